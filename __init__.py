@@ -1,0 +1,34 @@
+"""ExactVAE: decode and encode latent-diffusion images in the memory there is. ComfyUI nodes and a Python library.
+
+Importing this package imports nothing heavy: every public name is resolved when it is first used.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .model_management.loader import load_vae
+    from .nodes import NODE_CLASS_MAPPINGS, NODE_DISPLAY_NAME_MAPPINGS
+    from .vae_model.save import save
+    from .vae_model.vae import VAE
+
+__version__ = "0.1.0"
+WEB_DIRECTORY = "./js"
+
+_HOME = {
+    "NODE_CLASS_MAPPINGS": ".nodes",
+    "NODE_DISPLAY_NAME_MAPPINGS": ".nodes",
+    "VAE": ".vae_model.vae",
+    "load_vae": ".model_management.loader",
+    "save": ".vae_model.save",
+}
+
+__all__ = ["NODE_CLASS_MAPPINGS", "NODE_DISPLAY_NAME_MAPPINGS", "VAE", "WEB_DIRECTORY", "load_vae", "save"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_HOME[name], __name__), name)

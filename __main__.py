@@ -1,0 +1,159 @@
+"""The command line: `exact-vae encode | decode | info`, also `python -m exact_vae`. Exit codes: 0 done, 1 some inputs
+failed, 2 nothing was done (wrong usage, no such VAE, output not writable).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .model_management.jobs import Outcome, Result
+    from .vae_model.vae import VAE
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="exact-vae", description="Images to latents and back, in the memory there is."
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--json", action="store_true", help="print one JSON object instead of text")
+    common.add_argument("--quiet", action="store_true", help="no progress bar, nothing but errors")
+    running = argparse.ArgumentParser(add_help=False, parents=[common])
+    running.add_argument("-o", "--output", type=Path, required=True, help="a file, or a folder for several inputs")
+    running.add_argument("--vae", nargs="+", default=["bundled"], metavar="FILE", help="a VAE file or its two halves")
+    running.add_argument("--method", default="exact", help="exact (default), untiled, or blend (approximate)")
+    running.add_argument("--memory", default=None, metavar="AMOUNT", help="limit above the weights, such as 2GiB")
+    running.add_argument("--dtype", default="auto", help="auto, float32, bfloat16 or float16")
+    running.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps, xpu")
+
+    encode = commands.add_parser("encode", parents=[running], help="images to latents")
+    encode.add_argument("inputs", nargs="+", type=Path, metavar="IMAGE", help="PNG, JPEG, WebP or TIFF")
+    decode = commands.add_parser("decode", parents=[running], help="latents to images")
+    decode.add_argument("inputs", nargs="+", type=Path, metavar="LATENT", help="safetensors with the key latent_tensor")
+    decode.add_argument("--format", default="png", help="of files in a folder: png (default), jpg, webp or tiff")
+    info = commands.add_parser("info", parents=[common], help="what a VAE file is, read from its header")
+    info.add_argument("inputs", nargs="+", metavar="VAE_FILE", help="a VAE file, or its two halves")
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code."""
+    options = _parser().parse_args(arguments)
+    try:
+        if options.command == "info":
+            return _info(options)
+        return _convert(options)
+    except KeyboardInterrupt:
+        print("exact-vae: interrupted; files that were finished are whole", file=sys.stderr)
+        return 1
+    except (ValueError, RuntimeError, OSError) as error:
+        print(f"exact-vae: {error}", file=sys.stderr)
+        return 2
+
+
+def _convert(options: argparse.Namespace) -> int:
+    """encode and decode: settle names, load the VAE, run, report."""
+    from .model_management.jobs import name_outputs, run_jobs
+    from .model_management.loader import load_vae
+    from .vae_model.bytesize import parse_bytes
+    from .vae_model.checks import check_method
+    from .vae_model.files.images import require_image_suffix
+
+    check_method(options.method)
+    if options.memory is not None:
+        parse_bytes(options.memory)
+    suffix = ".safetensors" if options.command == "encode" else f".{options.format.lower().lstrip('.')}"
+    outputs = name_outputs(options.inputs, options.output, suffix)
+    if options.command == "decode":
+        require_image_suffix(outputs[0])
+    vae = load_vae(options.vae if len(options.vae) > 1 else options.vae[0], dtype=options.dtype, device=options.device)
+    work = _encode_file if options.command == "encode" else _decode_file
+
+    def run_one(source: Path, target: Path, progress: Callable[[float], None]) -> Result:
+        return work(vae, source, target, method=options.method, memory=options.memory, progress=progress)
+
+    quiet = options.quiet or options.json
+    outcomes = run_jobs(options.inputs, outputs, run_one, what=options.command, quiet=quiet)
+    _report(outcomes, options)
+    return 1 if any(outcome.error for outcome in outcomes) else 0
+
+
+def _encode_file(vae: VAE, source: Path, target: Path, **run: Any) -> Result:
+    from .model_management.jobs import Result
+    from .vae_model.files.images import read_image
+    from .vae_model.files.latents import write_latent
+
+    pixels, notes = read_image(source)
+    latent = vae.encode(pixels, **run)
+    f = vae.downscale_ratio
+    if (latent.shape[2] * f, latent.shape[3] * f) != tuple(pixels.shape[1:3]):
+        notes.append(f"cropped to {latent.shape[3] * f} x {latent.shape[2] * f}, whole cells of {f} pixels")
+    write_latent(latent, target)
+    return Result([target], tuple(latent.shape), notes)
+
+
+def _decode_file(vae: VAE, source: Path, target: Path, **run: Any) -> Result:
+    from .model_management.jobs import Result
+    from .vae_model.files.images import write_image
+    from .vae_model.files.latents import read_latent
+
+    images = vae.decode(read_latent(source), **run)
+    paths = [target]
+    if len(images) > 1:
+        paths = [target.with_name(f"{target.stem}_{number + 1:05d}{target.suffix}") for number in range(len(images))]
+    for image, path in zip(images, paths, strict=True):
+        write_image(image, path)
+    return Result(paths, tuple(images.shape))
+
+
+def _report(outcomes: list[Outcome], options: argparse.Namespace) -> None:
+    """What became of every input: failures to stderr, the rest as text or all as JSON to stdout."""
+    failed = [outcome for outcome in outcomes if outcome.error]
+    for outcome in failed:
+        print(f"exact-vae: {outcome.error}", file=sys.stderr)
+    if options.json:
+        rows = [
+            {
+                "input": str(outcome.source),
+                "outputs": [str(path) for path in outcome.result.outputs] if outcome.result else [],
+                "shape": list(outcome.result.shape) if outcome.result else None,
+                "notes": outcome.result.notes if outcome.result else [],
+                "seconds": round(outcome.seconds, 3),
+                "error": outcome.error,
+            }
+            for outcome in outcomes
+        ]
+        print(json.dumps({"command": options.command, "method": options.method, "files": rows}))
+    elif not options.quiet:
+        for outcome in outcomes:
+            if outcome.result:
+                written = ", ".join(str(path) for path in outcome.result.outputs)
+                notes = "".join(f"; {note}" for note in outcome.result.notes)
+                print(f"{outcome.source} -> {written} ({outcome.seconds:.2f} s{notes})")
+    if failed and not options.json:
+        names = ", ".join(str(outcome.source) for outcome in failed)
+        print(f"exact-vae: {len(failed)} of {len(outcomes)} failed: {names}", file=sys.stderr)
+
+
+def _info(options: argparse.Namespace) -> int:
+    """Describe a VAE from names and shapes alone."""
+    from .model_management.describe import describe_vae
+
+    facts = describe_vae(options.inputs)
+    if options.json:
+        print(json.dumps(facts))
+    elif not options.quiet:
+        width = max(map(len, facts))
+        for name, value in facts.items():
+            print(f"{name:{width}}  {value}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,164 @@
+"""Which attention back end fits a call, and running it so that running out of memory is never the end.
+
+A VAE's attention is one head as wide as the channels (512 in most), over all positions of the latent at once. What
+decides is whether a back end writes down all N x N scores. Sources for what PyTorch's kernels take:
+aten/src/ATen/native/transformers (sdp_utils_cpp.h, cuda/sdp_utils.cpp, cuda/attention.cu) of PyTorch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping
+from functools import cache
+
+import torch
+from torch import Tensor
+
+from ..vae_model.attention import ATTENTION
+from .memory import get_free_memory, soft_empty_cache
+from .oom import is_oom
+
+# No operation may see a tensor of this many elements: kernels count with 32-bit integers.
+_ELEMENT_LIMIT = 2**31
+_FLASH_WIDTH = 256
+# The scores, their softmax, and one more copy for a cast.
+_SCORE_COPIES = 3
+
+
+@cache
+def xformers_enabled_vae() -> bool:
+    """Whether xformers is here, loads, is not 0.0.18 (its result is wrong for wide heads), and has CUDA under it."""
+    if not torch.cuda.is_available():
+        return False
+    try:
+        version: str = importlib.import_module("xformers").__version__
+        importlib.import_module("xformers.ops")
+    except (ImportError, OSError, AttributeError, RuntimeError):
+        # Absent, or built for another PyTorch: it shows on import, in one of these ways.
+        return False
+    return version.split("+")[0] != "0.0.18"
+
+
+def pytorch_attention_enabled() -> bool:
+    """Whether PyTorch's own attention may be used: not on AMD, where ComfyUI saw it crash on large images."""
+    return torch.version.hip is None
+
+
+def choose_attention(
+    tokens: int, width: int, dtype: torch.dtype, device: torch.device, free_bytes: int, batch: int = 1
+) -> str:
+    """The name in `vae_model.attention.ATTENTION` of the fastest back end that fits.
+
+    Args:    tokens, width, batch, dtype: of q, k and v, each (B, N, C), with the last dimension dense in memory.
+             free_bytes: what may be allocated on `device` beside q, k and v.
+    """
+    return _candidates(tokens, width, dtype, device, free_bytes, batch)[0]
+
+
+def attend(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *,
+    get_free_memory: Callable[[torch.device], int] = get_free_memory,
+    soft_empty_cache: Callable[[], None] = soft_empty_cache,
+    table: Mapping[str, Callable[..., Tensor]] = ATTENTION,
+) -> Tensor:
+    """softmax(q k^T / sqrt(C)) v by the fastest back end that fits, and by ever smaller slices when memory runs out.
+
+    Args:    q, k, v: (B, N, C) each, one float dtype, one device.
+    Returns: (B, N, C), dtype and device of v.
+    Raises:  the back end's own out-of-memory error once the scores of a single query do not fit.
+    """
+    # PyTorch's fused kernels want the channels next to each other; without it they give way to the N x N one.
+    q, k, v = q.contiguous(), k.contiguous(), v.contiguous()
+    batch, tokens, width = q.shape
+    names = _candidates(tokens, width, q.dtype, q.device, get_free_memory(q.device), batch)
+    for name in names[:-1]:
+        result = _attempt(table[name], q, k, v, unsupported=True)
+        if result is not None:
+            return result
+        soft_empty_cache()
+    return _attend_sliced(table[names[-1]], q, k, v, get_free_memory, soft_empty_cache)
+
+
+def _candidates(
+    tokens: int, width: int, dtype: torch.dtype, device: torch.device, free_bytes: int, batch: int
+) -> list[str]:
+    """The back ends worth a try, best first. The last is "sliced", which works everywhere."""
+    names: list[str] = []
+    if device.type == "cuda" and dtype != torch.float64 and xformers_enabled_vae():
+        names.append("xformers")
+    if pytorch_attention_enabled():
+        fused = _has_fused_kernel(width, dtype, device)
+        fits = _pytorch_bytes(tokens, width, dtype, batch, fused) <= free_bytes
+        if fits and (fused or batch * tokens * tokens < _ELEMENT_LIMIT):
+            names.append("pytorch")
+    return [*names, "sliced"]
+
+
+def _has_fused_kernel(width: int, dtype: torch.dtype, device: torch.device) -> bool:
+    """Whether PyTorch has a kernel that never writes the N x N scores down."""
+    if device.type == "cpu":
+        return True
+    if device.type != "cuda" or dtype == torch.float64:
+        return False
+    major = torch.cuda.get_device_capability(device)[0]
+    if dtype == torch.bfloat16 and major < 8:
+        return False
+    sixteen_bit = dtype.itemsize == 2
+    if sixteen_bit and major >= 8 and width <= _FLASH_WIDTH and torch.backends.cuda.flash_sdp_enabled():
+        return True
+    # The memory-efficient kernel reads 16 bytes at a time: 8 numbers of 16 bits or 4 of 32.
+    return width % (8 if sixteen_bit else 4) == 0 and torch.backends.cuda.mem_efficient_sdp_enabled()
+
+
+def _pytorch_bytes(tokens: int, width: int, dtype: torch.dtype, batch: int, fused: bool) -> int:
+    """What PyTorch's attention allocates: the result, a float32 accumulator or float32 inputs, and maybe the scores."""
+    wide = max(4, dtype.itemsize)  # 16-bit numbers are summed in float32.
+    result_bytes = batch * tokens * width * dtype.itemsize
+    if fused:
+        return result_bytes + batch * tokens * (width + 1) * wide
+    return result_bytes + 3 * batch * tokens * width * wide + _SCORE_COPIES * batch * tokens * tokens * wide
+
+
+def _attempt(
+    function: Callable[..., Tensor],
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *,
+    max_bytes: int | None = None,
+    unsupported: bool = False,
+) -> Tensor | None:
+    """The result, or None when memory ran out or, if `unsupported` is expected, the back end does not take the call.
+
+    Nothing of the error survives: its traceback would keep the failed operation's tensors in memory.
+    """
+    try:
+        return function(q, k, v, max_bytes=max_bytes)
+    except (RuntimeError, MemoryError) as error:
+        if not is_oom(error) and not (unsupported and isinstance(error, NotImplementedError)):
+            raise
+    return None
+
+
+def _attend_sliced(
+    function: Callable[..., Tensor],
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    get_free_memory: Callable[[torch.device], int],
+    soft_empty_cache: Callable[[], None],
+) -> Tensor:
+    """Begin with a quarter of the free memory for scores and halve it until it works or one query is left."""
+    score_bytes = _SCORE_COPIES * max(4, q.dtype.itemsize)
+    one_query_bytes = score_bytes * k.shape[1]
+    max_bytes = min(get_free_memory(q.device) // 4, score_bytes * (_ELEMENT_LIMIT - 1))
+    while max_bytes >= 2 * one_query_bytes:
+        result = _attempt(function, q, k, v, max_bytes=max_bytes)
+        if result is not None:
+            return result
+        soft_empty_cache()
+        max_bytes //= 2
+    return function(q, k, v, max_bytes=one_query_bytes)

@@ -1,0 +1,40 @@
+"""The host of a VAE that runs on its own, without ComfyUI: this process and its devices."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from ..vae_model.host import Host
+from . import attention, loaded, memory, oom
+
+__all__ = ["Host", "LocalHost"]
+
+
+class LocalHost(Host):
+    """Devices, memory and attention of this process; the methods are described in `Host`."""
+
+    def __init__(self, check_interrupt: Callable[[], None] | None = None) -> None:
+        """`check_interrupt`: called where a run may stop; it raises to stop it. None: runs are never stopped."""
+        self._check_interrupt = check_interrupt
+
+    def load_model(self, model: nn.Module, device: torch.device, memory_required: int = 0) -> None:
+        loaded.load_model(model, device, memory_required)
+
+    def get_free_memory(self, device: torch.device) -> int:
+        return memory.get_free_memory(device)
+
+    def soft_empty_cache(self) -> None:
+        memory.soft_empty_cache()
+
+    def is_oom(self, error: BaseException) -> bool:
+        return oom.is_oom(error)
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return attention.attend(q, k, v)
+
+    def check_interrupt(self) -> None:
+        if self._check_interrupt is not None:
+            self._check_interrupt()

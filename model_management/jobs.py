@@ -1,0 +1,87 @@
+"""Many files, one after the other: a failure is recorded, the rest go on; output names are settled before any work."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tqdm import tqdm
+
+from ..vae_model.errors import InputError
+from ..vae_model.files.atomic import require_writable
+
+Work = Callable[[Path, Path, Callable[[float], None]], "Result"]
+"""(input, output, progress) -> what came of it."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """What one input became."""
+
+    outputs: list[Path]
+    shape: tuple[int, ...]
+    notes: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One input's fate: a result, or the one line that says why not."""
+
+    source: Path
+    seconds: float
+    result: Result | None
+    error: str | None
+
+
+def name_outputs(sources: Sequence[Path], output: Path, suffix: str) -> list[Path]:
+    """Where each input goes: `output` itself for one, else `<folder>/<input's stem><suffix>`, numbered when equal.
+
+    InputError, before any work, where several inputs are to share one file or the folder cannot be written.
+    """
+    is_folder = output.is_dir() or not output.suffix
+    if len(sources) > 1 and not is_folder:
+        raise InputError(f"-o: expected a folder for {len(sources)} inputs, got {output}: name a folder")
+    if not is_folder:
+        require_writable(output)
+        return [output]
+    output.mkdir(parents=True, exist_ok=True) if _can_make(output) else None
+    require_writable(output / f"name{suffix}")
+    taken: dict[str, int] = {}
+    named: list[Path] = []
+    for source in sources:
+        count = taken[source.stem] = taken.get(source.stem, 0) + 1
+        named.append(output / (f"{source.stem}{suffix}" if count == 1 else f"{source.stem}_{count}{suffix}"))
+    return named
+
+
+def _can_make(folder: Path) -> bool:
+    """Whether nothing but a folder stands anywhere on the way to `folder`."""
+    return all(parent.is_dir() for parent in (folder, *folder.parents) if parent.exists())
+
+
+def run_jobs(sources: Sequence[Path], outputs: Sequence[Path], work: Work, *, what: str, quiet: bool) -> list[Outcome]:
+    """Do the work for every input, in order, with a progress bar; errors of one input do not stop the others."""
+    outcomes: list[Outcome] = []
+    with tqdm(total=len(sources), desc=what, unit="file", disable=quiet, bar_format=_BAR) as bar:
+        for index, (source, target) in enumerate(zip(sources, outputs, strict=True)):
+
+            def progress(fraction: float, index: int = index) -> None:
+                bar.n = round(index + fraction, 3)
+                bar.refresh()
+
+            started = time.perf_counter()
+            result, error = None, None
+            try:
+                result = work(source, target, progress)
+            except (ValueError, RuntimeError, OSError, MemoryError) as failure:
+                lines = str(failure).splitlines()
+                error = lines[0] if lines else type(failure).__name__
+                error = error if str(source) in error else f"{source}: {error}"
+            outcomes.append(Outcome(source, time.perf_counter() - started, result, error))
+            progress(1.0)
+    return outcomes
+
+
+_BAR = "{desc}: {percentage:3.0f}%|{bar}| {n:.4g}/{total} [{elapsed} elapsed, {remaining} left]"

@@ -1,0 +1,158 @@
+"""Which models are on which device, and moving the least recently used ones out when room is needed.
+
+The models are held by weak references alone: what nobody else holds is gone, here too. What is on the offload device
+is never counted, for moving it out would free nothing.
+"""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from .devices import canonical_device, vae_offload_device
+from .memory import get_free_memory, soft_empty_cache
+from .oom import is_oom
+
+
+@dataclass
+class _Entry:
+    """A model and the device it was put on."""
+
+    reference: weakref.ref[nn.Module]
+    device: torch.device
+
+
+class LoadedModels:
+    """Models on devices, in the order of their last use. Calls from several threads wait for each other."""
+
+    def __init__(
+        self,
+        offload_device: torch.device | None = None,
+        get_free_memory: Callable[[torch.device], int] = get_free_memory,
+        soft_empty_cache: Callable[[], None] = soft_empty_cache,
+    ) -> None:
+        """`offload_device`: where models go when they must leave, `vae_offload_device()` when None.
+
+        `get_free_memory(device)` tells bytes, `soft_empty_cache()` gives cached blocks back after a move.
+        """
+        self._offload_device = canonical_device(offload_device or vae_offload_device())
+        self._get_free_memory = get_free_memory
+        self._soft_empty_cache = soft_empty_cache
+        self._entries: list[_Entry] = []  # The one used longest ago comes first.
+        self._lock = threading.RLock()
+
+    def current(self) -> list[nn.Module]:
+        """The live models on devices other than the offload device, the one used longest ago first."""
+        with self._lock:
+            self._entries = [entry for entry in self._entries if entry.reference() is not None]
+            return [model for entry in self._entries if (model := entry.reference()) is not None]
+
+    def load_model(self, model: nn.Module, device: torch.device, memory_required: int = 0) -> None:
+        """Put `model` on `device` and note the use. Others leave until it and `memory_required` bytes more fit.
+
+        If it still does not fit, all others on the device leave and the move is tried once more; the second
+        out-of-memory error reaches the caller. A model may end up with less than `memory_required` bytes beside it:
+        what is free is then for the caller to ask and to plan by.
+        """
+        device = canonical_device(device)
+        with self._lock:
+            if device == self._offload_device:
+                self.unload_model(model)
+                return
+            self.free_memory(_bytes_to_move(model, device) + memory_required, device, keep=[model])
+            self._forget(model)
+            self._entries.append(_Entry(weakref.ref(model), device))
+            if not _try_move(model, device):
+                self._evict(device, keep=[model], enough=lambda: False)
+                _move(model, device)
+
+    def unload_model(self, model: nn.Module) -> None:
+        """Move `model` to the offload device and forget it. A model that was never loaded is moved all the same."""
+        with self._lock:
+            moved = _move(model, self._offload_device)
+            self._forget(model)
+            if moved:
+                self._soft_empty_cache()
+
+    def free_memory(self, bytes_needed: int, device: torch.device, keep: Sequence[nn.Module] = ()) -> int:
+        """Move models out, the one used longest ago first, until `bytes_needed` bytes are free on `device`.
+
+        Args:    keep: models that stay whatever happens.
+        Returns: bytes of weights that left; 0 where enough was free or nothing could leave.
+        """
+        device = canonical_device(device)
+        with self._lock:
+            return self._evict(device, keep, enough=lambda: self._get_free_memory(device) >= bytes_needed)
+
+    def _evict(self, device: torch.device, keep: Sequence[nn.Module], enough: Callable[[], bool]) -> int:
+        freed_bytes = 0
+        for model in self.current():
+            if any(model is kept for kept in keep) or self._device_of(model) != device:
+                continue
+            if enough():
+                break
+            freed_bytes += _bytes_to_move(model, self._offload_device)
+            self.unload_model(model)
+        return freed_bytes
+
+    def _device_of(self, model: nn.Module) -> torch.device | None:
+        return next((entry.device for entry in self._entries if entry.reference() is model), None)
+
+    def _forget(self, model: nn.Module) -> None:
+        self._entries = [entry for entry in self._entries if entry.reference() not in (None, model)]
+
+
+def _tensors(model: nn.Module) -> Iterable[Tensor]:
+    """Parameters and buffers, each once although modules may share them."""
+    return {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}.values()
+
+
+def _bytes_to_move(model: nn.Module, device: torch.device) -> int:
+    """Bytes of the model's tensors that are elsewhere."""
+    return sum(tensor.nbytes for tensor in _tensors(model) if canonical_device(tensor.device) != device)
+
+
+def _move(model: nn.Module, device: torch.device) -> bool:
+    """Whether there was anything to move."""
+    if not _bytes_to_move(model, device):
+        return False
+    # Moved under inference mode, parameters would become inference tensors and never train again.
+    with torch.inference_mode(False), torch.no_grad():
+        model.to(device)
+    return True
+
+
+def _try_move(model: nn.Module, device: torch.device) -> bool:
+    """Whether the move had memory enough. What had already moved when it ran out stays there."""
+    try:
+        _move(model, device)
+    except (RuntimeError, MemoryError) as error:
+        if not is_oom(error):
+            raise
+        return False
+    return True
+
+
+# One registry for the process, because the memory it shares out belongs to the process: two registries would each
+# take the other's models for memory that nobody can free.
+_PROCESS_MODELS = LoadedModels()
+
+
+def load_model(model: nn.Module, device: torch.device, memory_required: int = 0) -> None:
+    """`LoadedModels.load_model` of the process's own registry."""
+    _PROCESS_MODELS.load_model(model, device, memory_required)
+
+
+def unload_model(model: nn.Module) -> None:
+    """`LoadedModels.unload_model` of the process's own registry."""
+    _PROCESS_MODELS.unload_model(model)
+
+
+def free_memory(bytes_needed: int, device: torch.device, keep: Sequence[nn.Module] = ()) -> int:
+    """`LoadedModels.free_memory` of the process's own registry."""
+    return _PROCESS_MODELS.free_memory(bytes_needed, device, keep)

@@ -1,0 +1,92 @@
+"""A meter for live tensor memory that needs no allocator statistics: it works on the CPU and with fake tensors.
+
+It watches every operation PyTorch dispatches, notes the storage behind each result, and asks the storages
+themselves whether they still live. So it sees what the program holds, not what an allocator keeps in reserve.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+# torch.tensor([...]) hands its new storage through this operation, whose result would else look like an old one.
+_FRESH = torch.ops.aten.lift_fresh.default
+
+
+class LiveTensorMeter(TorchDispatchMode):
+    """Counts the bytes of the tensor storages made inside the `with` block on one kind of device.
+
+    A storage counts once however many views it has, from the operation that made it until its last tensor is gone.
+    Storages that are older than the block never count. With fake tensors, enter FakeTensorMode first and the meter
+    inside it; storages then count the bytes they would have.
+    Not seen: memory a kernel allocates and frees within one operation, other threads, sparse tensors,
+    `UntypedStorage.resize_`, and arrays that numpy owns.
+    """
+
+    def __init__(self, device_type: str = "cpu") -> None:
+        """`device_type`: "cpu", "cuda", ...; tensors on other kinds of devices do not count."""
+        super().__init__()  # pyright: ignore[reportUnknownMemberType]
+        self._device_type = device_type
+        # By address. A weak reference keeps the address from being given to another storage while it is here.
+        self._live: dict[int, tuple[StorageWeakRef, int]] = {}
+        self._peak_bytes = 0
+
+    @property
+    def current_bytes(self) -> int:
+        """Bytes of the counted storages that live now; also after the block."""
+        for address in [address for address, (reference, _) in self._live.items() if reference.expired()]:
+            del self._live[address]
+        return sum(size for _, size in self._live.values())
+
+    @property
+    def peak_bytes(self) -> int:
+        """The largest `current_bytes` there has been, with the inputs and results of each operation alive."""
+        return self._peak_bytes
+
+    def reset_peak(self) -> None:
+        """Start a new peak from what lives now."""
+        self._peak_bytes = self.current_bytes
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        older: set[int] = set()
+        if func is not _FRESH:
+            older = {
+                _address(storage) for storage in map(_storage, self._tensors((args, kwargs))) if storage is not None
+            }
+        result = func(*args, **kwargs)
+        for tensor in self._tensors(result):
+            self._count(tensor, older)
+        self._peak_bytes = max(self._peak_bytes, self.current_bytes)
+        return result
+
+    def _tensors(self, tree: Any) -> list[torch.Tensor]:
+        leaves = tree_leaves(tree)
+        return [leaf for leaf in leaves if isinstance(leaf, torch.Tensor) and leaf.device.type == self._device_type]
+
+    def _count(self, tensor: torch.Tensor, older: set[int]) -> None:
+        """Note a result's storage, unless it was there before the operation and is not one of ours."""
+        storage = _storage(tensor)
+        if storage is None:
+            return
+        address = _address(storage)
+        if address in self._live:
+            self._live[address] = (self._live[address][0], int(storage.nbytes()))  # An operation may have resized it.
+        elif address not in older:
+            self._live[address] = (StorageWeakRef(storage), int(storage.nbytes()))
+
+
+def _storage(tensor: torch.Tensor) -> torch.UntypedStorage | None:
+    """The storage of a dense tensor; None for layouts that have none of their own."""
+    return tensor.untyped_storage() if tensor.layout == torch.strided else None
+
+
+def _address(storage: Any) -> int:
+    """Where the storage's record is in memory: the same number for every Python object that stands for it."""
+    return int(storage._cdata)

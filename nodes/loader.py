@@ -1,0 +1,44 @@
+"""The node that loads a VAE."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..model_management.loader import load_vae
+from ..model_management.vae_files import find_vae, list_vaes
+
+
+class VAELoader:
+    """vae_name -> VAE."""
+
+    DESCRIPTION = (
+        "Loads an autoencoder from models/vae, in ldm, diffusers or TAESD layout, recognised by its tensors. "
+        "'bundled' is the small VAE that ships with ExactVAE, for trying things out."
+    )
+    CATEGORY = "loaders/ExactVAE"
+    FUNCTION = "load_vae"
+    RETURN_TYPES = ("VAE",)
+    OUTPUT_TOOLTIPS = ("The loaded VAE. Works with these nodes and with the core's.",)
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        """Inputs as ComfyUI reads them."""
+        return {
+            "required": {
+                "vae_name": (list_vaes(), {"tooltip": "A file in models/vae, or 'bundled'."}),
+            },
+            "optional": {
+                "dtype": (
+                    ["auto", "float32", "bfloat16", "float16"],
+                    {
+                        "default": "auto",
+                        "tooltip": "Number format of weights and activations. auto: bfloat16 where the card is fast at "
+                        "it, else float32. float32 takes twice the memory; float16 can overflow (black images).",
+                    },
+                ),
+            },
+        }
+
+    def load_vae(self, vae_name: str, dtype: str = "auto") -> tuple[Any]:
+        """Load by name."""
+        return (load_vae(find_vae(vae_name), dtype=dtype),)

@@ -1,0 +1,350 @@
+"""The start script: what it decides and which commands it composes. Nothing is installed and nothing is run."""
+
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PYTHON_NOW = f"{sys.version_info[0]}.{sys.version_info[1]}"
+
+
+class Commands:
+    """Stands in for the two functions that start programs; remembers commands, answers by the last matching rule."""
+
+    def __init__(self, run: ModuleType) -> None:
+        self.seen: list[list[str]] = []
+        self.answers: dict[str, tuple[int, str]] = {}
+        self.run = run
+
+    def answer(self, command: list[str]) -> tuple[int, str]:
+        text = " ".join(command)
+        return next((answer for part, answer in reversed(self.answers.items()) if part in text), (0, ""))
+
+    def call(self, command: list[str], cwd: Path | None = None) -> int:
+        self.seen.append(command)
+        if "venv" in command:
+            self.run.VENV.mkdir(exist_ok=True)
+        return self.answer(command)[0]
+
+    def capture(self, command: list[str]) -> tuple[int, str]:
+        return self.answer(command)
+
+    def pip(self) -> list[list[str]]:
+        return [command[5:] for command in self.seen if command[1:4] == ["-m", "pip", "install"]]
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """run.py itself, in a checkout that holds a pyproject.toml only, under a Python without torch."""
+    spec = importlib.util.spec_from_file_location("run_under_test", ROOT / "run.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, "run_under_test", module)
+    spec.loader.exec_module(module)
+    (tmp_path / "pyproject.toml").write_text("[project]")
+    monkeypatch.setattr(module, "ROOT", tmp_path)
+    monkeypatch.setattr(module, "VENV", tmp_path / ".venv")
+    monkeypatch.setattr(module, "STAMP", tmp_path / ".venv" / "stamp.json")
+    monkeypatch.setattr(module, "PYTHON", "venv-python")
+    monkeypatch.setattr(module, "find_torch", lambda: None)
+    return module
+
+
+@pytest.fixture
+def commands(run: ModuleType, monkeypatch: pytest.MonkeyPatch) -> Commands:
+    fake = Commands(run)
+    monkeypatch.setattr(run, "call", fake.call)
+    monkeypatch.setattr(run, "capture", fake.capture)
+    missing_python(fake)
+    return fake
+
+
+def missing_python(commands: Commands) -> None:
+    """The environment has no Python until `venv` has made one, and torch is there afterwards."""
+    before = commands.answer
+
+    def answer(command: list[str]) -> tuple[int, str]:
+        if "-c" in command and "find_spec" in " ".join(command):
+            made = commands.run.VENV.exists()
+            site = str(commands.run.VENV).replace("\\", "/")
+            return (0, f'{{"torch": "2.13.0+cpu", "ours": "here", "site": "{site}"}}') if made else (1, "no python")
+        return before(command)
+
+    commands.answer = answer  # type: ignore[method-assign]
+
+
+def test_parse_keeps_the_order_of_what_it_does_not_know(run: ModuleType) -> None:
+    assert run.parse(["test", "-k", "x", "--lf"]) == ("test", None, ["-k", "x", "--lf"])
+    assert run.parse(["--torch", "torch==2.9", "demo", "--image", "a"]) == ("demo", "torch==2.9", ["--image", "a"])
+    assert run.parse(["demo", "--torch=torch", "--help"]) == ("demo", "torch", ["--help"])
+
+
+@pytest.mark.parametrize("argv", [[], ["bake"], ["--torch", "torch"], ["test", "--torch"], ["test", "--torch="]])
+def test_unclear_command_lines_show_the_usage_and_exit_2(
+    run: ModuleType, argv: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        run.main(argv)
+    assert stopped.value.code == 2
+    assert "usage: python3 run.py demo" in capsys.readouterr().err
+
+
+def test_help(run: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        run.main(["--help"])
+    assert stopped.value.code == 0
+    assert "--torch" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("version", [(3, 9, 1), (3, 14, 0)])
+def test_unsupported_pythons_are_told_in_one_line(
+    run: ModuleType, monkeypatch: pytest.MonkeyPatch, version: tuple[int, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "version_info", version)
+    with pytest.raises(SystemExit) as stopped:
+        run.main(["demo"])
+    assert stopped.value.code == 1
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_versions_agree_with_pyproject(run: ModuleType) -> None:
+    text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    (oldest, newest) = run.PYTHONS
+    assert f'requires-python = ">={oldest[0]}.{oldest[1]},<{newest[0]}.{newest[1] + 1}"' in text
+    assert f'"torch>={run.OLDEST_TORCH[0]}.{run.OLDEST_TORCH[1]}"' in text
+    for extra, _ in run.COMMANDS.values():
+        assert f"\n{extra} = [" in text
+
+
+def test_requirements_are_split_like_a_command_line(run: ModuleType) -> None:
+    assert run.split_requirement("torch --index-url 'a b'") == ["torch", "--index-url", "a b"]
+
+
+def test_the_first_start_installs_torch_and_then_the_project(run: ModuleType, commands: Commands) -> None:
+    run.prepare("demo", None)
+    assert commands.seen[0] == [sys.executable, "-m", "venv", "--clear", str(run.VENV)]
+    constraint = run.VENV / "torch-constraint.txt"
+    assert commands.pip() == [["torch==2.13.0"], ["-c", str(constraint), "-e", ".[demo]"]]
+    assert constraint.read_text() == "torch==2.13.0+cpu\n"
+    assert run.read_stamp().extras == ["demo"]
+
+
+def test_a_torch_that_is_there_is_used(run: ModuleType, commands: Commands, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run, "find_torch", lambda: run.Torch("torch==2.5.1", "/outer/site-packages"))
+    monkeypatch.setattr(sys, "prefix", "/outer")
+    monkeypatch.setattr(sys, "base_prefix", "/usr")
+    run.prepare("demo", None)
+    assert commands.seen[0][3:5] == ["--clear", "--system-site-packages"]
+    assert commands.pip()[0] == ["torch==2.5.1"]
+    assert (run.VENV / "reused-torch.pth").read_text() == "/outer/site-packages\n"
+
+
+def test_without_an_outer_environment_no_path_is_added(
+    run: ModuleType, commands: Commands, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run, "find_torch", lambda: run.Torch("torch==2.5.1", "/usr/lib/python3/dist-packages"))
+    monkeypatch.setattr(sys, "prefix", "/usr")
+    monkeypatch.setattr(sys, "base_prefix", "/usr")
+    run.prepare("demo", None)
+    assert not (run.VENV / "reused-torch.pth").exists()
+
+
+def test_torch_from_the_command_line_wins_and_is_kept(run: ModuleType, commands: Commands) -> None:
+    run.prepare("demo", "torch --index-url wheels")
+    assert commands.pip()[0] == ["torch", "--index-url", "wheels"]
+    commands.seen.clear()
+    run.prepare("demo", None)
+    assert commands.seen == []
+    run.prepare("test", None)
+    assert commands.pip()[0] == ["torch", "--index-url", "wheels"]
+    commands.seen.clear()
+    run.prepare("demo", "torch==2.6")
+    assert commands.seen[0][1:4] == ["-m", "venv", "--clear"]
+
+
+def test_the_second_start_does_nothing(run: ModuleType, commands: Commands) -> None:
+    run.prepare("dev", None)
+    commands.seen.clear()
+    run.prepare("dev", None)
+    assert commands.seen == []
+
+
+def test_another_command_adds_its_extra(run: ModuleType, commands: Commands) -> None:
+    run.prepare("demo", None)
+    commands.seen.clear()
+    run.prepare("dev", None)
+    assert not any("venv" in command for command in commands.seen)
+    assert commands.pip()[1][-1] == ".[dev]"
+    assert run.read_stamp().extras == ["demo", "dev"]
+
+
+def test_a_changed_pyproject_installs_again_and_forgets_other_extras(run: ModuleType, commands: Commands) -> None:
+    run.prepare("demo", None)
+    run.prepare("dev", None)
+    commands.seen.clear()
+    (run.ROOT / "pyproject.toml").write_text("[project]\n")
+    run.prepare("dev", None)
+    assert len(commands.pip()) == 2
+    assert not any("venv" in command for command in commands.seen)
+    assert run.read_stamp().extras == ["dev"]
+
+
+def test_another_python_makes_the_environment_anew(run: ModuleType, commands: Commands) -> None:
+    run.prepare("demo", None)
+    run.STAMP.write_text(run.STAMP.read_text().replace(f'"{PYTHON_NOW}"', '"3.9"'))
+    commands.seen.clear()
+    run.prepare("demo", None)
+    assert commands.seen[0][1:4] == ["-m", "venv", "--clear"]
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"pyproject": 1}', "null"])
+def test_an_interrupted_start_is_repaired(run: ModuleType, commands: Commands, content: str) -> None:
+    run.prepare("demo", None)
+    commands.seen.clear()
+    run.STAMP.write_text(content)
+    run.prepare("demo", None)
+    # Its Python runs, so the environment itself is kept and only pip has to finish.
+    assert len(commands.seen) == 2
+    assert run.read_stamp().extras == ["demo"]
+
+
+def test_a_failing_install_leaves_no_stamp(
+    run: ModuleType, commands: Commands, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run.prepare("demo", None)
+    commands.answers["-e .[dev]"] = (1, "")
+    with pytest.raises(SystemExit) as stopped:
+        run.main(["test"])
+    assert stopped.value.code == 1
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert "failed: installing this project for 'dev'" in error
+    assert "--torch" in error
+    assert run.read_stamp() is None
+
+
+def test_a_missing_venv_module_is_told(
+    run: ModuleType, commands: Commands, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(run.importlib.util, "find_spec", lambda name: None if name == "ensurepip" else object())
+    with pytest.raises(SystemExit):
+        run.prepare("demo", None)
+    assert "install python3-venv" in capsys.readouterr().err
+
+
+def test_a_read_only_checkout_is_told(
+    run: ModuleType, commands: Commands, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(run.os, "access", lambda path, mode: False)
+    with pytest.raises(SystemExit):
+        run.prepare("demo", None)
+    assert "expected a folder that can be written" in capsys.readouterr().err
+
+
+def test_an_interruption_is_one_line(
+    run: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(extra: str, asked: str | None) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(run, "prepare", interrupted)
+    with pytest.raises(SystemExit) as stopped:
+        run.main(["demo"])
+    assert stopped.value.code == 130
+    assert capsys.readouterr().err == "run.py: interrupted; start again to continue\n"
+
+
+def test_the_demo_gets_its_arguments_and_its_exit_code_back(run: ModuleType, commands: Commands) -> None:
+    commands.answers["exact_vae.nodes.demo"] = (7, "")
+    assert run.main(["demo", "--image", "a.png"]) == 7
+    assert commands.seen[-1] == ["venv-python", "-m", "exact_vae.nodes.demo", "--image", "a.png"]
+
+
+def no_node(run: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run.shutil, "which", lambda name: None)
+
+
+def test_all_checks_run_even_if_one_fails(
+    run: ModuleType, commands: Commands, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    no_node(run, monkeypatch)
+    commands.answers["ruff check"] = (1, "")
+    assert run.test(["-k", "x"]) == 1
+    assert [command[2] for command in commands.seen] == ["ruff", "ruff", "pyright", "pytest"]
+    assert commands.seen[-1][-2:] == ["-k", "x"]
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[-1] == "3 passed, 1 failed"
+    assert any("node --test" in line and "skipped: node not found" in line for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("ci", "outcome"), [("", "skipped"), ("false", "skipped"), ("true", "failed"), ("1", "failed")]
+)
+def test_a_pyright_that_cannot_start(
+    run: ModuleType, commands: Commands, monkeypatch: pytest.MonkeyPatch, ci: str, outcome: str
+) -> None:
+    monkeypatch.setenv("CI", ci)
+    commands.answers["pyright --version"] = (1, "getaddrinfo failed")
+    result = run.check_types()
+    assert result.outcome == f"{outcome}: could not start: getaddrinfo failed"
+    no_node(run, monkeypatch)
+    assert run.test([]) == int(outcome == "failed")
+
+
+def test_a_type_error_is_a_failure(run: ModuleType, commands: Commands, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CI", raising=False)
+    commands.answers["pyright --pythonpath"] = (1, "1 error")
+    assert run.check_types().outcome == "failed"
+
+
+@pytest.mark.parametrize(("version", "runs"), [("v20.1.0", True), ("v18.0.0", True), ("v16.9.9", False), ("", False)])
+def test_node_must_be_18(
+    run: ModuleType, commands: Commands, monkeypatch: pytest.MonkeyPatch, version: str, runs: bool
+) -> None:
+    monkeypatch.setattr(run.shutil, "which", lambda name: "node")
+    commands.answers["--version"] = (0, version)
+    (run.ROOT / "tests" / "js").mkdir(parents=True)
+    (run.ROOT / "tests" / "js" / "help.test.mjs").touch()
+    assert run.check_javascript().outcome.startswith("passed" if runs else "skipped: node 18 or newer")
+    assert len(commands.seen) == int(runs)
+    # Files, not the folder: what a folder means to `node --test` differs between its versions.
+    assert not runs or commands.seen[0][2].endswith("help.test.mjs")
+
+
+@pytest.mark.parametrize(
+    ("report", "outcome", "counts"),
+    [
+        ('<testsuites><testsuite errors="1" failures="2" skipped="3" tests="10"/></testsuites>', "failed", (4, 3)),
+        ('<testsuites><testsuite errors="0" failures="0" skipped="3" tests="10"/></testsuites>', "passed", (7, 0)),
+        ('<testsuites><testsuite errors="0" failures="0" skipped="0" tests="0"/></testsuites>', "failed", (0, 1)),
+        ("half a rep", "failed", (0, 1)),
+        ("<testsuites/>", "passed", (1, 0)),
+    ],
+)
+def test_totals_come_from_the_report_of_pytest(
+    run: ModuleType, tmp_path: Path, report: str, outcome: str, counts: tuple[int, int]
+) -> None:
+    (tmp_path / "report.xml").write_text(report)
+    assert run.count_tests(tmp_path / "report.xml", run.Result("pytest", outcome, 1.0)) == counts
+
+
+def test_find_torch_does_not_import_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = importlib.util.spec_from_file_location("run_again", ROOT / "run.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, "run_again", module)
+    spec.loader.exec_module(module)
+    monkeypatch.setattr(module, "INSIDE", False)
+    monkeypatch.setattr("importlib.metadata.version", lambda name: "2.3.1")
+    assert module.find_torch() is None  # Too old.
+    monkeypatch.setattr("importlib.metadata.version", lambda name: "2.10.0+cu130")
+    found = module.find_torch()
+    assert found.requirement == "torch==2.10.0+cu130"
+    assert (Path(found.found_in) / "torch" / "__init__.py").is_file()
+    monkeypatch.setattr(module, "INSIDE", True)
+    assert module.find_torch() is None

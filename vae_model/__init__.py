@@ -1,0 +1,1 @@
+"""Models: tensors in, tensors out. Nothing here asks for free memory, prints, or knows a host."""

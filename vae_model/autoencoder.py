@@ -1,0 +1,204 @@
+"""Autoencoding engines: encoder, regulariser and decoder, with or without the 1x1 quant convolutions.
+
+Source: Stability-AI generative-models `sgm/models/autoencoder.py` (MIT), re-implemented for inference and training.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Literal, cast, overload
+
+import torch
+from torch import Tensor, nn
+
+from .coder import Decoder, Encoder
+from .config import KLConfig
+from .instantiate import instantiate_from_config
+from .regularizer import DiagonalGaussianRegularizer, IdentityRegularizer
+
+RegLog = dict[str, Tensor]
+
+CLASSES: dict[str, Callable[..., nn.Module]] = {
+    "Encoder": Encoder,
+    "Decoder": Decoder,
+    "DiagonalGaussianRegularizer": DiagonalGaussianRegularizer,
+    "IdentityRegularizer": IdentityRegularizer,
+}
+"""What the configurations of an engine may name."""
+
+
+class AutoencodingEngine(nn.Module):
+    """Encoder, regulariser and decoder, each from a {"target", "params"} configuration.
+
+    `encoder_config` or `decoder_config` may be None: half a model, whose missing direction raises RuntimeError.
+    `loss_config` is kept for a trainer; any other keyword is a TypeError.
+    """
+
+    def __init__(
+        self,
+        *,
+        encoder_config: Mapping[str, Any] | None,
+        decoder_config: Mapping[str, Any] | None,
+        regularizer_config: Mapping[str, Any],
+        loss_config: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        self.loss_config = loss_config
+        if encoder_config is not None:
+            self.encoder = cast(nn.Module, instantiate_from_config(encoder_config, CLASSES))
+        if decoder_config is not None:
+            self.decoder = cast(nn.Module, instantiate_from_config(decoder_config, CLASSES))
+        self.regularization = cast(nn.Module, instantiate_from_config(regularizer_config, CLASSES))
+
+    def get_last_layer(self) -> Tensor:
+        """The weight of the decoder's last convolution."""
+        return self._half("decoder").get_last_layer()
+
+    def get_autoencoder_params(self) -> Iterator[nn.Parameter]:
+        """Every parameter of the autoencoder, the quant convolutions included."""
+        yield from self.parameters()
+
+    def _half(self, name: Literal["encoder", "decoder"]) -> Any:
+        if not hasattr(self, name):
+            raise RuntimeError(f"autoencoder: expected a model with {name}, got half a model: load the other file too")
+        return getattr(self, name)
+
+    def _moments(self, x: Tensor) -> Tensor:
+        """What the regulariser gets: (B, C, H, W) -> (B, 2z or z, h, w)."""
+        return self._half("encoder")(x)
+
+    @overload
+    def encode(
+        self, x: Tensor, return_reg_log: Literal[False] = False, unregularized: Literal[False] = False
+    ) -> Tensor: ...
+    @overload
+    def encode(
+        self, x: Tensor, return_reg_log: bool = False, *, unregularized: Literal[True]
+    ) -> tuple[Tensor, RegLog]: ...
+    @overload
+    def encode(self, x: Tensor, return_reg_log: Literal[True]) -> tuple[Tensor, RegLog]: ...
+
+    def encode(
+        self, x: Tensor, return_reg_log: bool = False, unregularized: bool = False
+    ) -> Tensor | tuple[Tensor, RegLog]:
+        """Images in -1..1 to latents.
+
+        Args:    x: (B, C, H, W); H and W round down to whole latent cells.
+                 return_reg_log: also return the regulariser's log, {"kl_loss": scalar}.
+                 unregularized: return (moments, {}) instead, always a tuple.
+        Returns: z (B, z, h, w), or (z, log).
+        """
+        z = self._moments(x)
+        if unregularized:
+            return z, {}
+        z, log = self.regularization(z)
+        return (z, log) if return_reg_log else z
+
+    def decode(self, z: Tensor, **kwargs: Any) -> Tensor:
+        """Latents (B, z, h, w) to raw images (B, C, h*f, w*f), about -1..1, not clamped."""
+        return self._half("decoder")(z, **kwargs)
+
+    def forward(self, x: Tensor, **decode_kwargs: Any) -> tuple[Tensor, Tensor, RegLog]:
+        """(z, reconstruction, log) of images in -1..1."""
+        z, log = self.encode(x, return_reg_log=True)
+        return z, self.decode(z, **decode_kwargs), log
+
+
+class AutoencodingEngineLegacy(AutoencodingEngine):
+    """An engine with `quant_conv` behind the encoder and `post_quant_conv` before the decoder, both 1x1.
+
+    `ddconfig` describes both halves; `decoder_ddconfig` the decoder where it differs. `parts` keeps one half only;
+    `use_quant_conv` and `use_post_quant_conv` are False for SD3 and Flux. With `max_batch_size`, batches run in chunks.
+    """
+
+    def __init__(
+        self,
+        embed_dim: int,
+        *,
+        ddconfig: Mapping[str, Any],
+        decoder_ddconfig: Mapping[str, Any] | None = None,
+        max_batch_size: int | None = None,
+        parts: tuple[str, ...] = ("encoder", "decoder"),
+        use_quant_conv: bool = True,
+        use_post_quant_conv: bool = True,
+        regularizer_config: Mapping[str, Any],
+        loss_config: Mapping[str, Any] | None = None,
+    ) -> None:
+        if max_batch_size is not None and max_batch_size < 1:
+            raise ValueError(f"max_batch_size: expected at least 1, got {max_batch_size}: use None for no limit")
+        decoder_config = decoder_ddconfig or ddconfig
+        super().__init__(
+            encoder_config={"target": "Encoder", "params": ddconfig} if "encoder" in parts else None,
+            decoder_config={"target": "Decoder", "params": decoder_config} if "decoder" in parts else None,
+            regularizer_config=regularizer_config,
+            loss_config=loss_config,
+        )
+        self.embed_dim, self.max_batch_size = embed_dim, max_batch_size
+        halves, z_channels = 1 + bool(ddconfig.get("double_z", True)), ddconfig["z_channels"]
+        if "encoder" in parts and use_quant_conv:
+            self.quant_conv = nn.Conv2d(halves * z_channels, halves * embed_dim, kernel_size=1)
+        if "decoder" in parts and use_post_quant_conv:
+            self.post_quant_conv = nn.Conv2d(embed_dim, z_channels, kernel_size=1)
+
+    def _chunks(self, x: Tensor) -> tuple[Tensor, ...]:
+        return x.split(self.max_batch_size) if self.max_batch_size and len(x) else (x,)
+
+    def _moments(self, x: Tensor) -> Tensor:
+        chunks = [super(AutoencodingEngineLegacy, self)._moments(chunk) for chunk in self._chunks(x)]
+        if hasattr(self, "quant_conv"):
+            chunks = [self.quant_conv(chunk) for chunk in chunks]
+        return chunks[0] if len(chunks) == 1 else torch.cat(chunks)
+
+    def decode(self, z: Tensor, **kwargs: Any) -> Tensor:
+        """Latents (B, embed_dim, h, w) to raw images (B, C, h*f, w*f), about -1..1, not clamped."""
+        decoder = self._half("decoder")
+        images: list[Tensor] = []
+        for chunk in self._chunks(z):
+            images.append(decoder(self.post_quant_conv(chunk) if hasattr(self, "post_quant_conv") else chunk, **kwargs))
+        return images[0] if len(images) == 1 else torch.cat(images)
+
+
+class AutoencoderKL(AutoencodingEngineLegacy):
+    """The KL autoencoder of Stable Diffusion and its successors; `lossconfig` is the old name of `loss_config`.
+
+    The regulariser is the diagonal Gaussian (nothing where `double_z` is False); `encode` draws a sample unless
+    `sample_posterior` is False.
+    """
+
+    def __init__(
+        self,
+        embed_dim: int,
+        *,
+        ddconfig: Mapping[str, Any],
+        lossconfig: Mapping[str, Any] | None = None,
+        loss_config: Mapping[str, Any] | None = None,
+        sample_posterior: bool = True,
+        **engine_options: Any,
+    ) -> None:
+        if lossconfig is not None and loss_config is not None:
+            raise ValueError("AutoencoderKL: expected one of lossconfig and loss_config, got both: remove one")
+        regularizer: dict[str, Any] = {"target": "IdentityRegularizer"}
+        if ddconfig.get("double_z", True):
+            regularizer = {"target": "DiagonalGaussianRegularizer", "params": {"sample": sample_posterior}}
+        super().__init__(
+            embed_dim,
+            ddconfig=ddconfig,
+            regularizer_config=regularizer,
+            loss_config=lossconfig if loss_config is None else loss_config,
+            **engine_options,
+        )
+
+
+def build_kl(config: KLConfig, *, sample_posterior: bool = False) -> AutoencoderKL:
+    """The model that `config` describes, randomly initialised; inference encodes to the mean unless told otherwise."""
+    encoder, decoder = config.ddconfig("encoder"), config.ddconfig("decoder")
+    parts = tuple(name for name, part in (("encoder", encoder), ("decoder", decoder)) if part is not None)
+    return AutoencoderKL(
+        config.embed_dim,
+        ddconfig=encoder or decoder or {},
+        decoder_ddconfig=decoder,
+        parts=parts,
+        use_quant_conv=config.quant_conv,
+        use_post_quant_conv=config.post_quant_conv,
+        sample_posterior=sample_posterior,
+    )

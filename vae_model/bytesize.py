@@ -1,0 +1,41 @@
+"""Amounts of memory as users write and read them."""
+
+from __future__ import annotations
+
+import re
+
+_DECIMAL = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
+_BINARY = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
+_UNITS = _DECIMAL | _BINARY
+
+
+def parse_bytes(amount: int | float | str) -> int:
+    """Bytes from 2147483648, "2GiB", "2.5 GB" or "800M" (K, M, G, T alone are binary). ValueError for anything else."""
+    if isinstance(amount, str):
+        match = re.fullmatch(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*([A-Za-z]*)\s*", amount)
+        if match is None or match[2].upper() not in _UNITS:
+            raise ValueError(
+                f"memory: expected an amount such as 2GiB, 800MiB or 2147483648, got {amount!r}: add the unit"
+            )
+        size = float(match[1]) * _UNITS[match[2].upper()]
+    else:
+        size = float(amount)
+    if not 1 <= size < 2**63:
+        raise ValueError(f"memory: expected at least 1 byte and less than 2^63, got {amount!r}: give a positive amount")
+    return int(size)
+
+
+def format_bytes(size: int | float) -> str:
+    """Three significant digits in binary units: 512 B, 1.50 KiB, 2.00 GiB."""
+    value = float(size)
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if abs(value) < 1024:
+            return (
+                f"{value:.0f} B"
+                if unit == "B"
+                else f"{value:.3g} {unit}"
+                if abs(value) >= 100
+                else f"{value:.2f} {unit}"
+            )
+        value /= 1024
+    return f"{value:.2f} TiB"

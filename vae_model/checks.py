@@ -1,0 +1,63 @@
+"""Checks of what users hand to a VAE. Every error is one line: expected, found, what to do."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .errors import InputError
+
+METHODS = ("exact", "untiled", "blend")
+
+
+def check_method(method: str) -> None:
+    """InputError for a name that is not in METHODS."""
+    if method not in METHODS:
+        raise InputError(f"method: expected one of {', '.join(METHODS)}, got {method!r}: choose one of these")
+
+
+def check_latents(samples: Tensor, channels: int) -> Tensor:
+    """Latents as (B, channels, h, w); a single frame (B, channels, 1, h, w) is taken as an image."""
+    if samples.ndim == 5 and samples.shape[2] == 1:
+        samples = samples[:, :, 0]
+    shape = tuple(samples.shape)
+    if samples.ndim != 4 or 0 in shape:
+        raise InputError(f"latents: expected (batch, {channels}, height, width), got {shape}: check what made them")
+    if shape[1] != channels:
+        raise InputError(
+            f"latents: expected {channels} channels for this VAE, got {shape[1]}: use the VAE that belongs to the model"
+        )
+    _check_finite(samples, "latents", "sample again or lower the guidance")
+    return samples
+
+
+def check_pixels(pixels: Tensor, channels: int, factor: int) -> Tensor:
+    """Images as (B, H, W, channels); more channels (alpha) are cut off."""
+    shape = tuple(pixels.shape)
+    if pixels.ndim != 4 or shape[0] == 0 or shape[3] < channels:
+        raise InputError(
+            f"pixels: expected (batch, height, width, {channels}) in 0..1, got {shape}: "
+            f"convert the image to {channels} channels"
+        )
+    if min(shape[1:3]) < factor:
+        raise InputError(
+            f"pixels: expected at least {factor} x {factor}, one latent cell, got {shape[2]} x {shape[1]}: "
+            "enlarge the image"
+        )
+    _check_finite(pixels, "pixels", "check what made the image")
+    return pixels[..., :channels]
+
+
+def _check_finite(x: Tensor, what: str, remedy: str) -> None:
+    for index, item in enumerate(x):
+        if not bool(torch.isfinite(item).all()):
+            kind = "NaN" if bool(torch.isnan(item).any()) else "infinity"
+            raise InputError(f"{what}: expected finite numbers, got {kind} in item {index} of {len(x)}: {remedy}")
+
+
+def crop_centre(pixels: Tensor, factor: int) -> Tensor:
+    """Cut both sides of (B, H, W, C) to multiples of `factor`, keeping the middle, as ComfyUI does."""
+    height, width = pixels.shape[1:3]
+    h, w = height // factor * factor, width // factor * factor
+    top, left = (height % factor) // 2, (width % factor) // 2
+    return pixels[:, top : top + h, left : left + w]

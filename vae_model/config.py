@@ -1,0 +1,142 @@
+"""Frozen descriptions of the model families: what is needed to build a model, read from a file or written by hand."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+NOMINAL_RESOLUTION = 256
+"""The configured image size that ldm's `attn_resolutions` refer to; any power-of-two multiple of the factor will do."""
+
+
+@dataclass(frozen=True)
+class LevelsConfig:
+    """The resolution levels of one encoder or decoder. Level 0 has full resolution."""
+
+    ch: int
+    """Channels after the encoder's conv_in; the unit of the level widths."""
+    widths: tuple[int, ...]
+    """Channels of each level."""
+    num_res_blocks: int
+    """ResnetBlocks in an encoder level; a decoder level has one more."""
+    attn_levels: tuple[int, ...] = ()
+    """Levels with attention after every block."""
+    attn_type: str = "vanilla"
+    """The kind of all attention layers, the one in the middle too: vanilla, linear or none."""
+
+    def __post_init__(self) -> None:
+        if not self.widths or min((self.ch, self.num_res_blocks, *self.widths)) < 1:
+            raise ValueError(
+                f"levels: expected positive widths and block counts, got {self}: correct the configuration"
+            )
+
+    @property
+    def factor(self) -> int:
+        """Pixels along one side of a latent cell."""
+        return 2 ** (len(self.widths) - 1)
+
+
+@dataclass(frozen=True)
+class KLConfig:
+    """An ldm autoencoder: encoder and decoder may differ in width, and one of them may be absent."""
+
+    z_channels: int
+    embed_dim: int
+    encoder: LevelsConfig | None
+    decoder: LevelsConfig | None
+    in_channels: int = 3
+    out_ch: int = 3
+    double_z: bool = True
+    quant_conv: bool = True
+    post_quant_conv: bool = True
+    num_groups: int = 32
+    """Groups of every GroupNorm; the one number that no tensor shape tells."""
+
+    def __post_init__(self) -> None:
+        if self.encoder is None and self.decoder is None:
+            raise ValueError("autoencoder: expected an encoder or a decoder, got neither: configure at least one")
+        if self.encoder and self.decoder and self.encoder.factor != self.decoder.factor:
+            raise ValueError(
+                f"autoencoder: expected equal factors, got {self.encoder.factor} (encoder) and {self.decoder.factor} "
+                "(decoder): these two do not belong together"
+            )
+        for levels in (self.encoder, self.decoder):
+            if levels and any(width % self.num_groups for width in levels.widths):
+                raise ValueError(
+                    f"autoencoder: expected widths divisible by {self.num_groups} norm groups, got {levels.widths}: "
+                    "give the right norm_num_groups"
+                )
+
+    @property
+    def latent_channels(self) -> int:
+        """Channels of the latents that users hold."""
+        return self.embed_dim
+
+    @property
+    def factor(self) -> int:
+        """Pixels along one side of a latent cell."""
+        levels = self.decoder or self.encoder
+        assert levels is not None
+        return levels.factor
+
+    def ddconfig(self, part: str) -> dict[str, Any] | None:
+        """Keyword arguments of ldm's Encoder or Decoder (`part` "encoder" or "decoder"), None where it is absent."""
+        levels = self.encoder if part == "encoder" else self.decoder
+        if levels is None:
+            return None
+        return {
+            "ch": levels.ch,
+            "out_ch": self.out_ch,
+            "ch_mult": tuple(
+                width // levels.ch if width % levels.ch == 0 else width / levels.ch for width in levels.widths
+            ),
+            "num_res_blocks": levels.num_res_blocks,
+            "attn_resolutions": tuple(NOMINAL_RESOLUTION // 2**level for level in levels.attn_levels),
+            "in_channels": self.in_channels,
+            "resolution": NOMINAL_RESOLUTION,
+            "z_channels": self.z_channels,
+            "double_z": self.double_z,
+            "attn_type": levels.attn_type,
+            "num_groups": self.num_groups,
+        }
+
+
+@dataclass(frozen=True)
+class TinyConfig:
+    """A TAESD-style autoencoder. Stages are in the order they run, so full resolution is the decoder's last."""
+
+    latent_channels: int = 4
+    in_channels: int = 3
+    out_channels: int = 3
+    encoder_block_out_channels: tuple[int, ...] | None = (64, 64, 64, 64)
+    decoder_block_out_channels: tuple[int, ...] | None = (64, 64, 64, 64)
+    num_encoder_blocks: tuple[int, ...] = (1, 3, 3, 3)
+    num_decoder_blocks: tuple[int, ...] = (3, 3, 3, 1)
+    midblock_gn: bool = False
+    """Whether the blocks at latent resolution carry TAEF2's GroupNorm branch."""
+    scaling_factor: float = 1.0
+    """The tiny model works on (raw latent - shift_factor) * scaling_factor."""
+    shift_factor: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.encoder_block_out_channels is None and self.decoder_block_out_channels is None:
+            raise ValueError("tiny autoencoder: expected an encoder or a decoder, got neither: configure at least one")
+
+    @property
+    def factor(self) -> int:
+        """Pixels along one side of a latent cell."""
+        stages = self.decoder_block_out_channels or self.encoder_block_out_channels
+        assert stages is not None
+        return 2 ** (len(stages) - 1)
+
+
+Config = KLConfig | TinyConfig
+
+SMALL = KLConfig(
+    z_channels=16,
+    embed_dim=16,
+    encoder=LevelsConfig(ch=32, widths=(32, 64, 96, 128), num_res_blocks=1),
+    decoder=LevelsConfig(ch=32, widths=(32, 64, 96, 128), num_res_blocks=1),
+    num_groups=16,
+)
+"""The bundled VAE: f8, 16 latent channels, 3.5 million parameters."""

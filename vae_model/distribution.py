@@ -1,0 +1,57 @@
+"""The diagonal Gaussian posterior of a KL autoencoder.
+
+Source: latent-diffusion `distributions.py` (MIT), re-implemented.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+class DiagonalGaussianDistribution:
+    """Gaussian with diagonal covariance, from moments (B, 2C, ...): mean in the first half, log-variance in the second.
+
+    The log-variance is clamped to [-30, 20]. With `deterministic`, the deviation is zero and `sample` is the mean.
+    """
+
+    def __init__(self, parameters: Tensor, deterministic: bool = False) -> None:
+        self.parameters = parameters
+        self.mean, logvar = torch.chunk(parameters, 2, dim=1)
+        self.logvar = torch.clamp(logvar, -30.0, 20.0)
+        self.deterministic = deterministic
+        if deterministic:
+            self.std = self.var = torch.zeros_like(self.mean)
+        else:
+            self.std, self.var = torch.exp(0.5 * self.logvar), torch.exp(self.logvar)
+
+    def sample(self, generator: torch.Generator | None = None) -> Tensor:
+        """One draw (B, C, ...), in the mean's dtype and on its device; `generator` may live on another device."""
+        device = generator.device if generator is not None else self.mean.device
+        noise = torch.randn(self.mean.shape, generator=generator, device=device, dtype=self.mean.dtype)
+        return self.mean + self.std * noise.to(self.mean.device)
+
+    def mode(self) -> Tensor:
+        """The mean, (B, C, ...)."""
+        return self.mean
+
+    def kl(self, other: DiagonalGaussianDistribution | None = None) -> Tensor:
+        """KL divergence to `other` (None: the standard normal), in nats, summed over all but the batch: (B,)."""
+        dims = tuple(range(1, self.mean.ndim))
+        if self.deterministic:
+            return self.mean.new_zeros(self.mean.shape[0])
+        if other is None:
+            return 0.5 * torch.sum(self.mean**2 + self.var - 1.0 - self.logvar, dim=dims)
+        distance = (self.mean - other.mean) ** 2 / other.var
+        return 0.5 * torch.sum(distance + self.var / other.var - 1.0 - self.logvar + other.logvar, dim=dims)
+
+    def nll(self, sample: Tensor, dims: Sequence[int] | None = None) -> Tensor:
+        """Negative log-likelihood of `sample`, in nats, summed over `dims` (None: all but the batch)."""
+        summed = tuple(range(1, self.mean.ndim)) if dims is None else tuple(dims)
+        if self.deterministic:
+            return self.mean.new_zeros(self.mean.shape[0])
+        terms = math.log(2.0 * math.pi) + self.logvar + (sample - self.mean) ** 2 / self.var
+        return 0.5 * torch.sum(terms, dim=summed)

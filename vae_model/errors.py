@@ -1,0 +1,15 @@
+"""The errors that users meet. Each is one line: what was expected, what was found, what to do."""
+
+from __future__ import annotations
+
+
+class VAEFileError(ValueError):
+    """A file that cannot be read, is no autoencoder, or does not fit the autoencoder it looks like."""
+
+
+class InputError(ValueError):
+    """Latents, images or options that the loaded autoencoder cannot take."""
+
+
+class MemoryBudgetError(RuntimeError):
+    """The run does not fit in the memory that there is or that was allowed."""

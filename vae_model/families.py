@@ -1,0 +1,170 @@
+"""Model families: how each configuration value is read from a shape, and how the model is built. Rows, not branches."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from .autoencoder import build_kl
+from .config import Config, KLConfig, LevelsConfig, TinyConfig
+from .tiny import AutoencoderTiny
+
+Shapes = Mapping[str, tuple[int, ...]]
+Hints = Mapping[str, str]
+"""Text fields of the file's header and of a config.json beside it: what shapes cannot tell."""
+
+
+@dataclass(frozen=True)
+class Family:
+    """One kind of autoencoder."""
+
+    title: str
+    core_keys: Callable[[str], tuple[str, ...]]
+    """Our keys that every file of a layout (by name) must hold: for naming what is missing."""
+    infer: Callable[[Shapes, Hints], Config]
+    """Shapes under our names -> configuration. KeyError or ValueError where they do not describe one."""
+    build: Callable[[Any], nn.Module]
+
+
+def _count(shapes: Shapes, template: str) -> int:
+    """How many consecutive numbers, from 0, fill the {} of a key template."""
+    number = 0
+    while template.format(number) in shapes:
+        number += 1
+    return number
+
+
+def _infer_levels(shapes: Shapes, half: str) -> LevelsConfig | None:
+    if f"{half}.conv_in.weight" not in shapes:
+        return None
+    stack = f"{half}.down" if half == "encoder" else f"{half}.up"
+    count = _count(shapes, f"{stack}.{{}}.block.0.conv1.weight")
+    widths = tuple(shapes[f"{stack}.{level}.block.0.conv1.weight"][0] for level in range(count))
+    blocks = _count(shapes, f"{stack}.0.block.{{}}.conv1.weight")
+    attention = "vanilla" if f"{half}.mid.attn_1.q.weight" in shapes else "none"
+    return LevelsConfig(
+        ch=shapes["encoder.conv_in.weight"][0] if half == "encoder" else widths[0],
+        widths=widths,
+        num_res_blocks=blocks if half == "encoder" else blocks - 1,
+        attn_levels=tuple(level for level in range(count) if f"{stack}.{level}.attn.0.q.weight" in shapes),
+        attn_type="linear" if f"{half}.mid.attn_1.to_qkv.weight" in shapes else attention,
+    )
+
+
+def _norm_groups(hints: Hints, levels: list[LevelsConfig]) -> int:
+    """The hinted number of groups, else 32 as everywhere in the field, else the most that divides all widths."""
+    if "norm_num_groups" in hints:
+        return int(hints["norm_num_groups"])
+    widths = [width for one in levels for width in one.widths]
+    return next(groups for groups in (32, 16, 8, 4, 2, 1) if all(width % groups == 0 for width in widths))
+
+
+def infer_kl(shapes: Shapes, hints: Hints) -> KLConfig:
+    """Everything from tensors but the number of norm groups; encoder and decoder each on their own."""
+    encoder, decoder = _infer_levels(shapes, "encoder"), _infer_levels(shapes, "decoder")
+    moments = shapes["encoder.conv_out.weight"][0] if encoder else 0
+    z_channels = shapes["decoder.conv_in.weight"][1] if decoder else moments // 2
+    double_z = moments == 2 * z_channels or encoder is None
+    embed_dim = z_channels
+    if "post_quant_conv.weight" in shapes:
+        embed_dim = shapes["post_quant_conv.weight"][1]
+    elif "quant_conv.weight" in shapes:
+        embed_dim = shapes["quant_conv.weight"][0] // (1 + double_z)
+    return KLConfig(
+        z_channels=z_channels,
+        embed_dim=embed_dim,
+        encoder=encoder,
+        decoder=decoder,
+        in_channels=shapes["encoder.conv_in.weight"][1] if encoder else 3,
+        out_ch=shapes["decoder.conv_out.weight"][0] if decoder else 3,
+        double_z=double_z,
+        quant_conv="quant_conv.weight" in shapes,
+        post_quant_conv="post_quant_conv.weight" in shapes,
+        num_groups=_norm_groups(hints, [levels for levels in (encoder, decoder) if levels]),
+    )
+
+
+def _tiny_layers(shapes: Shapes, half: str) -> list[str]:
+    """The kind of each numbered layer of half a tiny model: conv, block, or none (activation, upsampling)."""
+    numbers = [int(m[1]) for m in (re.match(rf"{half}\.layers\.(\d{{1,4}})\.", key) for key in shapes) if m]
+    kinds: list[str] = []
+    for number in range(max(numbers, default=-1) + 1):
+        layer = f"{half}.layers.{number}"
+        block = f"{layer}.conv.0.weight" in shapes
+        kinds.append("block" if block else "conv" if f"{layer}.weight" in shapes else "none")
+    return kinds
+
+
+def _stages(kinds: list[str]) -> tuple[int, ...]:
+    """Blocks between consecutive convolutions."""
+    stages: list[int] = []
+    for kind in kinds:
+        if kind == "conv":
+            stages.append(0)
+        elif kind == "block":
+            stages[-1] += 1
+    return tuple(stages[:-1])
+
+
+def infer_tiny(shapes: Shapes, hints: Hints) -> TinyConfig:
+    """Stages from the order of convolutions and blocks, widths from the convolutions."""
+    encoder_kinds, decoder_kinds = _tiny_layers(shapes, "encoder"), _tiny_layers(shapes, "decoder")
+    if "block" not in encoder_kinds + decoder_kinds:
+        raise ValueError("no residual block in it")
+    convs = {
+        half: [shapes[f"{half}.layers.{number}.weight"] for number, kind in enumerate(kinds) if kind == "conv"]
+        for half, kinds in (("encoder", encoder_kinds), ("decoder", decoder_kinds))
+    }
+    encoder, decoder = convs["encoder"], convs["decoder"]
+    defaults = TinyConfig()
+    return TinyConfig(
+        latent_channels=decoder[0][1] if decoder else encoder[-1][0],
+        in_channels=encoder[0][1] if encoder else 3,
+        out_channels=decoder[-1][0] if decoder else 3,
+        encoder_block_out_channels=tuple(shape[0] for shape in encoder[:-1]) if encoder else None,
+        decoder_block_out_channels=tuple(shape[0] for shape in decoder[:-1]) if decoder else None,
+        num_encoder_blocks=_stages(encoder_kinds) if encoder else defaults.num_encoder_blocks,
+        num_decoder_blocks=_stages(decoder_kinds) if decoder else defaults.num_decoder_blocks,
+        midblock_gn=any(".pool." in key for key in shapes),
+        scaling_factor=float(hints.get("vae_scale", 1.0)),
+        shift_factor=float(hints.get("vae_shift", 0.0)),
+    )
+
+
+def build_tiny(config: TinyConfig) -> AutoencoderTiny:
+    """The model that `config` describes, randomly initialised."""
+    return AutoencoderTiny(
+        in_channels=config.in_channels,
+        out_channels=config.out_channels,
+        encoder_block_out_channels=config.encoder_block_out_channels,
+        decoder_block_out_channels=config.decoder_block_out_channels,
+        latent_channels=config.latent_channels,
+        num_encoder_blocks=config.num_encoder_blocks,
+        num_decoder_blocks=config.num_decoder_blocks,
+        scaling_factor=config.scaling_factor,
+        shift_factor=config.shift_factor,
+        midblock_gn=config.midblock_gn,
+    )
+
+
+def _kl_core(_layout: str) -> tuple[str, ...]:
+    names = ("conv_in.weight", "mid.block_1.norm1.weight", "mid.block_1.conv1.weight", "mid.block_2.conv2.weight")
+    return tuple(
+        f"decoder.{name}" for name in (*names, "up.0.block.0.conv1.weight", "norm_out.weight", "conv_out.weight")
+    )
+
+
+def _tiny_core(layout: str) -> tuple[str, ...]:
+    encoder = ("encoder.layers.0.weight", "encoder.layers.1.conv.0.weight", "encoder.layers.2.weight")
+    decoder = ("decoder.layers.0.weight", "decoder.layers.2.conv.0.weight", "decoder.layers.6.weight")
+    return encoder if layout == "taesd-encoder" else decoder
+
+
+FAMILIES: dict[str, Family] = {
+    "kl": Family("ldm KL autoencoder", _kl_core, infer_kl, build_kl),
+    "tiny": Family("TAESD tiny autoencoder", _tiny_core, infer_tiny, build_tiny),
+}

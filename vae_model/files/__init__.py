@@ -1,0 +1,1 @@
+"""Files in, tensors out: images, latents, weights, and writing that leaves no half file."""

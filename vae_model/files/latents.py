@@ -1,0 +1,81 @@
+"""Latents in the file format of ComfyUI's SaveLatent and LoadLatent nodes: safetensors with one tensor and one marker.
+
+`latent_tensor` holds the values, `latent_format_version_0` is an empty tensor that marks raw model latents. Files
+without the marker are older: their values were multiplied by Stable Diffusion 1's scaling factor when they were saved.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from .atomic import atomic_path, require_writable
+
+TENSOR_KEY = "latent_tensor"
+MARKER_KEY = "latent_format_version_0"
+OLD_SCALE = 0.18215
+
+
+def read_latent(path: str | os.PathLike[str]) -> Tensor:
+    """Raw model latents from a `.latent` file.
+
+    Returns: (B, C, h, w), float32, on the CPU; a copy, so that the file may be replaced while it is in use.
+    Raises:  ValueError, in one line, if the file is not such a file.
+    """
+    source = Path(path)
+    if not source.is_file():
+        raise ValueError(f"latent: expected a file, got {source}: no such file")
+    keys, stored = _read(source)
+    if stored is None:
+        found = ", ".join(keys[:8]) + (", ..." if len(keys) > 8 else "") or "no keys"
+        raise ValueError(f"latent: expected the key {TENSOR_KEY}, got {found} in {source}: is this a model file?")
+    _check_latent(stored, str(source))
+    z = stored.to(torch.float32)
+    return z if MARKER_KEY in keys else z / OLD_SCALE
+
+
+def _read(source: Path) -> tuple[list[str], Tensor | None]:
+    """All key names, and a copy of the latent if there is one."""
+    try:
+        # safetensors describes its compiled reader only in part; the annotations below say what it returns.
+        file: Any
+        with safe_open(source, framework="pt", device="cpu") as file:
+            keys: list[str] = sorted(file.keys())
+            stored: Tensor | None = file.get_tensor(TENSOR_KEY).clone() if TENSOR_KEY in keys else None
+    except (SafetensorError, OSError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ValueError(
+            f"latent: expected a complete safetensors file, got {source}: save it again with SaveLatent ({reason})"
+        ) from error
+    return keys, stored
+
+
+def write_latent(z: Tensor, path: str | os.PathLike[str], metadata: dict[str, str] | None = None) -> None:
+    """Save raw model latents so that ComfyUI's LoadLatent reads them back; the file is whole or not there at all.
+
+    Args:    z: (B, C, h, w), any floating type; stored as float32.
+             metadata: strings for the header, as ComfyUI keeps its workflow there.
+    """
+    _check_latent(z, "the latent to write")
+    require_writable(path)
+    values = z.detach().to("cpu", torch.float32).contiguous()
+    with atomic_path(path) as temporary:
+        save_file({TENSOR_KEY: values, MARKER_KEY: torch.empty(0)}, temporary, metadata)
+
+
+def _check_latent(z: Tensor, source: str) -> None:
+    shape = tuple(z.shape)
+    if z.ndim == 5:
+        raise ValueError(f"latent: expected 4 dimensions (B, C, h, w), got {shape} in {source}: this is a video latent")
+    if z.ndim != 4 or z.numel() == 0:
+        raise ValueError(
+            f"latent: expected 4 dimensions (B, C, h, w), none of them 0, got {shape} in {source}: save it again"
+        )
+    if not z.is_floating_point():
+        raise ValueError(f"latent: expected floating-point values, got {z.dtype} in {source}: convert them to float32")

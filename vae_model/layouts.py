@@ -1,0 +1,170 @@
+"""Key layouts as data: how each kind of file names the tensors that our modules hold, invertibly.
+
+A rule pairs a file's key template with ours. Placeholders: {c} encoder or decoder, {i} a level, {i~} the same level
+counted from the other end, {j} or {k} a number, {k+1} one more, {m} a layer name, {p} weight or bias, {rest} anything.
+Our own names are ldm's for KL autoencoders and diffusers' for tiny ones.
+Source of the names: latent-diffusion (MIT), diffusers (Apache-2.0), madebyollin/taesd (MIT), read as facts.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+Rule = tuple[str, str]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """One way of naming the tensors of a family."""
+
+    name: str
+    family: str
+    """Row of `detect.FAMILIES` that the translated keys belong to."""
+    marks: tuple[str, ...]
+    """A file has this layout when it holds at least one of these keys ..."""
+    forbidden: tuple[str, ...]
+    """... and none of these."""
+    rules: tuple[Rule, ...]
+    """(file's template, our template), the first match counts."""
+    linear_attention: bool = False
+    """Attention weights are (C, C) matrices in the file, 1x1 convolutions (C, C, 1, 1) in our modules."""
+
+
+_KL_OWN: tuple[Rule, ...] = tuple(
+    (template, template)
+    for template in (
+        "{c}.conv_in.{p}",
+        "{c}.conv_out.{p}",
+        "{c}.norm_out.{p}",
+        "encoder.down.{i}.block.{j}.{m}.{p}",
+        "encoder.down.{i}.attn.{j}.{m}.{p}",
+        "encoder.down.{i}.downsample.conv.{p}",
+        "decoder.up.{i}.block.{j}.{m}.{p}",
+        "decoder.up.{i}.attn.{j}.{m}.{p}",
+        "decoder.up.{i}.upsample.conv.{p}",
+        "{c}.mid.block_{j}.{m}.{p}",
+        "{c}.mid.attn_1.{m}.{p}",
+        "quant_conv.{p}",
+        "post_quant_conv.{p}",
+    )
+)
+
+
+def _diffusers_kl(attention_names: dict[str, str]) -> tuple[Rule, ...]:
+    """Rules of diffusers' AutoencoderKL; the names inside attention changed over time."""
+    rules: list[Rule] = [
+        ("{c}.conv_in.{p}", "{c}.conv_in.{p}"),
+        ("{c}.conv_out.{p}", "{c}.conv_out.{p}"),
+        ("{c}.conv_norm_out.{p}", "{c}.norm_out.{p}"),
+        ("quant_conv.{p}", "quant_conv.{p}"),
+        ("post_quant_conv.{p}", "post_quant_conv.{p}"),
+        ("encoder.down_blocks.{i}.downsamplers.0.conv.{p}", "encoder.down.{i}.downsample.conv.{p}"),
+        ("decoder.up_blocks.{i~}.upsamplers.0.conv.{p}", "decoder.up.{i}.upsample.conv.{p}"),
+    ]
+    blocks = [
+        ("encoder.down_blocks.{i}.resnets.{j}", "encoder.down.{i}.block.{j}"),
+        ("decoder.up_blocks.{i~}.resnets.{j}", "decoder.up.{i}.block.{j}"),
+        ("{c}.mid_block.resnets.0", "{c}.mid.block_1"),
+        ("{c}.mid_block.resnets.1", "{c}.mid.block_2"),
+    ]
+    for theirs, ours in blocks:
+        rules.append((f"{theirs}.conv_shortcut.{{p}}", f"{ours}.nin_shortcut.{{p}}"))
+        rules += [(f"{theirs}.{name}.{{p}}", f"{ours}.{name}.{{p}}") for name in ("norm1", "conv1", "norm2", "conv2")]
+    attentions = [
+        ("encoder.down_blocks.{i}.attentions.{j}", "encoder.down.{i}.attn.{j}"),
+        ("decoder.up_blocks.{i~}.attentions.{j}", "decoder.up.{i}.attn.{j}"),
+        ("{c}.mid_block.attentions.0", "{c}.mid.attn_1"),
+    ]
+    for theirs, ours in attentions:
+        rules += [(f"{theirs}.{name}.{{p}}", f"{ours}.{own}.{{p}}") for name, own in attention_names.items()]
+    return tuple(rules)
+
+
+_DIFFUSERS_MARKS = ("decoder.mid_block.resnets.0.norm1.weight", "encoder.mid_block.resnets.0.norm1.weight")
+_OLD_ATTENTION_MARKS = tuple(f"{half}.mid_block.attentions.0.query.weight" for half in ("decoder", "encoder"))
+
+LAYOUTS: tuple[Layout, ...] = (
+    Layout(
+        name="ldm",
+        family="kl",
+        marks=("decoder.mid.block_1.norm1.weight", "encoder.mid.block_1.norm1.weight"),
+        forbidden=("decoder.mid.block_1.mix_factor",),
+        rules=_KL_OWN,
+    ),
+    Layout(
+        name="diffusers",
+        family="kl",
+        marks=_DIFFUSERS_MARKS,
+        forbidden=_OLD_ATTENTION_MARKS,
+        rules=_diffusers_kl(
+            {"group_norm": "norm", "to_q": "q", "to_k": "k", "to_v": "v", "to_out.0": "proj_out"},
+        ),
+        linear_attention=True,
+    ),
+    Layout(
+        name="diffusers-old",
+        family="kl",
+        marks=_OLD_ATTENTION_MARKS,
+        forbidden=(),
+        rules=_diffusers_kl(
+            {"group_norm": "norm", "query": "q", "key": "k", "value": "v", "proj_attn": "proj_out"},
+        ),
+        linear_attention=True,
+    ),
+    Layout(
+        name="taesd-encoder",
+        family="tiny",
+        marks=("0.weight",),
+        forbidden=(),
+        rules=(("{k}.{rest}", "encoder.layers.{k}.{rest}"),),
+    ),
+    Layout(
+        name="taesd-decoder",
+        family="tiny",
+        marks=("1.weight",),
+        forbidden=("0.weight",),
+        rules=(("{k+1}.{rest}", "decoder.layers.{k}.{rest}"),),
+    ),
+    Layout(
+        name="taesd-comfyui",
+        family="tiny",
+        marks=("taesd_decoder.1.weight", "taesd_encoder.0.weight"),
+        forbidden=(),
+        rules=(
+            ("taesd_encoder.{k}.{rest}", "encoder.layers.{k}.{rest}"),
+            ("taesd_decoder.{k+1}.{rest}", "decoder.layers.{k}.{rest}"),
+        ),
+    ),
+    Layout(
+        name="taesd-diffusers",
+        family="tiny",
+        marks=("decoder.layers.0.weight", "encoder.layers.0.weight"),
+        forbidden=(),
+        rules=(("{c}.layers.{k}.{rest}", "{c}.layers.{k}.{rest}"),),
+    ),
+)
+
+PREFIXES = ("first_stage_model.", "vae.", "model.", "module.")
+"""What may stand before every key, also one behind the other."""
+
+IGNORED = ("loss.", "model_ema.", "discriminator.", "colorize")
+"""Keys beside the model that training leaves in its checkpoints; they begin like this."""
+
+SCALARS = ("vae_scale", "vae_shift")
+"""Single numbers that ComfyUI keeps beside a tiny model: raw latent = z / vae_scale + vae_shift."""
+
+OTHER_MODELS: tuple[tuple[str, str], ...] = (
+    ("bn.running_mean", "a Flux.2 autoencoder, which this version cannot load yet"),
+    ("decoder.mid.block_1.mix_factor", "a temporal (video) decoder"),
+    ("decoder.conv_in.conv.weight", "a video autoencoder"),
+    ("decoder.middle.0.residual.0.gamma", "a Wan or Qwen-Image autoencoder"),
+    ("decoder.22.bias", "a tiny video autoencoder (TAEHV)"),
+    ("quantize.embedding.weight", "a VQ autoencoder"),
+    ("vquantizer.codebook.weight", "a Stable Cascade stage A autoencoder"),
+    ("lora_", "a LoRA"),
+    ("diffusion_model.", "a diffusion model"),
+    ("double_blocks.", "a diffusion model"),
+    ("transformer_blocks.", "a diffusion model"),
+    ("text_model.", "a text encoder"),
+)
+"""(a piece of a key, what a file with it is), for errors only; the first match counts."""

@@ -1,0 +1,137 @@
+"""From weight files to a model: detect, build on the meta device, check every key, then assign."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .config import Config
+from .detect import Detected, detect, shorten
+from .errors import VAEFileError
+from .families import FAMILIES
+from .files.weights import open_weights
+
+Source = str | os.PathLike[str] | Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model with its weights, on the CPU, in eval mode, and what was found out about it."""
+
+    model: nn.Module
+    config: Config
+    family: str
+    layouts: tuple[str, ...]
+    """The layout of each source, in order."""
+    prefix: str
+    hints: Mapping[str, str]
+    """Fields of the file's header and of a config.json beside it."""
+    stored_dtype: torch.dtype
+
+
+def inspect_model(
+    sources: Source | Sequence[Source], config: Mapping[str, Any] | None = None
+) -> tuple[list[Detected], str, Config, dict[str, str]]:
+    """What `load_model` would build, from names and shapes only: (files, family, configuration, hints)."""
+    is_one = isinstance(sources, (str, os.PathLike, Mapping))
+    parts = [detect(open_weights(source)) for source in ([sources] if is_one else sources)]  # pyright: ignore
+    name = " + ".join(part.weights.name for part in parts)
+    families = {part.layout.family for part in parts}
+    if len(families) != 1:
+        found = " and ".join(part.layout.name for part in parts) or "no file"
+        raise VAEFileError(
+            f"{name}: expected the halves of one autoencoder, found {found}: give two that belong together"
+        )
+    family = families.pop()
+    shapes: dict[str, tuple[int, ...]] = {}
+    for part in parts:
+        twice = sorted(shapes.keys() & part.keys.keys())
+        if twice:
+            raise VAEFileError(
+                f"{name}: expected an encoder and a decoder, found {twice[0]} in both: give each half once"
+            )
+        shapes |= part.shapes
+    hints = _hints(parts) | {key: str(value) for key, value in (config or {}).items()}
+    try:
+        model_config = FAMILIES[family].infer(shapes, hints)
+    except (KeyError, IndexError, ValueError, ZeroDivisionError) as error:
+        missing = [key for key in FAMILIES[family].core_keys(parts[-1].layout.name) if key not in shapes]
+        lacks = f"missing {shorten([parts[-1].file_name_of(key) for key in missing])}" if missing else str(error)
+        raise VAEFileError(
+            f"{name}: expected a whole {FAMILIES[family].title} in {parts[-1].layout.name} layout, {lacks}: "
+            "download it again or choose another file"
+        ) from error
+    return parts, family, model_config, hints
+
+
+def _hints(parts: list[Detected]) -> dict[str, str]:
+    hints: dict[str, str] = {}
+    for part in parts:
+        hints |= part.weights.metadata
+        for scalar, key in part.scalars.items():
+            hints[scalar] = str(float(part.weights.read(key)))
+    return hints
+
+
+def load_model(
+    sources: Source | Sequence[Source], *, dtype: torch.dtype | None = None, config: Mapping[str, Any] | None = None
+) -> LoadedModel:
+    """Load an autoencoder, strictly.
+
+    Args:    sources: a weight file, a diffusers folder, a state dict, or a sequence of the two halves.
+             dtype: of the weights in memory; None keeps the file's.
+             config: fields of a diffusers config.json, for what no shape tells (`norm_num_groups`).
+    Raises:  VAEFileError naming the file and every missing, unknown or misshapen key.
+    Memory:  the weights once, memory-mapped where the dtype does not change.
+    """
+    parts, family, model_config, hints = inspect_model(sources, config)
+    with torch.device("meta"):
+        model = FAMILIES[family].build(model_config)
+    _check_keys(model, parts, family)
+    state = _read_all(parts, dtype)
+    model.load_state_dict(state, strict=True, assign=True)
+    stored = parts[0].weights.dtypes[next(iter(parts[0].keys.values()))]
+    layouts = tuple(part.layout.name for part in parts)
+    model.requires_grad_(False)
+    return LoadedModel(model.eval(), model_config, family, layouts, parts[-1].prefix, hints, stored)
+
+
+def _check_keys(model: nn.Module, parts: list[Detected], family: str) -> None:
+    """Compare names, shapes and dtypes with the model's before any tensor is read; gather all differences."""
+    expected = {key: tuple(tensor.shape) for key, tensor in model.state_dict().items()}
+    given = {key: shape for part in parts for key, shape in part.shapes.items()}
+    last = parts[-1]
+    problems: list[str] = []
+    missing = [last.file_name_of(key) for key in expected if key not in given]
+    if missing:
+        problems.append(f"missing {shorten(missing)}")
+    unknown = [part.prefix + name for part in parts for name in part.unknown]
+    unknown += [last.file_name_of(key) for key in given if key not in expected]
+    if unknown:
+        problems.append(f"unknown {shorten(unknown)}")
+    for key in sorted(expected.keys() & given.keys()):
+        if expected[key] != given[key] and len(problems) < 5:
+            problems.append(f"{last.file_name_of(key)} has shape {given[key]} instead of {expected[key]}")
+    for part in parts:
+        odd = [key for key in part.keys.values() if not part.weights.dtypes[key].is_floating_point]
+        if odd:
+            problems.append(f"not floating point: {shorten(odd)}")
+    if problems:
+        name = " + ".join(part.weights.name for part in parts)
+        title = f"{FAMILIES[family].title} in {last.layout.name} layout"
+        raise VAEFileError(f"{name}: expected a whole {title}, found {'; '.join(problems)}: choose another file")
+
+
+def _read_all(parts: list[Detected], dtype: torch.dtype | None) -> dict[str, Tensor]:
+    state: dict[str, Tensor] = {}
+    for part in parts:
+        shapes = part.shapes
+        for ours, theirs in part.keys.items():
+            tensor = part.weights.read(theirs).reshape(shapes[ours])
+            state[ours] = tensor if dtype is None else tensor.to(dtype)
+    return state

@@ -1,0 +1,67 @@
+"""From a model to a weight file, in any layout that its family has; the inverse of `load`."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from .errors import InputError
+from .files.atomic import atomic_path
+from .keys import count_levels, is_attention_weight, to_theirs
+from .layouts import LAYOUTS
+from .tiny import AutoencoderTiny
+
+
+def to_layout(model: nn.Module, layout: str) -> dict[str, Tensor]:
+    """The model's tensors under the names (and attention shapes) of that layout; InputError where there is none."""
+    family = "tiny" if isinstance(model, AutoencoderTiny) else "kl"
+    rows = {row.name: row for row in LAYOUTS if row.family == family}
+    if layout not in rows:
+        raise InputError(f"layout: expected one of {', '.join(rows)}, got {layout!r}: choose one of these")
+    row = rows[layout]
+    state = model.state_dict()
+    levels = count_levels(state)
+    named: dict[str, Tensor] = {}
+    for key, tensor in state.items():
+        theirs = to_theirs(key, row, levels)
+        if theirs is None and layout in ("taesd-encoder", "taesd-decoder"):
+            continue  # these two layouts hold one half only
+        if theirs is None:
+            raise InputError(f"layout {layout}: expected a place for {key}, found none: save in the ldm layout")
+        if row.linear_attention and is_attention_weight(key):
+            tensor = tensor.flatten(1)  # (C, C)
+        named[theirs] = tensor
+    return named
+
+
+def save(
+    vae: Any, path: str | os.PathLike[str], *, layout: str | None = None, dtype: torch.dtype | None = None
+) -> None:
+    """Write a VAE, or its bare model, as safetensors; the file appears whole or not at all.
+
+    Args:    path: ends in .safetensors.
+             layout: a name in `layouts.LAYOUTS`; None is ldm for KL and taesd-diffusers for tiny models.
+             dtype: of the written weights; None keeps them as they are.
+    """
+    model: nn.Module = getattr(vae, "first_stage_model", vae)
+    target = Path(path)
+    if target.suffix.lower() not in (".safetensors", ".sft"):
+        raise InputError(f"save: expected a name ending in .safetensors, got {target.name!r}: change the ending")
+    default = "taesd-diffusers" if isinstance(model, AutoencoderTiny) else "ldm"
+    tensors = to_layout(model, layout or default)
+    written = {key: t.detach().to("cpu", dtype or t.dtype).contiguous() for key, t in tensors.items()}
+    with atomic_path(target) as temporary:
+        save_file(written, temporary, metadata={"format": "pt"} | _unseen_settings(model))
+
+
+def _unseen_settings(model: nn.Module) -> dict[str, str]:
+    """What no shape tells and a reader needs: the number of norm groups, a tiny model's latent convention."""
+    if isinstance(model, AutoencoderTiny):
+        return {"vae_scale": repr(model.scaling_factor), "vae_shift": repr(model.shift_factor)}
+    groups = {layer.num_groups for layer in model.modules() if isinstance(layer, nn.GroupNorm)}
+    return {"norm_num_groups": str(groups.pop())} if len(groups) == 1 else {}

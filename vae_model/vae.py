@@ -1,0 +1,237 @@
+"""VAE, the object users hold: images and latents in, latents and images out, with ComfyUI's names and layouts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .bytesize import parse_bytes
+from .checks import check_latents, check_method, check_pixels, crop_centre
+from .config import Config, KLConfig
+from .errors import InputError
+from .estimate import untiled_elements_per_pixel
+from .host import Host
+from .layers import set_attention
+from .load import LoadedModel
+from .run import Progress, Run, run_blend, run_untiled
+from .tiny import AutoencoderTiny
+
+TILE_PIXELS = 512
+OVERLAP_PIXELS = 64
+
+
+def _cells(pixels: int, factor: int, what: str = "tile_size") -> int:
+    """Whole latent cells in so many pixels: at least 1 for a tile, 0 for an overlap."""
+    if pixels < (factor if what == "tile_size" else 0):
+        least = factor if what == "tile_size" else 0
+        raise InputError(f"{what}: expected at least {least} pixels, got {pixels}: make it larger")
+    return pixels // factor
+
+
+def _channels(config: Config) -> tuple[int, int]:
+    """Image channels that go in and that come out."""
+    out_channels = config.out_ch if isinstance(config, KLConfig) else config.out_channels
+    return config.in_channels, out_channels
+
+
+class VAE:
+    """An autoencoder on a device. Images are (B, H, W, C) float32 0..1, latents (B, c, h, w) raw as in ComfyUI.
+
+    `decode` and `encode` take `method`: "exact" (the default) and "untiled" run the whole image at once; "blend" is
+    approximate, overlapping tiles. `memory` limits the run above the weights: bytes, text such as "2GiB", or None for
+    what is free. A run that does not fit raises MemoryBudgetError; the method never changes by itself.
+    """
+
+    def __init__(
+        self, loaded: LoadedModel, host: Host, *, device: torch.device, dtype: torch.dtype, output_device: torch.device
+    ) -> None:
+        self.first_stage_model: nn.Module = loaded.model
+        self.loaded, self.host = loaded, host
+        self.device, self.output_device, self.vae_dtype = device, output_device, dtype
+        config = loaded.config
+        self.latent_channels = config.latent_channels
+        self.downscale_ratio = self.upscale_ratio = config.factor
+        self.input_channels, self.output_channels = _channels(config)
+        set_attention(self.first_stage_model, host.attend)
+
+    # -- the names of ComfyUI's VAE --------------------------------------------------------------------------------
+
+    def spacial_compression_decode(self) -> int:
+        """Pixels along one side of a latent cell."""
+        return self.upscale_ratio
+
+    def spacial_compression_encode(self) -> int:
+        """Pixels along one side of a latent cell."""
+        return self.downscale_ratio
+
+    def temporal_compression_decode(self) -> None:
+        """None: this is a model of single images."""
+
+    def process_input(self, image: Tensor) -> Tensor:
+        """0..1 to -1..1, a new tensor."""
+        return image * 2.0 - 1.0
+
+    def process_output(self, image: Tensor) -> Tensor:
+        """-1..1 to 0..1 with clamping, in place."""
+        return image.add_(1.0).div_(2.0).clamp_(0.0, 1.0)
+
+    def memory_used_decode(self, shape: tuple[int, ...] | torch.Size, dtype: torch.dtype) -> int:
+        """Bytes of activations that an untiled decode of one item of (B, c, h, w) takes at its peak."""
+        pixels = shape[-1] * shape[-2] * self.upscale_ratio**2
+        return int(untiled_elements_per_pixel(self.loaded.config, "decode") * pixels * dtype.itemsize)
+
+    def memory_used_encode(self, shape: tuple[int, ...] | torch.Size, dtype: torch.dtype) -> int:
+        """Bytes of activations that an untiled encode of one item of (B, C, H, W) takes at its peak."""
+        return int(untiled_elements_per_pixel(self.loaded.config, "encode") * shape[-1] * shape[-2] * dtype.itemsize)
+
+    def get_sd(self) -> dict[str, Tensor]:
+        """The weights under our names (ldm's, diffusers' for tiny models)."""
+        return self.first_stage_model.state_dict()
+
+    def throw_exception_if_invalid(self) -> None:
+        """RuntimeError where no model is loaded."""
+        if getattr(self, "first_stage_model", None) is None:
+            raise RuntimeError("VAE: expected a loaded model, got none: load a VAE file")
+
+    # -- decoding --------------------------------------------------------------------------------------------------
+
+    def decode(
+        self,
+        samples: Tensor,
+        method: str = "exact",
+        memory: int | str | None = None,
+        *,
+        tile_size: int | None = None,
+        overlap: int | None = None,
+        progress: Progress | None = None,
+    ) -> Tensor:
+        """Latents to images.
+
+        Args:    samples: (B, latent_channels, h, w) raw latents, any float dtype and device.
+                 method: "exact", "untiled" or "blend" (approximate).
+                 memory: bytes or text such as "2GiB" for the run above the weights; None for what is free.
+                 tile_size, overlap: of "blend", in pixels; None chooses by memory, 512 and 64 at most.
+                 progress: called with the fraction done, 0..1.
+        Returns: (B, h * f, w * f, C) float32 0..1 on `output_device`.
+        Raises:  InputError for latents this VAE cannot take, MemoryBudgetError where the run does not fit.
+        """
+        check_method(method)
+        z = check_latents(samples, self.latent_channels)
+        f = self.upscale_ratio
+        shape = (z.shape[0], z.shape[2] * f, z.shape[3] * f, self.output_channels)
+
+        def finish(images: Tensor) -> Tensor:
+            return self.process_output(images.float().movedim(1, -1))
+
+        with torch.inference_mode():
+            out = torch.empty(shape, dtype=torch.float32, device=self.output_device)
+            run = self._new_run("decode", memory, progress)
+            if method != "blend":
+                run_untiled(run, z, out, finish, self.memory_used_decode(z.shape, self.vae_dtype))
+                return out
+            run_blend(
+                run,
+                z,
+                out.movedim(-1, 1),
+                scale=(f, 1),
+                tile=None if tile_size is None else _cells(tile_size, f),
+                overlap=_cells(OVERLAP_PIXELS if overlap is None else overlap, f, "overlap"),
+                default_tile=TILE_PIXELS // f,
+                tile_bytes=lambda h, w: self.memory_used_decode((1, 1, h, w), self.vae_dtype),
+            )
+            return self.process_output(out)
+
+    def encode(
+        self,
+        pixels: Tensor,
+        method: str = "exact",
+        memory: int | str | None = None,
+        *,
+        tile_size: int | None = None,
+        overlap: int | None = None,
+        progress: Progress | None = None,
+    ) -> Tensor:
+        """Images to latents: the posterior mean.
+
+        Args:    pixels: (B, H, W, C) 0..1; channels beyond the model's (alpha) are dropped, both sides are cropped
+                 centrally to multiples of the factor.
+                 method, memory, tile_size, overlap, progress: as for `decode`.
+        Returns: (B, latent_channels, H // f, W // f) float32 on `output_device`.
+        Raises:  InputError for images this VAE cannot take, MemoryBudgetError where the run does not fit.
+        """
+        check_method(method)
+        f = self.downscale_ratio
+        x = crop_centre(check_pixels(pixels, self.input_channels, f), f).movedim(-1, 1)  # (B, C, H, W)
+        shape = (x.shape[0], self.latent_channels, x.shape[2] // f, x.shape[3] // f)
+        with torch.inference_mode():
+            out = torch.empty(shape, dtype=torch.float32, device=self.output_device)
+            run = self._new_run("encode", memory, progress)
+            if method != "blend":
+                run_untiled(run, x, out, Tensor.float, self.memory_used_encode(x.shape, self.vae_dtype))
+                return out
+            run_blend(
+                run,
+                x,
+                out,
+                scale=(1, f),
+                tile=None if tile_size is None else f * _cells(tile_size, f),
+                overlap=f * _cells(OVERLAP_PIXELS if overlap is None else overlap, f, "overlap"),
+                default_tile=TILE_PIXELS // f * f,
+                tile_bytes=lambda h, w: self.memory_used_encode((1, 1, h, w), self.vae_dtype),
+            )
+            return out
+
+    def decode_tiled(
+        self,
+        samples: Tensor,
+        tile_x: int | None = None,
+        tile_y: int | None = None,
+        overlap: int | None = None,
+        tile_t: int | None = None,
+        overlap_t: int | None = None,
+    ) -> Tensor:
+        """ComfyUI's tiled decode, approximate ("blend"); tile and overlap in latent cells, the time axis is unused."""
+        f = self.upscale_ratio
+        sides = [f * tile for tile in (tile_x, tile_y) if tile is not None]
+        pixels = None if overlap is None else overlap * f
+        return self.decode(samples, "blend", tile_size=min(sides, default=None), overlap=pixels)
+
+    def encode_tiled(
+        self,
+        pixel_samples: Tensor,
+        tile_x: int | None = None,
+        tile_y: int | None = None,
+        overlap: int | None = None,
+        tile_t: int | None = None,
+        overlap_t: int | None = None,
+    ) -> Tensor:
+        """ComfyUI's tiled encode, approximate ("blend"); tile and overlap in pixels, the time axis is unused."""
+        sides = [tile for tile in (tile_x, tile_y) if tile is not None]
+        return self.encode(pixel_samples, "blend", tile_size=min(sides, default=None), overlap=overlap)
+
+    # -- the model -------------------------------------------------------------------------------------------------
+
+    def _new_run(self, what: str, memory: int | str | None, progress: Progress | None) -> Run:
+        model = self._decode_raw if what == "decode" else self._encode_raw
+
+        def load(memory_required: int) -> None:
+            self.host.load_model(self.first_stage_model, self.device, memory_required)
+
+        limit = None if memory is None else parse_bytes(memory)
+        return Run(what, model, load, self.host, self.device, self.vae_dtype, limit, progress)
+
+    def _decode_raw(self, z: Tensor) -> Tensor:
+        model: Any = self.first_stage_model
+        if isinstance(model, AutoencoderTiny):
+            return model.decode((z - model.shift_factor) * model.scaling_factor)[0]
+        return model.decode(z)
+
+    def _encode_raw(self, x: Tensor) -> Tensor:
+        model: Any = self.first_stage_model
+        x = self.process_input(x)
+        if isinstance(model, AutoencoderTiny):
+            return model.encode(x)[0] / model.scaling_factor + model.shift_factor
+        moments, _ = model.encode(x, unregularized=True)
+        return moments[:, : self.latent_channels]  # the mean; without a log-variance it is all there is
