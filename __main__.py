@@ -7,16 +7,17 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 if TYPE_CHECKING:
     from .model_management.jobs import Outcome, Result
     from .vae_model.vae import VAE
 
 
-def _parser() -> argparse.ArgumentParser:
+def make_parser() -> argparse.ArgumentParser:
+    """The whole command line."""
     parser = argparse.ArgumentParser(
         prog="exact-vae", description="Images to latents and back, in the memory there is."
     )
@@ -44,7 +45,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
-    options = _parser().parse_args(arguments)
+    options = make_parser().parse_args(arguments)
     try:
         if options.command == "info":
             return _info(options)
@@ -149,10 +150,20 @@ def _info(options: argparse.Namespace) -> int:
     if options.json:
         print(json.dumps(facts))
     elif not options.quiet:
-        width = max(map(len, facts))
-        for name, value in facts.items():
+        rows = dict(_flatten(facts))
+        width = max(map(len, rows))
+        for name, value in rows.items():
             print(f"{name:{width}}  {value}")
     return 0
+
+
+def _flatten(facts: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Nested facts as rows: {"a": {"b": 1}} -> ("a.b", 1)."""
+    for name, value in facts.items():
+        if isinstance(value, Mapping):
+            yield from _flatten(cast("Mapping[str, Any]", value), f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
 
 
 if __name__ == "__main__":

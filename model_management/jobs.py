@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import chain, count
 from pathlib import Path
 
 from tqdm import tqdm
@@ -46,19 +47,13 @@ def name_outputs(sources: Sequence[Path], output: Path, suffix: str) -> list[Pat
     if not is_folder:
         require_writable(output)
         return [output]
-    output.mkdir(parents=True, exist_ok=True) if _can_make(output) else None
     require_writable(output / f"name{suffix}")
-    taken: dict[str, int] = {}
-    named: list[Path] = []
+    stems: list[str] = []
     for source in sources:
-        count = taken[source.stem] = taken.get(source.stem, 0) + 1
-        named.append(output / (f"{source.stem}{suffix}" if count == 1 else f"{source.stem}_{count}{suffix}"))
-    return named
-
-
-def _can_make(folder: Path) -> bool:
-    """Whether nothing but a folder stands anywhere on the way to `folder`."""
-    return all(parent.is_dir() for parent in (folder, *folder.parents) if parent.exists())
+        candidates = chain([source.stem], (f"{source.stem}_{number}" for number in count(2)))
+        taken = {stem.casefold() for stem in stems}  # some file systems do not tell cases apart
+        stems.append(next(stem for stem in candidates if stem.casefold() not in taken))
+    return [output / f"{stem}{suffix}" for stem in stems]
 
 
 def run_jobs(sources: Sequence[Path], outputs: Sequence[Path], work: Work, *, what: str, quiet: bool) -> list[Outcome]:

@@ -1,10 +1,17 @@
 """Registers the repository root as the package `exact_vae`, the way the host loads it: by path, off sys.path."""
 
+from __future__ import annotations
+
 import importlib.util
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from exact_vae import VAE
+    from torch import nn
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -27,3 +34,34 @@ def shared() -> Path:
     if not SHARED.is_dir():
         pytest.skip("the folder ../shared with photos and TAEF2 weights is absent")
     return SHARED
+
+
+@pytest.fixture(scope="session")
+def small_model() -> nn.Module:
+    """A random ldm autoencoder: f8, 4 latent channels, 1.3 million parameters."""
+    import torch
+    from exact_vae.vae_model.autoencoder import build_kl
+    from exact_vae.vae_model.config import KLConfig, LevelsConfig
+
+    levels = LevelsConfig(ch=32, widths=(32, 64, 64, 64), num_res_blocks=1)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return build_kl(KLConfig(4, 4, levels, levels, num_groups=8)).eval().requires_grad_(False)
+
+
+@pytest.fixture(scope="session")
+def small_file(small_model: nn.Module, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`small_model` as a safetensors file in ldm layout. Tests that change it change a copy."""
+    from exact_vae.vae_model.save import save
+
+    path = tmp_path_factory.mktemp("weights") / "small.safetensors"
+    save(small_model, path)
+    return path
+
+
+@pytest.fixture
+def small_vae(small_file: Path) -> VAE:
+    """The VAE of `small_file`, on the CPU in float32."""
+    from exact_vae import load_vae
+
+    return load_vae(small_file, device="cpu", dtype="float32")

@@ -26,16 +26,13 @@ def parse_bytes(amount: int | float | str) -> int:
 
 
 def format_bytes(size: int | float) -> str:
-    """Three significant digits in binary units: 512 B, 1.50 KiB, 2.00 GiB."""
-    value = float(size)
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if abs(value) < 1024:
-            return (
-                f"{value:.0f} B"
-                if unit == "B"
-                else f"{value:.3g} {unit}"
-                if abs(value) >= 100
-                else f"{value:.2f} {unit}"
-            )
+    """At least three significant digits in binary units: 512 B, 1.50 KiB, 12.0 MiB, 1023 MiB, 2.00 GiB."""
+    if abs(size) < 1024:
+        return f"{size:.0f} B"
+    value, unit = float(size), "B"
+    for unit in ("KiB", "MiB", "GiB", "TiB"):
         value /= 1024
-    return f"{value:.2f} TiB"
+        if abs(value) < 1024:
+            break
+    digits = 2 if abs(value) < 10 else 1 if abs(value) < 100 else 0
+    return f"{value:.{digits}f} {unit}"

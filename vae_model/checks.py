@@ -39,6 +39,8 @@ def check_pixels(pixels: Tensor, channels: int, factor: int) -> Tensor:
             f"pixels: expected (batch, height, width, {channels}) in 0..1, got {shape}: "
             f"convert the image to {channels} channels"
         )
+    if not pixels.is_floating_point():
+        raise InputError(f"pixels: expected floats in 0..1, got {pixels.dtype}: divide by the largest possible value")
     if min(shape[1:3]) < factor:
         raise InputError(
             f"pixels: expected at least {factor} x {factor}, one latent cell, got {shape[2]} x {shape[1]}: "

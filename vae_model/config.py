@@ -60,8 +60,10 @@ class KLConfig:
                 f"autoencoder: expected equal factors, got {self.encoder.factor} (encoder) and {self.decoder.factor} "
                 "(decoder): these two do not belong together"
             )
+        if min(self.num_groups, self.z_channels, self.embed_dim, self.in_channels, self.out_ch) < 1:
+            raise ValueError(f"autoencoder: expected positive channel and group counts, got {self}: correct them")
         for levels in (self.encoder, self.decoder):
-            if levels and any(width % self.num_groups for width in levels.widths):
+            if levels and any(width % self.num_groups for width in (levels.ch, *levels.widths)):
                 raise ValueError(
                     f"autoencoder: expected widths divisible by {self.num_groups} norm groups, got {levels.widths}: "
                     "give the right norm_num_groups"

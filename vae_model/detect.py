@@ -5,7 +5,7 @@ Nothing is read but names and shapes, so a safetensors header is enough; nothing
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from .errors import VAEFileError
@@ -57,7 +57,11 @@ def detect(weights: Weights) -> Detected:
             found = " and ".join(row.name for row in rows)
             raise VAEFileError(f"{weights.name}: expected the keys of one layout, found {found}: split the file")
         if rows:
-            return _translate(weights, rows[0], prefix, names)
+            detected = _translate(weights, rows[0], prefix, names)
+            other = _name_other_model(detected.unknown)
+            if other:
+                raise VAEFileError(f"{weights.name}: expected an image autoencoder, found {other}: choose a VAE file")
+            return detected
     raise VAEFileError(f"{weights.name}: {_explain_no_match(weights.shapes)}")
 
 
@@ -90,24 +94,36 @@ def _translate(weights: Weights, layout: Layout, prefix: str, names: list[str]) 
     return Detected(weights, layout, prefix, levels, keys, tuple(unknown), scalars)
 
 
+def _name_other_model(names: Collection[str]) -> str | None:
+    """What a file with these keys is, where it is a known kind that cannot be loaded."""
+    return next((what for piece, what in OTHER_MODELS if any(piece in name for name in names)), None)
+
+
 def _explain_no_match(shapes: Shapes) -> str:
     """Name what the file seems to be, the nearest layout, and what it lacks of that."""
+    bare = {name.removeprefix(prefix) for prefix in _present_prefixes(shapes) for name in shapes}
     scored: list[tuple[float, Layout, list[str]]] = []
     for layout in LAYOUTS:
         needed = FAMILIES[layout.family].core_keys(layout.name)
         theirs = [to_theirs(key, layout, 4) or key for key in needed]
-        missing = [key for key in theirs if not any(name.endswith(key) for name in shapes)]
+        missing = [key for key in theirs if key not in bare]
         scored.append((len(missing) / len(theirs), layout, missing))
     _, layout, missing = min(scored, key=lambda row: row[0])
-    guess = next((what for piece, what in OTHER_MODELS if any(piece in name for name in shapes)), None)
-    found = f"found {guess}" if guess else f"found {len(shapes)} other tensors"
+    found = _name_other_model(shapes) or f"{len(shapes)} other tensors"
+    lacks = f", missing {shorten(missing)}" if missing else ""
     return (
-        f"expected an autoencoder, {found}; nearest family: {FAMILIES[layout.family].title} in {layout.name} layout, "
-        f"missing {shorten(missing)}: choose a VAE file"
+        f"expected an autoencoder, found {found}; nearest family: {FAMILIES[layout.family].title} in {layout.name} "
+        f"layout{lacks}: choose a VAE file"
     )
 
 
 def shorten(names: list[str], most: int = 4) -> str:
     """The first few names, sorted, and how many more there are."""
-    listed = ", ".join(sorted(names)[:most])
+    listed = ", ".join(_on_one_line(name) for name in sorted(names)[:most])
     return listed if len(names) <= most else f"{listed} and {len(names) - most} more"
+
+
+def _on_one_line(name: str, most: int = 80) -> str:
+    """A key as an error may show it, whatever characters the file has put into it."""
+    shown = name if name.isprintable() else ascii(name)
+    return shown if len(shown) <= most else f"{shown[:most]}..."

@@ -1,54 +1,88 @@
 """How much memory an untiled run takes, from the configuration alone. Pure arithmetic; no tensor is made.
 
 Counted are the live activations of our modules at the worst moment; a convolution library's own workspace comes on top.
+A plane is one activation. Whoever calls a module holds its input until it returns, so a level's input lives throughout.
 """
 
 from __future__ import annotations
 
-from .config import Config, KLConfig, LevelsConfig
+from collections.abc import Sequence
+
+from .config import Config, KLConfig, LevelsConfig, TinyConfig
+
+_UPSAMPLE = 1 + 4 + 4
+"""Planes of the small size: source, enlarged, convolved."""
+_DOWNSAMPLE = 1 + 1 + 0.25
+"""Source, padded copy, result."""
+_ATTENTION = {"vanilla": 8, "linear": 7, "none": 0}
+"""Input, q, k and v, their contiguous copies, result; linear: input, q, k and v in one, softmax, products, result."""
 
 
-def _block_elements(width_in: int, width_out: int) -> int:
-    """Live channels inside a ResnetBlock at its worst: input, activated copy and result of one of its convolutions."""
-    return max(2 * width_in + width_out, width_in + 2 * width_out)
+def _level_channels(start: int, width: int, blocks: int, attn_type: str = "none", resampling: float = 0) -> float:
+    """Live channels at the worst moment of a level, in planes of the size that its blocks run at.
+
+    A ResnetBlock holds its input, the activated copy and the result of one of its convolutions. The first block's
+    input is the level's own; beside all that follows it the level's input (`start` channels) is held.
+    """
+    first = max(2 * start + width, start + 2 * width)
+    later = start + 3 * width if blocks > 1 else 0
+    attention = start + _ATTENTION[attn_type] * width if _ATTENTION[attn_type] else 0
+    return max(first, later, attention, start + resampling * width)
 
 
-def _decoder_elements(levels: LevelsConfig, out_ch: int) -> float:
-    """Live elements per output pixel at the worst moment of an untiled decode."""
-    worst, width = 0.0, levels.widths[-1]
-    for level in reversed(range(len(levels.widths))):
-        share = 4.0**-level  # of the output's pixels
-        worst = max(worst, share * _block_elements(width, levels.widths[level]), share * 3 * levels.widths[level])
-        width = levels.widths[level]
-        if level:
-            worst = max(worst, share * width * (1 + 4 + 4))  # source, enlarged, convolved
-    return max(worst, 2.0 * width + out_ch)
+def _levels_elements(levels: LevelsConfig, direction: str) -> float:
+    """Live elements per image pixel at the worst moment inside the levels and the middle."""
+    numbers = range(len(levels.widths))
+    order = numbers if direction == "encode" else reversed(numbers)
+    last = numbers[-1] if direction == "encode" else 0
+    resampling = _DOWNSAMPLE if direction == "encode" else _UPSAMPLE
+    blocks = levels.num_res_blocks + (direction == "decode")
+    deepest = levels.widths[-1]
+    worst = _level_channels(deepest, deepest, 2, levels.attn_type) * 4.0 ** -numbers[-1]
+    start = levels.ch if direction == "encode" else deepest
+    for level in order:
+        attn_type = levels.attn_type if level in levels.attn_levels else "none"
+        channels = _level_channels(start, levels.widths[level], blocks, attn_type, 0 if level == last else resampling)
+        worst = max(worst, channels * 4.0**-level)
+        start = levels.widths[level]
+    return worst
 
 
-def _encoder_elements(levels: LevelsConfig) -> float:
-    """Live elements per input pixel at the worst moment of an untiled encode."""
-    worst, width = 0.0, levels.ch
-    for level, level_width in enumerate(levels.widths):
-        share = 4.0**-level
-        worst = max(worst, share * _block_elements(width, level_width), share * 3 * level_width)
-        width = level_width
-        worst = max(worst, share * width * 2.25)  # source, padded copy, result of a quarter
+def _kl_elements(config: KLConfig, direction: str) -> float:
+    levels = config.encoder if direction == "encode" else config.decoder
+    if levels is None:
+        return 0.0
+    worst = _levels_elements(levels, direction)
+    if direction == "encode":
+        return config.in_channels + worst  # the image is held throughout
+    return max(worst, 2.0 * levels.widths[0] + config.out_ch)  # the last norm and convolution
+
+
+def _tiny_elements(config: TinyConfig, direction: str) -> float:
+    encodes = direction == "encode"
+    widths = config.encoder_block_out_channels if encodes else config.decoder_block_out_channels
+    blocks = config.num_encoder_blocks if encodes else config.num_decoder_blocks
+    if not widths:
+        return 0.0
+    shares = [4.0**-stage for stage in range(len(widths))]  # of the image's pixels
+    worst = _tiny_stages(widths, blocks, shares if encodes else shares[::-1])
+    if config.midblock_gn:
+        deepest, count = (widths[-1], blocks[-1]) if encodes else (widths[0], blocks[0])
+        worst = max(worst, 9.0 * deepest * shares[-1] if count else 0.0)  # input, two planes of four times the width
+    return worst + 2 * config.in_channels if encodes else max(worst, float(widths[-1] + config.out_channels))
+
+
+def _tiny_stages(widths: Sequence[int], blocks: Sequence[int], shares: Sequence[float]) -> float:
+    """Blocks hold three planes; between stages the narrower, larger or smaller plane stands beside its source."""
+    worst = 0.0
+    for stage, (width, share) in enumerate(zip(widths, shares, strict=True)):
+        worst = max(worst, 3.0 * width * share if blocks[stage] else width * share)
+        if stage:
+            source = widths[stage - 1] * max(share, shares[stage - 1])  # enlarged before its convolution
+            worst = max(worst, source + width * share, widths[stage - 1] * (share + shares[stage - 1]))
     return worst
 
 
 def untiled_elements_per_pixel(config: Config, direction: str) -> float:
     """Live activation elements per image pixel at the peak of an untiled run; `direction` is "decode" or "encode"."""
-    if isinstance(config, KLConfig):
-        levels = config.decoder if direction == "decode" else config.encoder
-        if levels is None:
-            return 0.0
-        return _decoder_elements(levels, config.out_ch) if direction == "decode" else _encoder_elements(levels)
-    widths = config.decoder_block_out_channels if direction == "decode" else config.encoder_block_out_channels
-    if not widths:
-        return 0.0
-    last = widths[len(widths) - 1]
-    if direction == "encode":
-        return 3.0 * widths[0]
-    inner = widths[-2] if len(widths) > 1 else last
-    blocks_at_full_size = config.num_decoder_blocks[-1] > 0
-    return max(1.25 * inner + last, 3.0 * last if blocks_at_full_size else 0.0)
+    return _kl_elements(config, direction) if isinstance(config, KLConfig) else _tiny_elements(config, direction)

@@ -28,6 +28,8 @@ class Family:
     infer: Callable[[Shapes, Hints], Config]
     """Shapes under our names -> configuration. KeyError or ValueError where they do not describe one."""
     build: Callable[[Any], nn.Module]
+    fixed: Mapping[str, tuple[str, ...]]
+    """Fields of a config.json that no shape tells, and the values for which our modules compute the same."""
 
 
 def _count(shapes: Shapes, template: str) -> int:
@@ -59,7 +61,7 @@ def _norm_groups(hints: Hints, levels: list[LevelsConfig]) -> int:
     """The hinted number of groups, else 32 as everywhere in the field, else the most that divides all widths."""
     if "norm_num_groups" in hints:
         return int(hints["norm_num_groups"])
-    widths = [width for one in levels for width in one.widths]
+    widths = [width for one in levels for width in (one.ch, *one.widths)]
     return next(groups for groups in (32, 16, 8, 4, 2, 1) if all(width % groups == 0 for width in widths))
 
 
@@ -165,6 +167,12 @@ def _tiny_core(layout: str) -> tuple[str, ...]:
 
 
 FAMILIES: dict[str, Family] = {
-    "kl": Family("ldm KL autoencoder", _kl_core, infer_kl, build_kl),
-    "tiny": Family("TAESD tiny autoencoder", _tiny_core, infer_tiny, build_tiny),
+    "kl": Family("ldm KL autoencoder", _kl_core, infer_kl, build_kl, {"act_fn": ("silu", "swish")}),
+    "tiny": Family(
+        "TAESD tiny autoencoder",
+        _tiny_core,
+        infer_tiny,
+        build_tiny,
+        {"act_fn": ("relu",), "upsample_fn": ("nearest",), "upsampling_scaling_factor": ("2",)},
+    ),
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -56,7 +57,18 @@ def inspect_model(
                 f"{name}: expected an encoder and a decoder, found {twice[0]} in both: give each half once"
             )
         shapes |= part.shapes
+    empty = [parts[-1].file_name_of(key) for key, shape in shapes.items() if 0 in shape]
+    if empty:
+        raise VAEFileError(
+            f"{name}: expected numbers in all tensors, found none in {shorten(empty)}: download it again"
+        )
     hints = _hints(parts) | {key: str(value) for key, value in (config or {}).items()}
+    for field, values in FAMILIES[family].fixed.items():
+        if hints.get(field, values[0]) not in values:
+            raise VAEFileError(
+                f"{name}: expected {field} {' or '.join(values)} in its configuration, got {hints[field]}: "
+                "this version has no such network"
+            )
     try:
         model_config = FAMILIES[family].infer(shapes, hints)
     except (KeyError, IndexError, ValueError, ZeroDivisionError) as error:
@@ -74,8 +86,17 @@ def _hints(parts: list[Detected]) -> dict[str, str]:
     for part in parts:
         hints |= part.weights.metadata
         for scalar, key in part.scalars.items():
-            hints[scalar] = str(float(part.weights.read(key)))
+            hints[scalar] = str(_read_scalar(part, scalar, key))
     return hints
+
+
+def _read_scalar(part: Detected, scalar: str, key: str) -> float:
+    """One finite number, not 0 for a scale; VAEFileError else."""
+    if math.prod(part.weights.shapes[key]) == 1 and part.weights.dtypes[key].is_floating_point:
+        value = float(part.weights.read(key))
+        if math.isfinite(value) and (value or scalar != "vae_scale"):
+            return value
+    raise VAEFileError(f"{part.weights.name}: expected one finite number in {scalar}, found another tensor: correct it")
 
 
 def load_model(
@@ -90,8 +111,12 @@ def load_model(
     Memory:  the weights once, memory-mapped where the dtype does not change.
     """
     parts, family, model_config, hints = inspect_model(sources, config)
-    with torch.device("meta"):
-        model = FAMILIES[family].build(model_config)
+    try:
+        with torch.device("meta"):
+            model = FAMILIES[family].build(model_config)
+    except ValueError as error:
+        name, title = " + ".join(part.weights.name for part in parts), FAMILIES[family].title
+        raise VAEFileError(f"{name}: expected a whole {title}, {error}: choose another file") from error
     _check_keys(model, parts, family)
     state = _read_all(parts, dtype)
     model.load_state_dict(state, strict=True, assign=True)

@@ -63,9 +63,11 @@ def run_untiled(run: Run, x: Tensor, out: Tensor, finish: Callable[[Tensor], Ten
     MemoryBudgetError before any work where one item cannot fit: in the user's limit, or in the memory of a CPU, whose
     operating system would end the process instead of refusing.
     """
+    if run.limit is not None and bytes_per_item > run.limit:
+        raise _does_not_fit(run, out, bytes_per_item, run.limit)
     run.load(bytes_per_item)
     budget = run.budget()
-    if bytes_per_item > budget and (run.limit is not None or run.device.type == "cpu"):
+    if bytes_per_item > budget and run.device.type == "cpu":
         raise _does_not_fit(run, out, bytes_per_item, budget)
     chunk = max(1, min(len(x), MAX_CHUNK, budget // max(1, bytes_per_item)))
     start = 0
@@ -114,9 +116,10 @@ def run_blend(
     budget = run.budget()
     while tile is None and side > smallest and tile_bytes(side, side) > budget:
         side = max(smallest, side // 2 // cell * cell)
-    if tile_bytes(min(side, x.shape[2]), min(side, x.shape[3])) > budget and run.limit is not None:
+    needed = tile_bytes(min(side, x.shape[2]), min(side, x.shape[3]))
+    if needed > budget and run.limit is not None:
         raise MemoryBudgetError(
-            f"{run.what} by tiles: expected {format_bytes(tile_bytes(side, side))} for one tile to fit, "
+            f"{run.what} by tiles: expected {format_bytes(needed)} for one tile to fit, "
             f"got {format_bytes(budget)} allowed: allow more memory or make the tiles smaller"
         )
     for index in range(len(x)):

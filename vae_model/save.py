@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 from typing import Any
@@ -57,6 +58,20 @@ def save(
     written = {key: t.detach().to("cpu", dtype or t.dtype).contiguous() for key, t in tensors.items()}
     with atomic_path(target) as temporary:
         save_file(written, temporary, metadata={"format": "pt"} | _unseen_settings(model))
+        _sort_metadata(temporary)
+
+
+def _sort_metadata(path: Path) -> None:
+    """Put the header's metadata in order, in place: safetensors writes it in a random one, and equal models should make
+    equal files. Nothing else in the header moves."""
+    with path.open("r+b") as file:
+        length = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(length))
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+        text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+        if len(text) <= length:
+            file.seek(8)
+            file.write(text.ljust(length))
 
 
 def _unseen_settings(model: nn.Module) -> dict[str, str]:

@@ -24,6 +24,8 @@ SAFETENSORS_SUFFIXES = (".safetensors", ".sft")
 _DIFFUSERS_FILES = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.fp16.safetensors")
 _MAX_UNPACKED_RATIO = 20
 """A weight archive that unpacks to more than this many times its size is no weight archive."""
+_MAX_WRAPPINGS = 8
+"""How many times a checkpoint may hold its weights one level further down, under "state_dict"."""
 
 
 @dataclass(frozen=True)
@@ -66,8 +68,12 @@ def open_weights(source: str | os.PathLike[str] | Mapping[str, Any]) -> Weights:
 
 
 def _read_head(path: Path) -> bytes:
-    with path.open("rb") as file:
-        head = file.read(512)
+    try:
+        with path.open("rb") as file:
+            head = file.read(512)
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+        raise VAEFileError(f"{path}: expected a readable file, got {reason}: check its permissions") from error
     if not head:
         raise VAEFileError(f"{path}: expected weights, found an empty file: download it again")
     text = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
@@ -86,7 +92,7 @@ def _read_config(path: Path) -> dict[str, str]:
     """The fields of a diffusers config.json beside the weights that names an autoencoder, else nothing."""
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     if not isinstance(config, dict) or "latent_channels" not in config:
         return {}
@@ -123,11 +129,9 @@ def _explain_safetensors(path: Path, error: Exception) -> str:
     with path.open("rb") as file:
         header_bytes = int.from_bytes(file.read(8), "little")
         try:
-            header = json.loads(file.read(header_bytes)) if header_bytes < min(size, 100_000_000) else None
-            ends = (
-                [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"] if header else []
-            )
-        except (ValueError, TypeError, KeyError, IndexError, AttributeError):
+            header = json.loads(file.read(header_bytes)) if header_bytes < min(size, 100_000_000) else {}
+            ends = [int(entry["data_offsets"][1]) for name, entry in header.items() if name != "__metadata__"]
+        except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError):
             ends = []
     needed = 8 + header_bytes + max(ends, default=0)
     if ends and needed > size:
@@ -140,11 +144,9 @@ def _first_line(error: Exception) -> str:
 
 
 def _unpickle(path: Path, head: bytes) -> Mapping[str, Any]:
-    is_zip = head.startswith(b"PK")
-    if is_zip:
-        _check_archive(path)
+    mappable = head.startswith(b"PK") and _check_archive(path)
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=mappable)
     except Exception as error:  # the unpickler meets arbitrary bytes, so any exception type may come out of it
         if isinstance(error, MemoryError):
             raise
@@ -153,8 +155,6 @@ def _unpickle(path: Path, head: bytes) -> Mapping[str, Any]:
         raise VAEFileError(
             f"{path}: expected a pickle of tensors, found {found}: get the .safetensors version or download it again"
         ) from error
-    while isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
-        content = content["state_dict"]
     if not isinstance(content, Mapping):
         raise VAEFileError(
             f"{path}: expected a state dict, found {type(content).__name__}: choose a checkpoint of weights"
@@ -162,25 +162,36 @@ def _unpickle(path: Path, head: bytes) -> Mapping[str, Any]:
     return cast(Mapping[str, Any], content)
 
 
-def _check_archive(path: Path) -> None:
-    """Refuse archives that would unpack to far more than they are: torch stores its archives uncompressed."""
+def _check_archive(path: Path) -> bool:
+    """Refuse archives that would unpack to far more than they are.
+
+    Returns: whether nothing in it is compressed, as torch writes it. Only then are its bytes the tensors' bytes.
+    """
     try:
         with zipfile.ZipFile(path) as archive:
-            unpacked = sum(entry.file_size for entry in archive.infolist())
+            entries = archive.infolist()
     except (zipfile.BadZipFile, NotImplementedError, OSError) as error:
         raise VAEFileError(f"{path}: expected a torch archive, found a damaged one: download it again") from error
+    unpacked = sum(entry.file_size for entry in entries)
     if unpacked > _MAX_UNPACKED_RATIO * path.stat().st_size:
         raise VAEFileError(
             f"{path}: expected at most {_MAX_UNPACKED_RATIO} times its size when unpacked, found {unpacked} bytes: "
             "this is no weight file, do not use it"
         )
+    return all(entry.compress_type == zipfile.ZIP_STORED for entry in entries)
 
 
 def _from_mapping(name: str, content: Mapping[str, Any], metadata: dict[str, str]) -> Weights:
-    while isinstance(content.get("state_dict"), Mapping):
-        content = content["state_dict"]
+    for _ in range(_MAX_WRAPPINGS):  # not until it ends: a pickle can hold itself
+        content = content["state_dict"] if isinstance(content.get("state_dict"), Mapping) else content
     tensors = {str(key): value for key, value in content.items() if isinstance(value, Tensor)}
     if not tensors:
         raise VAEFileError(f"{name}: expected named tensors, found none: choose a checkpoint of weights")
+    # A pickle may also claim a huge tensor over a few stored bytes, every one of its numbers the same.
+    odd = [key for key, t in tensors.items() if t.layout != torch.strided or t.nbytes > t.untyped_storage().nbytes()]
+    if odd:
+        raise VAEFileError(
+            f"{name}: expected dense tensors, found {odd[0]!r} sparse or expanded: choose a checkpoint of weights"
+        )
     shapes = {key: tuple(tensor.shape) for key, tensor in tensors.items()}
     return Weights(name, shapes, {key: t.dtype for key, t in tensors.items()}, tensors.__getitem__, metadata)

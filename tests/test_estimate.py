@@ -1,0 +1,123 @@
+"""The estimate of an untiled run against what a meter of live tensors sees, for many configurations and sizes."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from exact_vae.model_management.host import LocalHost
+from exact_vae.model_management.meter import LiveTensorMeter
+from exact_vae.vae_model.config import SMALL, Config, KLConfig, LevelsConfig, TinyConfig
+from exact_vae.vae_model.estimate import untiled_elements_per_pixel
+from exact_vae.vae_model.families import FAMILIES
+from exact_vae.vae_model.load import LoadedModel
+from exact_vae.vae_model.vae import VAE
+
+CPU = torch.device("cpu")
+# Below 0.85 a run that was promised to fit could fail; above 1.35 a run that fits would be refused. Not counted are the
+# finished image (3 numbers per pixel) and small planes; counted too much are copies that attention may not need.
+LOWEST, HIGHEST = 0.85, 1.35
+
+
+def kl(
+    *widths: int, blocks: int = 1, ch: int | None = None, attn: tuple[int, ...] = (), kind: str = "vanilla"
+) -> Config:
+    levels = LevelsConfig(ch or widths[0], widths, blocks, attn, kind)
+    return KLConfig(4, 4, levels, levels, num_groups=8)
+
+
+def tiny(*widths: int, blocks: tuple[int, ...], gn: bool = False) -> Config:
+    return TinyConfig(
+        latent_channels=8,
+        encoder_block_out_channels=widths,
+        decoder_block_out_channels=widths[::-1],
+        num_encoder_blocks=blocks,
+        num_decoder_blocks=blocks[::-1],
+        midblock_gn=gn,
+    )
+
+
+CONFIGS: dict[str, Config] = {
+    "two levels": kl(32, 64),
+    "three levels": kl(16, 64, 128),
+    "four levels": kl(32, 64, 64, 64),
+    "equal widths": kl(32, 32, 32),
+    "two blocks": kl(32, 64, 64, blocks=2),
+    "three blocks": kl(16, 16, 32, 64, blocks=3),
+    "half of SD": kl(64, 128, 256, 256, blocks=2),
+    "wide start": kl(32, 32, 64, ch=64),
+    "attention below": kl(32, 64, 64, attn=(2,)),
+    "attention at full size": kl(32, 64, attn=(0,)),
+    "linear attention": kl(32, 64, attn=(0, 1), kind="linear"),
+    "no attention": kl(32, 64, kind="none"),
+    "bundled": SMALL,
+    "TAESD": TinyConfig(),
+    "tiny, two stages": tiny(32, 32, blocks=(1, 1)),
+    "tiny, widening": tiny(32, 64, 96, 128, blocks=(1, 3, 3, 3), gn=True),
+    "tiny, wide norm branch": tiny(32, 128, blocks=(1, 2), gn=True),
+    "tiny, nothing at full size": tiny(64, 64, 64, blocks=(0, 2, 2)),
+}
+
+
+def make_vae(config: Config, dtype: torch.dtype = torch.float32) -> VAE:
+    family = "kl" if isinstance(config, KLConfig) else "tiny"
+    model = FAMILIES[family].build(config).eval().to(dtype).requires_grad_(False)
+    loaded = LoadedModel(model, config, family, ("ldm",), "", {}, dtype)
+    return VAE(loaded, LocalHost(), device=CPU, dtype=dtype, output_device=CPU)
+
+
+def measure(run: Callable[[], object]) -> int:
+    with LiveTensorMeter() as meter:
+        run()
+    return meter.peak_bytes
+
+
+def assert_close_enough(predicted: int, measured: int) -> None:
+    assert LOWEST <= predicted / measured <= HIGHEST, f"predicted {predicted}, measured {measured}"
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("size", [(16, 16), (24, 40)])
+def test_float32(name: str, size: tuple[int, int]) -> None:
+    config = CONFIGS[name]
+    vae, f = make_vae(config), config.factor
+    z = torch.randn(1, config.latent_channels, size[0] // f, size[1] // f)
+    x = torch.rand(1, *size, 3)
+    assert_close_enough(vae.memory_used_decode(z.shape, z.dtype), measure(lambda: vae.decode(z, "untiled")))
+    assert_close_enough(vae.memory_used_encode((1, 3, *size), x.dtype), measure(lambda: vae.encode(x, "untiled")))
+
+
+@pytest.mark.parametrize("name", ["four levels", "half of SD", "TAESD"])
+def test_bfloat16(name: str) -> None:
+    config = CONFIGS[name]
+    vae, f = make_vae(config, torch.bfloat16), config.factor
+    z, x = torch.randn(1, config.latent_channels, 16 // f, 24 // f), torch.rand(1, 16, 24, 3)
+    assert_close_enough(vae.memory_used_decode(z.shape, torch.bfloat16), measure(lambda: vae.decode(z)))
+    assert_close_enough(vae.memory_used_encode((1, 3, 16, 24), torch.bfloat16), measure(lambda: vae.encode(x)))
+
+
+def test_it_counts_one_item_and_grows_with_the_pixels_and_the_width_of_numbers() -> None:
+    vae = make_vae(CONFIGS["four levels"])
+    one = vae.memory_used_decode((1, 4, 8, 8), torch.float32)
+    assert vae.memory_used_decode((5, 4, 8, 8), torch.float32) == one
+    assert vae.memory_used_decode((1, 4, 16, 24), torch.float32) == 6 * one
+    assert vae.memory_used_decode((1, 4, 8, 8), torch.bfloat16) == one // 2
+    one = vae.memory_used_encode((1, 3, 64, 64), torch.float32)
+    assert vae.memory_used_encode((5, 3, 64, 64), torch.float32) == one
+    assert vae.memory_used_encode((1, 3, 128, 192), torch.float32) == 6 * one
+    assert vae.memory_used_encode((1, 3, 64, 64), torch.float16) == one // 2
+
+
+def test_the_field_s_own_sizes() -> None:
+    """By hand. SD decodes worst in its last upsampling: nine small planes of 256 beside the level's input of 512."""
+    sd = LevelsConfig(128, (128, 256, 512, 512), 2)
+    config = KLConfig(4, 4, sd, sd)
+    assert untiled_elements_per_pixel(config, "decode") == (9 * 256 + 512) / 4
+    assert untiled_elements_per_pixel(config, "encode") == 3 + 4 * 128
+    assert untiled_elements_per_pixel(TinyConfig(), "decode") == 3 * 64
+
+
+def test_an_absent_half_takes_nothing() -> None:
+    levels = LevelsConfig(32, (32, 64), 1)
+    assert untiled_elements_per_pixel(KLConfig(4, 4, levels, None, num_groups=8), "decode") == 0
+    assert untiled_elements_per_pixel(KLConfig(4, 4, None, levels, num_groups=8), "encode") == 0
+    assert untiled_elements_per_pixel(TinyConfig(encoder_block_out_channels=None), "encode") == 0
