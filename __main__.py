@@ -27,7 +27,9 @@ def make_parser() -> argparse.ArgumentParser:
     common.add_argument("--quiet", action="store_true", help="no progress bar, nothing but errors")
     running = argparse.ArgumentParser(add_help=False, parents=[common])
     running.add_argument("-o", "--output", type=Path, required=True, help="a file, or a folder for several inputs")
-    running.add_argument("--vae", nargs="+", default=["bundled"], metavar="FILE", help="a VAE file or its two halves")
+    running.add_argument(
+        "--vae", action="append", metavar="FILE", help="a VAE file; give the option twice for two halves"
+    )
     running.add_argument("--method", default="exact", help="exact (default), untiled, or blend (approximate)")
     running.add_argument("--memory", default=None, metavar="AMOUNT", help="limit above the weights, such as 2GiB")
     running.add_argument("--dtype", default="auto", help="auto, float32, bfloat16 or float16")
@@ -65,15 +67,19 @@ def _convert(options: argparse.Namespace) -> int:
     from .vae_model.bytesize import parse_bytes
     from .vae_model.checks import check_method
     from .vae_model.files.images import require_image_suffix
+    from .vae_model.files.latents import require_latent_suffix
 
     check_method(options.method)
     if options.memory is not None:
         parse_bytes(options.memory)
     suffix = ".safetensors" if options.command == "encode" else f".{options.format.lower().lstrip('.')}"
+    require_suffix = require_latent_suffix if options.command == "encode" else require_image_suffix
+    require_suffix(f"name{suffix}")
+    if options.output.suffix and not options.output.is_dir():
+        require_suffix(options.output)
     outputs = name_outputs(options.inputs, options.output, suffix)
-    if options.command == "decode":
-        require_image_suffix(outputs[0])
-    vae = load_vae(options.vae if len(options.vae) > 1 else options.vae[0], dtype=options.dtype, device=options.device)
+    files = options.vae or ["bundled"]
+    vae = load_vae(files if len(files) > 1 else files[0], dtype=options.dtype, device=options.device)
     work = _encode_file if options.command == "encode" else _decode_file
 
     def run_one(source: Path, target: Path, progress: Callable[[float], None]) -> Result:

@@ -9,7 +9,7 @@ from dataclasses import asdict
 from ..vae_model.bytesize import format_bytes
 from ..vae_model.estimate import untiled_elements_per_pixel
 from ..vae_model.families import FAMILIES
-from ..vae_model.load import inspect_model
+from ..vae_model.load import build_empty, inspect_model
 from .loader import BUNDLED, BUNDLED_FILE
 
 
@@ -17,6 +17,7 @@ def describe_vae(paths: Sequence[str]) -> dict[str, object]:
     """Facts of one VAE (one file or its two halves), in reading order; VAEFileError where it is none."""
     sources = [str(BUNDLED_FILE) if path == BUNDLED else path for path in paths]
     parts, family, config, _hints = inspect_model(sources)
+    build_empty(parts, family, config)
     shapes = {key: shape for part in parts for key, shape in part.shapes.items()}
     dtypes = {part.weights.dtypes[key] for part in parts for key in part.keys.values()}
     halves = [half for half in ("encoder", "decoder") if any(key.startswith(f"{half}.") for key in shapes)]

@@ -57,6 +57,12 @@ def fit_overlap(tile_size: int, overlap: int) -> int:
     return min(overlap, tile_size // 4)
 
 
+def fit_frames(size: int, overlap: int) -> tuple[int, int]:
+    """Frames at a time, at least 2, and frames shared, 1 to half of that."""
+    size = max(2, size)
+    return size, max(1, min(size // 2, overlap))
+
+
 class VAEDecodeTiled:
     """samples, vae, tile_size, overlap -> IMAGE, approximate."""
 
@@ -86,9 +92,13 @@ class VAEDecodeTiled:
         temporal_overlap: int = 8,
     ) -> tuple[Any]:
         """Decode by tiles; the temporal inputs are for video VAEs of the host."""
-        f = vae.spacial_compression_decode()
+        f, t = vae.spacial_compression_decode(), vae.temporal_compression_decode()
         side, shared = tile_size // f, fit_overlap(tile_size, overlap) // f
-        return (flatten_frames(vae.decode_tiled(take_samples(samples), tile_x=side, tile_y=side, overlap=shared)),)
+        frames, shared_frames = (None, None) if t is None else fit_frames(temporal_size // t, temporal_overlap // t)
+        images = vae.decode_tiled(
+            take_samples(samples), tile_x=side, tile_y=side, overlap=shared, tile_t=frames, overlap_t=shared_frames
+        )
+        return (flatten_frames(images),)
 
 
 class VAEEncodeTiled:
@@ -118,5 +128,12 @@ class VAEEncodeTiled:
         temporal_overlap: int = 8,
     ) -> tuple[dict[str, Any]]:
         """Encode by tiles; the temporal inputs are for video VAEs of the host."""
-        shared = fit_overlap(tile_size, overlap)
-        return ({"samples": vae.encode_tiled(pixels[..., :3], tile_x=tile_size, tile_y=tile_size, overlap=shared)},)
+        latent = vae.encode_tiled(
+            pixels[..., :3],
+            tile_x=tile_size,
+            tile_y=tile_size,
+            overlap=fit_overlap(tile_size, overlap),
+            tile_t=temporal_size,
+            overlap_t=temporal_overlap,
+        )
+        return ({"samples": latent},)

@@ -47,6 +47,7 @@ OTHERS: dict[str, tuple[list[str], str]] = {
     "SD3 of diffusers": (["transformer_blocks.0.attn.to_q.weight"], "a diffusion model"),
     "CLIP": (["text_model.embeddings.position_embedding.weight"], "a text encoder"),
     "Wan": (["decoder.middle.0.residual.0.gamma", "encoder.conv1.weight"], "a Wan or Qwen-Image autoencoder"),
+    "SVD": (["decoder.mid_block.resnets.0.spatial_res_block.norm1.weight"], "a temporal (video) decoder"),
     "video": (["decoder.conv_in.conv.weight"], "a video autoencoder"),
     "TAEHV": (["decoder.22.bias", "decoder.1.weight"], "a tiny video autoencoder (TAEHV)"),
     "Stable Cascade": (["vquantizer.codebook.weight"], "a Stable Cascade stage A autoencoder"),

@@ -15,6 +15,7 @@ from exact_vae.vae_model.files.latents import write_latent
 from exact_vae.vae_model.layouts import LAYOUTS
 from exact_vae.vae_model.tiny import AutoencoderTiny
 from PIL import Image
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 
@@ -79,6 +80,46 @@ def test_an_image_format_that_cannot_be_written(tmp_path: Path, refused: Any, ou
     text = refused("decode", tmp_path / "z.latent", "-o", tmp_path / output)
     assert text.startswith("exact-vae: image: expected a file name ending in .png, ")
     assert ".gif': change the suffix" in refused("decode", tmp_path / "z.latent", "-o", tmp_path, "--format", "gif")
+
+
+def test_an_image_format_is_checked_before_the_folder_is_made(tmp_path: Path, refused: Any) -> None:
+    write_latent(torch.zeros(1, 4, 2, 2), tmp_path / "z.latent")
+    refused("decode", tmp_path / "z.latent", "-o", tmp_path / "new", "--format", "gif")
+    assert not (tmp_path / "new").exists()
+
+
+def test_latents_are_not_written_over_pictures(tmp_path: Path, picture: Path, refused: Any) -> None:
+    before = picture.read_bytes()
+    text = refused("encode", picture, "-o", picture)
+    assert text == (
+        f"exact-vae: latent: expected a file name ending in .safetensors or .latent, got {str(picture)!r}: "
+        "change the ending"
+    )
+    assert picture.read_bytes() == before
+
+
+def test_two_halves_and_inputs_behind_them(tmp_path: Path, picture: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    torch.manual_seed(0)
+    tiny = AutoencoderTiny(
+        encoder_block_out_channels=(8, 8),
+        decoder_block_out_channels=(8, 8),
+        num_encoder_blocks=(1, 1),
+        num_decoder_blocks=(1, 1),
+    )
+    halves = [tmp_path / "encoder.safetensors", tmp_path / "decoder.safetensors"]
+    for half in halves:
+        save(tiny, half, layout=f"taesd-{half.stem}")
+    output = tmp_path / "z.safetensors"
+    arguments = ["encode", "--vae", halves[0], "--vae", halves[1], picture, "-o", output, "--quiet", "--device", "cpu"]
+    assert main([str(argument) for argument in arguments]) == 0
+    assert output.is_file()
+
+
+def test_info_refuses_what_cannot_be_loaded(tmp_path: Path, small_file: Path, refused: Any) -> None:
+    state = load_file(small_file)
+    del state["decoder.mid.block_2.conv2.weight"]
+    save_file(state, tmp_path / "less.safetensors")
+    assert "missing decoder.mid.block_2.conv2.weight" in refused("info", tmp_path / "less.safetensors")
 
 
 def test_a_vae_that_is_not_there(tmp_path: Path, picture: Path, refused: Any) -> None:

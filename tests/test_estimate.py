@@ -108,11 +108,11 @@ def test_it_counts_one_item_and_grows_with_the_pixels_and_the_width_of_numbers()
 
 
 def test_the_field_s_own_sizes() -> None:
-    """By hand. SD decodes worst in its last upsampling: nine small planes of 256 beside the level's input of 512."""
+    """By hand. SD decodes worst in the first block of full size: two planes of 256 channels and one of 128."""
     sd = LevelsConfig(128, (128, 256, 512, 512), 2)
     config = KLConfig(4, 4, sd, sd)
-    assert untiled_elements_per_pixel(config, "decode") == (9 * 256 + 512) / 4
-    assert untiled_elements_per_pixel(config, "encode") == 3 + 4 * 128
+    assert untiled_elements_per_pixel(config, "decode") == 2 * 256 + 128
+    assert untiled_elements_per_pixel(config, "encode") == 3 + 3 * 128
     assert untiled_elements_per_pixel(TinyConfig(), "decode") == 3 * 64
 
 

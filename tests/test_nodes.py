@@ -125,12 +125,14 @@ class HostVAE:
         self, samples: Tensor, tile_x=None, tile_y=None, overlap=None, tile_t=None, overlap_t=None
     ) -> Tensor:
         self.calls.append({"samples": samples, "tile_x": tile_x, "tile_y": tile_y, "overlap": overlap})
+        self.times = (tile_t, overlap_t)
         return self._images()
 
     def encode_tiled(
         self, pixel_samples: Tensor, tile_x=None, tile_y=None, overlap=None, tile_t=None, overlap_t=None
     ) -> Tensor:
         self.calls.append({"pixels": pixel_samples, "tile_x": tile_x, "tile_y": tile_y, "overlap": overlap})
+        self.times = (tile_t, overlap_t)
         return torch.zeros(1, 16, 4, 4)
 
     def spacial_compression_decode(self) -> int:
@@ -145,6 +147,21 @@ class HostVAE:
     def _images(self) -> Tensor:
         shape = (2, self.frames, 8, 8, 3) if self.frames else (2, 8, 8, 3)
         return torch.arange(torch.Size(shape).numel()).float().reshape(shape)
+
+
+@pytest.mark.parametrize(
+    ("size", "overlap", "expected"), [(64, 8, (16, 2)), (8, 4, (2, 1)), (16, 64, (4, 2)), (8, 8, (2, 1))]
+)
+def test_frames_reach_a_host_s_video_vae_in_latent_frames(size: int, overlap: int, expected: tuple[int, int]) -> None:
+    """decode_tiled counts latent frames (four to one), at least two and one shared; encode_tiled counts frames."""
+    host = HostVAE(frames=3)
+    node("ExactVAEDecodeTiled").decode(SAMPLES, host, 512, 64, size, overlap)
+    assert host.times == expected
+    node("ExactVAEEncodeTiled").encode(PIXELS, host, 512, 64, size, overlap)
+    assert host.times == (size, overlap)
+    image_host = HostVAE()
+    node("ExactVAEDecodeTiled").decode(SAMPLES, image_host, 512, 64, size, overlap)
+    assert image_host.times == (None, None)
 
 
 SAMPLES = {"samples": torch.zeros(1, 4, 2, 2)}

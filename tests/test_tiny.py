@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 import torch
+from exact_vae.vae_model.config import TinyConfig
 from exact_vae.vae_model.tiny import (
     AutoencoderTiny,
     AutoencoderTinyBlock,
@@ -222,3 +223,8 @@ def test_half_a_model_says_what_is_missing(half: str) -> None:
     assert {key.split(".")[0] for key in model.state_dict()} == {half}
     with pytest.raises(RuntimeError, match=f"expected a model with {missing}, got half a model"):
         model.decode(randn(1, 5, 2, 2)) if missing == "decoder" else model.encode(randn(1, 3, 8, 8))
+
+
+def test_halves_of_different_factors_do_not_belong_together() -> None:
+    with pytest.raises(ValueError, match=r"expected as many stages in encoder and decoder, got \[2, 3\]"):
+        TinyConfig(encoder_block_out_channels=(8, 8), decoder_block_out_channels=(8, 8, 8))

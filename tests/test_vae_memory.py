@@ -194,6 +194,22 @@ def test_blended_tiles_that_run_out_of_memory_get_smaller_and_cover_all(
     assert {shape[-1] for shape in seen} == {12, 8}
 
 
+def test_progress_does_not_go_back_when_tiles_get_smaller(vae: VAE, monkeypatch: pytest.MonkeyPatch) -> None:
+    failed: list[bool] = []
+
+    def fails_late(x: Tensor) -> bool:
+        late = x.shape[-1] == 16 and len(seen) == 3 and not failed
+        failed.extend([True] * late)
+        return late
+
+    seen = watch(vae, monkeypatch, fails=fails_late)
+    told: list[float] = []
+    vae.decode(latents(1, 40, 40), "blend", tile_size=128, progress=told.append)
+    assert failed
+    assert told == sorted(told)
+    assert told[-1] == 1.0
+
+
 def test_a_tile_beyond_the_limit_is_refused_before_any_work(vae: VAE, monkeypatch: pytest.MonkeyPatch) -> None:
     seen = watch(vae, monkeypatch)
     needed = vae.memory_used_decode((1, 4, 8, 4), torch.float32)

@@ -29,10 +29,7 @@ def format_bytes(size: int | float) -> str:
     """At least three significant digits in binary units: 512 B, 1.50 KiB, 12.0 MiB, 1023 MiB, 2.00 GiB."""
     if abs(size) < 1024:
         return f"{size:.0f} B"
-    value, unit = float(size), "B"
-    for unit in ("KiB", "MiB", "GiB", "TiB"):
-        value /= 1024
-        if abs(value) < 1024:
-            break
+    power = next((power for power in (1, 2, 3) if abs(size) < 1024 ** (power + 1)), 4)
+    value = size / 1024**power
     digits = 2 if abs(value) < 10 else 1 if abs(value) < 100 else 0
-    return f"{value:.{digits}f} {unit}"
+    return f"{value:.{digits}f} {('KiB', 'MiB', 'GiB', 'TiB')[power - 1]}"

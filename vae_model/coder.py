@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import inspect
 import logging
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -27,14 +27,14 @@ def _warn_unknown(owner: str, ignored: dict[str, Any]) -> None:
         logger.warning("%s: ignoring unknown options %s", owner, ", ".join(sorted(ignored)))
 
 
-def _call_with_known(layer: nn.Module, arguments: tuple[Any, ...], options: dict[str, Any]) -> Tensor:
+def _call_with_known(layer: nn.Module, h: Tensor, options: dict[str, Any]) -> Tensor:
     """Call a layer with those of `options` that its forward accepts."""
     if options:
         parameters = inspect.signature(layer.forward).parameters.values()
         if not any(p.kind is p.VAR_KEYWORD for p in parameters):
             names = {p.name for p in parameters}
             options = {name: value for name, value in options.items() if name in names}
-    return layer(*arguments, **options)
+    return layer(h, **options)
 
 
 class Level(nn.Module):
@@ -45,15 +45,13 @@ class Level(nn.Module):
         self.block = nn.ModuleList()
         self.attn = nn.ModuleList()
 
-    def forward(self, h: Tensor, **options: Any) -> Tensor:
+    def layers(self) -> Iterator[nn.Module]:
+        """What runs, in order."""
         for i, block in enumerate(self.block):
-            h = _call_with_known(block, (h,), options)
+            yield block
             if len(self.attn) > 0:
-                h = _call_with_known(self.attn[i], (h,), options)
-        for name in ("downsample", "upsample"):
-            if hasattr(self, name):
-                h = getattr(self, name)(h)
-        return h
+                yield self.attn[i]
+        yield from (getattr(self, name) for name in ("downsample", "upsample") if hasattr(self, name))
 
 
 class Middle(nn.Module):
@@ -63,10 +61,17 @@ class Middle(nn.Module):
         super().__init__()
         self.block_1, self.attn_1, self.block_2 = block_1, attn_1, block_2
 
-    def forward(self, h: Tensor, **options: Any) -> Tensor:
-        for layer in (self.block_1, self.attn_1, self.block_2):
-            h = _call_with_known(layer, (h,), options)
-        return h
+    def layers(self) -> Iterator[nn.Module]:
+        """What runs, in order."""
+        yield from (self.block_1, self.attn_1, self.block_2)
+
+
+def _run(parts: Iterable[nn.Module], h: Tensor, options: dict[str, Any]) -> Tensor:
+    """Layer after layer of levels and middles, from one frame, so that no earlier activation is held by a caller."""
+    for part in parts:
+        for layer in cast(Level | Middle, part).layers():
+            h = _call_with_known(layer, h, options)
+    return h
 
 
 class Encoder(nn.Module):
@@ -131,10 +136,7 @@ class Encoder(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x: (B, in_channels, H, W) in -1..1. No earlier activation is kept while later ones are computed."""
-        h = self.conv_in(x)
-        for level in self.down:
-            h = level(h)
-        h = self.mid(h)
+        h = _run([*self.down, self.mid], self.conv_in(x), {})
         return self.conv_out(activate_fresh(self.norm_out(h)))
 
 
@@ -224,11 +226,8 @@ class Decoder(nn.Module):
     def forward(self, z: Tensor, **kwargs: Any) -> Tensor:
         """Keyword arguments reach every block, attention and conv_out that accepts them by name."""
         self.last_z_shape = z.shape
-        h = self.conv_in(z)
-        h = self.mid(h, **kwargs)
-        for level in reversed(self.up):
-            h = level(h, **kwargs)
+        h = _run([self.mid, *reversed(self.up)], self.conv_in(z), kwargs)
         if self.give_pre_end:
             return h
-        h = _call_with_known(self.conv_out, (activate_fresh(self.norm_out(h)),), kwargs)
+        h = _call_with_known(self.conv_out, activate_fresh(self.norm_out(h)), kwargs)
         return torch.tanh(h) if self.tanh_out else h

@@ -123,6 +123,12 @@ class TinyConfig:
     def __post_init__(self) -> None:
         if self.encoder_block_out_channels is None and self.decoder_block_out_channels is None:
             raise ValueError("tiny autoencoder: expected an encoder or a decoder, got neither: configure at least one")
+        stages = {len(w) for w in (self.encoder_block_out_channels, self.decoder_block_out_channels) if w is not None}
+        if len(stages) > 1:
+            raise ValueError(
+                f"tiny autoencoder: expected as many stages in encoder and decoder, got {sorted(stages)}: "
+                "these two do not belong together"
+            )
 
     @property
     def factor(self) -> int:

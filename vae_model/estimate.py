@@ -1,7 +1,7 @@
 """How much memory an untiled run takes, from the configuration alone. Pure arithmetic; no tensor is made.
 
 Counted are the live activations of our modules at the worst moment; a convolution library's own workspace comes on top.
-A plane is one activation. Whoever calls a module holds its input until it returns, so a level's input lives throughout.
+A plane is one activation. Whoever calls a layer holds its input until it returns.
 """
 
 from __future__ import annotations
@@ -21,13 +21,12 @@ _ATTENTION = {"vanilla": 8, "linear": 7, "none": 0}
 def _level_channels(start: int, width: int, blocks: int, attn_type: str = "none", resampling: float = 0) -> float:
     """Live channels at the worst moment of a level, in planes of the size that its blocks run at.
 
-    A ResnetBlock holds its input, the activated copy and the result of one of its convolutions. The first block's
-    input is the level's own; beside all that follows it the level's input (`start` channels) is held.
+    A ResnetBlock holds its input, the activated copy and the result of one of its convolutions; the first block's
+    input has `start` channels.
     """
     first = max(2 * start + width, start + 2 * width)
-    later = start + 3 * width if blocks > 1 else 0
-    attention = start + _ATTENTION[attn_type] * width if _ATTENTION[attn_type] else 0
-    return max(first, later, attention, start + resampling * width)
+    later = 3 * width if blocks > 1 else 0
+    return max(first, later, _ATTENTION[attn_type] * width, resampling * width)
 
 
 def _levels_elements(levels: LevelsConfig, direction: str) -> float:

@@ -156,6 +156,7 @@ SCALARS = ("vae_scale", "vae_shift")
 OTHER_MODELS: tuple[tuple[str, str], ...] = (
     ("bn.running_mean", "a Flux.2 autoencoder, which this version cannot load yet"),
     ("decoder.mid.block_1.mix_factor", "a temporal (video) decoder"),
+    (".spatial_res_block.", "a temporal (video) decoder"),
     ("decoder.conv_in.conv.weight", "a video autoencoder"),
     ("decoder.middle.0.residual.0.gamma", "a Wan or Qwen-Image autoencoder"),
     ("decoder.22.bias", "a tiny video autoencoder (TAEHV)"),

@@ -111,19 +111,27 @@ def load_model(
     Memory:  the weights once, memory-mapped where the dtype does not change.
     """
     parts, family, model_config, hints = inspect_model(sources, config)
-    try:
-        with torch.device("meta"):
-            model = FAMILIES[family].build(model_config)
-    except ValueError as error:
-        name, title = " + ".join(part.weights.name for part in parts), FAMILIES[family].title
-        raise VAEFileError(f"{name}: expected a whole {title}, {error}: choose another file") from error
-    _check_keys(model, parts, family)
+    model = build_empty(parts, family, model_config)
     state = _read_all(parts, dtype)
     model.load_state_dict(state, strict=True, assign=True)
     stored = parts[0].weights.dtypes[next(iter(parts[0].keys.values()))]
     layouts = tuple(part.layout.name for part in parts)
     model.requires_grad_(False)
     return LoadedModel(model.eval(), model_config, family, layouts, parts[-1].prefix, hints, stored)
+
+
+def build_empty(parts: list[Detected], family: str, config: Config) -> nn.Module:
+    """The model on the meta device, without weights; VAEFileError where the files do not hold exactly its tensors."""
+    try:
+        with torch.device("meta"):
+            model = FAMILIES[family].build(config)
+    except ValueError as error:
+        name = " + ".join(part.weights.name for part in parts)
+        raise VAEFileError(
+            f"{name}: expected a whole {FAMILIES[family].title}, {error}: choose another file"
+        ) from error
+    _check_keys(model, parts, family)
+    return model
 
 
 def _check_keys(model: nn.Module, parts: list[Detected], family: str) -> None:

@@ -105,7 +105,7 @@ def run_blend(
     default_tile: int,
     tile_bytes: Callable[[int, int], int],
 ) -> None:
-    """Fill `out` by overlapping tiles (approximate); tiles shrink to fit the memory unless the caller fixed their size.
+    """Fill `out` by overlapping tiles (approximate); where memory runs out the image starts again with smaller tiles.
 
     `tile` (None: `default_tile` or less), `overlap` and `default_tile` are in rows of x, multiples of scale[1].
     """
@@ -122,10 +122,13 @@ def run_blend(
             f"{run.what} by tiles: expected {format_bytes(needed)} for one tile to fit, "
             f"got {format_bytes(budget)} allowed: allow more memory or make the tiles smaller"
         )
+    reached = 0.0
     for index in range(len(x)):
 
         def on_tile(done: int, count: int, index: int = index) -> None:
-            run.report((index + done / count) / len(x))
+            nonlocal reached  # an image that starts again does not take back what was reported
+            reached = max(reached, (index + done / count) / len(x))
+            run.report(reached)
 
         while not _blend_one(run, x[index : index + 1], out[index : index + 1], side, overlap, scale, on_tile):
             if side <= smallest:

@@ -56,6 +56,14 @@ def _read(source: Path) -> tuple[list[str], Tensor | None]:
     return keys, stored
 
 
+def require_latent_suffix(path: str | os.PathLike[str]) -> None:
+    """ValueError, before any work, for a file name that does not end like a latent file."""
+    if Path(path).suffix.lower() not in (".safetensors", ".latent"):
+        raise ValueError(
+            f"latent: expected a file name ending in .safetensors or .latent, got {str(path)!r}: change the ending"
+        )
+
+
 def write_latent(z: Tensor, path: str | os.PathLike[str], metadata: dict[str, str] | None = None) -> None:
     """Save raw model latents so that ComfyUI's LoadLatent reads them back; the file is whole or not there at all.
 
