@@ -67,6 +67,14 @@ def test_the_demo_prints_its_table_and_writes_two_pictures(
     assert comparison.shape[2] == 4 * 144 + 3 * 8
 
 
+def test_the_demo_s_own_photo_is_there_without_a_download() -> None:
+    pytest.importorskip("skimage")
+    pixels, name = demo._photo(None)
+    assert pixels.shape == (1, 512, 512, 3)
+    assert 0 <= float(pixels.min()) < float(pixels.max()) <= 1
+    assert "public domain" in name
+
+
 def test_the_demo_refuses_a_bad_picture_in_one_line(tmp_path: Path) -> None:
     (tmp_path / "no.png").write_text("not a picture")
     with pytest.raises(ValueError, match=r"no\.png") as caught:
