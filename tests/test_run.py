@@ -50,6 +50,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     monkeypatch.setattr(module, "VENV", tmp_path / ".venv")
     monkeypatch.setattr(module, "STAMP", tmp_path / ".venv" / "stamp.json")
     monkeypatch.setattr(module, "PYTHON", "venv-python")
+    monkeypatch.setattr(module, "INSIDE", False)  # the tests themselves may run in the environment
     monkeypatch.setattr(module, "find_torch", lambda: None)
     return module
 
