@@ -118,14 +118,26 @@ def test_the_cases_hold_every_triple() -> None:
     assert set().union(*(triples(case) for case in CASES)) == every
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: "-".join(map(str, case)))
-def test_kl_equals_diffusers(case: Case) -> None:
+def compare(case: Case) -> None:
     generator = torch.Generator().manual_seed(70)
     levels, *_ = case
     options = dict(zip(AXES, case, strict=True))
     del options["levels"]
     theirs = make_theirs(generator, **kl_options(levels, **options))
     assert_kl_equal(theirs, *image_and_latent(levels, options["latent_channels"], generator, size=(3, 2)))
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: "-".join(map(str, case)))
+def test_kl_equals_diffusers(case: Case) -> None:
+    compare(case)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("levels", AXES["levels"])
+def test_kl_equals_diffusers_in_the_whole_product(levels: int) -> None:
+    """All 288 models of each number of levels; `-m "not slow"` leaves them to the covering set above."""
+    for case in product((levels,), *list(AXES.values())[1:]):
+        compare(case)
 
 
 @pytest.mark.parametrize("levels", [2, 3, 4, 5])
