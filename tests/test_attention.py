@@ -1,7 +1,5 @@
 """The table of attention back ends: the same result everywhere, and the memory that slicing promises."""
 
-from collections.abc import Iterator
-
 import pytest
 import torch
 from exact_vae.model_management.meter import LiveTensorMeter
@@ -13,13 +11,7 @@ from torch import Tensor
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-6, torch.bfloat16: 3e-2}
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Slices of a few rows are too small to share out: with several threads they mostly wait for each other."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def inputs(batch: int, tokens: int, width: int, dtype: torch.dtype, spread: float = 1.0) -> list[Tensor]:

@@ -4,7 +4,6 @@ Levels, layers per block, latent channels, quant convolutions, mid attention and
 which every triple of values meets, plus the corners (the least and the most of each, with all parts and with none).
 """
 
-from collections.abc import Iterator
 from itertools import combinations, product
 from typing import Any
 
@@ -56,13 +55,7 @@ def corners() -> list[Case]:
 CASES = sorted({*covering_set(), *corners()})
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """These models are too small to share out."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def randomise(model: nn.Module, generator: torch.Generator) -> None:

@@ -3,7 +3,6 @@
 The weights and photographs lie beside the checkout; without them these tests are skipped.
 """
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,13 +25,7 @@ def files(shared: Path) -> list[Path]:
     return paths
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """The layers are narrow: several threads mostly wait for each other where the machine is busy."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")
