@@ -1,4 +1,4 @@
-"""ExactVAE: decode and encode latent-diffusion images in the memory there is. ComfyUI nodes and a Python library.
+"""ExactVAE: decode and encode latent-diffusion images without damage. ComfyUI nodes and a Python library.
 
 Importing this package imports nothing heavy: every public name is resolved when it is first used.
 """

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 def make_parser() -> argparse.ArgumentParser:
     """The whole command line."""
     parser = argparse.ArgumentParser(
-        prog="exact-vae", description="Images to latents and back, in the memory there is."
+        prog="exact-vae", description="Images to latents and back, without damage."
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     common = argparse.ArgumentParser(add_help=False)
