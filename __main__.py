@@ -18,9 +18,7 @@ if TYPE_CHECKING:
 
 def make_parser() -> argparse.ArgumentParser:
     """The whole command line."""
-    parser = argparse.ArgumentParser(
-        prog="exact-vae", description="Images to latents and back, without damage."
-    )
+    parser = argparse.ArgumentParser(prog="exact-vae", description="Images to latents and back, without damage.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("--json", action="store_true", help="print one JSON object instead of text")
