@@ -6,11 +6,12 @@ import math
 from collections.abc import Sequence
 from dataclasses import asdict
 
+from ..vae_model.bundled import BUNDLED_FILE
 from ..vae_model.bytesize import format_bytes
 from ..vae_model.estimate import untiled_elements_per_pixel
 from ..vae_model.families import FAMILIES
 from ..vae_model.load import build_empty, inspect_model
-from .loader import BUNDLED, BUNDLED_FILE
+from .loader import BUNDLED
 
 
 def describe_vae(paths: Sequence[str]) -> dict[str, object]:

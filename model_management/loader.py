@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
 
+from ..vae_model.bundled import BUNDLED_FILE
 from ..vae_model.errors import VAEFileError
 from ..vae_model.host import Host
 from ..vae_model.load import Source, load_model
@@ -16,7 +16,6 @@ from .devices import output_device, parse_device, parse_dtype, vae_device, vae_d
 from .host import LocalHost
 
 BUNDLED = "bundled"
-BUNDLED_FILE = Path(__file__).resolve().parents[1] / "vae_model" / "bundled" / "exact_vae_small.safetensors"
 
 
 def load_vae(

@@ -13,7 +13,10 @@ VAE_INPUT = ("VAE", {"tooltip": "The VAE that belongs to the model which made th
 class VAEDecode:
     """samples, vae -> IMAGE."""
 
-    DESCRIPTION = "Decodes a latent to an image, the whole image at once: true statistics, no seams."
+    DESCRIPTION = (
+        "Decodes a latent to an image, the whole image at once: true statistics, no seams. A VAE that was not loaded "
+        "by Load VAE (ExactVAE) runs its own method, with whatever that does when memory runs out."
+    )
     CATEGORY = "latent/ExactVAE"
     FUNCTION = "decode"
     RETURN_TYPES = ("IMAGE",)

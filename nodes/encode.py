@@ -12,7 +12,8 @@ class VAEEncode:
     """pixels, vae -> LATENT."""
 
     DESCRIPTION = (
-        "Encodes an image to a latent (the posterior mean), the whole image at once: true statistics, no seams."
+        "Encodes an image to a latent (the posterior mean), the whole image at once: true statistics, no seams. A VAE "
+        "that was not loaded by Load VAE (ExactVAE) runs its own method, with whatever that does when memory runs out."
     )
     CATEGORY = "latent/ExactVAE"
     FUNCTION = "encode"

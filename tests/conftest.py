@@ -12,7 +12,7 @@ import pytest
 
 if TYPE_CHECKING:
     from exact_vae import VAE
-    from torch import nn
+    from torch import Tensor, nn
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -77,3 +77,11 @@ def small_vae(small_file: Path) -> VAE:
     from exact_vae import load_vae
 
     return load_vae(small_file, device="cpu", dtype="float32")
+
+
+@pytest.fixture
+def state(small_file: Path) -> dict[str, Tensor]:
+    """The tensors of `small_file`, to be damaged at will."""
+    from safetensors.torch import load_file
+
+    return load_file(small_file)

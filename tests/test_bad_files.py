@@ -1,8 +1,6 @@
 """Files that are no autoencoder, or a damaged one: one line that says what it is, what it lacks and what to do."""
 
-import json
 import shutil
-import struct
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +9,7 @@ import torch
 from exact_vae import load_vae
 from exact_vae.vae_model.errors import VAEFileError
 from exact_vae.vae_model.load import load_model
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 LDM = "nearest family: ldm KL autoencoder in ldm layout, missing decoder.conv_in.weight"
@@ -25,18 +23,6 @@ def refusal(source: Any) -> str:
     assert "\n" not in text
     assert "expected" in text
     return text
-
-
-def write_safetensors(path: Path, header: object, data: bytes = b"") -> Path:
-    """A file with any header, true or not."""
-    text = header if isinstance(header, bytes) else json.dumps(header).encode()
-    path.write_bytes(struct.pack("<Q", len(text)) + text + data)
-    return path
-
-
-@pytest.fixture
-def state(small_file: Path) -> dict[str, Tensor]:
-    return load_file(small_file)
 
 
 OTHERS: dict[str, tuple[list[str], str]] = {

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 from exact_vae import load_vae
-from exact_vae.model_management.loader import BUNDLED_FILE
 from exact_vae.nodes import demo
+from exact_vae.vae_model.bundled import BUNDLED_FILE
 from exact_vae.vae_model.config import SMALL
 from exact_vae.vae_model.files.images import read_image
 from exact_vae.vae_model.layers import AttnBlock

@@ -13,7 +13,6 @@ import pytest
 import torch
 from exact_vae.vae_model.errors import VAEFileError
 from exact_vae.vae_model.load import load_model
-from safetensors.torch import load_file
 from torch import Tensor
 
 PICKLES = [".pt", ".pth", ".ckpt", ".bin"]
@@ -34,11 +33,6 @@ def write_safetensors(path: Path, header: object, data: bytes = b"") -> Path:
     text = header if isinstance(header, bytes) else json.dumps(header).encode()
     path.write_bytes(struct.pack("<Q", len(text)) + text + data)
     return path
-
-
-@pytest.fixture
-def state(small_file: Path) -> dict[str, Tensor]:
-    return load_file(small_file)
 
 
 def test_a_file_cut_off_within_its_data(tmp_path: Path, small_file: Path) -> None:

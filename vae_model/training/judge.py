@@ -13,11 +13,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ..bundled import BUNDLED_FILE
 from ..load import LoadedModel, load_model
 from ..tiny import AutoencoderTiny
 from .photos import centre_crop, psnr, read_photos
-
-BUNDLED_FILE = Path(__file__).resolve().parents[1] / "bundled" / "exact_vae_small.safetensors"
 
 
 @torch.inference_mode()

@@ -34,7 +34,7 @@ LARGE_CROP_SHARE = 0.3
 
 OPPONENT = torch.nn.functional.normalize(torch.tensor([[1.0, 1.0, 1.0], [1.0, 0.0, -1.0], [1.0, -2.0, 1.0]]), dim=1)
 """Brightness and two colour differences, orthonormal. The absolute error is taken there: taken on red, green and blue,
-the early brightness error decides the sign of all three gradients, and colour is not learned for thousands of steps."""
+a brightness error common to the three decides the sign of all their gradients, whatever the colour error is."""
 
 
 def reconstruction_loss(x: Tensor, y: Tensor, mean: Tensor, logvar: Tensor) -> Tensor:
