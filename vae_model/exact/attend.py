@@ -1,0 +1,161 @@
+"""The attention step: keys and values of all rows once, then queries strip by strip, added to the strips of the plane."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from .computed import Fill
+from .context import Context
+from .moments import Moments
+from .passes import Check
+from .plane import Plane
+from .program import Attend
+from .rows import PlaneRows
+from .spec import Conv
+from .spill import Parked
+from .streamed import SCORE_BYTES, linear, streamed_attention
+
+
+class Block(NamedTuple):
+    """Keys and values of one strip, (B, n, C) each, on the device or parked."""
+
+    keys: Tensor | Parked
+    values: Tensor | Parked
+
+
+class AttentionPass:
+    """x + proj_out(attention(norm(x))), from one plane into another; the first is freed strip by strip."""
+
+    def __init__(
+        self,
+        context: Context,
+        step: Attend,
+        level: int,
+        source: Plane,
+        target: Plane,
+        moments: Moments | None,
+        make_fill: Callable[[], Fill],
+        stream: bool,
+    ) -> None:
+        self.context, self.step, self.level = context, step, level
+        self.source, self.target, self.moments, self.make_fill = source, target, moments, make_fill
+        self.stream = stream
+        self.name = step.proj_out.name
+        self.height, self.width = source.size.height, source.size.width
+
+    def run(self, check: Check, report: Callable[[int], None]) -> None:
+        """Both sweeps. `report` gets the operations done with each strip."""
+        fill = self.make_fill()
+        blocks, whole = self._keys_and_values(fill, check)
+        q, proj_out = self.context.conv_weights(self.step.q), self.context.conv_weights(self.step.proj_out)
+        rows = PlaneRows(self.source, 0, self.height, consume=True)
+        work, done = self.work(), 0
+        for index, (top, bottom) in enumerate(_bounds(self.source)):
+            check()
+            (x,) = rows.take(bottom)
+            tokens = linear(self._normalised(fill, x), *q)
+            if whole is not None:
+                tokens = self.context.attend(tokens, *whole)
+            else:
+                tokens = streamed_attention(tokens, self._fetched(blocks), check)
+            result = linear(tokens, *proj_out)
+            del tokens
+            strip = self._as_strip(result, x)
+            del result, x
+            if self.moments is not None:
+                self.moments.add(strip)
+            self.target.put(index, strip)
+            del strip
+            report(work * bottom // self.height - done)
+            done = work * bottom // self.height
+        for block in blocks:
+            self._forget(block)
+
+    def _keys_and_values(self, fill: Fill, check: Check) -> tuple[list[Block], tuple[Tensor, Tensor] | None]:
+        """All keys and values: as two whole tensors, or as blocks where they are streamed."""
+        context, channels = self.context, self.source.size.channels
+        weights = [context.conv_weights(conv) for conv in (self.step.k, self.step.v)]
+        blocks: list[Block] = []
+        whole: tuple[Tensor, Tensor] | None = None
+        if not self.stream:
+            shape = (context.batch, self.height * self.width, channels)
+            like = {"dtype": context.dtype, "device": context.device}
+            whole = (torch.empty(shape, **like), torch.empty(shape, **like))  # pyright: ignore
+        rows = PlaneRows(self.source, 0, self.height, consume=False)
+        for top, bottom in _bounds(self.source):
+            check()
+            (x,) = rows.take(bottom)
+            tokens = self._normalised(fill, x)
+            if whole is not None:
+                for target, (weight, bias) in zip(whole, weights, strict=True):
+                    target[:, top * self.width : bottom * self.width] = linear(tokens, weight, bias)
+            else:
+                assert context.spill is not None
+                keys, values = (context.spill.park(linear(tokens, weight, bias)) for weight, bias in weights)
+                blocks.append(Block(keys, values))
+        return blocks, whole
+
+    def _normalised(self, fill: Fill, x: Tensor) -> Tensor:
+        """norm(x) as tokens, (B, rows * W, C)."""
+        target = self.context.empty(x.shape[1], x.shape[2], x.shape[3])
+        fill(target, x)
+        return target.permute(0, 2, 3, 1).flatten(1, 2)
+
+    def _as_strip(self, tokens: Tensor, x: Tensor) -> Tensor:
+        """x plus tokens (B, rows * W, C), in the run's memory order."""
+        strip = tokens.unflatten(1, (x.shape[2], x.shape[3])).permute(0, 3, 1, 2)  # (B, C, rows, W)
+        strip += x
+        return strip if self.context.channels_last else strip.contiguous()
+
+    def _fetched(self, blocks: list[Block]) -> Iterator[tuple[Tensor, Tensor]]:
+        """The blocks on the device, each brought back while the one before it is used."""
+        spill = self.context.spill
+        assert spill is not None
+        coming = [spill.fetch(parked) for parked in blocks[0] if isinstance(parked, Parked)]
+        for index in range(len(blocks)):
+            keys, values = (spill.arrived(*arrival) for arrival in coming)
+            if index + 1 < len(blocks):
+                coming = [spill.fetch(parked) for parked in blocks[index + 1] if isinstance(parked, Parked)]
+            yield keys, values
+            del keys, values
+
+    def _forget(self, block: Block) -> None:
+        for parked in block:
+            if isinstance(parked, Parked):
+                assert self.context.spill is not None
+                self.context.spill.forget(parked)
+
+    # -- sizes -----------------------------------------------------------------------------------------------------
+
+    def work(self) -> int:
+        """Floating point operations."""
+        tokens, channels = self.height * self.width, self.source.size.channels
+        convs: tuple[Conv, ...] = (self.step.q, self.step.k, self.step.v, self.step.proj_out)
+        products = 4 * tokens * tokens * channels
+        return self.context.batch * (products + sum(2 * tokens * c.in_channels * c.out_channels for c in convs))
+
+    def peak_bytes(self) -> int:
+        """Device bytes at the worst moment."""
+        plane = self.context.plane_bytes(self.source.size)
+        strip = min(self.height, self.source.strip_rows) * self.source.row_bytes
+        spilled = self.source.device_share < 1
+        stored = self.source.device_bytes(0, self.source.count) + (2 * strip if spilled else 0)
+        wide = max(4, self.context.dtype.itemsize) // self.context.dtype.itemsize
+        if not self.stream:
+            return stored + 2 * plane + (3 + spilled) * strip
+        blocks = 4 * strip  # keys and values of one strip, and of the next
+        online = 2 * wide * strip + 3 * SCORE_BYTES + 2 * wide * strip
+        return stored + blocks + online + 2 * strip
+
+    def host_bytes(self) -> int:
+        """Host bytes of keys and values."""
+        return 2 * self.context.plane_bytes(self.source.size) if self.stream else 0
+
+
+def _bounds(plane: Plane) -> list[tuple[int, int]]:
+    height = plane.size.height
+    return [(top, min(height, top + plane.strip_rows)) for top in range(0, height, plane.strip_rows)]

@@ -1,0 +1,70 @@
+"""What every part of one run shares: batch, dtype, device, memory order, weights and the store for spilled strips."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from ..attention import pytorch_attention
+from .program import Size
+from .spec import Conv, Norm
+from .spill import Spill
+
+Attention = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""(q, k, v), q (B, n, C), k and v (B, N, C) -> (B, n, C)."""
+Weights = Callable[[nn.Module, Tensor], "tuple[Tensor, Tensor | None]"]
+"""(layer, like) -> its weight and bias with the dtype and device of `like`. Asked once per layer and pass."""
+
+
+def own_weights(layer: nn.Module, like: Tensor) -> tuple[Tensor, Tensor | None]:
+    """The provider for layers that hold their weights themselves."""
+    weight, bias = cast(Tensor, layer.weight), cast("Tensor | None", layer.bias)
+    return weight.to(like), None if bias is None else bias.to(like)
+
+
+@dataclass
+class Context:
+    """Shapes are (batch, channels, rows, width); `dtype` is that of every plane."""
+
+    batch: int
+    dtype: torch.dtype
+    device: torch.device
+    channels_last: bool = True
+    weights: Weights = own_weights
+    spill: Spill | None = None
+    attend: Attention = pytorch_attention
+
+    def row_bytes(self, channels: int, width: int) -> int:
+        """Bytes of one row of the whole batch."""
+        return self.batch * channels * width * self.dtype.itemsize
+
+    def plane_bytes(self, size: Size) -> int:
+        """Bytes of a whole plane."""
+        return self.row_bytes(size.channels, size.width) * size.height
+
+    def empty(self, channels: int, rows: int, width: int) -> Tensor:
+        """A new strip in this run's memory order."""
+        order = torch.channels_last if self.channels_last else torch.contiguous_format
+        shape = (self.batch, channels, rows, width)
+        return torch.empty(shape, dtype=self.dtype, device=self.device, memory_format=order)
+
+    def conv_weights(self, conv: Conv) -> tuple[Tensor, Tensor | None]:
+        """Weight (out, in, k, k) and bias (out,) of a convolution in this run's memory order."""
+        weight, bias = self.weights(conv.module, torch.empty(0, dtype=self.dtype, device=self.device))
+        return (weight.contiguous(memory_format=torch.channels_last) if self.channels_last else weight), bias
+
+    def norm_weights(self, norm: Norm, like: Tensor) -> tuple[Tensor, Tensor]:
+        """Weight and bias (channels,) of a norm, in the precision of its moments."""
+        weight, bias = self.weights(norm.module, like)
+        assert bias is not None
+        return weight, bias
+
+    def weight_bytes(self, conv: Conv) -> int:
+        """Bytes of the copy that `conv_weights` makes, at most."""
+        if not self.channels_last or conv.kernel == 1:
+            return 0
+        return conv.out_channels * conv.in_channels * conv.kernel**2 * self.dtype.itemsize

@@ -1,0 +1,119 @@
+"""A pass: rows pulled strip by strip from sources to sinks. Running it and telling its peak go over the same objects."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from .moments import CHUNK_ELEMENTS, Moments
+from .plane import Plane
+from .rows import Rows
+
+Emit = Callable[[int, Tensor], None]
+"""Takes (first row, rows) of the finished result; they come in order."""
+Check = Callable[[], None]
+"""Called before every strip; it may raise to stop the run."""
+
+
+@dataclass
+class Sink:
+    """Where rows end: in a plane, in moments of what the plane stores, with the caller, or in moments alone."""
+
+    rows: Rows
+    plane: Plane | None = None
+    moments: Moments | None = None
+    emit: Emit | None = None
+
+    def take(self, index: int, top: int, bottom: int) -> None:
+        """Pull one strip."""
+        pieces = self.rows.take(bottom)
+        if self.plane is not None:
+            strip = _as_strip(pieces, self)
+            pieces = [strip]
+            self.plane.put(index, strip)
+            del strip
+        for number, piece in enumerate(pieces):
+            if self.moments is not None:
+                self.moments.add(piece)
+            if self.emit is not None:
+                self.emit(top, piece)
+            top += piece.shape[2]
+            pieces[number] = piece[:, :, :0]
+            del piece
+
+
+def _as_strip(pieces: list[Tensor], sink: Sink) -> Tensor:
+    """One dense tensor that owns its memory."""
+    first = pieces[0]
+    if len(pieces) == 1 and first.untyped_storage().nbytes() == first.numel() * first.dtype.itemsize:
+        return first
+    size = sink.rows.size
+    strip = sink.rows.context.empty(size.channels, sum(piece.shape[2] for piece in pieces), size.width)
+    row = 0
+    for piece in pieces:
+        strip[:, :, row : row + piece.shape[2]] = piece
+        row += piece.shape[2]
+    return strip
+
+
+@dataclass
+class Pass:
+    """Strips of `strip_rows` rows over `height` rows; every sink is served for each strip, in order."""
+
+    name: str
+    level: int
+    sinks: list[Sink]
+    height: int
+    strip_rows: int
+
+    def run(self, check: Check, report: Callable[[int], None]) -> None:
+        """Pull everything. `report` gets the operations done with each strip."""
+        work = self.work()
+        for index, top in enumerate(range(0, self.height, self.strip_rows)):
+            check()
+            bottom = min(self.height, top + self.strip_rows)
+            for sink in self.sinks:
+                sink.take(index, top, bottom)
+            report(work * bottom // self.height - work * top // self.height)
+
+    def work(self) -> int:
+        """Floating point operations."""
+        return sum(sink.rows.work() for sink in self.sinks)
+
+    def peak_bytes(self) -> int:
+        """Device bytes at the worst moment. Bytes change linearly from strip to strip but for the first and last."""
+        count = -(-self.height // self.strip_rows)
+        indices = {index for index in (0, 1, 2, count // 2, count - 3, count - 2, count - 1) if 0 <= index < count}
+        return max(self._strip_peak(index) for index in indices)
+
+    def _strip_peak(self, index: int) -> int:
+        top = index * self.strip_rows
+        bottom = min(self.height, top + self.strip_rows)
+        worst = 0
+        for number, sink in enumerate(self.sinks):
+            standing = sum(other.rows.standing(top, top) for other in self.sinks[number + 1 :])
+            standing += sum(other.rows.standing(top, bottom) for other in self.sinks[: number + 1])
+            for other in self.sinks:
+                if other.plane is not None:
+                    done = index + (other in self.sinks[:number])
+                    standing += other.plane.device_bytes(0, done) + _leaving(other.plane, done)
+            worst = max(worst, standing + self._taking(sink, index, top, bottom))
+        return worst
+
+    def _taking(self, sink: Sink, index: int, top: int, bottom: int) -> int:
+        """Bytes for one strip of one sink."""
+        cost = sink.rows.cost(top, bottom)
+        size = (bottom - top) * sink.rows.row_bytes
+        statistics = 0
+        if sink.moments is not None and sink.rows.context.dtype.itemsize <= 2:
+            statistics = 4 * min(CHUNK_ELEMENTS, size // sink.rows.context.dtype.itemsize)
+        storing = cost.held if cost.held else size if sink.plane is not None else 0
+        return max(cost.peak, storing + statistics)
+
+
+def _leaving(plane: Plane, done: int) -> int:
+    """The strip that is on its way to host memory is still on the device, too."""
+    spilled = next((index for index in reversed(range(done)) if not plane.on_device(index)), None)
+    return 0 if plane.device_share >= 1 or spilled is None else plane.strip_rows * plane.row_bytes

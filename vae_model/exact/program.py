@@ -1,0 +1,237 @@
+"""From a module tree to a list of steps. What is not understood is refused by name; nothing is guessed.
+
+Modules are found by attribute (`conv_in`, `mid.block_1`, `up[i].block[j]`, ...): the names are the checkpoint's, so the
+host's own ldm modules are read just as well as ours. A program holds modules, never weights.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from torch import nn
+
+from .spec import Conv, Norm, UnsupportedModule, describe, read_conv, read_norm, require_children, require_plain
+
+
+@dataclass(frozen=True)
+class Convolve:
+    """A convolution; GroupNorm and an activation may come before it, a function of single values after it."""
+
+    conv: Conv
+    norm: Norm | None = None
+    before: str | None = None
+    after: str | None = None
+
+
+@dataclass(frozen=True)
+class Residual:
+    """norm1, SiLU, conv1, norm2, SiLU, conv2, plus the input or its 1x1 shortcut."""
+
+    norm1: Norm
+    conv1: Conv
+    norm2: Norm
+    conv2: Conv
+    shortcut: Conv | None
+
+
+@dataclass(frozen=True)
+class Attend:
+    """x + proj_out(attention(norm(x))) over all positions, one head."""
+
+    norm: Norm
+    q: Conv
+    k: Conv
+    v: Conv
+    proj_out: Conv
+
+
+@dataclass(frozen=True)
+class Enlarge:
+    """Nearest x2, then a 3x3 convolution."""
+
+    conv: Conv
+
+
+@dataclass(frozen=True)
+class TinyBlock:
+    """The tiny autoencoder's block: x + pool(x) where there is a pool, three convolutions, plus x, activated."""
+
+    convs: tuple[Conv, Conv, Conv]
+    activation: str
+    skip: Conv | None
+    fuse: str
+    pool: tuple[Conv, Norm, str, Conv] | None
+
+
+Step = Convolve | Residual | Attend | Enlarge | TinyBlock
+
+
+@dataclass(frozen=True)
+class Program:
+    """An encoder or a decoder as steps, in order."""
+
+    steps: tuple[Step, ...]
+    in_channels: int
+    out_channels: int
+
+    @property
+    def levels(self) -> tuple[int, ...]:
+        """The resolution level of every step's result, counted from 0 in the order they run."""
+        levels: list[int] = []
+        level = 0
+        for step in self.steps:
+            level += isinstance(step, Enlarge) or (isinstance(step, Convolve) and step.conv.stride == 2)
+            levels.append(level)
+        return tuple(levels)
+
+    @property
+    def level_count(self) -> int:
+        """How many resolutions there are."""
+        return self.levels[-1] + 1
+
+
+class Size(NamedTuple):
+    """Channels, rows and columns of a plane."""
+
+    channels: int
+    height: int
+    width: int
+
+
+def step_size(step: Step, size: Size) -> Size:
+    """The size of a step's result."""
+    if isinstance(step, Enlarge):
+        return Size(step.conv.out_channels, 2 * size.height, 2 * size.width)
+    if isinstance(step, Convolve):
+        return Size(step.conv.out_channels, step.conv.out_size(size.height), step.conv.out_size(size.width))
+    if isinstance(step, Residual):
+        return size._replace(channels=step.conv2.out_channels)
+    if isinstance(step, TinyBlock):
+        return size._replace(channels=step.convs[2].out_channels)
+    return size
+
+
+def build_program(coder: Any, *, before: Any = None, after: Any = None) -> Program:
+    """The program of an ldm or tiny encoder or decoder.
+
+    Args:    coder: the module tree. before, after: 1x1 convolutions around it (post_quant_conv, quant_conv) or None.
+    Raises:  UnsupportedModule, naming the module, for anything without a rule.
+    """
+    from .tiny_program import tiny_steps
+
+    require_plain(coder)
+    if hasattr(coder, "layers"):
+        steps = tiny_steps(coder)
+    elif hasattr(coder, "up"):
+        steps = [*_head(coder), *_middle(coder.mid), *_ascend(coder), *_tail(coder)]
+        require_children(coder, describe(coder), {"conv_in", "mid", "up", "norm_out", "conv_out"})
+    elif hasattr(coder, "down"):
+        steps = [*_head(coder), *_descend(coder), *_middle(coder.mid), *_tail(coder)]
+        require_children(coder, describe(coder), {"conv_in", "mid", "down", "norm_out", "conv_out"})
+    else:
+        raise UnsupportedModule(f"{describe(coder)}: expected an ldm or tiny coder, found none of up, down and layers")
+    for layer, name, index in ((before, "post_quant_conv", 0), (after, "quant_conv", len(steps) + 1)):
+        if layer is not None:
+            require_plain(layer)
+            steps.insert(index, Convolve(read_conv(layer, name, kernel=1, padding=0)))
+    first: Any = steps[0]
+    size = Size(first.conv.in_channels, 1024, 1024)
+    for step in steps:
+        size = step_size(step, size)
+    return Program(tuple(steps), first.conv.in_channels, size.channels)
+
+
+def _require_class(layer: Any, name: str, wanted: tuple[str, ...]) -> None:
+    """Attributes alone do not tell what a forward does: the class must carry one of the names that ldm gave it."""
+    if type(layer).__name__ not in wanted:
+        raise UnsupportedModule(f"{name}: expected {' or '.join(wanted)}, got {describe(layer)}: it runs untiled")
+
+
+def _head(coder: Any) -> list[Step]:
+    if getattr(coder, "temb_ch", 0):
+        raise UnsupportedModule(f"{describe(coder)}: expected no time embedding, got {coder.temb_ch} channels of it")
+    _require_class(coder, "coder", ("Encoder", "Decoder"))
+    return [Convolve(read_conv(coder.conv_in, "conv_in"))]
+
+
+def _tail(coder: Any) -> list[Step]:
+    if getattr(coder, "give_pre_end", False):
+        return []
+    after = "tanh" if getattr(coder, "tanh_out", False) else None
+    return [Convolve(read_conv(coder.conv_out, "conv_out"), read_norm(coder.norm_out, "norm_out"), "silu", after)]
+
+
+def _middle(mid: Any) -> list[Step]:
+    require_children(mid, "mid", {"block_1", "attn_1", "block_2"})
+    attention = _attention(mid.attn_1, "mid.attn_1")
+    return [_residual(mid.block_1, "mid.block_1"), *attention, _residual(mid.block_2, "mid.block_2")]
+
+
+def _blocks(level: Any, name: str) -> list[Step]:
+    require_children(level, name, {"block", "attn", "upsample", "downsample"})
+    steps: list[Step] = []
+    for i, block in enumerate(level.block):
+        steps.append(_residual(block, f"{name}.block.{i}"))
+        if len(level.attn) > 0:
+            steps += _attention(level.attn[i], f"{name}.attn.{i}")
+    return steps
+
+
+def _ascend(decoder: Any) -> list[Step]:
+    steps: list[Step] = []
+    for i in reversed(range(len(decoder.up))):
+        level = decoder.up[i]
+        steps += _blocks(level, f"up.{i}")
+        if hasattr(level, "upsample"):
+            _require_class(level.upsample, f"up.{i}.upsample", ("Upsample",))
+            require_children(level.upsample, f"up.{i}.upsample", {"conv"})
+            steps.append(Enlarge(_resampling_conv(level.upsample, f"up.{i}.upsample")))
+    return steps
+
+
+def _descend(encoder: Any) -> list[Step]:
+    steps: list[Step] = []
+    for i, level in enumerate(encoder.down):
+        steps += _blocks(level, f"down.{i}")
+        if hasattr(level, "downsample"):
+            _require_class(level.downsample, f"down.{i}.downsample", ("Downsample",))
+            require_children(level.downsample, f"down.{i}.downsample", {"conv"})
+            conv = _resampling_conv(level.downsample, f"down.{i}.downsample", stride=2, padding=0, extra_pad=1)
+            steps.append(Convolve(conv))
+    return steps
+
+
+def _resampling_conv(layer: Any, name: str, **geometry: int) -> Conv:
+    if not hasattr(layer, "conv"):
+        raise UnsupportedModule(f"{name}: expected resampling with a convolution, got one without: it runs untiled")
+    return read_conv(layer.conv, f"{name}.conv", **geometry)
+
+
+_BLOCK_PARTS = {"norm1", "conv1", "norm2", "conv2", "nin_shortcut", "dropout", "swish", "nonlinearity"}
+
+
+def _residual(block: Any, name: str) -> Residual:
+    _require_class(block, name, ("ResnetBlock",))
+    require_children(block, name, _BLOCK_PARTS)
+    shortcut = getattr(block, "nin_shortcut", None)
+    return Residual(
+        read_norm(block.norm1, f"{name}.norm1"),
+        read_conv(block.conv1, f"{name}.conv1"),
+        read_norm(block.norm2, f"{name}.norm2"),
+        read_conv(block.conv2, f"{name}.conv2"),
+        None if shortcut is None else read_conv(shortcut, f"{name}.nin_shortcut", kernel=1, padding=0),
+    )
+
+
+_ATTENTION_CLASSES = ("AttnBlock", "MemoryEfficientAttnBlock", "MemoryEfficientAttnBlockPytorch")
+
+
+def _attention(layer: Any, name: str) -> list[Step]:
+    if isinstance(layer, nn.Identity):
+        return []
+    _require_class(layer, name, _ATTENTION_CLASSES)
+    require_children(layer, name, {"norm", "q", "k", "v", "proj_out"})
+    convs = [read_conv(getattr(layer, part), f"{name}.{part}", kernel=1, padding=0) for part in ("q", "k", "v")]
+    proj_out = read_conv(layer.proj_out, f"{name}.proj_out", kernel=1, padding=0)
+    return [Attend(read_norm(layer.norm, f"{name}.norm"), *convs, proj_out)]

@@ -1,0 +1,164 @@
+"""Sources of rows, read in order from `top` to `bottom`: planes, inputs, and what is computed from other sources.
+
+A chain of sources computes layer behind layer without storing anything between them but the few rows that the next
+strip needs again. Every source also tells what reading costs, from sizes alone: the plan and the run are one code.
+Rows outside 0..height exist for circular padding only: row -1 is row height - 1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from .context import Context
+from .plane import Plane
+from .program import Size
+from .spill import Parked
+
+Recipe = Callable[[int, int], "Rows"]
+"""(top, bottom) -> a new source of those rows."""
+
+
+class Cost(NamedTuple):
+    """Bytes while rows are read: at most `peak` beyond what stands already, `held` by the pieces that are returned."""
+
+    peak: int
+    held: int
+
+
+class Rows:
+    """Base of all sources. `size` is the size of the whole activation, top and bottom the rows that will be read."""
+
+    def __init__(self, context: Context, size: Size, top: int, bottom: int) -> None:
+        self.context, self.size = context, size
+        self.top = self.at = top
+        self.bottom = bottom
+        self.row_bytes = context.row_bytes(size.channels, size.width)
+
+    def take(self, bottom: int) -> list[Tensor]:
+        """The rows from the last call's bottom (at first `top`) to `bottom`, as pieces (B, C, n, W) in order."""
+        raise NotImplementedError
+
+    def cost(self, top: int, bottom: int) -> Cost:
+        """The cost of taking rows top..bottom once everything above was taken."""
+        raise NotImplementedError
+
+    def standing(self, top: int, bottom: int) -> int:
+        """Device bytes that this source and those before it hold once rows up to `bottom` are taken from `top`."""
+        raise NotImplementedError
+
+    def work(self) -> int:
+        """Floating point operations of the whole range."""
+        return 0
+
+
+class InputRows(Rows):
+    """Rows of the input image or latent, brought to the device and into the run's dtype strip by strip."""
+
+    def __init__(self, context: Context, size: Size, top: int, bottom: int, source: Tensor | None) -> None:
+        super().__init__(context, size, top, bottom)
+        self.source = source
+
+    def take(self, bottom: int) -> list[Tensor]:
+        assert self.source is not None
+        pieces: list[Tensor] = []
+        while self.at < bottom:
+            start = self.at % self.size.height
+            end = min(self.size.height, start + bottom - self.at)
+            piece = self.context.empty(self.size.channels, end - start, self.size.width)
+            pieces.append(piece.copy_(self.source[:, :, start:end]))
+            self.at += end - start
+        return pieces
+
+    def cost(self, top: int, bottom: int) -> Cost:
+        size = (bottom - top) * self.row_bytes
+        return Cost(size, size)
+
+    def standing(self, top: int, bottom: int) -> int:
+        return 0
+
+
+class PlaneRows(Rows):
+    """Rows of a stored plane. With `consume` every strip is dropped once its last row was taken."""
+
+    def __init__(self, plane: Plane, top: int, bottom: int, *, consume: bool) -> None:
+        super().__init__(plane.context, plane.size, top, bottom)
+        self.plane, self.consume = plane, consume
+        self._fetched: dict[int, tuple[Tensor, object]] = {}
+        self._first_rows: Tensor | None = None
+
+    def take(self, bottom: int) -> list[Tensor]:
+        again = min(self.bottom - self.size.height, self.size.height)
+        if self.at == self.top and again > 0 and self.consume:
+            strips = range(-(-again // self.plane.strip_rows))
+            self._first_rows = torch.cat([self._strip(index) for index in strips], dim=2)[:, :, :again].clone()
+        pieces: list[Tensor] = []
+        while self.at < bottom:
+            pieces.append(self._piece(bottom))
+            self.at += pieces[-1].shape[2]
+        return pieces
+
+    def _piece(self, bottom: int) -> Tensor:
+        """From the current row to the end of its strip, or to `bottom`."""
+        height, strip_rows = self.size.height, self.plane.strip_rows
+        row = self.at % height
+        if self.at >= height and self._first_rows is not None:
+            return self._first_rows[:, :, row : row + bottom - self.at]
+        index = row // strip_rows
+        strip = self._strip(index)
+        piece = strip[:, :, row - index * strip_rows :][:, :, : bottom - self.at]
+        if row + piece.shape[2] == min(height, (index + 1) * strip_rows) and self.at >= 0:
+            self._fetched.pop(index, None)
+            if self.consume:
+                self.plane.drop(index)
+            if index + 1 < self.plane.count and bottom > self.at + piece.shape[2]:
+                self._prefetch(index + 1)
+        return piece
+
+    def _strip(self, index: int) -> Tensor:
+        """The strip on the device; the one behind it is already on its way."""
+        stored = self.plane.get(index)
+        if not isinstance(stored, Parked):
+            if index + 1 < self.plane.count:
+                self._prefetch(index + 1)
+            return stored
+        self._prefetch(index)
+        if index + 1 < self.plane.count:
+            self._prefetch(index + 1)
+        assert self.context.spill is not None
+        return self.context.spill.arrived(*self._fetched[index])
+
+    def _prefetch(self, index: int) -> None:
+        stored = None if self.plane.on_device(index) else self.plane.get(index)
+        if isinstance(stored, Parked) and index not in self._fetched:
+            assert self.context.spill is not None
+            self._fetched[index] = self.context.spill.fetch(stored)
+
+    def _passed(self, row: int) -> int:
+        """Strips whose last row lies above `row`."""
+        return self.plane.count if row >= self.size.height else max(0, row) // self.plane.strip_rows
+
+    def strip_bytes(self, top: int, bottom: int) -> int:
+        """Device bytes that the strips hold that are passed on the way from row `top` to `bottom`."""
+        passed = range(self._passed(top), self._passed(bottom))
+        rows = (self._rows_in(index, index + 1) for index in passed if self.consume or not self.plane.on_device(index))
+        return sum(rows) * self.row_bytes
+
+    def _rows_in(self, first: int, last: int) -> int:
+        """Rows of the strips first..last - 1."""
+        return max(0, min(last * self.plane.strip_rows, self.size.height) - first * self.plane.strip_rows)
+
+    def cost(self, top: int, bottom: int) -> Cost:
+        held = self.strip_bytes(top, bottom)
+        return Cost(held, held)
+
+    def standing(self, top: int, bottom: int) -> int:
+        """What is stored behind `bottom`; of a spilled plane also the strip being read and the one behind it."""
+        last = self._passed(bottom)
+        stored = self.plane.device_bytes(last if self.consume else 0, self.plane.count)
+        ahead = range(last, min(self.plane.count, last + 2))
+        copies = sum(self._rows_in(index, index + 1) for index in ahead if not self.plane.on_device(index))
+        return stored + copies * self.row_bytes

@@ -1,0 +1,44 @@
+"""Running a program under a schedule."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from torch import Tensor
+
+from .attend import AttentionPass
+from .context import Context
+from .passes import Check, Emit, Pass
+from .program import Program
+from .schedule import Schedule
+from .walk import Walk
+
+
+def run_program(
+    program: Program,
+    schedule: Schedule,
+    context: Context,
+    x: Tensor,
+    emit: Emit,
+    *,
+    check: Check = lambda: None,
+    report: Callable[[int], None] = lambda work: None,
+) -> None:
+    """Run a program on x; its result goes to `emit` strip by strip, equal to the module's own up to rounding.
+
+    Args:    x: (B, C, H, W) on any device, in any float dtype; converted strip by strip.
+             emit: called with (first row, rows (B, C, n, W)) in order.
+             check: called before every strip; it may raise to stop the run.
+             report: called with the floating point operations done since the last call.
+    Raises:  whatever `check` and `emit` raise, and the device's own error where memory runs out.
+    """
+
+    def perform(part: Pass | AttentionPass) -> None:
+        part.run(check, report)
+
+    try:
+        walk = Walk(program, schedule, context, perform, emit)
+        walk.run(walk.start(x.shape[2], x.shape[3], x))
+    finally:
+        if context.spill is not None:
+            context.spill.close()

@@ -1,0 +1,86 @@
+"""One source of rows read by two readers, the second some rows behind the first."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from .context import Context
+from .program import Size
+from .rows import Cost, PlaneRows, Recipe, Rows
+
+
+class Shared:
+    """Reads a source once; pieces are kept until the slower reader has passed them.
+
+    `lag`: rows that the second reader is behind the first.
+    """
+
+    def __init__(self, context: Context, size: Size, recipe: Recipe, lag: int) -> None:
+        self.context, self.size, self.lag = context, size, lag
+        self._recipe = recipe
+        self._readers: list[_Reader] = []
+        self._source: Rows | None = None
+        self._pieces: list[tuple[int, Tensor]] = []
+
+    def reader(self, top: int, bottom: int) -> Rows:
+        """A reader of those rows. Both are made before the first row is taken; the first one made leads."""
+        reader = _Reader(self, top, bottom, leads=not self._readers)
+        self._readers.append(reader)
+        return reader
+
+    @property
+    def source(self) -> Rows:
+        """The source over the rows of both readers."""
+        if self._source is None:
+            top = min(reader.top for reader in self._readers)
+            self._source = self._recipe(top, max(reader.bottom for reader in self._readers))
+        return self._source
+
+    def take(self, reader: _Reader, bottom: int) -> list[Tensor]:
+        """Rows of one reader, from the pieces that are kept or from the source."""
+        row = self.source.at
+        if bottom > row:
+            for piece in self.source.take(bottom):
+                self._pieces.append((row, piece))
+                row += piece.shape[2]
+        found: list[Tensor] = []
+        for start, piece in self._pieces:
+            low, high = max(reader.at, start), min(bottom, start + piece.shape[2])
+            if low < high:
+                found.append(piece[:, :, low - start : high - start])
+        reader.at = bottom
+        slowest = min(other.at for other in self._readers)
+        self._pieces = [(start, piece) for start, piece in self._pieces if start + piece.shape[2] > slowest]
+        return found
+
+    def kept_bytes(self, top: int, bottom: int) -> int:
+        """Bytes of the pieces kept while the leader takes top..bottom, without what a plane holds anyway."""
+        if isinstance(self.source, PlaneRows):
+            return self.source.strip_bytes(top - self.lag, bottom)
+        before = min(max(0, top - self.source.top), bottom - top)  # the block of the last strip
+        return (before + bottom - top) * self.source.row_bytes
+
+
+class _Reader(Rows):
+    """One of the two; the leader stands for the source's cost and work, the other finds everything ready."""
+
+    def __init__(self, shared: Shared, top: int, bottom: int, *, leads: bool) -> None:
+        super().__init__(shared.context, shared.size, top, bottom)
+        self.shared, self.leads = shared, leads
+
+    def take(self, bottom: int) -> list[Tensor]:
+        return self.shared.take(self, bottom)
+
+    def cost(self, top: int, bottom: int) -> Cost:
+        if not self.leads or bottom <= top:
+            return Cost(0, 0)
+        cost = self.shared.source.cost(top, bottom)
+        return Cost(max(0, cost.peak - cost.held), 0)
+
+    def standing(self, top: int, bottom: int) -> int:
+        if not self.leads:
+            return 0
+        return self.shared.source.standing(top, bottom) + self.shared.kept_bytes(top, bottom)
+
+    def work(self) -> int:
+        return self.shared.source.work() if self.leads else 0

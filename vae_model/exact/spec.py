@@ -1,0 +1,125 @@
+"""What is read of single layers: numbers that decide what they compute. What is not understood is refused by name.
+
+Specifications hold the module itself but never its weights: those come from the weight provider when a run needs them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+
+class UnsupportedModule(ValueError):
+    """A module that the engine has no rule for; the caller runs it the ordinary way and says so."""
+
+
+PADDING_MODES = ("zeros", "circular", "reflect", "replicate")
+
+
+@dataclass(frozen=True)
+class Conv:
+    """A convolution with a square kernel. Pads are rows and columns added before it, in the given mode."""
+
+    module: nn.Module
+    name: str
+    in_channels: int
+    out_channels: int
+    kernel: int = 3
+    stride: int = 1
+    pad_before: int = 1
+    """Above and on the left."""
+    pad_after: int = 1
+    """Below and on the right."""
+    mode: str = "zeros"
+
+    @property
+    def circular(self) -> bool:
+        """Whether rows outside the image are rows of its other end."""
+        return self.mode == "circular" and self.pad_before + self.pad_after > 0
+
+    def out_size(self, size: int) -> int:
+        """Rows (or columns) that come out of `size`."""
+        return (size + self.pad_before + self.pad_after - self.kernel) // self.stride + 1
+
+
+@dataclass(frozen=True)
+class Norm:
+    """An affine GroupNorm."""
+
+    module: nn.Module
+    name: str
+    channels: int
+    groups: int
+    eps: float
+
+
+def read_norm(layer: Any, name: str) -> Norm:
+    """A GroupNorm with affine parameters."""
+    if not isinstance(layer, nn.GroupNorm) or not layer.affine:
+        raise UnsupportedModule(f"{name}: expected an affine GroupNorm, got {describe(layer)}: it runs untiled")
+    _require_own_forward(layer, nn.GroupNorm, name)
+    return Norm(layer, name, layer.num_channels, layer.num_groups, layer.eps)
+
+
+def read_conv(
+    layer: Any, name: str, *, kernel: int = 3, stride: int = 1, padding: int = 1, extra_pad: int | None = None
+) -> Conv:
+    """A 2-D convolution of the wanted geometry; `extra_pad`: zeros that the owner adds below and on the right."""
+    if not isinstance(layer, nn.Conv2d):
+        raise UnsupportedModule(f"{name}: expected a 2-D convolution, got {describe(layer)}: it runs untiled")
+    _require_own_forward(layer, nn.Conv2d, name)
+    found = (layer.kernel_size, layer.stride, layer.padding, layer.dilation, layer.groups)
+    wanted = ((kernel,) * 2, (stride,) * 2, (padding,) * 2, (1, 1), 1)
+    if found != wanted:
+        raise UnsupportedModule(
+            f"{name}: expected {wanted} as kernel, stride, padding, dilation and groups, got {found}: it runs untiled"
+        )
+    mode = layer.padding_mode if padding else "zeros"
+    if mode not in PADDING_MODES:
+        raise UnsupportedModule(f"{name}: expected padding of {', '.join(PADDING_MODES)}, got {mode}: it runs untiled")
+    return Conv(
+        layer,
+        name,
+        layer.in_channels,
+        layer.out_channels,
+        kernel,
+        stride,
+        padding,
+        padding if extra_pad is None else extra_pad,
+        mode,
+    )
+
+
+def describe(layer: Any) -> str:
+    """A layer in an error message: its class."""
+    return type(layer).__name__
+
+
+def _require_own_forward(layer: nn.Module, base: type[nn.Module], name: str) -> None:
+    """Refuse subclasses that compute something else; a host's own casting layers say so by `comfy_cast_weights`."""
+    if type(layer).forward is not base.forward and not hasattr(layer, "comfy_cast_weights"):
+        raise UnsupportedModule(f"{name}: expected a plain {base.__name__}, got {describe(layer)}: it runs untiled")
+
+
+def require_plain(root: nn.Module) -> None:
+    """Refuse a tree in which anything was hooked, wrapped or replaced: such additions would be passed over."""
+    for name, layer in root.named_modules():
+        where = name or describe(root)
+        hooks = (layer._forward_hooks, layer._forward_pre_hooks)  # pyright: ignore[reportPrivateUsage]
+        if any(hooks):
+            raise UnsupportedModule(f"{where}: expected a layer without hooks, got some: it runs untiled")
+        if "forward" in vars(layer) or "_conv_forward" in vars(layer):
+            raise UnsupportedModule(f"{where}: expected the layer's own forward, got a replaced one: it runs untiled")
+        if hasattr(layer, "parametrizations"):
+            raise UnsupportedModule(f"{where}: expected plain weights, got parametrised ones: it runs untiled")
+        if isinstance(layer, nn.Dropout) and layer.training and layer.p > 0:
+            raise UnsupportedModule(f"{where}: expected evaluation mode, got active dropout: call eval() first")
+
+
+def require_children(layer: nn.Module, name: str, known: set[str]) -> None:
+    """Refuse a composite layer with parts that the engine would not run."""
+    unknown = sorted(child for child, _ in layer.named_children() if child not in known)
+    if unknown:
+        raise UnsupportedModule(f"{name}: expected {', '.join(sorted(known))}, got also {', '.join(unknown)}")

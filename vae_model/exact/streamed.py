@@ -1,0 +1,109 @@
+"""Attention whose keys and values come block by block, from wherever they wait; any number of tokens.
+
+The softmax is merged over the blocks in float32 by running maximum and sum (Milakov and Gimelshein 2018; Rabe and Staats
+2021): exact up to rounding, and never more scores in memory than one slice of queries has with one slice of a block.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from functools import cache
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+SCORE_BYTES = 4 * 1024**2
+"""Scores of a slice: as many as stay in a processor's cache, and on a GPU enough to fill it."""
+
+
+class StreamedAttention:
+    """softmax(q k^T / sqrt(C)) v of some queries, fed with the blocks of k and v in any order."""
+
+    def __init__(self, q: Tensor, values: int, max_bytes: int = SCORE_BYTES) -> None:
+        """q: (B, n, C), any float dtype. `values`: channels of v."""
+        self.dtype = q.dtype
+        compute = torch.float64 if q.dtype == torch.float64 else torch.float32
+        self._q = q.to(compute) * q.shape[2] ** -0.5
+        self._slice = max(1, int((max_bytes // compute.itemsize) ** 0.5))  # square slices move the least memory
+        shape = (*q.shape[:2], values)
+        self._sum = torch.zeros(shape, dtype=compute, device=q.device)
+        self._weight = torch.zeros((*q.shape[:2], 1), dtype=compute, device=q.device)
+        self._largest = torch.full_like(self._weight, -torch.inf)
+
+    def add(self, k: Tensor, v: Tensor, check: Callable[[], None] = lambda: None) -> None:
+        """Take in a block: k (B, m, C) and v (B, m, D). `check` is called between slices; it may raise."""
+        multiply = best_matmul(k.device.type, self._q.dtype)
+        for keys, values in zip(k.split(self._slice, 1), v.split(self._slice, 1), strict=True):
+            keys, turned = keys.to(self._q.dtype), values.to(self._q.dtype).transpose(1, 2).contiguous()
+            for start in range(0, self._q.shape[1], self._slice):
+                check()
+                for image in range(k.shape[0]):
+                    self._merge(image, slice(start, start + self._slice), keys[image], turned[image], multiply)
+
+    def _merge(
+        self, image: int, rows: slice, keys: Tensor, values: Tensor, multiply: Callable[[Tensor, Tensor], Tensor]
+    ) -> None:
+        """One slice of queries with one slice of keys (m, C) and values (D, m)."""
+        largest = self._largest[image, rows]
+        scores = multiply(self._q[image, rows], keys)  # (rows, m)
+        new = torch.maximum(largest, scores.amax(dim=1, keepdim=True))
+        shrink = torch.exp(largest - new)
+        weights = scores.sub_(new).exp_()
+        self._weight[image, rows] = self._weight[image, rows] * shrink + weights.sum(dim=1, keepdim=True)
+        self._sum[image, rows] = self._sum[image, rows].mul_(shrink).add_(multiply(weights, values))
+        self._largest[image, rows] = new
+
+    def result(self) -> Tensor:
+        """(B, n, D) in the dtype of q, once every block was added."""
+        return self._sum.div_(self._weight).to(self.dtype)
+
+
+def streamed_attention(
+    q: Tensor, blocks: Iterable[tuple[Tensor, Tensor]], check: Callable[[], None] = lambda: None
+) -> Tensor:
+    """q (B, n, C) over blocks of keys and values (B, m, C) -> (B, n, C)."""
+    attention: StreamedAttention | None = None
+    for k, v in blocks:
+        attention = attention or StreamedAttention(q, v.shape[2])
+        attention.add(k, v, check)
+    if attention is None:
+        raise ValueError("attention: expected at least one block of keys and values, got none")
+    return attention.result()
+
+
+def _matmul(a: Tensor, b: Tensor) -> Tensor:
+    return a @ b.t()
+
+
+def _onednn(a: Tensor, b: Tensor) -> Tensor:
+    # oneDNN's product; PyTorch's own matmul uses another library, half as fast on some processors.
+    return torch.ops.mkldnn._linear_pointwise(a, b, None, "none", [], "")
+
+
+@cache
+def best_matmul(device_type: str, dtype: torch.dtype) -> Callable[[Tensor, Tensor], Tensor]:
+    """(n, C), (m, C) -> (n, m) by the faster of the products there are; timed once in a process."""
+    if device_type != "cpu" or dtype != torch.float32 or not torch.backends.mkldnn.is_available():
+        return _matmul
+    import time
+
+    a = torch.ones(512, 256)
+    seconds: dict[Callable[[Tensor, Tensor], Tensor], float] = {}
+    for product in (_matmul, _onednn):
+        try:
+            product(a, a)
+            runs: list[float] = []
+            for _ in range(5):
+                started = time.perf_counter()
+                product(a, a)
+                runs.append(time.perf_counter() - started)
+            seconds[product] = min(runs)
+        except (RuntimeError, AttributeError, NotImplementedError):
+            continue
+    return min(seconds, key=lambda product: seconds[product])
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """A 1x1 convolution of tokens: (B, n, C) with (out, C, 1, 1) -> (B, n, out)."""
+    return functional.linear(x, weight.flatten(1), bias)

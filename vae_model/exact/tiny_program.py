@@ -1,0 +1,80 @@
+"""Steps of the tiny autoencoder's halves: a plain sequence of convolutions, blocks and enlargements.
+
+Without a norm nothing needs the whole image, so such a program runs in one pass with a halo of rows and no plane at all.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from .program import Convolve, Enlarge, Step, TinyBlock
+from .spec import Conv, UnsupportedModule, describe, read_conv, read_norm, require_children
+
+ACTIVATIONS: dict[type[nn.Module], str] = {nn.ReLU: "relu", nn.SiLU: "silu", nn.GELU: "gelu", nn.Mish: "mish"}
+
+
+def _activation(layer: Any, name: str) -> str:
+    for kind, activation in ACTIVATIONS.items():
+        if type(layer) is kind and getattr(layer, "approximate", "none") == "none":
+            return activation
+    raise UnsupportedModule(f"{name}: expected ReLU, SiLU, GELU or Mish, got {describe(layer)}: it runs untiled")
+
+
+def tiny_steps(coder: Any) -> list[Step]:
+    """The steps of an EncoderTiny or DecoderTiny, without the scalings before and after its `layers`."""
+    require_children(coder, describe(coder), {"layers"})
+    if type(coder).__name__ not in ("EncoderTiny", "DecoderTiny"):
+        raise UnsupportedModule(f"{describe(coder)}: expected EncoderTiny or DecoderTiny: it runs untiled")
+    steps: list[Step] = []
+    layers = list(coder.layers)
+    enlarge = False
+    for index, layer in enumerate(layers):
+        name = f"layers.{index}"
+        if isinstance(layer, nn.Upsample):
+            if layer.scale_factor != 2.0 or layer.mode != "nearest" or enlarge:
+                raise UnsupportedModule(f"{name}: expected nearest x2, got {layer}: it runs untiled")
+            enlarge = True
+            continue
+        if isinstance(layer, nn.Conv2d):
+            stride = int(layer.stride[0])
+            conv = read_conv(layer, name, stride=stride if stride in (1, 2) else 1)
+            follower = layers[index + 1] if index + 1 < len(layers) else None
+            activation = _activation(follower, f"layers.{index + 1}") if type(follower) in ACTIVATIONS else None
+            steps.append(Enlarge(conv) if enlarge else Convolve(conv, after=activation))
+            if enlarge and activation:
+                raise UnsupportedModule(f"{name}: expected no activation after an enlargement: it runs untiled")
+            enlarge = False
+        elif hasattr(layer, "fuse"):
+            steps.append(_block(layer, name))
+        elif type(layer) not in ACTIVATIONS or not index or not isinstance(layers[index - 1], nn.Conv2d):
+            raise UnsupportedModule(f"{name}: expected a convolution or a block, got {describe(layer)}")
+        if enlarge:
+            raise UnsupportedModule(f"{name}: expected a convolution after the enlargement, got {describe(layer)}")
+    return steps
+
+
+def _block(block: Any, name: str) -> TinyBlock:
+    require_children(block, name, {"conv", "skip", "fuse", "pool"})
+    conv = block.conv
+    convs = tuple(read_conv(conv[i], f"{name}.conv.{i}") for i in (0, 2, 4))
+    activations = {_activation(conv[i], f"{name}.conv.{i}") for i in (1, 3)}
+    if len(conv) != 5 or len(activations) != 1:
+        raise UnsupportedModule(f"{name}.conv: expected three convolutions with one activation, got {len(conv)} layers")
+    skip = None
+    if not isinstance(block.skip, nn.Identity):
+        skip = read_conv(block.skip, f"{name}.skip", kernel=1, padding=0)
+    fuse = _activation(block.fuse, f"{name}.fuse")
+    return TinyBlock((convs[0], convs[1], convs[2]), activations.pop(), skip, fuse, _pool(block, name))
+
+
+def _pool(block: Any, name: str) -> tuple[Conv, Any, str, Conv] | None:
+    pool = getattr(block, "pool", None)
+    if pool is None:
+        return None
+    if len(pool) != 4:
+        raise UnsupportedModule(f"{name}.pool: expected 1x1, norm, activation and 1x1, got {len(pool)} layers")
+    first = read_conv(pool[0], f"{name}.pool.0", kernel=1, padding=0)
+    last = read_conv(pool[3], f"{name}.pool.3", kernel=1, padding=0)
+    return first, read_norm(pool[1], f"{name}.pool.1"), _activation(pool[2], f"{name}.pool.2"), last

@@ -1,0 +1,313 @@
+"""From a program and a schedule to passes: what is stored, what is computed again, and in which order it is read.
+
+The walk is the same for running and for planning; they differ in what they do with each pass they are handed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from .attend import AttentionPass
+from .computed import ACTIVATE, AddedRows, ConvolvedRows, EnlargedRows, Fill, PointwiseRows
+from .context import Context
+from .moments import Moments
+from .passes import Emit, Pass, Sink
+from .plane import Plane
+from .program import Attend, Convolve, Enlarge, Program, Residual, Size, Step, TinyBlock, step_size
+from .rows import InputRows, PlaneRows, Recipe, Rows
+from .schedule import LevelSchedule, Schedule
+from .shared import Shared
+from .spec import Norm
+
+
+class Readable(Protocol):
+    """How to read an activation: (top, bottom, last) -> rows; `last` frees what was stored of it behind the reader."""
+
+    def __call__(self, top: int, bottom: int, last: bool) -> Rows: ...
+
+
+@dataclass
+class Value:
+    """An activation: stored in a plane or computed whenever it is read; with the moments that the next norm needs."""
+
+    size: Size
+    rows: Readable
+    moments: Moments | None = None
+    plane: Plane | None = None
+
+    def last(self, top: int, bottom: int) -> Rows:
+        """Read it for the last time."""
+        return self.rows(top, bottom, True)
+
+    def again(self, top: int, bottom: int) -> Rows:
+        """Read it and keep it."""
+        return self.rows(top, bottom, False)
+
+
+def _norm_fill(context: Context, norm: Norm, moments: Moments, activation: str | None) -> Fill:
+    """Norm with the given moments, then the activation, written straight into the window."""
+    assert moments.mean is not None
+    weight, bias = context.norm_weights(norm, moments.mean)
+    scale, shift = moments.scale_shift(weight, bias, norm.eps)
+
+    def fill(target: Tensor, x: Tensor) -> None:
+        torch.addcmul(shift, x, scale, out=target)
+        if activation is not None:
+            ACTIVATE[activation](target)
+
+    return fill
+
+
+class Walk:
+    """One image or batch going through a program. `perform` gets every pass, in order."""
+
+    def __init__(
+        self,
+        program: Program,
+        schedule: Schedule,
+        context: Context,
+        perform: Callable[[Pass | AttentionPass], None],
+        emit: Emit | None = None,
+    ) -> None:
+        if len(schedule) != program.level_count:
+            raise ValueError(
+                f"schedule: expected {program.level_count} levels, got {len(schedule)}: plan for this program"
+            )
+        self.program, self.schedule, self.context = program, schedule, context
+        self.perform, self.emit = perform, emit
+        self.levels = program.levels
+
+    def start(self, height: int, width: int, source: Tensor | None) -> Value:
+        """The input as a value."""
+        size = Size(self.program.in_channels, height, width)
+
+        def read(top: int, bottom: int, last: bool) -> Rows:
+            return InputRows(self.context, size, top, bottom, source)
+
+        return Value(size, read)
+
+    def run(self, value: Value) -> None:
+        """All steps, then the result to `emit`."""
+        steps = self.program.steps
+        for index in range(len(steps)):
+            value = self.step(index, value)
+        sink = Sink(value.last(0, value.size.height), emit=self.emit)
+        self._perform("output", self.levels[-1], [sink], value.size)
+
+    def step(self, index: int, value: Value) -> Value:
+        """One step; its result is stored where the schedule or the next step asks for it."""
+        step, level = self.program.steps[index], self.levels[index]
+        following = self.program.steps[index + 1] if index + 1 < len(self.program.steps) else None
+        size = step_size(step, value.size)
+        groups = _groups(following)
+        if isinstance(step, Attend):
+            return self._attend(step, value, groups, level)
+        make: dict[type, Callable[..., Value]] = {
+            Convolve: self._convolve,
+            Residual: self._residual,
+            Enlarge: self._enlarge,
+            TinyBlock: self._tiny_block,
+        }
+        result = make[type(step)](step, value, size, level)
+        if self._stored(index):
+            return self._store(result, groups, level, _name(step))
+        return result
+
+    def _stored(self, index: int) -> bool:
+        """Whether the result of step `index` becomes a plane."""
+        steps = self.program.steps
+        if index + 1 == len(steps):
+            return False
+        step, following, level = steps[index], steps[index + 1], self.levels[index]
+        schedule = self.schedule[level]
+        if isinstance(step, Enlarge):
+            return schedule.store_enlarged and not _streams(following)
+        if isinstance(step, Residual):
+            return schedule.store_blocks or isinstance(following, Attend) or self.levels[index + 1] != level
+        strided = isinstance(step, Convolve) and step.conv.stride > 1
+        return _groups(following) is not None or (strided and not _streams(following)) or _needs_sweep(following)
+
+    # -- single steps ----------------------------------------------------------------------------------------------
+
+    def _convolve(self, step: Convolve, value: Value, size: Size, level: int) -> Value:
+        fill = None
+        if step.norm is not None:
+            fill = partial(_norm_fill, self.context, step.norm, self._moments(value, step.norm, level), step.before)
+
+        def read(top: int, bottom: int, last: bool) -> Rows:
+            source = value.last if last else value.again
+            if step.conv.kernel == 1 and fill is None and step.after is None:
+                return PointwiseRows(self.context, step.conv, source(top, bottom))
+            return ConvolvedRows(self.context, step.conv, top, bottom, source, value.size, fill, step.after)
+
+        return Value(size, read)
+
+    def _enlarge(self, step: Enlarge, value: Value, size: Size, level: int) -> Value:
+        def read(top: int, bottom: int, last: bool) -> Rows:
+            return EnlargedRows(self.context, step.conv, top, bottom, value.last if last else value.again, value.size)
+
+        return Value(size, read)
+
+    def _residual(self, step: Residual, value: Value, size: Size, level: int) -> Value:
+        context = self.context
+        first = partial(_norm_fill, context, step.norm1, self._moments(value, step.norm1, level), "silu")
+        moments = Moments(step.norm2.groups)
+        second = partial(_norm_fill, context, step.norm2, moments, "silu")
+
+        def hidden(source: Recipe) -> Recipe:
+            return lambda top, bottom: ConvolvedRows(context, step.conv1, top, bottom, source, value.size, first)
+
+        def result(source: Recipe) -> Recipe:
+            return lambda top, bottom: ConvolvedRows(context, step.conv2, top, bottom, source, size, second)
+
+        def skip(rows: Rows) -> Rows:
+            return rows if step.shortcut is None else PointwiseRows(context, step.shortcut, rows)
+
+        if self.schedule[level].store_hidden:
+            inner, kept = self._store_hidden(step, value, size, level, hidden, skip, moments)
+
+            def from_stored(top: int, bottom: int, last: bool) -> Rows:
+                return AddedRows(
+                    result(inner.last if last else inner.again)(top, bottom), kept.rows(top, bottom, last)
+                )
+
+            return Value(size, from_stored)
+        height = size.height
+        sweep = Sink(hidden(value.again)(0, height), moments=moments)
+        self._perform(f"{step.conv1.name} (statistics)", level, [sweep], size)
+
+        def computed(top: int, bottom: int, last: bool) -> Rows:
+            shared = Shared(context, value.size, value.last if last else value.again, lag=2)
+            main = result(hidden(shared.reader))(top, bottom)
+            return AddedRows(main, skip(shared.reader(top, bottom)))
+
+        return Value(size, computed)
+
+    def _store_hidden(
+        self,
+        step: Residual,
+        value: Value,
+        size: Size,
+        level: int,
+        hidden: Callable[[Recipe], Recipe],
+        skip: Callable[[Rows], Rows],
+        moments: Moments,
+    ) -> tuple[Value, Value]:
+        """The pass that stores the inner plane; the block's input stays, or its shortcut is stored along with it."""
+        height = size.height
+        inner = self._plane(size, level)
+        if value.plane is not None and step.shortcut is None:
+            sinks = [Sink(hidden(value.again)(0, height), inner, moments)]
+            self._perform(step.conv1.name, level, sinks, size)
+            return _stored(inner), value
+        kept = self._plane(size, level)
+        shared = Shared(self.context, value.size, value.last, lag=1)
+        main = hidden(shared.reader)(0, height)
+        sinks = [Sink(main, inner, moments), Sink(skip(shared.reader(0, height)), kept)]
+        self._perform(step.conv1.name, level, sinks, size)
+        return _stored(inner), _stored(kept)
+
+    def _tiny_block(self, step: TinyBlock, value: Value, size: Size, level: int) -> Value:
+        context = self.context
+        source = value if step.pool is None else self._pooled(step, value, level)
+
+        def read(top: int, bottom: int, last: bool) -> Rows:
+            shared = Shared(context, value.size, source.last if last else source.again, lag=3)
+            recipe: Recipe = shared.reader
+            for number, conv in enumerate(step.convs):
+                recipe = partial(_plain_conv, context, conv, recipe, value.size, step.activation if number < 2 else None)
+            main = recipe(top, bottom)
+            other = shared.reader(top, bottom)
+            return AddedRows(main, other if step.skip is None else PointwiseRows(context, step.skip, other), step.fuse)
+
+        return Value(size, read)
+
+    def _pooled(self, step: TinyBlock, value: Value, level: int) -> Value:
+        """x + pool(x): the norm in the middle of the pool is over the whole image."""
+        assert step.pool is not None
+        first, norm, activation, last_conv = step.pool
+        context, moments = self.context, Moments(norm.groups)
+        inner_size = value.size._replace(channels=first.out_channels)
+        sweep = Sink(PointwiseRows(context, first, value.again(0, value.size.height)), moments=moments)
+        self._perform(f"{first.name} (statistics)", level, [sweep], inner_size)
+        fill = partial(_norm_fill, context, norm, moments, activation)
+
+        def read(top: int, bottom: int, last: bool) -> Rows:
+            shared = Shared(context, value.size, value.last if last else value.again, lag=0)
+            inner: Recipe = lambda t, b: PointwiseRows(context, first, shared.reader(t, b))  # noqa: E731
+            main = ConvolvedRows(context, last_conv, top, bottom, inner, inner_size, fill)
+            return AddedRows(main, shared.reader(top, bottom))
+
+        return Value(value.size, read)
+
+    def _attend(self, step: Attend, value: Value, groups: int | None, level: int) -> Value:
+        assert value.plane is not None  # a plane always stands before attention
+        moments = None if groups is None else Moments(groups)
+        target = self._plane(value.size, level)
+        fill = partial(_norm_fill, self.context, step.norm, self._moments(value, step.norm, level), None)
+        stream = self.schedule[level].stream_attention
+        self.perform(AttentionPass(self.context, step, level, value.plane, target, moments, fill, stream))
+        return Value(value.size, _stored(target).rows, moments, target)
+
+    # -- planes and passes -----------------------------------------------------------------------------------------
+
+    def _moments(self, value: Value, norm: Norm, level: int) -> Moments:
+        """Those collected when the value was stored, else a pass for nothing but them."""
+        if value.moments is None:
+            value.moments = Moments(norm.groups)
+            sweep = Sink(value.again(0, value.size.height), moments=value.moments)
+            self._perform(f"{norm.name} (statistics)", level, [sweep], value.size)
+        return value.moments
+
+    def _store(self, value: Value, groups: int | None, level: int, name: str) -> Value:
+        plane = self._plane(value.size, level)
+        moments = None if groups is None else Moments(groups)
+        self._perform(name, level, [Sink(value.last(0, value.size.height), plane, moments)], value.size)
+        return Value(value.size, _stored(plane).rows, moments, plane)
+
+    def _plane(self, size: Size, level: int) -> Plane:
+        schedule: LevelSchedule = self.schedule[level]
+        return Plane(self.context, size, schedule.strip_rows, schedule.device_share)
+
+    def _perform(self, name: str, level: int, sinks: list[Sink], size: Size) -> None:
+        self.perform(Pass(name, level, sinks, size.height, self.schedule[level].strip_rows))
+
+
+def _plain_conv(
+    context: Context, conv: object, source: Recipe, size: Size, after: str | None, top: int, bottom: int
+) -> Rows:
+    return ConvolvedRows(context, conv, top, bottom, source, size, None, after)  # type: ignore[arg-type]
+
+
+def _stored(plane: Plane) -> Value:
+    def read(top: int, bottom: int, last: bool) -> Rows:
+        return PlaneRows(plane, top, bottom, consume=last)
+
+    return Value(plane.size, read, plane=plane)
+
+
+def _groups(step: Step | None) -> int | None:
+    """Groups of the norm that a step begins with."""
+    norm = step.norm1 if isinstance(step, Residual) else getattr(step, "norm", None)
+    return None if norm is None else norm.groups
+
+
+def _needs_sweep(step: Step) -> bool:
+    """Whether a step reads its input twice, for statistics of something computed from it."""
+    return isinstance(step, TinyBlock) and step.pool is not None
+
+
+def _streams(step: Step) -> bool:
+    """Whether a step can follow without anything being stored."""
+    return isinstance(step, TinyBlock) or (isinstance(step, Convolve) and step.norm is None)
+
+
+def _name(step: Step) -> str:
+    conv = step.conv2 if isinstance(step, Residual) else step.convs[2] if isinstance(step, TinyBlock) else None
+    return conv.name if conv is not None else getattr(step, "conv").name  # noqa: B009
