@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from ..vae_model.attention import ATTENTION
+from .attention_speed import WORTH_TIMING, fastest_first
 from .memory import get_free_memory, soft_empty_cache
 from .oom import is_oom
 
@@ -66,14 +67,19 @@ def attend(
 ) -> Tensor:
     """softmax(q k^T / sqrt(C)) v by the fastest back end that fits, and by ever smaller slices when memory runs out.
 
-    Args:    q, k, v: (B, N, C) each, one float dtype, one device.
-    Returns: (B, N, C), dtype and device of v.
+    From WORTH_TIMING keys on, those that fit have been timed against each other.
+
+    Args:    q: (B, n, C), k and v (B, N, C), one float dtype, one device.
+    Returns: (B, n, C), dtype and device of v.
     Raises:  the back end's own out-of-memory error once the scores of a single query do not fit.
     """
     # PyTorch's fused kernels want the channels next to each other; without it they give way to the N x N one.
     q, k, v = q.contiguous(), k.contiguous(), v.contiguous()
     batch, tokens, width = q.shape
+    tokens = max(tokens, k.shape[1])
     names = _candidates(tokens, width, q.dtype, q.device, get_free_memory(q.device), batch)
+    if tokens >= WORTH_TIMING and table is ATTENTION and q.device.type in ("cpu", "cuda"):
+        names = [*fastest_first((*names[:-1], "streamed"), width, q.dtype, q.device), names[-1]]
     for name in names[:-1]:
         result = _attempt(table[name], q, k, v, unsupported=True)
         if result is not None:

@@ -8,7 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from ..vae_model.host import Host
+from ..vae_model.exact.program import Program
 from . import attention, loaded, memory, oom
+from .budget import AMPLE, budgets
+from .plan import Plan
+from .planner import make_plan
 
 __all__ = ["Host", "LocalHost"]
 
@@ -34,6 +38,22 @@ class LocalHost(Host):
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         return attention.attend(q, k, v)
+
+    def make_plan(
+        self,
+        program: Program,
+        shape: tuple[int, int, int, int],
+        dtype: torch.dtype,
+        device: torch.device,
+        limit: int | None,
+        strip_rows: int | None = None,
+        *,
+        ample: bool = False,
+    ) -> Plan:
+        device_budget, host_budget = (AMPLE, 0) if ample else budgets(device, limit)
+        return make_plan(
+            program, shape, dtype, device_budget, host_budget, device_type=device.type, strip_rows=strip_rows
+        )
 
     def check_interrupt(self) -> None:
         if self._check_interrupt is not None:

@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from .exact.streamed import streamed_attention
+
 AttentionFunction = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 DEFAULT_SLICE_BYTES = 256 * 1024**2
@@ -56,8 +58,14 @@ def sliced_attention(q: Tensor, k: Tensor, v: Tensor, *, max_bytes: int | None =
     return out
 
 
+def streamed_by_blocks(q: Tensor, k: Tensor, v: Tensor, *, max_bytes: int | None = None) -> Tensor:
+    """Online softmax over slices that stay in the cache; never more scores than one such slice."""
+    return streamed_attention(q, [(k, v)])
+
+
 ATTENTION: dict[str, Callable[..., Tensor]] = {
     "xformers": xformers_attention,
     "pytorch": pytorch_attention,
     "sliced": sliced_attention,
+    "streamed": streamed_by_blocks,
 }

@@ -7,6 +7,28 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+from .exact.program import Program
+from .exact.schedule import Schedule
+
+
+class PlanProtocol(Protocol):
+    """What a run needs of a plan."""
+
+    @property
+    def schedule(self) -> Schedule:
+        """How every level is run."""
+        ...
+
+    @property
+    def peak_bytes(self) -> int:
+        """Predicted bytes on the device, above weights, input and finished output."""
+        ...
+
+    @property
+    def work(self) -> int:
+        """Predicted floating point operations."""
+        ...
+
 
 class Host(Protocol):
     """Devices, memory and attention of the surroundings. All sizes are bytes."""
@@ -29,6 +51,24 @@ class Host(Protocol):
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Attention by the back end that fits here: (B, N, C) each -> (B, N, C)."""
+        ...
+
+    def make_plan(
+        self,
+        program: Program,
+        shape: tuple[int, int, int, int],
+        dtype: torch.dtype,
+        device: torch.device,
+        limit: int | None,
+        strip_rows: int | None = None,
+        *,
+        ample: bool = False,
+    ) -> PlanProtocol:
+        """A plan for an input of `shape` (B, C, H, W) within `limit` bytes, None for what is free now.
+
+        `strip_rows` fixes the height of strips; `ample` plans as if memory had no end. MemoryBudgetError where nothing
+        fits.
+        """
         ...
 
     def check_interrupt(self) -> None:

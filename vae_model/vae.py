@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -12,11 +15,16 @@ from .checks import check_latents, check_method, check_pixels, crop_centre
 from .config import Config, KLConfig
 from .errors import InputError
 from .estimate import untiled_elements_per_pixel
-from .host import Host
+from .exact.spec import UnsupportedModule
+from .halves import Half, decoder_half, encoder_half
+from .host import Host, PlanProtocol
 from .layers import set_attention
 from .load import LoadedModel
 from .run import Progress, Run, run_blend, run_untiled
+from .run_exact import ExactRun
 from .tiny import AutoencoderTiny
+
+logger = logging.getLogger(__name__)
 
 TILE_PIXELS = 512
 OVERLAP_PIXELS = 64
@@ -39,10 +47,14 @@ def _channels(config: Config) -> tuple[int, int]:
 class VAE:
     """An autoencoder on a device. Images are (B, H, W, C) float32 0..1, latents (B, c, h, w) raw as in ComfyUI.
 
-    `decode` and `encode` take `method`: "exact" (the default) and "untiled" run the whole image at once; "blend" is
-    approximate, overlapping tiles. `memory` limits the run above the weights: bytes, text such as "2GiB", or None for
-    what is free. A run that does not fit raises MemoryBudgetError; the method never changes by itself.
+    `decode` and `encode` take `method`: "exact" (the default) runs the layers strip by strip in the memory there is,
+    with the result of "untiled", which runs the whole image at once; "blend" is approximate, overlapping tiles. `memory`
+    limits the run above weights, input and output: bytes, text such as "2GiB", or None for what is free. A run that
+    does not fit raises MemoryBudgetError; the method never changes by itself. `last_plan` is what the last exact run
+    followed, None where the engine has no rule for a module and the model ran untiled (a warning says so).
     """
+
+    last_plan: PlanProtocol | None = None
 
     def __init__(
         self, loaded: LoadedModel, host: Host, *, device: torch.device, dtype: torch.dtype, output_device: torch.device
@@ -112,7 +124,8 @@ class VAE:
         Args:    samples: (B, latent_channels, h, w) raw latents, any float dtype and device.
                  method: "exact", "untiled" or "blend" (approximate).
                  memory: bytes or text such as "2GiB" for the run above the weights; None for what is free.
-                 tile_size, overlap: of "blend", in pixels; None chooses by memory, 512 and 64 at most.
+                 tile_size: in pixels; the height of strips, or the side of the tiles of "blend". None chooses.
+                 overlap: of "blend", in pixels, 64 unless told.
                  progress: called with the fraction done, 0..1.
         Returns: (B, h * f, w * f, C) float32 0..1 on `output_device`.
         Raises:  InputError for latents this VAE cannot take, MemoryBudgetError where the run does not fit.
@@ -128,6 +141,13 @@ class VAE:
         with torch.inference_mode():
             out = torch.empty(shape, dtype=torch.float32, device=self.output_device)
             run = self._new_run("decode", memory, progress)
+
+            def put(item: int, top: int, rows: Tensor) -> None:
+                target = out[item : item + 1, top : top + rows.shape[2]]
+                self.process_output(target.copy_(rows.movedim(1, -1)))
+
+            if method == "exact" and self._run_exact(run, lambda: decoder_half(self.first_stage_model), z, tile_size, put):
+                return out
             if method != "blend":
                 run_untiled(run, z, out, finish, self.memory_used_decode(z.shape, self.vae_dtype))
                 return out
@@ -168,6 +188,13 @@ class VAE:
         with torch.inference_mode():
             out = torch.empty(shape, dtype=torch.float32, device=self.output_device)
             run = self._new_run("encode", memory, progress)
+
+            def put(item: int, top: int, rows: Tensor) -> None:
+                out[item : item + 1, :, top : top + rows.shape[2]] = rows
+
+            strip = None if tile_size is None else _cells(tile_size, f)
+            if method == "exact" and self._run_exact(run, self._encoder_half, x, strip, put):
+                return out
             if method != "blend":
                 run_untiled(run, x, out, Tensor.float, self.memory_used_encode(x.shape, self.vae_dtype))
                 return out
@@ -191,12 +218,13 @@ class VAE:
         overlap: int | None = None,
         tile_t: int | None = None,
         overlap_t: int | None = None,
+        method: str = "exact",
     ) -> Tensor:
-        """ComfyUI's tiled decode, approximate ("blend"); tile and overlap in latent cells, the time axis is unused."""
+        """ComfyUI's tiled decode: exact, in strips of the tiles' height; "blend" is approximate. Sizes in latent cells."""
         f = self.upscale_ratio
         sides = [f * tile for tile in (tile_x, tile_y) if tile is not None]
         pixels = None if overlap is None else overlap * f
-        return self.decode(samples, "blend", tile_size=min(sides, default=None), overlap=pixels)
+        return self.decode(samples, method, tile_size=min(sides, default=None), overlap=pixels)
 
     def encode_tiled(
         self,
@@ -206,10 +234,37 @@ class VAE:
         overlap: int | None = None,
         tile_t: int | None = None,
         overlap_t: int | None = None,
+        method: str = "exact",
     ) -> Tensor:
-        """ComfyUI's tiled encode, approximate ("blend"); tile and overlap in pixels, the time axis is unused."""
+        """ComfyUI's tiled encode: exact, in strips of the tiles' height; "blend" is approximate. Sizes in pixels."""
         sides = [tile for tile in (tile_x, tile_y) if tile is not None]
-        return self.encode(pixel_samples, "blend", tile_size=min(sides, default=None), overlap=overlap)
+        return self.encode(pixel_samples, method, tile_size=min(sides, default=None), overlap=overlap)
+
+    # -- the engine ------------------------------------------------------------------------------------------------
+
+    def _encoder_half(self) -> Half:
+        half = encoder_half(self.first_stage_model, self.latent_channels)
+        return replace(half, prepare=lambda rows: half.prepare(self.process_input(rows)))
+
+    def _run_exact(
+        self,
+        run: Run,
+        make_half: Callable[[], Half],
+        x: Tensor,
+        strip_rows: int | None,
+        put: Callable[[int, int, Tensor], None],
+    ) -> bool:
+        """Run by the engine; False where it has no rule for a module, which the ordinary run does not need."""
+        if strip_rows is not None and strip_rows < 1:
+            raise InputError(f"tile_size: expected at least 1 row, got {strip_rows}: make it larger")
+        self.last_plan = None
+        try:
+            half = make_half()
+        except UnsupportedModule as reason:
+            logger.warning("%s: running untiled, which takes more memory: %s", run.what, reason)
+            return False
+        self.last_plan = ExactRun(run, half, strip_rows, put).items(x)
+        return True
 
     # -- the model -------------------------------------------------------------------------------------------------
 

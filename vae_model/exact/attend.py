@@ -17,7 +17,7 @@ from .program import Attend
 from .rows import PlaneRows
 from .spec import Conv
 from .spill import Parked
-from .streamed import SCORE_BYTES, linear, streamed_attention
+from .streamed import linear, streamed_attention, streaming_bytes
 
 
 class Block(NamedTuple):
@@ -139,21 +139,26 @@ class AttentionPass:
         return self.context.batch * (products + sum(2 * tokens * c.in_channels * c.out_channels for c in convs))
 
     def peak_bytes(self) -> int:
-        """Device bytes at the worst moment."""
+        """Device bytes at the worst moment; of a plane that is replaced strip by strip, the larger of the two."""
         plane = self.context.plane_bytes(self.source.size)
         strip = min(self.height, self.source.strip_rows) * self.source.row_bytes
         spilled = self.source.device_share < 1
-        stored = self.source.device_bytes(0, self.source.count) + (2 * strip if spilled else 0)
-        wide = max(4, self.context.dtype.itemsize) // self.context.dtype.itemsize
+        stored = self.source.device_bytes(0, self.source.count) + (3 * strip if spilled else 0)
+        tokens = min(self.height, self.source.strip_rows) * self.width * self.context.batch
+        workspace = streaming_bytes(tokens, self.source.size.channels, self.context.dtype)
         if not self.stream:
-            return stored + 2 * plane + (3 + spilled) * strip
-        blocks = 4 * strip  # keys and values of one strip, and of the next
-        online = 2 * wide * strip + 3 * SCORE_BYTES + 2 * wide * strip
-        return stored + blocks + online + 2 * strip
+            return stored + 2 * plane + 2 * strip + (workspace if self.context.device.type == "cpu" else strip)
+        return stored + 4 * strip + strip + workspace  # blocks: one being used, one coming; then the queries
 
     def host_bytes(self) -> int:
-        """Host bytes of keys and values."""
-        return 2 * self.context.plane_bytes(self.source.size) if self.stream else 0
+        """Host bytes of keys, values and spilled strips at the worst moment."""
+        keys_and_values = 2 * self.context.plane_bytes(self.source.size) if self.stream else 0
+        return keys_and_values + self.source.host_bytes()
+
+    def moved_bytes(self) -> int:
+        """Bytes copied to host memory and back: every strip of queries fetches all keys and values."""
+        keys_and_values = 2 * self.context.plane_bytes(self.source.size) if self.stream else 0
+        return keys_and_values * (1 + self.source.count) + 3 * self.source.host_bytes()
 
 
 def _bounds(plane: Plane) -> list[tuple[int, int]]:

@@ -9,9 +9,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from .context import Context
-from .convolve import enlarge_window, fill_columns, fill_rows, fold_upsample, padded_columns
+from .convolve import enlarge_window, fill_columns, fill_rows, fold_bytes, fold_upsample, padded_columns
 from .program import Size
-from .rows import Cost, Recipe, Rows
+from .rows import Cost, PlaneRows, Recipe, Rows
 from .spec import Conv
 
 Fill = Callable[[Tensor, Tensor], None]
@@ -41,6 +41,7 @@ class Windowed(Rows):
         self.source = source(first if conv.circular else max(0, first), self._reach(bottom))
         self.columns = padded_columns(conv)
         self.window_row_bytes = context.row_bytes(conv.in_channels, self.source.size.width + sum(self.columns))
+        self._buffer: Tensor | None = None
         self._carried: Tensor | None = None
 
     def _first(self, row: int) -> int:
@@ -69,7 +70,10 @@ class Windowed(Rows):
         pieces = self.source.take(self._reach(bottom))
         size = self.source.size
         left, right = self.columns
-        window = self.context.empty(size.channels, end - first, size.width + left + right)
+        window = self._buffer
+        if window is None or window.shape[2] != end - first:
+            window = self._buffer = None  # the old one is freed before the new one is made
+            window = self._buffer = self.context.empty(size.channels, end - first, size.width + left + right)
         inner = window[..., left : left + size.width]
         row = 0 if self._carried is None else self._carried.shape[2]
         if self._carried is not None:
@@ -96,20 +100,26 @@ class Windowed(Rows):
         above = self._reach(top) if top > self.top else self.source.top
         return above, self._reach(bottom)
 
+    def _window_bytes(self, top: int, bottom: int) -> int:
+        return (self._end(bottom) - self._first(top)) * self.window_row_bytes
+
     def cost(self, top: int, bottom: int) -> Cost:
-        above, below = self._spans(top, bottom)
-        source = self.source.cost(above, below)
-        window = (self._end(bottom) - self._first(top)) * self.window_row_bytes
+        if bottom <= top:
+            return Cost(0, 0)
+        source = self.source.cost(*self._spans(top, bottom))
         out = (bottom - top) * self.row_bytes
-        peak = max(source.peak, source.held + window, window + out + self._extra(top, bottom))
-        return Cost(peak, out)
+        return Cost(max(source.peak, source.held, out + self._extra(top, bottom)), out)
 
     def _extra(self, top: int, bottom: int) -> int:
         """Bytes beside window and result while the result is made."""
         return 0
 
     def standing(self, top: int, bottom: int) -> int:
-        return self._carry_bytes(bottom) + self._weight_bytes() + self.source.standing(*self._spans(top, bottom))
+        own = self._window_bytes(top, bottom) + self._carry_bytes(bottom) + self._weight_bytes()
+        return own + self.source.standing(*self._spans(top, bottom))
+
+    def readers(self, bottom: int) -> list[tuple[PlaneRows, int]]:
+        return self.source.readers(self._reach(bottom))
 
     def _weight_bytes(self) -> int:
         return self.context.weight_bytes(self.conv)
@@ -190,6 +200,9 @@ class PointwiseRows(Rows):
     def standing(self, top: int, bottom: int) -> int:
         return self.source.standing(top, bottom) + self.context.weight_bytes(self.conv)
 
+    def readers(self, bottom: int) -> list[tuple[PlaneRows, int]]:
+        return self.source.readers(bottom)
+
     def work(self) -> int:
         rows = self.bottom - self.top
         return conv_work(self.conv, self.context.batch, rows, self.size.width) + self.source.work()
@@ -233,10 +246,15 @@ class EnlargedRows(Windowed):
         return [enlarge_window(self.context, window, *self._layer, top, bottom, pad)]
 
     def _fold(self) -> tuple[list[list[Tensor]], Tensor | None]:
-        weight, bias = self.context.conv_weights(self.conv)
-        kernels = fold_upsample(weight)
-        order = torch.channels_last if self.context.channels_last else torch.contiguous_format
-        return [[kernels[r, c].contiguous(memory_format=order) for c in (0, 1)] for r in (0, 1)], bias
+        weight, bias = self.context.layer_weights(self.conv)
+        order = self.context.memory_format
+        return [[fold_upsample(weight, r, c).contiguous(memory_format=order) for c in (0, 1)] for r in (0, 1)], bias
+
+    def cost(self, top: int, bottom: int) -> Cost:
+        cost = super().cost(top, bottom)
+        folding = fold_bytes(self.conv, self.context.dtype.itemsize) if top == self.top else 0
+        folding -= self._window_bytes(top, bottom)  # there is no window yet
+        return cost._replace(peak=max(cost.peak, folding))
 
     def _extra(self, top: int, bottom: int) -> int:
         rows = -(-(bottom - top) // 2)
@@ -275,6 +293,9 @@ class AddedRows(Rows):
 
     def standing(self, top: int, bottom: int) -> int:
         return self.main.standing(top, bottom) + self.other.standing(top, bottom)
+
+    def readers(self, bottom: int) -> list[tuple[PlaneRows, int]]:
+        return self.main.readers(bottom) + self.other.readers(bottom)
 
     def work(self) -> int:
         return self.main.work() + self.other.work()

@@ -46,16 +46,24 @@ class Context:
         """Bytes of a whole plane."""
         return self.row_bytes(size.channels, size.width) * size.height
 
+    @property
+    def memory_format(self) -> torch.memory_format:
+        """The memory order of strips and weights."""
+        return torch.channels_last if self.channels_last else torch.contiguous_format
+
     def empty(self, channels: int, rows: int, width: int) -> Tensor:
-        """A new strip in this run's memory order."""
-        order = torch.channels_last if self.channels_last else torch.contiguous_format
+        """A new strip."""
         shape = (self.batch, channels, rows, width)
-        return torch.empty(shape, dtype=self.dtype, device=self.device, memory_format=order)
+        return torch.empty(shape, dtype=self.dtype, device=self.device, memory_format=self.memory_format)
+
+    def layer_weights(self, conv: Conv) -> tuple[Tensor, Tensor | None]:
+        """Weight (out, in, k, k) and bias (out,) of a convolution as the provider gives them."""
+        return self.weights(conv.module, torch.empty(0, dtype=self.dtype, device=self.device))
 
     def conv_weights(self, conv: Conv) -> tuple[Tensor, Tensor | None]:
-        """Weight (out, in, k, k) and bias (out,) of a convolution in this run's memory order."""
-        weight, bias = self.weights(conv.module, torch.empty(0, dtype=self.dtype, device=self.device))
-        return (weight.contiguous(memory_format=torch.channels_last) if self.channels_last else weight), bias
+        """The same in this run's memory order."""
+        weight, bias = self.layer_weights(conv)
+        return weight.contiguous(memory_format=self.memory_format), bias
 
     def norm_weights(self, norm: Norm, like: Tensor) -> tuple[Tensor, Tensor]:
         """Weight and bias (channels,) of a norm, in the precision of its moments."""

@@ -50,26 +50,24 @@ def padded_columns(conv: Conv) -> tuple[int, int]:
     return conv.pad_before, conv.pad_after
 
 
-def fold_upsample(weight: Tensor) -> Tensor:
-    """The four 2x2 kernels that equal nearest x2 followed by a 3x3 convolution: (2, 2, out, in, 2, 2).
+_HALVES = (((0,), (1, 2)), ((0, 1), (2,)))
+"""By parity of the result's row (or column): which of the three taps fall on its first and on its second source row."""
 
-    Index [r][c] makes the output rows of parity r and columns of parity c. Summed in float32 or better.
+
+def fold_upsample(weight: Tensor, row: int, column: int) -> Tensor:
+    """The 2x2 kernel that makes the results of one parity of row and column.
+
+    Nearest x2 followed by the 3x3 convolution `weight` (out, in, 3, 3) equals four such kernels on the small plane, one
+    for each parity: (out, in, 2, 2). Summed in float32 or better, then rounded to the dtype of `weight` once.
     """
     w = weight if weight.dtype == torch.float64 else weight.float()
-    rows = (
-        torch.stack([w[:, :, 0], w[:, :, 1] + w[:, :, 2]], dim=2),
-        torch.stack([w[:, :, 0] + w[:, :, 1], w[:, :, 2]], dim=2),
-    )
-    kernels = [
-        torch.stack(
-            [
-                torch.stack([r[..., 0], r[..., 1] + r[..., 2]], dim=-1),
-                torch.stack([r[..., 0] + r[..., 1], r[..., 2]], dim=-1),
-            ]
-        )
-        for r in rows
-    ]
-    return torch.stack(kernels).to(weight.dtype)
+    w = torch.stack([w[:, :, taps].sum(dim=2) for taps in _HALVES[row]], dim=2)
+    return torch.stack([w[..., taps].sum(dim=3) for taps in _HALVES[column]], dim=3).to(weight.dtype)
+
+
+def fold_bytes(conv: Conv, itemsize: int) -> int:
+    """Bytes of the sums while one kernel is made."""
+    return conv.out_channels * conv.in_channels * max(4, itemsize) * 19
 
 
 def enlarge_window(

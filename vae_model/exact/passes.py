@@ -9,7 +9,7 @@ from torch import Tensor
 
 from .moments import CHUNK_ELEMENTS, Moments
 from .plane import Plane
-from .rows import Rows
+from .rows import PlaneRows, Rows
 
 Emit = Callable[[int, Tensor], None]
 """Takes (first row, rows) of the finished result; they come in order."""
@@ -83,10 +83,33 @@ class Pass:
         return sum(sink.rows.work() for sink in self.sinks)
 
     def peak_bytes(self) -> int:
-        """Device bytes at the worst moment. Bytes change linearly from strip to strip but for the first and last."""
+        """Device bytes at the worst moment."""
+        return max(self._strip_peak(index) for index in self._decisive())
+
+    def _decisive(self) -> list[int]:
+        """Bytes change linearly from strip to strip but for the first and last ones, so these tell all."""
         count = -(-self.height // self.strip_rows)
-        indices = {index for index in (0, 1, 2, count // 2, count - 3, count - 2, count - 1) if 0 <= index < count}
-        return max(self._strip_peak(index) for index in indices)
+        return sorted({index for index in (0, 1, count - 2, count - 1) if 0 <= index < count})
+
+    def host_bytes(self) -> int:
+        """Host bytes of spilled strips at the worst moment."""
+        planes = [sink.plane for sink in self.sinks if sink.plane is not None]
+        worst = 0
+        for index in self._decisive():
+            written = sum(plane.host_bytes(0, index + 1) for plane in planes)
+            for reader, row in self._readers(index * self.strip_rows):
+                stored = reader.stored_strips(row)
+                written += reader.plane.host_bytes(stored.start, stored.stop)
+            worst = max(worst, written)
+        return worst
+
+    def moved_bytes(self) -> int:
+        """Bytes copied to host memory and back."""
+        written = sum(sink.plane.host_bytes() for sink in self.sinks if sink.plane is not None)
+        return written + sum(reader.plane.host_bytes() for reader, _ in self._readers(self.height))
+
+    def _readers(self, bottom: int) -> list[tuple[PlaneRows, int]]:
+        return [found for sink in self.sinks for found in sink.rows.readers(bottom)]
 
     def _strip_peak(self, index: int) -> int:
         top = index * self.strip_rows
@@ -115,5 +138,5 @@ class Pass:
 
 def _leaving(plane: Plane, done: int) -> int:
     """The strip that is on its way to host memory is still on the device, too."""
-    spilled = next((index for index in reversed(range(done)) if not plane.on_device(index)), None)
-    return 0 if plane.device_share >= 1 or spilled is None else plane.strip_rows * plane.row_bytes
+    spilled = plane.host_bytes(0, done) > 0
+    return plane.strip_rows * plane.row_bytes if spilled else 0

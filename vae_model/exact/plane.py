@@ -42,9 +42,11 @@ class Plane:
             rows -= self.count * self.strip_rows - self.size.height
         return rows * self.row_bytes
 
-    def host_bytes(self) -> int:
-        """Host bytes of the whole plane."""
-        return self.size.height * self.row_bytes - self.device_bytes(0, self.count)
+    def host_bytes(self, first: int = 0, last: int | None = None) -> int:
+        """Host bytes of the strips first..last - 1, of all strips without them."""
+        last = self.count if last is None else last
+        rows = max(0, min(last * self.strip_rows, self.size.height) - first * self.strip_rows)
+        return rows * self.row_bytes - self.device_bytes(first, last)
 
     def put(self, index: int, strip: Tensor) -> None:
         """Store strip `index`; the plane owns the tensor from here on."""

@@ -22,6 +22,10 @@ Recipe = Callable[[int, int], "Rows"]
 """(top, bottom) -> a new source of those rows."""
 
 
+Source = Callable[[int, int], Tensor]
+"""(top, bottom) -> those rows of the input (B, C, n, W), on any device and in any float dtype."""
+
+
 class Cost(NamedTuple):
     """Bytes while rows are read: at most `peak` beyond what stands already, `held` by the pieces that are returned."""
 
@@ -50,6 +54,10 @@ class Rows:
         """Device bytes that this source and those before it hold once rows up to `bottom` are taken from `top`."""
         raise NotImplementedError
 
+    def readers(self, bottom: int) -> list[tuple[PlaneRows, int]]:
+        """The planes read, each with the row that is reached once rows up to `bottom` are taken."""
+        return []
+
     def work(self) -> int:
         """Floating point operations of the whole range."""
         return 0
@@ -58,7 +66,7 @@ class Rows:
 class InputRows(Rows):
     """Rows of the input image or latent, brought to the device and into the run's dtype strip by strip."""
 
-    def __init__(self, context: Context, size: Size, top: int, bottom: int, source: Tensor | None) -> None:
+    def __init__(self, context: Context, size: Size, top: int, bottom: int, source: Source | None) -> None:
         super().__init__(context, size, top, bottom)
         self.source = source
 
@@ -69,7 +77,7 @@ class InputRows(Rows):
             start = self.at % self.size.height
             end = min(self.size.height, start + bottom - self.at)
             piece = self.context.empty(self.size.channels, end - start, self.size.width)
-            pieces.append(piece.copy_(self.source[:, :, start:end]))
+            pieces.append(piece.copy_(self.source(start, end)))
             self.at += end - start
         return pieces
 
@@ -140,6 +148,13 @@ class PlaneRows(Rows):
     def _passed(self, row: int) -> int:
         """Strips whose last row lies above `row`."""
         return self.plane.count if row >= self.size.height else max(0, row) // self.plane.strip_rows
+
+    def readers(self, bottom: int) -> list[tuple[PlaneRows, int]]:
+        return [(self, bottom)]
+
+    def stored_strips(self, row: int) -> range:
+        """The strips that are stored once rows up to `row` were taken."""
+        return range(self._passed(row) if self.consume else 0, self.plane.count)
 
     def strip_bytes(self, top: int, bottom: int) -> int:
         """Device bytes that the strips hold that are passed on the way from row `top` to `bottom`."""

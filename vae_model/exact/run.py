@@ -21,12 +21,14 @@ def run_program(
     x: Tensor,
     emit: Emit,
     *,
+    prepare: Callable[[Tensor], Tensor] = lambda rows: rows,
     check: Check = lambda: None,
     report: Callable[[int], None] = lambda work: None,
 ) -> None:
     """Run a program on x; its result goes to `emit` strip by strip, equal to the module's own up to rounding.
 
     Args:    x: (B, C, H, W) on any device, in any float dtype; converted strip by strip.
+             prepare: applied to each strip of x as it lies there, before the conversion.
              emit: called with (first row, rows (B, C, n, W)) in order.
              check: called before every strip; it may raise to stop the run.
              report: called with the floating point operations done since the last call.
@@ -38,7 +40,7 @@ def run_program(
 
     try:
         walk = Walk(program, schedule, context, perform, emit)
-        walk.run(walk.start(x.shape[2], x.shape[3], x))
+        walk.run(walk.start(x.shape[2], x.shape[3], lambda top, bottom: prepare(x[:, :, top:bottom])))
     finally:
         if context.spill is not None:
             context.spill.close()

@@ -18,25 +18,27 @@ class Shared:
     def __init__(self, context: Context, size: Size, recipe: Recipe, lag: int) -> None:
         self.context, self.size, self.lag = context, size, lag
         self._recipe = recipe
-        self._readers: list[_Reader] = []
+        # Positions, not readers: two objects that hold each other would keep their strips until a garbage collection.
+        self._at: list[int] = []
+        self._top, self._bottom = 0, 0
         self._source: Rows | None = None
         self._pieces: list[tuple[int, Tensor]] = []
 
     def reader(self, top: int, bottom: int) -> Rows:
         """A reader of those rows. Both are made before the first row is taken; the first one made leads."""
-        reader = _Reader(self, top, bottom, leads=not self._readers)
-        self._readers.append(reader)
-        return reader
+        self._top = min(top, self._top) if self._at else top
+        self._bottom = max(bottom, self._bottom)
+        self._at.append(top)
+        return _Reader(self, top, bottom, len(self._at) - 1)
 
     @property
     def source(self) -> Rows:
         """The source over the rows of both readers."""
         if self._source is None:
-            top = min(reader.top for reader in self._readers)
-            self._source = self._recipe(top, max(reader.bottom for reader in self._readers))
+            self._source = self._recipe(self._top, self._bottom)
         return self._source
 
-    def take(self, reader: _Reader, bottom: int) -> list[Tensor]:
+    def take(self, number: int, bottom: int) -> list[Tensor]:
         """Rows of one reader, from the pieces that are kept or from the source."""
         row = self.source.at
         if bottom > row:
@@ -45,11 +47,11 @@ class Shared:
                 row += piece.shape[2]
         found: list[Tensor] = []
         for start, piece in self._pieces:
-            low, high = max(reader.at, start), min(bottom, start + piece.shape[2])
+            low, high = max(self._at[number], start), min(bottom, start + piece.shape[2])
             if low < high:
                 found.append(piece[:, :, low - start : high - start])
-        reader.at = bottom
-        slowest = min(other.at for other in self._readers)
+        self._at[number] = bottom
+        slowest = min(self._at)
         self._pieces = [(start, piece) for start, piece in self._pieces if start + piece.shape[2] > slowest]
         return found
 
@@ -64,12 +66,13 @@ class Shared:
 class _Reader(Rows):
     """One of the two; the leader stands for the source's cost and work, the other finds everything ready."""
 
-    def __init__(self, shared: Shared, top: int, bottom: int, *, leads: bool) -> None:
+    def __init__(self, shared: Shared, top: int, bottom: int, number: int) -> None:
         super().__init__(shared.context, shared.size, top, bottom)
-        self.shared, self.leads = shared, leads
+        self.shared, self.number = shared, number
+        self.leads = number == 0
 
     def take(self, bottom: int) -> list[Tensor]:
-        return self.shared.take(self, bottom)
+        return self.shared.take(self.number, bottom)
 
     def cost(self, top: int, bottom: int) -> Cost:
         if not self.leads or bottom <= top:
@@ -81,6 +84,9 @@ class _Reader(Rows):
         if not self.leads:
             return 0
         return self.shared.source.standing(top, bottom) + self.shared.kept_bytes(top, bottom)
+
+    def readers(self, bottom: int) -> list[tuple[PlaneRows, int]]:
+        return self.shared.source.readers(bottom) if self.leads else []
 
     def work(self) -> int:
         return self.shared.source.work() if self.leads else 0

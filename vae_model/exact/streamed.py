@@ -25,7 +25,7 @@ class StreamedAttention:
         self.dtype = q.dtype
         compute = torch.float64 if q.dtype == torch.float64 else torch.float32
         self._q = q.to(compute) * q.shape[2] ** -0.5
-        self._slice = max(1, int((max_bytes // compute.itemsize) ** 0.5))  # square slices move the least memory
+        self._slice = _slice_rows(compute, max_bytes)
         shape = (*q.shape[:2], values)
         self._sum = torch.zeros(shape, dtype=compute, device=q.device)
         self._weight = torch.zeros((*q.shape[:2], 1), dtype=compute, device=q.device)
@@ -70,6 +70,19 @@ def streamed_attention(
     if attention is None:
         raise ValueError("attention: expected at least one block of keys and values, got none")
     return attention.result()
+
+
+def _slice_rows(compute: torch.dtype, max_bytes: int = SCORE_BYTES) -> int:
+    """Rows and columns of a slice of scores: square ones move the least memory."""
+    return max(1, int((max_bytes // compute.itemsize) ** 0.5))
+
+
+def streaming_bytes(tokens: int, channels: int, dtype: torch.dtype) -> int:
+    """Bytes that attention of so many queries holds beside them and the blocks, for blocks of as many keys."""
+    compute = torch.float64 if dtype == torch.float64 else torch.float32
+    rows = min(tokens, _slice_rows(compute))
+    casts = 2 if dtype.itemsize >= 4 else 3
+    return (2 * tokens * channels + rows * rows + (casts + 1) * rows * channels) * compute.itemsize
 
 
 def _matmul(a: Tensor, b: Tensor) -> Tensor:

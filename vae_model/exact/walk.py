@@ -20,7 +20,7 @@ from .moments import Moments
 from .passes import Emit, Pass, Sink
 from .plane import Plane
 from .program import Attend, Convolve, Enlarge, Program, Residual, Size, Step, TinyBlock, step_size
-from .rows import InputRows, PlaneRows, Recipe, Rows
+from .rows import InputRows, PlaneRows, Recipe, Rows, Source
 from .schedule import LevelSchedule, Schedule
 from .shared import Shared
 from .spec import Norm
@@ -83,7 +83,7 @@ class Walk:
         self.perform, self.emit = perform, emit
         self.levels = program.levels
 
-    def start(self, height: int, width: int, source: Tensor | None) -> Value:
+    def start(self, height: int, width: int, source: Source | None) -> Value:
         """The input as a value."""
         size = Size(self.program.in_channels, height, width)
 
@@ -97,6 +97,10 @@ class Walk:
         steps = self.program.steps
         for index in range(len(steps)):
             value = self.step(index, value)
+        self.finish(value)
+
+    def finish(self, value: Value) -> None:
+        """The last pass: the result goes to `emit`."""
         sink = Sink(value.last(0, value.size.height), emit=self.emit)
         self._perform("output", self.levels[-1], [sink], value.size)
 
@@ -126,12 +130,13 @@ class Walk:
             return False
         step, following, level = steps[index], steps[index + 1], self.levels[index]
         schedule = self.schedule[level]
+        if isinstance(following, Attend):
+            return True
         if isinstance(step, Enlarge):
             return schedule.store_enlarged and not _streams(following)
         if isinstance(step, Residual):
-            return schedule.store_blocks or isinstance(following, Attend) or self.levels[index + 1] != level
-        strided = isinstance(step, Convolve) and step.conv.stride > 1
-        return _groups(following) is not None or (strided and not _streams(following)) or _needs_sweep(following)
+            return schedule.store_blocks or self.levels[index + 1] != level
+        return _groups(following) is not None or _needs_sweep(following)
 
     # -- single steps ----------------------------------------------------------------------------------------------
 

@@ -1,0 +1,225 @@
+"""From a program, a shape and a budget to a plan: which schedule every level gets. Pure arithmetic, nothing is allocated.
+
+Levels are decided in the order they run. Per level the least predicted time that fits wins, which comes out as: resident,
+recompute, partial spill, full spill, computing everything again, and all of these with lower strips if nothing fits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import NamedTuple
+
+import torch
+
+from ..vae_model.bytesize import format_bytes
+from ..vae_model.errors import MemoryBudgetError
+from ..vae_model.exact.program import Attend, Enlarge, Program, Residual, Size
+from ..vae_model.exact.schedule import LevelSchedule
+from ..vae_model.exact.sizing import Need, Sizing, level_sizes, untiled_work
+from ..vae_model.exact.walk import Value
+from .plan import LevelPlan, Plan
+
+STRIP_ELEMENTS = {"cpu": 2**21}
+"""Elements of a strip that are worth having: as many as caches like on a CPU (2^20 took 9 % longer, 2^22 no less)."""
+GPU_STRIP_ELEMENTS = 2**25
+"""Enough for every kernel to fill a GPU."""
+WORK_PER_BYTE = {"cpu": 80}
+"""Operations in the time that one byte takes to host memory or back; decides between computing again and spilling."""
+GPU_WORK_PER_BYTE = 3000
+_SHARES = 16
+_LOWER_TRIES = 1
+"""Once something fits, so many lower strips are tried for a schedule of less work."""
+_LOWER_GAIN = 1.1
+"""What lower strips must gain at least: their overhead is not predicted."""
+KINDS = ("resident", "recompute", "spill")
+
+
+def make_plan(
+    program: Program,
+    shape: tuple[int, int, int, int],
+    dtype: torch.dtype,
+    device_budget: int,
+    host_budget: int = 0,
+    *,
+    device_type: str = "cpu",
+    prefer: str | None = None,
+    strip_rows: int | None = None,
+) -> Plan:
+    """The plan of least predicted time within the budgets.
+
+    Args:    shape: (B, C, H, W) of the input, a latent or an image.
+             device_budget: bytes for activations and workspace, on top of weights, input and finished output.
+             host_budget: bytes of host memory for strips that wait there; 0 spills nothing.
+             prefer: "resident", "recompute" or "spill" allows only that at levels of more than a quarter of the pixels.
+             strip_rows: rows of the last level's strips, other levels in proportion; None chooses.
+    Raises:  MemoryBudgetError with the smallest budget that would do; ValueError for a budget or height below 1.
+    """
+    if device_budget <= 0:
+        raise ValueError(f"memory: expected a budget above 0 bytes, got {device_budget}: allow more")
+    if strip_rows is not None and strip_rows < 1:
+        raise ValueError(f"strip height: expected at least 1 row, got {strip_rows}: make it larger")
+    if prefer is not None and prefer not in KINDS:
+        raise ValueError(f"prefer: expected one of {', '.join(KINDS)}, got {prefer!r}: choose one of these")
+    if min(shape) < 1 or shape[1] != program.in_channels:
+        raise ValueError(f"shape: expected (batch, {program.in_channels}, height, width), got {shape}: plan another one")
+    search = _Search(program, shape, dtype, device_budget, host_budget, device_type, prefer, strip_rows)
+    return search.run()
+
+
+class Sized(NamedTuple):
+    """A level's schedule, what it needs, and the activation that the level ends with."""
+
+    need: Need
+    schedule: LevelSchedule
+    value: Value
+
+
+class _Search:
+    """The choice of every level's schedule."""
+
+    def __init__(
+        self,
+        program: Program,
+        shape: tuple[int, int, int, int],
+        dtype: torch.dtype,
+        device_budget: int,
+        host_budget: int,
+        device_type: str,
+        prefer: str | None,
+        strip_rows: int | None,
+    ) -> None:
+        self.program, self.shape, self.dtype = program, shape, dtype
+        self.device_budget, self.host_budget, self.device_type = device_budget, host_budget, device_type
+        self.prefer, self.strip_rows = prefer, strip_rows
+        self.sizes = level_sizes(program, shape[2], shape[3])
+        self.sizing = Sizing(program, shape, dtype, device_type)
+        self.elements = STRIP_ELEMENTS.get(device_type, GPU_STRIP_ELEMENTS)
+        self.work_per_byte = WORK_PER_BYTE.get(device_type, GPU_WORK_PER_BYTE)
+
+    def run(self) -> Plan:
+        """Level by level; a level that nothing fits is given its smallest schedule, to tell what would be needed."""
+        value, levels, total, failed = self.sizing.start, list[LevelPlan](), Need(), False
+        for level, size in enumerate(self.sizes):
+            found, rejected = self._level(level, value)
+            need, schedule, value = found
+            failed |= not self._fits(need)
+            levels.append(LevelPlan(size.height, size.width, size.channels, schedule, need, tuple(rejected)))
+            total += need
+        if failed:
+            raise MemoryBudgetError(self._message(total))
+        return Plan(
+            self.shape, self.dtype, self.device_budget, self.host_budget, tuple(levels), total,
+            untiled_work(self.program, self.shape),
+        )  # fmt: skip
+
+    def _message(self, smallest: Need) -> str:
+        size = self.sizes[-1] if self.sizes[-1].height >= self.sizes[0].height else self.sizes[0]
+        host = f" and {format_bytes(smallest.host_bytes)} of host memory" if smallest.host_bytes else ""
+        return (
+            f"{size.width} x {size.height}: expected a budget of at least {format_bytes(smallest.peak_bytes)}{host}, "
+            f"got {format_bytes(self.device_budget)}: allow more memory or use a smaller image"
+        )
+
+    def _fits(self, need: Need) -> bool:
+        return need.peak_bytes <= self.device_budget and need.host_bytes <= self.host_budget
+
+    def _score(self, need: Need) -> float:
+        return need.work + self.work_per_byte * need.moved_bytes
+
+    def _level(self, level: int, value: Value) -> tuple[Sized, list[str]]:
+        """The best schedule that fits, else the smallest one; and a line for each that was rejected."""
+        rejected: dict[str, str] = {}
+        best: Sized | None = None
+        smallest: Sized | None = None
+        for tries, rows in enumerate(self._heights(level)):
+            if best is not None and tries > _LOWER_TRIES:
+                break
+            for variant in self._variants(level, rows):
+                enough = False
+                for found in self._shares(level, variant, value):
+                    enough |= self._fits(found.need) and not found.need.moved_bytes
+                    if not self._fits(found.need):
+                        rejected.setdefault(variant.name, f"{found.schedule.name}, strips of {rows}: {self._why(found.need)}")
+                    elif best is None or self._score(found.need) * _LOWER_GAIN < self._score(best.need):
+                        best = found
+                    if smallest is None or self._size(found.need) < self._size(smallest.need):
+                        smallest = found
+                if enough:
+                    break  # variants come in the order of their work
+            if best is not None and best.schedule == self._first(level, best.schedule.strip_rows):
+                break
+        assert smallest is not None
+        return best or smallest, list(rejected.values())
+
+    def _first(self, level: int, rows: int) -> LevelSchedule:
+        """The schedule of least work."""
+        return next(self._variants(level, rows))
+
+    def _size(self, need: Need) -> tuple[bool, int]:
+        return need.host_bytes > self.host_budget, need.peak_bytes
+
+    def _why(self, need: Need) -> str:
+        if need.peak_bytes > self.device_budget:
+            return f"needs {format_bytes(need.peak_bytes)} of {format_bytes(self.device_budget)}"
+        return f"needs {format_bytes(need.host_bytes)} of {format_bytes(self.host_budget)} host memory"
+
+    def _heights(self, level: int) -> list[int]:
+        """Strip heights to try, the best first."""
+        size, last = self.sizes[level], self.sizes[-1]
+        if self.strip_rows is not None:
+            return [max(1, min(size.height, self.strip_rows * size.height // last.height))]
+        row = self.shape[0] * size.width * size.channels
+        best = max(1, min(size.height, self.elements // row))
+        heights = [best, *(max(1, best // share) for share in (4, 16, 256) if best // share >= 1)]
+        return list(dict.fromkeys([*heights, 1]))
+
+    def _variants(self, level: int, rows: int) -> Iterator[LevelSchedule]:
+        """What may be stored, from least work to most."""
+        steps = [step for step, at in zip(self.program.steps, self.program.levels, strict=True) if at == level]
+        blocks = any(isinstance(step, Residual) for step in steps)
+        enlarges = any(isinstance(step, Enlarge) for step in steps) and blocks
+        base = LevelSchedule(rows)
+        forced = self.prefer if self._is_large(self.sizes[level]) else None
+        if forced == "recompute":
+            yield replace(base, store_hidden=not blocks, store_enlarged=not enlarges)
+            return
+        yield base
+        if any(isinstance(step, Attend) for step in steps) and self.host_budget:
+            yield replace(base, stream_attention=True, device_share=0.0)
+        if forced is not None or not blocks:
+            return
+        # Where an enlarged plane opens the level it is the largest one: keeping it, or only it, away gains nothing.
+        yield replace(base, store_hidden=False, store_enlarged=not enlarges)
+        yield replace(base, store_hidden=False, store_enlarged=not enlarges, store_blocks=False)
+
+    def _is_large(self, size: Size) -> bool:
+        return 4 * size.height * size.width > max(other.height * other.width for other in self.sizes)
+
+    def _shares(
+        self, level: int, variant: LevelSchedule, value: Value
+    ) -> Iterator[Sized]:
+        """The variant with everything on the device; then, where host memory may be used, with as much as fits."""
+        forced = self.prefer == "spill" and self._is_large(self.sizes[level])
+        whole = self._sized(level, variant, value)
+        if not forced:
+            yield whole
+        if not self.host_budget or (self._fits(whole.need) and not forced) or variant.device_share == 0:
+            return
+        none = self._sized(level, replace(variant, device_share=0.0), value)
+        if not self._fits(none.need) or forced:
+            yield none
+            return
+        room, span = self.device_budget - none.need.peak_bytes, whole.need.peak_bytes - none.need.peak_bytes
+        share = int(_SHARES * room / max(1, span)) / _SHARES
+        while share > 0:
+            some = self._sized(level, replace(variant, device_share=min(share, 1 - 1 / _SHARES)), value)
+            if self._fits(some.need):
+                yield some
+                return
+            share -= 1 / _SHARES
+        yield none
+
+    def _sized(self, level: int, schedule: LevelSchedule, value: Value) -> Sized:
+        need, after = self.sizing.level(level, schedule, value)
+        return Sized(need, schedule, after)
