@@ -1,5 +1,5 @@
-"""The command line: `exact-vae encode | decode | info`, also `python -m exact_vae`. Exit codes: 0 done, 1 some inputs
-failed, 2 nothing was done (wrong usage, no such VAE, output not writable).
+"""The command line: `exact-vae encode | decode | plan | info`, also `python -m exact_vae`. Exit codes: 0 done, 1 some
+inputs failed, 2 nothing was done (wrong usage, no such VAE, output not writable).
 """
 
 from __future__ import annotations
@@ -38,6 +38,14 @@ def make_parser() -> argparse.ArgumentParser:
     decode = commands.add_parser("decode", parents=[running], help="latents to images")
     decode.add_argument("inputs", nargs="+", type=Path, metavar="LATENT", help="safetensors with the key latent_tensor")
     decode.add_argument("--format", default="png", help="of files in a folder: png (default), jpg, webp or tiff")
+    plan = commands.add_parser("plan", parents=[common], help="how a size would run, and what it would take")
+    plan.add_argument("--size", required=True, metavar="WxH", help="of the image in pixels, such as 4096x4096")
+    plan.add_argument("--memory", default=None, metavar="AMOUNT", help="budget above the weights; default: all free")
+    plan.add_argument("--host-memory", default="0", metavar="AMOUNT", help="for strips that wait there; default: none")
+    plan.add_argument("--dtype", default="auto", help="auto, float32, bfloat16 or float16")
+    plan.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps, xpu")
+    plan.add_argument("--direction", choices=["decode", "encode"], default="decode")
+    plan.add_argument("--vae", action="append", metavar="FILE", help="a VAE file; twice for two halves")
     info = commands.add_parser("info", parents=[common], help="what a VAE file is, read from its header")
     info.add_argument("inputs", nargs="+", metavar="VAE_FILE", help="a VAE file, or its two halves")
     return parser
@@ -49,6 +57,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if options.command == "info":
             return _info(options)
+        if options.command == "plan":
+            return _plan(options)
         return _convert(options)
     except KeyboardInterrupt:
         print("exact-vae: interrupted; files that were finished are whole", file=sys.stderr)
@@ -158,6 +168,26 @@ def _info(options: argparse.Namespace) -> int:
         width = max(map(len, rows))
         for name, value in rows.items():
             print(f"{name:{width}}  {value}")
+    return 0
+
+
+def _plan(options: argparse.Namespace) -> int:
+    """Show the plan of one size; nothing is loaded or run."""
+    from .model_management.describe import plan_file
+
+    plan = plan_file(
+        options.vae or ["bundled"],
+        options.size,
+        options.direction,
+        memory=options.memory,
+        host_memory=options.host_memory,
+        dtype=options.dtype,
+        device=options.device,
+    )
+    if options.json:
+        print(plan.as_json())
+    elif not options.quiet:
+        print(plan.table())
     return 0
 
 

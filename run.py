@@ -31,6 +31,7 @@ OLDEST_TORCH = (2, 4)
 DEFAULT_TORCH = "torch==2.13.0"
 USAGE = f"""usage: python3 run.py demo [arguments of the demo]
        python3 run.py test [arguments of pytest]
+       python3 run.py bench [--quick] [--device cpu|cuda] [--sizes 512,1024] [more: bench --help]
 
   --torch "<what pip shall install>"   choose the build of PyTorch, once; later starts keep it. For example
                                        --torch "torch --index-url <address of PyTorch's CPU wheels>"
@@ -180,8 +181,7 @@ def make_environment(torch: Torch) -> None:
     say(f"{'repairing' if VENV.exists() else 'making'} the environment {VENV}")
     # The environment's own Python must not be the one that clears it.
     maker = getattr(sys, "_base_executable", sys.executable) if INSIDE else sys.executable
-    options = ["--system-site-packages"] if torch.found_in else []
-    if call([maker, "-m", "venv", "--clear", *options, str(VENV)]) != 0:
+    if call([maker, "-m", "venv", "--clear", *["--system-site-packages"] * bool(torch.found_in), str(VENV)]) != 0:
         stop(f"could not make {VENV}: delete that folder and start again; or {hint}")
 
 
@@ -215,14 +215,15 @@ def demo(arguments: list[str]) -> int:
     return call([PYTHON, "-m", "exact_vae.nodes.demo", *arguments], cwd=None)
 
 
+def bench(arguments: list[str]) -> int:
+    return call([PYTHON, str(ROOT / "benchmarks" / "bench.py"), *arguments], cwd=None)
+
+
 def test(arguments: list[str]) -> int:
     """Run every check even if one fails; end with a table and one line of totals."""
-    results = [
-        check("ruff check", [PYTHON, "-m", "ruff", "check", "."]),
-        check("ruff format", [PYTHON, "-m", "ruff", "format", "--check", "."]),
-        check_types(),
-        check_javascript(),
-    ]
+    ruff = [PYTHON, "-m", "ruff"]
+    results = [check("ruff check", [*ruff, "check", "."]), check("ruff format", [*ruff, "format", "--check", "."])]
+    results += [check_types(), check_javascript()]
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "pytest.xml"
         results.append(check("pytest", [PYTHON, "-m", "pytest", f"--junitxml={report}", *arguments]))
@@ -239,10 +240,9 @@ def test(arguments: list[str]) -> int:
 def check(name: str, command: list[str]) -> Result:
     say(name)
     started = time.monotonic()
-    outcome = "passed" if call(command) == 0 else "failed"
-    seconds = time.monotonic() - started
-    say(f"{name} {outcome} in {seconds:.1f} s")
-    return Result(name, outcome, seconds)
+    result = Result(name, "passed" if call(command) == 0 else "failed", time.monotonic() - started)
+    say(f"{name} {result.outcome} in {result.seconds:.1f} s")
+    return result
 
 
 def without(name: str, outcome: str, reason: str) -> Result:
@@ -280,7 +280,7 @@ def count_tests(report: Path, result: Result) -> tuple[int, int]:
 
 
 # Command: the extra of pyproject.toml that it needs, and what runs it.
-COMMANDS = {"demo": ("demo", demo), "test": ("dev", test)}
+COMMANDS = {"demo": ("demo", demo), "test": ("dev", test), "bench": ("bench", bench)}
 
 
 def main(argv: list[str]) -> int:

@@ -19,9 +19,7 @@ _QUERIES, _KEYS, _REPEATS = 1024, 4096, 3
 
 
 @cache
-def fastest_first(
-    names: tuple[str, ...], width: int, dtype: torch.dtype, device: torch.device
-) -> tuple[str, ...]:
+def fastest_first(names: tuple[str, ...], width: int, dtype: torch.dtype, device: torch.device) -> tuple[str, ...]:
     """`names` of the table of back ends, the fastest first; those that do not take the call come last."""
     return rank(names, ATTENTION, width, dtype, device)
 

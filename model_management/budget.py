@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 
 from .memory import get_free_memory
@@ -20,7 +22,9 @@ def device_reserve(free_bytes: int) -> int:
     return max(int(RESERVE_SHARE * free_bytes), min(RESERVE_BYTES, free_bytes // 4))
 
 
-def budgets(device: torch.device, limit: int | None) -> tuple[int, int]:
+def budgets(
+    device: torch.device, limit: int | None, get_free_memory: Callable[[torch.device], int] = get_free_memory
+) -> tuple[int, int]:
     """Bytes for a plan on the device and in host memory. `limit`: what the user allows on the device, or None.
 
     On a CPU the device is the main memory: strips have nowhere else to wait.
@@ -29,4 +33,4 @@ def budgets(device: torch.device, limit: int | None) -> tuple[int, int]:
     device_budget = max(1, free_bytes - device_reserve(free_bytes)) if limit is None else limit
     if device.type == "cpu":
         return device_budget, 0
-    return device_budget, int(HOST_SHARE * get_free_memory("cpu"))
+    return device_budget, int(HOST_SHARE * get_free_memory(torch.device("cpu")))

@@ -1,24 +1,95 @@
-"""What a VAE file is, in words and numbers, from its header alone."""
+"""What a VAE file is, and what running it would take, in words and numbers, from its header alone."""
 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import asdict
+from typing import Any
+
+import torch
 
 from ..vae_model.bundled import BUNDLED_FILE
-from ..vae_model.bytesize import format_bytes
+from ..vae_model.bytesize import format_bytes, parse_bytes
+from ..vae_model.config import Config
+from ..vae_model.errors import InputError
 from ..vae_model.estimate import untiled_elements_per_pixel
+from ..vae_model.exact.spec import UnsupportedModule
 from ..vae_model.families import FAMILIES
+from ..vae_model.halves import Half, decoder_half, encoder_half
 from ..vae_model.load import build_empty, inspect_model
+from .budget import AMPLE, budgets
+from .devices import parse_device, parse_dtype, vae_device, vae_dtype
 from .loader import BUNDLED
+from .plan import Plan
+from .planner import make_plan
+
+LAW_PIXELS = 4096
+"""Side of the image at which memory laws are read off: strips hardly count there."""
+
+
+def _open(paths: Sequence[str]) -> tuple[Any, Any, Config, Any]:
+    """(parts, family, configuration, the model without weights)."""
+    sources = [str(BUNDLED_FILE) if path == BUNDLED else path for path in paths]
+    parts, family, config, _hints = inspect_model(sources)
+    return parts, family, config, build_empty(parts, family, config)
+
+
+def _half(model: Any, config: Config, direction: str) -> Half:
+    return decoder_half(model) if direction == "decode" else encoder_half(model, config.latent_channels)
+
+
+def _input_shape(half: Half, config: Config, direction: str, width: int, height: int) -> tuple[int, int, int, int]:
+    f = config.factor if direction == "decode" else 1
+    return 1, half.program.in_channels, height // f, width // f
+
+
+def plan_file(
+    paths: Sequence[str],
+    size: str,
+    direction: str,
+    *,
+    memory: str | None,
+    host_memory: str,
+    dtype: str = "auto",
+    device: str = "auto",
+) -> Plan:
+    """The plan for an image of `size`, "WIDTHxHEIGHT" pixels; InputError or MemoryBudgetError in one line."""
+    match = re.fullmatch(r"(\d+)[xX](\d+)", size.strip())
+    if match is None:
+        raise InputError(f"--size: expected WIDTHxHEIGHT in pixels, got {size!r}: write it like 4096x4096")
+    width, height = int(match[1]), int(match[2])
+    _, _, config, model = _open(paths)
+    if min(width, height) < config.factor:
+        raise InputError(f"--size: expected at least {config.factor} x {config.factor}, got {size}: enlarge the image")
+    target = vae_device() if device == "auto" else parse_device(device)
+    kind = vae_dtype(target) if dtype == "auto" else parse_dtype(dtype)
+    half = _half(model, config, direction)
+    device_budget, _ = budgets(target, None if memory is None else parse_bytes(memory))
+    host_budget = parse_bytes(host_memory) if host_memory != "0" else 0
+    shape = _input_shape(half, config, direction, *(side // config.factor * config.factor for side in (width, height)))
+    return make_plan(half.program, shape, kind, device_budget, host_budget, device_type=target.type)
+
+
+def _laws(model: Any, config: Config, direction: str) -> str:
+    """Elements per pixel of the schedules, from plans of a large image."""
+    try:
+        half = _half(model, config, direction)
+    except UnsupportedModule as reason:
+        return f"the engine has no rule: {reason}"
+    shape = _input_shape(half, config, direction, LAW_PIXELS, LAW_PIXELS)
+    laws: list[str] = []
+    for kind in ("resident", "recompute"):
+        plan = make_plan(half.program, shape, torch.float16, AMPLE, device_type="cuda", prefer=kind)
+        elements = plan.peak_bytes / 2 / LAW_PIXELS**2
+        laws.append(f"{kind} {elements:.0f} ({format_bytes(plan.peak_bytes)}, work {plan.work_ratio:.2f} x untiled)")
+    return ", ".join(laws)
 
 
 def describe_vae(paths: Sequence[str]) -> dict[str, object]:
     """Facts of one VAE (one file or its two halves), in reading order; VAEFileError where it is none."""
-    sources = [str(BUNDLED_FILE) if path == BUNDLED else path for path in paths]
-    parts, family, config, _hints = inspect_model(sources)
-    build_empty(parts, family, config)
+    parts, family, config, model = _open(paths)
     shapes = {key: shape for part in parts for key, shape in part.shapes.items()}
     dtypes = {part.weights.dtypes[key] for part in parts for key in part.keys.values()}
     halves = [half for half in ("encoder", "decoder") if any(key.startswith(f"{half}.") for key in shapes)]
@@ -37,6 +108,9 @@ def describe_vae(paths: Sequence[str]) -> dict[str, object]:
         if half in halves:
             peak = untiled_elements_per_pixel(config, direction) * 1024**2 * 2
             facts[f"untiled {direction}, 1024 x 1024, 16-bit"] = f"{format_bytes(peak)} of activations"
+            facts[f"exact {direction}, elements per pixel (16-bit at {LAW_PIXELS} x {LAW_PIXELS})"] = _laws(
+                model, config, direction
+            )
     facts["not told by the weights"] = "scale and shift of the latent; latents here are raw, as in ComfyUI"
     facts["configuration"] = asdict(config)
     return facts

@@ -7,8 +7,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from ..vae_model.host import Host
 from ..vae_model.exact.program import Program
+from ..vae_model.host import Host
 from . import attention, loaded, memory, oom
 from .budget import AMPLE, budgets
 from .plan import Plan
@@ -50,7 +50,7 @@ class LocalHost(Host):
         *,
         ample: bool = False,
     ) -> Plan:
-        device_budget, host_budget = (AMPLE, 0) if ample else budgets(device, limit)
+        device_budget, host_budget = (AMPLE, 0) if ample else budgets(device, limit, self.get_free_memory)
         return make_plan(
             program, shape, dtype, device_budget, host_budget, device_type=device.type, strip_rows=strip_rows
         )

@@ -112,7 +112,10 @@ class Plan:
             "host_bytes": self.host_bytes,
             "moved_bytes": self.moved_bytes,
             "work_ratio": round(self.work_ratio, 4),
-            "levels": [asdict(level) | {"schedule": asdict(level.schedule) | {"name": level.schedule.name}} for level in self.levels],
+            "levels": [
+                asdict(level) | {"schedule": asdict(level.schedule) | {"name": level.schedule.name}}
+                for level in self.levels
+            ],
         }
 
     def as_json(self) -> str:

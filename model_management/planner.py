@@ -1,7 +1,7 @@
-"""From a program, a shape and a budget to a plan: which schedule every level gets. Pure arithmetic, nothing is allocated.
+"""From a program, a shape and a budget to a plan: which schedule every level gets. Pure arithmetic.
 
-Levels are decided in the order they run. Per level the least predicted time that fits wins, which comes out as: resident,
-recompute, partial spill, full spill, computing everything again, and all of these with lower strips if nothing fits.
+Levels are decided in the order they run. Per level the least predicted time that fits wins, which comes out as:
+resident, recompute, partial spill, full spill, computing everything again, each with lower strips if nothing fits.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from ..vae_model.errors import MemoryBudgetError
 from ..vae_model.exact.program import Attend, Enlarge, Program, Residual, Size
 from ..vae_model.exact.schedule import LevelSchedule
 from ..vae_model.exact.sizing import Need, Sizing, level_sizes, untiled_work
-from ..vae_model.exact.walk import Value
+from ..vae_model.exact.value import Value
 from .plan import LevelPlan, Plan
 
 STRIP_ELEMENTS = {"cpu": 2**21}
@@ -28,6 +28,9 @@ WORK_PER_BYTE = {"cpu": 80}
 """Operations in the time that one byte takes to host memory or back; decides between computing again and spilling."""
 GPU_WORK_PER_BYTE = 3000
 _SHARES = 16
+_NAMED_TRIES = 4
+_NAMED_SLACK = 1.006
+"""What rounding to three digits takes away at most."""
 _LOWER_TRIES = 1
 """Once something fits, so many lower strips are tried for a schedule of less work."""
 _LOWER_GAIN = 1.1
@@ -52,7 +55,8 @@ def make_plan(
              device_budget: bytes for activations and workspace, on top of weights, input and finished output.
              host_budget: bytes of host memory for strips that wait there; 0 spills nothing.
              prefer: "resident", "recompute" or "spill" allows only that at levels of more than a quarter of the pixels.
-             strip_rows: rows of the last level's strips, other levels in proportion; None chooses.
+             strip_rows: rows of the last level's strips, other levels in proportion; lower where they do not fit. None
+             chooses.
     Raises:  MemoryBudgetError with the smallest budget that would do; ValueError for a budget or height below 1.
     """
     if device_budget <= 0:
@@ -62,9 +66,21 @@ def make_plan(
     if prefer is not None and prefer not in KINDS:
         raise ValueError(f"prefer: expected one of {', '.join(KINDS)}, got {prefer!r}: choose one of these")
     if min(shape) < 1 or shape[1] != program.in_channels:
-        raise ValueError(f"shape: expected (batch, {program.in_channels}, height, width), got {shape}: plan another one")
+        raise ValueError(
+            f"shape: expected (batch, {program.in_channels}, height, width), got {shape}: plan another one"
+        )
     search = _Search(program, shape, dtype, device_budget, host_budget, device_type, prefer, strip_rows)
-    return search.run()
+    found = search.run()
+    if isinstance(found, Plan):
+        return found
+    # Another budget may lead to other schedules: what is named as enough has been tried.
+    for _ in range(_NAMED_TRIES):
+        search.device_budget = int(found * _NAMED_SLACK)
+        again = search.run()
+        if isinstance(again, Plan):
+            break
+        found = max(again, search.device_budget)
+    raise MemoryBudgetError(search.message(search.device_budget, device_budget), search.device_budget)
 
 
 class Sized(NamedTuple):
@@ -95,10 +111,14 @@ class _Search:
         self.sizes = level_sizes(program, shape[2], shape[3])
         self.sizing = Sizing(program, shape, dtype, device_type)
         self.elements = STRIP_ELEMENTS.get(device_type, GPU_STRIP_ELEMENTS)
+        self.smallest_host_bytes = 0
         self.work_per_byte = WORK_PER_BYTE.get(device_type, GPU_WORK_PER_BYTE)
 
-    def run(self) -> Plan:
-        """Level by level; a level that nothing fits is given its smallest schedule, to tell what would be needed."""
+    def run(self) -> Plan | int:
+        """Level by level; a level that nothing fits is given its smallest schedule, to tell what would be needed.
+
+        Returns: the plan, or the bytes that the smallest schedules need where one of them does not fit.
+        """
         value, levels, total, failed = self.sizing.start, list[LevelPlan](), Need(), False
         for level, size in enumerate(self.sizes):
             found, rejected = self._level(level, value)
@@ -107,18 +127,21 @@ class _Search:
             levels.append(LevelPlan(size.height, size.width, size.channels, schedule, need, tuple(rejected)))
             total += need
         if failed:
-            raise MemoryBudgetError(self._message(total))
+            self.smallest_host_bytes = total.host_bytes
+            return total.peak_bytes
         return Plan(
             self.shape, self.dtype, self.device_budget, self.host_budget, tuple(levels), total,
             untiled_work(self.program, self.shape),
         )  # fmt: skip
 
-    def _message(self, smallest: Need) -> str:
+    def message(self, needed: int, budget: int) -> str:
+        """Why there is no plan."""
         size = self.sizes[-1] if self.sizes[-1].height >= self.sizes[0].height else self.sizes[0]
-        host = f" and {format_bytes(smallest.host_bytes)} of host memory" if smallest.host_bytes else ""
+        host = self.smallest_host_bytes
+        also = f" and {format_bytes(host)} of host memory" if host else ""
         return (
-            f"{size.width} x {size.height}: expected a budget of at least {format_bytes(smallest.peak_bytes)}{host}, "
-            f"got {format_bytes(self.device_budget)}: allow more memory or use a smaller image"
+            f"{size.width} x {size.height}: expected a budget of at least {format_bytes(needed)}{also}, "
+            f"got {format_bytes(budget)}: allow more memory or use a smaller image"
         )
 
     def _fits(self, need: Need) -> bool:
@@ -140,7 +163,9 @@ class _Search:
                 for found in self._shares(level, variant, value):
                     enough |= self._fits(found.need) and not found.need.moved_bytes
                     if not self._fits(found.need):
-                        rejected.setdefault(variant.name, f"{found.schedule.name}, strips of {rows}: {self._why(found.need)}")
+                        rejected.setdefault(
+                            variant.name, f"{found.schedule.name}, strips of {rows}: {self._why(found.need)}"
+                        )
                     elif best is None or self._score(found.need) * _LOWER_GAIN < self._score(best.need):
                         best = found
                     if smallest is None or self._size(found.need) < self._size(smallest.need):
@@ -167,10 +192,10 @@ class _Search:
     def _heights(self, level: int) -> list[int]:
         """Strip heights to try, the best first."""
         size, last = self.sizes[level], self.sizes[-1]
-        if self.strip_rows is not None:
-            return [max(1, min(size.height, self.strip_rows * size.height // last.height))]
         row = self.shape[0] * size.width * size.channels
         best = max(1, min(size.height, self.elements // row))
+        if self.strip_rows is not None:
+            best = max(1, min(size.height, self.strip_rows * size.height // last.height))
         heights = [best, *(max(1, best // share) for share in (4, 16, 256) if best // share >= 1)]
         return list(dict.fromkeys([*heights, 1]))
 
@@ -196,9 +221,7 @@ class _Search:
     def _is_large(self, size: Size) -> bool:
         return 4 * size.height * size.width > max(other.height * other.width for other in self.sizes)
 
-    def _shares(
-        self, level: int, variant: LevelSchedule, value: Value
-    ) -> Iterator[Sized]:
+    def _shares(self, level: int, variant: LevelSchedule, value: Value) -> Iterator[Sized]:
         """The variant with everything on the device; then, where host memory may be used, with as much as fits."""
         forced = self.prefer == "spill" and self._is_large(self.sizes[level])
         whole = self._sized(level, variant, value)

@@ -17,8 +17,8 @@ NODE_DISPLAY_NAME_MAPPINGS = {
     "ExactVAELoader": "Load VAE (ExactVAE)",
     "ExactVAEEncode": "VAE Encode (ExactVAE)",
     "ExactVAEDecode": "VAE Decode (ExactVAE)",
-    "ExactVAEEncodeTiled": "VAE Encode Tiled, approximate (ExactVAE)",
-    "ExactVAEDecodeTiled": "VAE Decode Tiled, approximate (ExactVAE)",
+    "ExactVAEEncodeTiled": "VAE Encode Tiled (ExactVAE)",
+    "ExactVAEDecodeTiled": "VAE Decode Tiled (ExactVAE)",
 }
 
 __all__ = ["NODE_CLASS_MAPPINGS", "NODE_DISPLAY_NAME_MAPPINGS"]

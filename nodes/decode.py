@@ -14,8 +14,9 @@ class VAEDecode:
     """samples, vae -> IMAGE."""
 
     DESCRIPTION = (
-        "Decodes a latent to an image, the whole image at once: true statistics, no seams. A VAE that was not loaded "
-        "by Load VAE (ExactVAE) runs its own method, with whatever that does when memory runs out."
+        "Decodes a latent to an image of any size in the memory there is, equal to the whole image at once: true "
+        "statistics, no seams, nothing to set. A VAE that was not loaded by Load VAE (ExactVAE) runs its own method, "
+        "with whatever that does when memory runs out."
     )
     CATEGORY = "latent/ExactVAE"
     FUNCTION = "decode"

@@ -12,8 +12,9 @@ class VAEEncode:
     """pixels, vae -> LATENT."""
 
     DESCRIPTION = (
-        "Encodes an image to a latent (the posterior mean), the whole image at once: true statistics, no seams. A VAE "
-        "that was not loaded by Load VAE (ExactVAE) runs its own method, with whatever that does when memory runs out."
+        "Encodes an image of any size to a latent (the posterior mean) in the memory there is, equal to the whole "
+        "image at once: true statistics, no seams, nothing to set. A VAE that was not loaded by Load VAE (ExactVAE) "
+        "runs its own method, with whatever that does when memory runs out."
     )
     CATEGORY = "latent/ExactVAE"
     FUNCTION = "encode"

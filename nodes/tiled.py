@@ -1,4 +1,4 @@
-"""The two tiled nodes: approximate, overlapping tiles, with the core's inputs in the core's order."""
+"""The two tiled nodes, with the core's inputs in the core's order: exact in strips, or by blended tiles where asked."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ TILE_INPUTS: dict[str, Any] = {
             "min": 64,
             "max": 4096,
             "step": 32,
-            "tooltip": "Side of a tile in pixels. Memory grows with its square.",
+            "tooltip": "exact: height of a strip in pixels. blend: side of a tile; memory grows with its square.",
         },
     ),
     "overlap": (
@@ -26,7 +26,7 @@ TILE_INPUTS: dict[str, Any] = {
             "min": 0,
             "max": 4096,
             "step": 32,
-            "tooltip": "Pixels that tiles share, at most a quarter of the tile. More hides seams and costs time.",
+            "tooltip": "exact: unused. blend: pixels that tiles share, at most a quarter of a tile; more costs time.",
         },
     ),
     "temporal_size": (
@@ -51,6 +51,26 @@ TILE_INPUTS: dict[str, Any] = {
     ),
 }
 
+METHOD_INPUT = {
+    "method": (
+        ["exact", "blend"],
+        {
+            "default": "exact",
+            "tooltip": "exact: the layers run strip by strip; the result of the whole image at once. "
+            "blend: overlapping tiles, approximate. A VAE of another loader always runs its own tiles, approximate.",
+        },
+    )
+}
+EXACT = (
+    "With a VAE of Load VAE (ExactVAE): exact, layer by layer in strips of that height; equal to the whole image at "
+    "once. Method blend, and a VAE of another loader, are approximate: tiles with statistics of their own, blended."
+)
+
+
+def method_option(vae: Any, method: str) -> dict[str, str]:
+    """The method for VAEs that know several; the host's know only tiles."""
+    return {"method": method} if hasattr(vae, "last_plan") else {}
+
 
 def fit_overlap(tile_size: int, overlap: int) -> int:
     """The overlap in pixels, at most a quarter of the tile, as the core's nodes have it."""
@@ -64,22 +84,20 @@ def fit_frames(size: int, overlap: int) -> tuple[int, int]:
 
 
 class VAEDecodeTiled:
-    """samples, vae, tile_size, overlap -> IMAGE, approximate."""
+    """samples, vae, tile_size, overlap -> IMAGE."""
 
-    DESCRIPTION = (
-        "Approximate: decodes overlapping tiles and blends them. Each tile has its own statistics, so colours may "
-        "shift and seams may show. Takes the memory of one tile and more time the larger the overlap."
-    )
+    DESCRIPTION = f"Decodes in pieces of a chosen size. {EXACT}"
     CATEGORY = "latent/ExactVAE"
     FUNCTION = "decode"
     RETURN_TYPES = ("IMAGE",)
-    OUTPUT_TOOLTIPS = ("The decoded image, float 0..1; approximate.",)
+    OUTPUT_TOOLTIPS = ("The decoded image, float 0..1.",)
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
         """Inputs as ComfyUI reads them, in the core's order."""
         return {
-            "required": {"samples": ("LATENT", {"tooltip": "The latent to decode."}), "vae": VAE_INPUT, **TILE_INPUTS}
+            "required": {"samples": ("LATENT", {"tooltip": "The latent to decode."}), "vae": VAE_INPUT, **TILE_INPUTS},
+            "optional": METHOD_INPUT,
         }
 
     def decode(
@@ -90,33 +108,40 @@ class VAEDecodeTiled:
         overlap: int = 64,
         temporal_size: int = 64,
         temporal_overlap: int = 8,
+        method: str = "exact",
     ) -> tuple[Any]:
-        """Decode by tiles; the temporal inputs are for video VAEs of the host."""
+        """Decode in pieces; the temporal inputs are for video VAEs of the host."""
         f, t = vae.spacial_compression_decode(), vae.temporal_compression_decode()
         side, shared = tile_size // f, fit_overlap(tile_size, overlap) // f
         frames, shared_frames = (None, None) if t is None else fit_frames(temporal_size // t, temporal_overlap // t)
         images = vae.decode_tiled(
-            take_samples(samples), tile_x=side, tile_y=side, overlap=shared, tile_t=frames, overlap_t=shared_frames
+            take_samples(samples),
+            tile_x=side,
+            tile_y=side,
+            overlap=shared,
+            tile_t=frames,
+            overlap_t=shared_frames,
+            **method_option(vae, method),
         )
         return (flatten_frames(images),)
 
 
 class VAEEncodeTiled:
-    """pixels, vae, tile_size, overlap -> LATENT, approximate."""
+    """pixels, vae, tile_size, overlap -> LATENT."""
 
-    DESCRIPTION = (
-        "Approximate: encodes overlapping tiles and blends them. Each tile has its own statistics, so colours may "
-        "shift and seams may show. Takes the memory of one tile and more time the larger the overlap."
-    )
+    DESCRIPTION = f"Encodes in pieces of a chosen size. {EXACT}"
     CATEGORY = "latent/ExactVAE"
     FUNCTION = "encode"
     RETURN_TYPES = ("LATENT",)
-    OUTPUT_TOOLTIPS = ("The latent; approximate.",)
+    OUTPUT_TOOLTIPS = ("The latent, raw as the core's nodes make it.",)
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
         """Inputs as ComfyUI reads them, in the core's order."""
-        return {"required": {"pixels": ("IMAGE", {"tooltip": "The image to encode."}), "vae": VAE_INPUT, **TILE_INPUTS}}
+        return {
+            "required": {"pixels": ("IMAGE", {"tooltip": "The image to encode."}), "vae": VAE_INPUT, **TILE_INPUTS},
+            "optional": METHOD_INPUT,
+        }
 
     def encode(
         self,
@@ -126,8 +151,9 @@ class VAEEncodeTiled:
         overlap: int = 64,
         temporal_size: int = 64,
         temporal_overlap: int = 8,
+        method: str = "exact",
     ) -> tuple[dict[str, Any]]:
-        """Encode by tiles; the temporal inputs are for video VAEs of the host."""
+        """Encode in pieces; the temporal inputs are for video VAEs of the host."""
         latent = vae.encode_tiled(
             pixels[..., :3],
             tile_x=tile_size,
@@ -135,5 +161,6 @@ class VAEEncodeTiled:
             overlap=fit_overlap(tile_size, overlap),
             tile_t=temporal_size,
             overlap_t=temporal_overlap,
+            **method_option(vae, method),
         )
         return ({"samples": latent},)

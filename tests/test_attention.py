@@ -35,7 +35,7 @@ def by_hand(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE)
-@pytest.mark.parametrize("name", ["pytorch", "sliced"])
+@pytest.mark.parametrize("name", ["pytorch", "sliced", "streamed"])
 def test_back_ends_compute_attention(name: str, dtype: torch.dtype) -> None:
     q, k, v = inputs(2, 33, 16, dtype)
     out = ATTENTION[name](q, k, v)

@@ -189,11 +189,31 @@ def test_methods_and_memory_reach_the_run(tmp_path: Path, run: Any, small_vae: V
     found, _ = read_image(tmp_path / "a.png")
     wanted = small_vae.decode(z, "blend", memory=needed)
     torch.testing.assert_close(found, wanted, rtol=0, atol=0.5 / 255 + 1e-6)  # rounding to 8 bits
-    code, _, err = run("decode", tmp_path / "z.latent", "-o", tmp_path / "b.png", "--memory", "100KiB")
-    assert code == 1
-    assert "decode to 80 x 80 pixels: expected " in err
-    assert "got 100 KiB allowed" in err
+    for method, text in (
+        ("untiled", "decode to 80 x 80 pixels: expected "),
+        ("exact", "80 x 80: expected a budget of "),
+    ):
+        options = ("-o", tmp_path / "b.png", "--memory", "100KiB", "--method", method)
+        code, _, err = run("decode", tmp_path / "z.latent", *options, "--quiet")
+        assert code == 1
+        assert len(err.splitlines()) == 2  # the error and the count
+        assert text in err
+        assert "got 100 KiB" in err
     assert not (tmp_path / "b.png").exists()
+
+
+def test_a_limit_changes_the_exact_run_and_not_its_image(tmp_path: Path, run: Any, small_vae: VAE) -> None:
+    z = torch.randn(1, 4, 10, 10, generator=torch.Generator().manual_seed(3))
+    write_latent(z, tmp_path / "z.latent")
+    memory = "2MiB"
+    assert run("decode", tmp_path / "z.latent", "-o", tmp_path / "a.png", "--memory", memory)[0] == 0
+    wanted = small_vae.decode(z, "untiled")
+    torch.testing.assert_close(read_image(tmp_path / "a.png")[0], wanted, rtol=0, atol=0.5 / 255 + 2e-5)
+    small_vae.decode(z)
+    assert small_vae.last_plan is not None
+    assert small_vae.last_plan.peak_bytes > 2 * 2**20  # so that the limit meant something
+    small_vae.decode(z, memory=memory)
+    assert small_vae.last_plan.peak_bytes <= 2 * 2**20
 
 
 def test_a_write_that_fails_leaves_no_file(tmp_path: Path, run: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,6 @@
-"""What "exact" promises: the result of the untiled module, for every size, batch and direction.
+"""What "exact" promises: the result of the untiled module, for every size, batch and direction, at the public edge.
 
-In this version exact runs the module untiled, so these tests hold the edge around it (crops, chunks, dtypes, layouts).
+The engine behind it is held to the same, schedule by schedule, in test_exact_families.py.
 """
 
 from typing import Any

@@ -1,11 +1,15 @@
 """LocalHost is a Host, and each of its methods does what the Protocol says."""
 
 import inspect
+from typing import Any
 
 import pytest
 import torch
-from exact_vae.model_management import Host, LocalHost, get_free_memory, loaded, memory
+from exact_vae.model_management import Host, LocalHost, budget, get_free_memory, loaded, memory
+from exact_vae.model_management.plan import Plan
 from exact_vae.vae_model.attention import pytorch_attention
+from exact_vae.vae_model.errors import MemoryBudgetError
+from exact_vae.vae_model.exact.program import Program, build_program
 from torch import nn
 
 METHODS = [name for name, value in vars(Host).items() if inspect.isfunction(value) and not name.startswith("_")]
@@ -18,6 +22,7 @@ def test_the_protocol_has_the_methods_these_tests_cover() -> None:
         "get_free_memory",
         "is_oom",
         "load_model",
+        "make_plan",
         "soft_empty_cache",
     ]
 
@@ -25,7 +30,63 @@ def test_the_protocol_has_the_methods_these_tests_cover() -> None:
 @pytest.mark.parametrize("name", METHODS)
 def test_every_method_is_implemented_with_the_same_signature(name: str) -> None:
     assert name in vars(LocalHost)
-    assert inspect.signature(getattr(LocalHost, name)) == inspect.signature(getattr(Host, name))
+    ours, wanted = (inspect.signature(getattr(kind, name)) for kind in (LocalHost, Host))
+    assert ours.parameters == wanted.parameters
+    if name == "make_plan":  # The Protocol names what a run needs of a plan; a plan tells more than that.
+        assert (ours.return_annotation, wanted.return_annotation) == ("Plan", "PlanProtocol")
+    else:
+        assert ours.return_annotation == wanted.return_annotation
+
+
+CPU = torch.device("cpu")
+SHAPE = (1, 4, 16, 16)
+
+
+@pytest.fixture
+def program(small_model: Any) -> Program:
+    return build_program(small_model.decoder)
+
+
+def test_a_plan_keeps_to_the_limit_and_ample_knows_none(program: Program, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(budget, "get_free_memory", lambda device: 1000)  # Where there is a limit, nobody asks.
+    host = LocalHost()
+    ample = host.make_plan(program, SHAPE, torch.float32, CPU, None, ample=True)
+    assert isinstance(ample, Plan)
+    tight = host.make_plan(program, SHAPE, torch.float32, CPU, ample.peak_bytes - 1)
+    assert tight.peak_bytes < ample.peak_bytes
+    assert tight.device_budget == ample.peak_bytes - 1
+    again = host.make_plan(program, SHAPE, torch.float32, CPU, ample.peak_bytes)
+    assert (again.schedule, again.peak_bytes) == (ample.schedule, ample.peak_bytes)
+
+
+def test_without_a_limit_a_plan_has_what_is_free_less_a_reserve(
+    program: Program, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(budget, "get_free_memory", lambda device: 8 * 2**30)
+    plan = LocalHost().make_plan(program, SHAPE, torch.float32, CPU, None)
+    assert plan.device_budget == 8 * 2**30 - int(8 * 2**30 * 0.1)
+    assert plan.host_budget == 0  # strips of a CPU's run have nowhere else to wait
+    monkeypatch.setattr(budget, "get_free_memory", lambda device: 1000)
+    with pytest.raises(MemoryBudgetError, match=r"^128 x 128: expected a budget of at least "):
+        LocalHost().make_plan(program, SHAPE, torch.float32, CPU, None)
+
+
+@pytest.mark.parametrize(
+    ("free_bytes", "reserve"), [(100 * 2**30, 10 * 2**30), (1 * 2**30, 256 * 2**20), (400, 100), (0, 0)]
+)
+def test_the_reserve_is_a_tenth_or_a_quarter_gib_but_never_most_of_what_there_is(free_bytes: int, reserve: int) -> None:
+    assert budget.device_reserve(free_bytes) == reserve
+
+
+def test_strips_wait_in_half_of_the_main_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(budget, "get_free_memory", lambda device: 4 * 2**30 if device == "cpu" else 2**30)
+    assert budget.budgets(torch.device("cuda"), 12345) == (12345, 2 * 2**30)
+    assert budget.budgets(torch.device("cuda"), None) == (2**30 - 256 * 2**20, 2 * 2**30)
+
+
+def test_a_strip_height_reaches_the_plan(program: Program) -> None:
+    plan = LocalHost().make_plan(program, SHAPE, torch.float32, CPU, None, 24)
+    assert [level.strip_rows for level in plan.schedule] == [3, 6, 12, 24]
 
 
 def test_load_model_and_memory(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -28,13 +28,13 @@ def inputs_of(name: str) -> dict[str, Any]:
         (
             "ExactVAEEncodeTiled",
             ["pixels", "vae", "tile_size", "overlap", "temporal_size", "temporal_overlap"],
-            [],
+            ["method"],
             ["IMAGE", "VAE", "INT", "INT", "INT", "INT"],
         ),
         (
             "ExactVAEDecodeTiled",
             ["samples", "vae", "tile_size", "overlap", "temporal_size", "temporal_overlap"],
-            [],
+            ["method"],
             ["LATENT", "VAE", "INT", "INT", "INT", "INT"],
         ),
     ],
@@ -52,6 +52,8 @@ def test_defaults_and_ranges() -> None:
         for key, numbers in (TILES | FRAMES).items():
             options = inputs_of(name)[key][1]
             assert tuple(options[field] for field in ("default", "min", "max", "step")) == numbers
+        methods, options = inputs_of(name)["method"]
+        assert (methods, options["default"]) == (["exact", "blend"], "exact")
     dtypes, options = inputs_of("ExactVAELoader")["dtype"]
     assert dtypes == ["auto", "float32", "bfloat16", "float16"]
     assert options["default"] == "auto"
@@ -74,10 +76,17 @@ def test_what_the_host_reads(name: str, function: str, returns: tuple[str, ...],
     assert node.DESCRIPTION
     assert len(node.OUTPUT_TOOLTIPS) == len(returns)
     assert all(kind[1]["tooltip"].strip() for kind in inputs_of(name).values())
-    # What only approximates says so before anybody runs it.
-    is_tiled = name.endswith("Tiled")
-    assert node.DESCRIPTION.startswith("Approximate") == is_tiled
-    assert ("approximate" in NODE_DISPLAY_NAME_MAPPINGS[name]) == is_tiled
+    assert "approximate" not in NODE_DISPLAY_NAME_MAPPINGS[name]  # by default nothing of ours is
+
+
+@pytest.mark.parametrize("name", ["ExactVAEEncodeTiled", "ExactVAEDecodeTiled"])
+def test_what_approximates_says_so_before_anybody_runs_it(name: str) -> None:
+    description = NODE_CLASS_MAPPINGS[name].DESCRIPTION
+    assert "Method blend, and a VAE of another loader, are approximate" in description
+    tooltip = inputs_of(name)["method"][1]["tooltip"]
+    assert "blend: overlapping tiles, approximate" in tooltip
+    assert "A VAE of another loader always runs its own tiles, approximate." in tooltip
+    assert "unused" in inputs_of(name)["overlap"][1]["tooltip"]
 
 
 def node(name: str) -> Any:
@@ -92,11 +101,43 @@ def test_positional_calls_without_a_host(small_vae: VAE) -> None:
     (image,) = node("ExactVAEDecode").decode(latent, small_vae)
     assert torch.equal(image, small_vae.decode(latent["samples"]))
     assert image.shape == (1, 24, 88, 3)
+
+
+def assert_exact(actual: Tensor, untiled: Tensor) -> None:
+    spread = float(untiled.max() - untiled.min())
+    assert spread > 0.01
+    torch.testing.assert_close(actual, untiled, rtol=0, atol=2e-5 * spread)  # the project's bound for float32
+
+
+def test_the_tiled_nodes_are_exact_and_blend_only_where_asked(small_vae: VAE) -> None:
+    pixels = torch.rand(1, 72, 90, 4)
+    whole = small_vae.encode(pixels, "untiled")
     (tiled,) = node("ExactVAEEncodeTiled").encode(pixels, small_vae, 64, 16, 64, 8)
-    assert torch.equal(tiled["samples"], small_vae.encode(pixels, "blend", tile_size=64, overlap=16))
-    (tiled_image,) = node("ExactVAEDecodeTiled").decode(latent, small_vae, 64, 16, 64, 8)
-    assert torch.equal(tiled_image, small_vae.decode(latent["samples"], "blend", tile_size=64, overlap=16))
-    assert not torch.equal(tiled_image, image)
+    assert_exact(tiled["samples"], whole)
+    (blended,) = node("ExactVAEEncodeTiled").encode(pixels, small_vae, 64, 16, 64, 8, "blend")
+    assert torch.equal(blended["samples"], small_vae.encode(pixels, "blend", tile_size=64, overlap=16))
+    assert not torch.equal(blended["samples"], tiled["samples"])
+
+    image = small_vae.decode(whole, "untiled")
+    (tiled_image,) = node("ExactVAEDecodeTiled").decode({"samples": whole}, small_vae, 64, 16, 64, 8)
+    assert_exact(tiled_image, image)
+    (blended_image,) = node("ExactVAEDecodeTiled").decode({"samples": whole}, small_vae, 64, 16, 64, 8, "blend")
+    assert torch.equal(blended_image, small_vae.decode(whole, "blend", tile_size=64, overlap=16))
+    assert not torch.equal(blended_image, tiled_image)
+
+
+def test_tiles_are_the_strips_of_the_exact_run_and_the_overlap_changes_nothing(small_vae: VAE) -> None:
+    z, x = torch.randn(1, 4, 20, 9), torch.rand(1, 160, 72, 3)
+    plain = [node("ExactVAEDecodeTiled").decode({"samples": z}, small_vae, 64, overlap)[0] for overlap in (0, 64)]
+    assert torch.equal(*plain)
+    assert [level.strip_rows for level in small_vae.last_plan.schedule] == [8, 16, 32, 64]
+    node("ExactVAEEncodeTiled").encode(x, small_vae, 96)
+    assert [level.strip_rows for level in small_vae.last_plan.schedule] == [96, 48, 24, 12]
+
+
+def test_an_unknown_method_is_refused_in_one_line(small_vae: VAE) -> None:
+    with pytest.raises(InputError, match=r"^method: expected one of exact, untiled, blend, got 'fast'"):
+        node("ExactVAEDecodeTiled").decode(SAMPLES, small_vae, method="fast")
 
 
 def test_the_tiled_nodes_need_no_more_than_their_first_inputs(small_vae: VAE) -> None:
@@ -174,6 +215,15 @@ def test_a_host_vae_is_called_as_the_core_calls_it() -> None:
     node("ExactVAEEncode").encode(PIXELS, host)
     assert host.calls[0] == {"samples": SAMPLES["samples"], "options": None}
     assert host.calls[1]["pixels"].shape == (1, 16, 16, 3)
+
+
+@pytest.mark.parametrize("method", ["exact", "blend"])
+def test_a_host_vae_is_not_asked_for_methods_it_has_not(method: str) -> None:
+    """Its methods take no such argument; it runs the tiles it knows."""
+    host = HostVAE()
+    node("ExactVAEDecodeTiled").decode(SAMPLES, host, 512, 64, 64, 8, method)
+    node("ExactVAEEncodeTiled").encode(PIXELS, host, 512, 64, 64, 8, method)
+    assert [call["tile_x"] for call in host.calls] == [64, 512]
 
 
 @pytest.mark.parametrize("factor", [4, 8, 16, 32])

@@ -265,6 +265,12 @@ def test_the_demo_gets_its_arguments_and_its_exit_code_back(run: ModuleType, com
     assert commands.seen[-1] == ["venv-python", "-m", "exact_vae.nodes.demo", "--image", "a.png"]
 
 
+def test_the_benchmark_gets_its_arguments_and_its_exit_code_back(run: ModuleType, commands: Commands) -> None:
+    commands.answers["bench.py"] = (2, "")
+    assert run.main(["bench", "--quick"]) == 2
+    assert commands.seen[-1] == ["venv-python", str(run.ROOT / "benchmarks" / "bench.py"), "--quick"]
+
+
 def no_node(run: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(run.shutil, "which", lambda name: None)
 

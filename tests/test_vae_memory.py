@@ -1,4 +1,6 @@
-"""Too little memory: refused before any work, or run in smaller pieces with the same result; progress and stopping."""
+"""Untiled runs and blended tiles in too little memory: refused before any work, or run in smaller pieces with the same
+result; progress and stopping. The exact runs have files of their own, test_run_exact.py and test_run_exact_memory.py.
+"""
 
 from collections.abc import Callable
 
@@ -67,21 +69,20 @@ def watch(vae: VAE, monkeypatch: pytest.MonkeyPatch, fails: Callable[[Tensor], b
     return seen
 
 
-@pytest.mark.parametrize("method", ["exact", "untiled"])
 def test_a_limit_that_one_item_exceeds_is_refused_before_any_work(
-    vae: VAE, host: FakeHost, monkeypatch: pytest.MonkeyPatch, method: str
+    vae: VAE, host: FakeHost, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen = watch(vae, monkeypatch)
     needed = vae.memory_used_decode((1, 4, 4, 6), torch.float32)
     with pytest.raises(MemoryBudgetError) as caught:
-        vae.decode(latents(2, 4, 6), method, memory=needed - 1)
+        vae.decode(latents(2, 4, 6), "untiled", memory=needed - 1)
     assert str(caught.value) == (
         f"decode to 48 x 32 pixels: expected {format_bytes(needed)} of activations to fit, "
         f"got {format_bytes(needed - 1)} allowed: use a smaller image, free memory, or method 'blend' (approximate)"
     )
     needed = vae.memory_used_encode((1, 3, 32, 48), torch.float32)
     with pytest.raises(MemoryBudgetError) as caught:
-        vae.encode(torch.rand(1, 32, 48, 3), method, memory="100KiB")
+        vae.encode(torch.rand(1, 32, 48, 3), "untiled", memory="100KiB")
     assert str(caught.value) == (
         f"encode to 6 x 4 latent cells: expected {format_bytes(needed)} of activations to fit, "
         "got 100 KiB allowed: use a smaller image, free memory, or method 'blend' (approximate)"
@@ -91,14 +92,14 @@ def test_a_limit_that_one_item_exceeds_is_refused_before_any_work(
 
 
 def test_a_limit_that_one_item_just_meets_is_enough(vae: VAE, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = vae.decode(latents(3, 2, 2))
+    whole = vae.decode(latents(3, 2, 2), "untiled")
     needed = vae.memory_used_decode((1, 4, 2, 2), torch.float32)
     seen = watch(vae, monkeypatch)
-    limited = vae.decode(latents(3, 2, 2), memory=needed)
+    limited = vae.decode(latents(3, 2, 2), "untiled", memory=needed)
     assert seen == [(1, 4, 2, 2)] * 3
     torch.testing.assert_close(limited, whole, rtol=0, atol=2e-5)  # float32 rounding; another batch size
     seen.clear()
-    vae.decode(latents(5, 2, 2), memory=2 * needed)
+    vae.decode(latents(5, 2, 2), "untiled", memory=2 * needed)
     assert [shape[0] for shape in seen] == [2, 2, 1]
 
 
@@ -106,7 +107,7 @@ def test_the_memory_of_a_cpu_is_a_limit_too(vae: VAE, host: FakeHost, monkeypatc
     seen = watch(vae, monkeypatch)
     host.free_bytes = 1000
     with pytest.raises(MemoryBudgetError, match=r"got 1000 B free: use a smaller image") as caught:
-        vae.decode(latents())
+        vae.decode(latents(), "untiled")
     assert "\n" not in str(caught.value)
     assert seen == []
     assert host.loads == [vae.memory_used_decode((1, 4, 4, 4), torch.float32)]
@@ -116,11 +117,11 @@ def test_out_of_memory_for_batches_ends_in_single_items(
     vae: VAE, host: FakeHost, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     z, x = latents(3), torch.rand(3, 32, 32, 3)
-    decoded, encoded = vae.decode(z), vae.encode(x)
+    decoded, encoded = vae.decode(z, "untiled"), vae.encode(x, "untiled")
     seen = watch(vae, monkeypatch, fails=lambda batch: len(batch) > 1)
     # float32 rounding; another batch size
-    torch.testing.assert_close(vae.decode(z), decoded, rtol=0, atol=2e-5)
-    torch.testing.assert_close(vae.encode(x), encoded, rtol=0, atol=2e-5)
+    torch.testing.assert_close(vae.decode(z, "untiled"), decoded, rtol=0, atol=2e-5)
+    torch.testing.assert_close(vae.encode(x, "untiled"), encoded, rtol=0, atol=2e-5)
     assert seen == [(3, 4, 4, 4), *[(1, 4, 4, 4)] * 3, (3, 3, 32, 32), *[(1, 3, 32, 32)] * 3]
     assert host.emptied == 2
 
@@ -136,7 +137,7 @@ def test_out_of_memory_for_one_item_is_an_error_and_never_an_approximation(
     calls: list[tuple[int, ...]] = []
     monkeypatch.setattr(vae, "_decode_raw", fail)
     with pytest.raises(MemoryBudgetError) as caught:
-        vae.decode(latents(2))
+        vae.decode(latents(2), "untiled")
     needed = format_bytes(vae.memory_used_decode((1, 4, 4, 4), torch.float32))
     assert str(caught.value) == (
         f"decode to 32 x 32 pixels: expected {needed} of activations to fit, got 8.00 GiB free: "
@@ -151,12 +152,12 @@ def test_other_errors_are_not_taken_for_lack_of_memory(vae: VAE, monkeypatch: py
         raise RuntimeError("a bug")
 
     monkeypatch.setattr(vae, "_decode_raw", fail)
-    for method in ("exact", "blend"):
+    for method in ("untiled", "blend"):
         with pytest.raises(RuntimeError, match=r"^a bug$"):
             vae.decode(latents(), method)
 
 
-@pytest.mark.parametrize("method", ["exact", "blend"])
+@pytest.mark.parametrize("method", ["untiled", "blend"])
 def test_what_failed_is_freed(vae: VAE, monkeypatch: pytest.MonkeyPatch, method: str) -> None:
     """The traceback of a failure holds the failed tensors; nothing of it may be left when the next attempt begins."""
     held: list[int] = []
@@ -229,7 +230,7 @@ def test_the_smallest_tile_out_of_memory_is_an_error(vae: VAE, monkeypatch: pyte
     assert str(caught.value) == "encode by tiles: expected a tile of 64 to fit, got out of memory: free some memory"
 
 
-@pytest.mark.parametrize("method", ["exact", "untiled", "blend"])
+@pytest.mark.parametrize("method", ["untiled", "blend"])
 def test_progress_rises_to_one(vae: VAE, method: str) -> None:
     memory = vae.memory_used_decode((1, 4, 2, 2), torch.float32)
     decoding: list[float] = []
@@ -253,7 +254,7 @@ class Stop(Exception):
     """A host's own interruption."""
 
 
-@pytest.mark.parametrize("method", ["exact", "blend"])
+@pytest.mark.parametrize("method", ["untiled", "blend"])
 def test_an_interruption_stops_at_once(vae: VAE, host: FakeHost, monkeypatch: pytest.MonkeyPatch, method: str) -> None:
     seen = watch(vae, monkeypatch)
 

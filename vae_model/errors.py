@@ -13,3 +13,8 @@ class InputError(ValueError):
 
 class MemoryBudgetError(RuntimeError):
     """The run does not fit in the memory that there is or that was allowed."""
+
+    def __init__(self, message: str, needed_bytes: int | None = None) -> None:
+        """`needed_bytes`: the smallest budget that would do, where it is known."""
+        super().__init__(message)
+        self.needed_bytes = needed_bytes

@@ -16,7 +16,7 @@ from .tiny import AutoencoderTiny
 
 @dataclass(frozen=True)
 class Half:
-    """Raw latents to raw images, or images in -1..1 to raw latents; `prepare` and `finish` work on rows (B, C, n, W)."""
+    """Raw latents to raw images, or images in -1..1 to raw latents; `prepare` and `finish` take rows (B, C, n, W)."""
 
     program: Program
     prepare: Callable[[Tensor], Tensor]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from .bytesize import format_bytes
@@ -29,22 +30,24 @@ class ExactRun:
     strip_rows: int | None
     put: Callable[[int, int, Tensor], None]
     """(item, first row, rows (1, C, n, W)): takes finished rows into the output."""
+    _reached: float = 0.0
+    """The fraction reported: an item that starts again does not take it back."""
 
     def items(self, x: Tensor) -> PlanProtocol:
         """Run every item of x (B, C, H, W); the plan of the last one, after whatever happened on the way."""
         shape = (1, x.shape[1], x.shape[2], x.shape[3])
         run = self.run
-        largest = run.host.make_plan(self.half.program, shape, run.dtype, run.device, None, self.strip_rows, ample=True)
-        run.load(largest.peak_bytes if run.limit is None else min(run.limit, largest.peak_bytes))
+        # What nothing fits into is refused before anything is loaded; what is free shows only once it is.
+        run.load(self._plan(shape, run.limit, ample=run.limit is None).peak_bytes)
         plan = self._plan(shape, run.limit)
         for item in range(len(x)):
             while not self._attempt(plan, x, item):
                 plan = self._smaller(plan, shape)
         return plan
 
-    def _plan(self, shape: tuple[int, int, int, int], limit: int | None) -> PlanProtocol:
+    def _plan(self, shape: tuple[int, int, int, int], limit: int | None, *, ample: bool = False) -> PlanProtocol:
         run = self.run
-        return run.host.make_plan(self.half.program, shape, run.dtype, run.device, limit, self.strip_rows)
+        return run.host.make_plan(self.half.program, shape, run.dtype, run.device, limit, self.strip_rows, ample=ample)
 
     def _smaller(self, plan: PlanProtocol, shape: tuple[int, int, int, int]) -> PlanProtocol:
         """A plan of three quarters of the memory; MemoryBudgetError once there is none."""
@@ -65,7 +68,12 @@ class ExactRun:
         def report(work: int) -> None:
             nonlocal done
             done += work
-            run.report((item + done / max(1, plan.work)) / len(x))
+            self._reached = max(self._reached, min(1.0, (item + done / max(1, plan.work)) / len(x)))
+            run.report(self._reached)
+
+        def prepare(rows: Tensor) -> Tensor:
+            # Neither in less precision than the run's nor in less than the input's: rounded once, when all is done.
+            return self.half.prepare(rows.to(torch.promote_types(rows.dtype, run.dtype)))
 
         try:
             run_program(
@@ -74,7 +82,7 @@ class ExactRun:
                 self._context(),
                 x[item : item + 1],
                 lambda top, rows: self.put(item, top, self.half.finish(rows)),
-                prepare=self.half.prepare,
+                prepare=prepare,
                 check=run.host.check_interrupt,
                 report=report,
             )
@@ -91,4 +99,3 @@ class ExactRun:
         channels_last = run.device.type in _CHANNELS_LAST
         spill = Spill(run.device)
         return Context(1, run.dtype, run.device, channels_last, spill=spill, attend=run.host.attend)
-

@@ -48,10 +48,10 @@ class VAE:
     """An autoencoder on a device. Images are (B, H, W, C) float32 0..1, latents (B, c, h, w) raw as in ComfyUI.
 
     `decode` and `encode` take `method`: "exact" (the default) runs the layers strip by strip in the memory there is,
-    with the result of "untiled", which runs the whole image at once; "blend" is approximate, overlapping tiles. `memory`
-    limits the run above weights, input and output: bytes, text such as "2GiB", or None for what is free. A run that
-    does not fit raises MemoryBudgetError; the method never changes by itself. `last_plan` is what the last exact run
-    followed, None where the engine has no rule for a module and the model ran untiled (a warning says so).
+    with the result of "untiled", which runs the whole image at once; "blend" is approximate, overlapping tiles.
+    `memory` limits the run above weights, input and output: bytes, text such as "2GiB", or None for all that is free.
+    A run that does not fit raises MemoryBudgetError; the method never changes by itself. `last_plan` is what the last
+    exact run followed, None where the engine has no rule for a module and the model ran untiled (a warning says so).
     """
 
     last_plan: PlanProtocol | None = None
@@ -146,7 +146,9 @@ class VAE:
                 target = out[item : item + 1, top : top + rows.shape[2]]
                 self.process_output(target.copy_(rows.movedim(1, -1)))
 
-            if method == "exact" and self._run_exact(run, lambda: decoder_half(self.first_stage_model), z, tile_size, put):
+            if method == "exact" and self._run_exact(
+                run, lambda: decoder_half(self.first_stage_model), z, tile_size, put
+            ):
                 return out
             if method != "blend":
                 run_untiled(run, z, out, finish, self.memory_used_decode(z.shape, self.vae_dtype))
@@ -220,7 +222,7 @@ class VAE:
         overlap_t: int | None = None,
         method: str = "exact",
     ) -> Tensor:
-        """ComfyUI's tiled decode: exact, in strips of the tiles' height; "blend" is approximate. Sizes in latent cells."""
+        """ComfyUI's tiled decode: exact, in strips of the tiles' height; "blend" is approximate. In latent cells."""
         f = self.upscale_ratio
         sides = [f * tile for tile in (tile_x, tile_y) if tile is not None]
         pixels = None if overlap is None else overlap * f
@@ -244,7 +246,11 @@ class VAE:
 
     def _encoder_half(self) -> Half:
         half = encoder_half(self.first_stage_model, self.latent_channels)
-        return replace(half, prepare=lambda rows: half.prepare(self.process_input(rows)))
+
+        def prepare(rows: Tensor) -> Tensor:
+            return half.prepare(self.process_input(rows))
+
+        return replace(half, prepare=prepare)
 
     def _run_exact(
         self,

@@ -1,4 +1,4 @@
-"""The attention step: keys and values of all rows once, then queries strip by strip, added to the strips of the plane."""
+"""The attention step: keys and values of all rows once, then queries strip by strip, added to the plane's strips."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .computed import Fill
 from .context import Context
 from .moments import Moments
 from .passes import Check
@@ -18,6 +17,7 @@ from .rows import PlaneRows
 from .spec import Conv
 from .spill import Parked
 from .streamed import linear, streamed_attention, streaming_bytes
+from .windowed import Fill
 
 
 class Block(NamedTuple):
@@ -54,7 +54,7 @@ class AttentionPass:
         q, proj_out = self.context.conv_weights(self.step.q), self.context.conv_weights(self.step.proj_out)
         rows = PlaneRows(self.source, 0, self.height, consume=True)
         work, done = self.work(), 0
-        for index, (top, bottom) in enumerate(_bounds(self.source)):
+        for index, (_, bottom) in enumerate(_bounds(self.source)):
             check()
             (x,) = rows.take(bottom)
             tokens = linear(self._normalised(fill, x), *q)
@@ -74,6 +74,8 @@ class AttentionPass:
             done = work * bottom // self.height
         for block in blocks:
             self._forget(block)
+        if self.context.spill is not None:
+            self.context.spill.settle()
 
     def _keys_and_values(self, fill: Fill, check: Check) -> tuple[list[Block], tuple[Tensor, Tensor] | None]:
         """All keys and values: as two whole tensors, or as blocks where they are streamed."""

@@ -9,13 +9,12 @@ from torch import Tensor
 from torch.nn import functional
 
 from .context import Context
-from .convolve import enlarge_window, fill_columns, fill_rows, fold_bytes, fold_upsample, padded_columns
+from .convolve import enlarge_window, fold_bytes, fold_upsample
 from .program import Size
 from .rows import Cost, PlaneRows, Recipe, Rows
 from .spec import Conv
+from .windowed import Fill, Windowed
 
-Fill = Callable[[Tensor, Tensor], None]
-"""(target, x): write what stands before a convolution (norm, activation) into a piece of its window."""
 ACTIVATE: dict[str, Callable[[Tensor], Tensor]] = {
     "silu": lambda x: functional.silu(x, inplace=True),
     "relu": torch.relu_,
@@ -31,102 +30,10 @@ def copy_in(target: Tensor, x: Tensor) -> None:
     target.copy_(x)
 
 
-class Windowed(Rows):
-    """Gathers the rows that a strip of results needs; the rows that the next strip needs again are carried over."""
-
-    def __init__(self, context: Context, conv: Conv, size: Size, top: int, bottom: int, source: Recipe) -> None:
-        super().__init__(context, size, top, bottom)
-        self.conv = conv
-        first = self._first(top)
-        self.source = source(first if conv.circular else max(0, first), self._reach(bottom))
-        self.columns = padded_columns(conv)
-        self.window_row_bytes = context.row_bytes(conv.in_channels, self.source.size.width + sum(self.columns))
-        self._buffer: Tensor | None = None
-        self._carried: Tensor | None = None
-
-    def _first(self, row: int) -> int:
-        """The first source row that result `row` needs."""
-        raise NotImplementedError
-
-    def _end(self, bottom: int) -> int:
-        """The source row behind the last one that the results above `bottom` need."""
-        raise NotImplementedError
-
-    def _mode(self) -> str:
-        return self.conv.mode
-
-    def _reach(self, bottom: int) -> int:
-        """Source rows that are read once the results above `bottom` are made."""
-        height = self.source_height
-        return self._end(bottom) if self.conv.circular else min(height, self._end(bottom))
-
-    @property
-    def source_height(self) -> int:
-        raise NotImplementedError
-
-    def _window(self, bottom: int, fill: Fill) -> Tensor:
-        """The source rows of results at..bottom, borders filled in."""
-        first, end = self._first(self.at), self._end(bottom)
-        pieces = self.source.take(self._reach(bottom))
-        size = self.source.size
-        left, right = self.columns
-        window = self._buffer
-        if window is None or window.shape[2] != end - first:
-            window = self._buffer = None  # the old one is freed before the new one is made
-            window = self._buffer = self.context.empty(size.channels, end - first, size.width + left + right)
-        inner = window[..., left : left + size.width]
-        row = 0 if self._carried is None else self._carried.shape[2]
-        if self._carried is not None:
-            window[:, :, :row] = self._carried
-        else:
-            row = 0 if self.conv.circular else max(0, -first)
-        while pieces:  # each piece is let go as soon as it is in the window
-            piece = pieces.pop(0)
-            fill(inner[:, :, row : row + piece.shape[2]], piece)
-            row += piece.shape[2]
-            del piece
-        if not self.conv.circular:
-            fill_rows(window, first, size.height, self._mode())
-        if left + right:
-            fill_columns(window, left, size.width, self._mode())
-        self._carried = window[:, :, self._first(bottom) - first :].clone() if bottom < self.bottom else None
-        return window
-
-    def _carry_bytes(self, bottom: int) -> int:
-        return (self._end(bottom) - self._first(bottom)) * self.window_row_bytes if bottom < self.bottom else 0
-
-    def _spans(self, top: int, bottom: int) -> tuple[int, int]:
-        """What taking results top..bottom takes from the source."""
-        above = self._reach(top) if top > self.top else self.source.top
-        return above, self._reach(bottom)
-
-    def _window_bytes(self, top: int, bottom: int) -> int:
-        return (self._end(bottom) - self._first(top)) * self.window_row_bytes
-
-    def cost(self, top: int, bottom: int) -> Cost:
-        if bottom <= top:
-            return Cost(0, 0)
-        source = self.source.cost(*self._spans(top, bottom))
-        out = (bottom - top) * self.row_bytes
-        return Cost(max(source.peak, source.held, out + self._extra(top, bottom)), out)
-
-    def _extra(self, top: int, bottom: int) -> int:
-        """Bytes beside window and result while the result is made."""
-        return 0
-
-    def standing(self, top: int, bottom: int) -> int:
-        own = self._window_bytes(top, bottom) + self._carry_bytes(bottom) + self._weight_bytes()
-        return own + self.source.standing(*self._spans(top, bottom))
-
-    def readers(self, bottom: int) -> list[tuple[PlaneRows, int]]:
-        return self.source.readers(self._reach(bottom))
-
-    def _weight_bytes(self) -> int:
-        return self.context.weight_bytes(self.conv)
-
-
 class ConvolvedRows(Windowed):
     """A convolution of any stride, with what stands before it and a function of single values behind it."""
+
+    whole = True
 
     def __init__(
         self,
@@ -209,15 +116,15 @@ class PointwiseRows(Rows):
 
 
 _UPSAMPLED_BORDER = {"zeros": "zeros", "circular": "circular", "replicate": "replicate", "reflect": "replicate"}
-"""Borders of the enlarged plane as borders of its source: row -1 of a reflected enlargement is its row 1, source row 0."""
+"""Borders of the enlarged plane as borders of its source: a reflected row -1 is row 1, that is source row 0."""
 
 
 class EnlargedRows(Windowed):
     """Nearest x2 and a 3x3 convolution, computed as four 2x2 convolutions of the small plane."""
 
-    def __init__(
-        self, context: Context, conv: Conv, top: int, bottom: int, source: Recipe, source_size: Size
-    ) -> None:
+    whole = True
+
+    def __init__(self, context: Context, conv: Conv, top: int, bottom: int, source: Recipe, source_size: Size) -> None:
         self._source_height = source_size.height
         size = Size(conv.out_channels, 2 * source_size.height, 2 * source_size.width)
         super().__init__(context, conv, size, top, bottom, source)
@@ -252,9 +159,12 @@ class EnlargedRows(Windowed):
 
     def cost(self, top: int, bottom: int) -> Cost:
         cost = super().cost(top, bottom)
-        folding = fold_bytes(self.conv, self.context.dtype.itemsize) if top == self.top else 0
-        folding -= self._window_bytes(top, bottom)  # there is no window yet
-        return cost._replace(peak=max(cost.peak, folding))
+        if top > self.top:
+            return cost
+        above, below = self._spans(top, bottom)
+        unread = self.source.standing(above, above) - self.source.standing(above, below)
+        folding = fold_bytes(self.conv, self.context.dtype.itemsize) + unread - self._window_bytes(top, bottom)
+        return cost._replace(peak=max(cost.peak, folding))  # while kernels are made there is no window yet
 
     def _extra(self, top: int, bottom: int) -> int:
         rows = -(-(bottom - top) // 2)
@@ -270,6 +180,8 @@ class EnlargedRows(Windowed):
 
 class AddedRows(Rows):
     """The sum of two sources; what `main` returns is fresh, so the other is added into it."""
+
+    whole = True
 
     def __init__(self, main: Rows, other: Rows, after: str | None = None) -> None:
         super().__init__(main.context, main.size, main.top, main.bottom)

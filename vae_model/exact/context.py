@@ -65,9 +65,10 @@ class Context:
         weight, bias = self.layer_weights(conv)
         return weight.contiguous(memory_format=self.memory_format), bias
 
-    def norm_weights(self, norm: Norm, like: Tensor) -> tuple[Tensor, Tensor]:
-        """Weight and bias (channels,) of a norm, in the precision of its moments."""
-        weight, bias = self.weights(norm.module, like)
+    def norm_weights(self, norm: Norm) -> tuple[Tensor, Tensor]:
+        """Weight and bias (channels,) of a norm, in float32 or better."""
+        wide = torch.promote_types(self.dtype, torch.float32)
+        weight, bias = self.weights(norm.module, torch.empty(0, dtype=wide, device=self.device))
         assert bias is not None
         return weight, bias
 

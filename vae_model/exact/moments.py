@@ -11,12 +11,13 @@ from torch import Tensor
 
 CHUNK_ELEMENTS = 2**20
 """16-bit strips are summed in float32, so many elements at a time, where the kernel does not do it by itself."""
+KERNEL_PIXELS = 2048
 _KERNEL_DEVICES = ("cpu", "cuda")
 """Where PyTorch has a kernel for the statistics of channels; in memory order it is 30 times as fast as var_mean."""
 
 
 class Moments:
-    """Count, mean and M2 per (image, group), float32 or better. Rows may come in any order, each of them once."""
+    """Count, mean and M2 per (image, group), float64 where there is float64. Rows may come in any order, once each."""
 
     def __init__(self, groups: int) -> None:
         self.groups = groups
@@ -43,7 +44,10 @@ class Moments:
         self.count = total
 
     def scale_shift(self, weight: Tensor, bias: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-        """The norm as y = x * scale + shift: two (B, C, 1, 1), from affine parameters (C,) of the moments' dtype."""
+        """The norm as y = x * scale + shift: two (B, C, 1, 1), from affine parameters (C,).
+
+        They have the dtype of the parameters, float32 or better.
+        """
         if self.mean is None or self.m2 is None:
             raise RuntimeError("moments: expected at least one strip, got none")
         repeats = weight.shape[0] // self.groups
@@ -51,7 +55,7 @@ class Moments:
         mean = self.mean.repeat_interleave(repeats, dim=1)
         scale = rstd * weight
         shift = bias - mean * scale
-        return scale[:, :, None, None], shift[:, :, None, None]
+        return scale[:, :, None, None].to(weight.dtype), shift[:, :, None, None].to(weight.dtype)
 
 
 def _parts(rows: Tensor) -> list[Tensor]:
@@ -63,15 +67,34 @@ def _parts(rows: Tensor) -> list[Tensor]:
 
 
 def channel_moments(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and biased variance of every (image, channel) of (B, C, n, W): two (B, C), float32 or better."""
+    """Mean and biased variance of every (image, channel) of (B, C, n, W): two (B, C), float64 where there is any."""
     if x.device.type not in _KERNEL_DEVICES:
         x = x.float() if x.dtype.itemsize <= 2 else x
         variance, mean = torch.var_mean(x, dim=(2, 3), correction=0)
         return mean, variance
     if x.dtype.itemsize <= 2 and x.device.type == "cpu":
         x = x.float()
-    results = [torch.batch_norm_update_stats(image, None, None, 0.0) for image in x.split(1)]
-    return torch.stack([mean for mean, _ in results]), torch.stack([variance for _, variance in results])
+    results = [_image_moments(image) for image in x.split(1)]
+    return torch.cat([mean for mean, _ in results]), torch.cat([variance for _, variance in results])
+
+
+def _image_moments(image: Tensor) -> tuple[Tensor, Tensor]:
+    """Of (1, C, n, W). The kernel adds up value by value in float32, so it gets few pixels at a time."""
+    pixels = image.permute(0, 2, 3, 1)
+    pixels = (pixels.flatten(1, 2) if pixels.is_contiguous() else pixels.flatten(1, 2).contiguous()).permute(0, 2, 1)
+    means: list[Tensor] = []
+    variances: list[Tensor] = []
+    counts: list[int] = []
+    for part in pixels[:, :, None].split(KERNEL_PIXELS, dim=3):  # (1, C, 1, n)
+        mean, variance = torch.batch_norm_update_stats(part, None, None, 0.0)
+        means.append(mean)
+        variances.append(variance)
+        counts.append(part.shape[3])
+    weight = torch.tensor(counts, dtype=torch.float64, device=image.device)[:, None] / sum(counts)  # (parts, 1)
+    all_means = torch.stack(means).double()
+    mean = (all_means * weight).sum(dim=0, keepdim=True)  # (1, C)
+    spread = torch.stack(variances).double() + (all_means - mean).square()
+    return mean, (spread * weight).sum(dim=0, keepdim=True)
 
 
 def _merge_channels(mean: Tensor, m2: Tensor, count: int, groups: int) -> tuple[Tensor, Tensor]:

@@ -1,4 +1,4 @@
-"""A pass: rows pulled strip by strip from sources to sinks. Running it and telling its peak go over the same objects."""
+"""A pass: rows pulled strip by strip from sources to sinks. Its peak is told by the same objects that run it."""
 
 from __future__ import annotations
 
@@ -77,6 +77,9 @@ class Pass:
             for sink in self.sinks:
                 sink.take(index, top, bottom)
             report(work * bottom // self.height - work * top // self.height)
+        spill = self.sinks[0].rows.context.spill
+        if spill is not None:
+            spill.settle()
 
     def work(self) -> int:
         """Floating point operations."""
@@ -87,9 +90,20 @@ class Pass:
         return max(self._strip_peak(index) for index in self._decisive())
 
     def _decisive(self) -> list[int]:
-        """Bytes change linearly from strip to strip but for the first and last ones, so these tell all."""
+        """Numbers of the strips that tell all: the first and last ones, and those before a source's strip is freed.
+
+        Between them bytes change linearly.
+        """
         count = -(-self.height // self.strip_rows)
-        return sorted({index for index in (0, 1, count - 2, count - 1) if 0 <= index < count})
+        indices = {0, 1, count - 2, count - 1}
+        for reader, _ in self._readers(self.height):
+            plane = reader.plane
+            if plane.strip_rows * self.height <= self.strip_rows * plane.size.height:
+                continue  # a strip or more is freed with every strip that is made
+            for strip in (1, plane.count - 1):
+                row = strip * plane.strip_rows * self.height // plane.size.height
+                indices |= set(range(row // self.strip_rows - 3, row // self.strip_rows + 2))
+        return sorted(index for index in indices if 0 <= index < count)
 
     def host_bytes(self) -> int:
         """Host bytes of spilled strips at the worst moment."""
@@ -118,25 +132,27 @@ class Pass:
         for number, sink in enumerate(self.sinks):
             standing = sum(other.rows.standing(top, top) for other in self.sinks[number + 1 :])
             standing += sum(other.rows.standing(top, bottom) for other in self.sinks[: number + 1])
+            leaving = 0  # one strip at a time is on its way to host memory and still on the device, too
             for other in self.sinks:
                 if other.plane is not None:
-                    done = index + (other in self.sinks[:number])
-                    standing += other.plane.device_bytes(0, done) + _leaving(other.plane, done)
-            worst = max(worst, standing + self._taking(sink, index, top, bottom))
+                    done = index + any(other is earlier for earlier in self.sinks[:number])
+                    standing += other.plane.device_bytes(0, done)
+                    leaving = max(leaving, _leaving(other.plane, done))
+            worst = max(worst, standing + self._taking(sink, index, top, bottom, leaving))
         return worst
 
-    def _taking(self, sink: Sink, index: int, top: int, bottom: int) -> int:
-        """Bytes for one strip of one sink."""
+    def _taking(self, sink: Sink, index: int, top: int, bottom: int, leaving: int) -> int:
+        """Bytes for one strip of one sink; the strip that is `leaving` is gone once the new one is parked."""
         cost = sink.rows.cost(top, bottom)
         size = (bottom - top) * sink.rows.row_bytes
         statistics = 0
         if sink.moments is not None and sink.rows.context.dtype.itemsize <= 2:
             statistics = 4 * min(CHUNK_ELEMENTS, size // sink.rows.context.dtype.itemsize)
-        storing = cost.held if cost.held else size if sink.plane is not None else 0
-        return max(cost.peak, storing + statistics)
+        copy = size if sink.plane is not None and index and not sink.rows.whole else 0
+        storing = cost.held + copy
+        return max(leaving + max(cost.peak, storing), storing + statistics)
 
 
 def _leaving(plane: Plane, done: int) -> int:
-    """The strip that is on its way to host memory is still on the device, too."""
-    spilled = plane.host_bytes(0, done) > 0
-    return plane.strip_rows * plane.row_bytes if spilled else 0
+    """Device bytes of the strip parked last."""
+    return plane.strip_rows * plane.row_bytes if plane.device_share < 1 and done else 0

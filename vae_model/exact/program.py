@@ -118,6 +118,15 @@ def build_program(coder: Any, *, before: Any = None, after: Any = None) -> Progr
     Args:    coder: the module tree. before, after: 1x1 convolutions around it (post_quant_conv, quant_conv) or None.
     Raises:  UnsupportedModule, naming the module, for anything without a rule.
     """
+    try:
+        return _build(coder, before, after)
+    except (AttributeError, IndexError) as error:
+        raise UnsupportedModule(
+            f"{describe(coder)}: expected all parts of a coder, got {error}: it runs untiled"
+        ) from error
+
+
+def _build(coder: Any, before: Any, after: Any) -> Program:
     from .tiny_program import tiny_steps
 
     require_plain(coder)
@@ -135,11 +144,38 @@ def build_program(coder: Any, *, before: Any = None, after: Any = None) -> Progr
         if layer is not None:
             require_plain(layer)
             steps.insert(index, Convolve(read_conv(layer, name, kernel=1, padding=0)))
+    _require_one_border(steps)
     first: Any = steps[0]
     size = Size(first.conv.in_channels, 1024, 1024)
     for step in steps:
         size = step_size(step, size)
     return Program(tuple(steps), first.conv.in_channels, size.channels)
+
+
+def _convs(step: Step) -> list[Conv]:
+    """The convolutions of a step that may look beyond the image's border."""
+    if isinstance(step, (Convolve, Enlarge)):
+        return [step.conv]
+    if isinstance(step, Residual):
+        return [step.conv1, step.conv2]
+    return list(step.convs) if isinstance(step, TinyBlock) else []
+
+
+def _require_one_border(steps: list[Step]) -> None:
+    """Refuse circular convolutions beside others: computed rows would not continue at the other end."""
+    convs = [conv for step in steps for conv in _convs(step) if conv.kernel > 1 and conv.pad_before]
+    other = next((conv for conv in convs if not conv.circular), None)
+    if other is not None and any(conv.circular for conv in convs):
+        raise UnsupportedModule(
+            f"{other.name}: expected circular padding as elsewhere, got {other.mode}: it runs untiled"
+        )
+
+
+def _part(owner: Any, attribute: str, name: str) -> Any:
+    """A part by its attribute; UnsupportedModule where there is none."""
+    if not hasattr(owner, attribute):
+        raise UnsupportedModule(f"{name}: expected a part {attribute}, got none: it runs untiled")
+    return getattr(owner, attribute)
 
 
 def _require_class(layer: Any, name: str, wanted: tuple[str, ...]) -> None:
@@ -164,16 +200,21 @@ def _tail(coder: Any) -> list[Step]:
 
 def _middle(mid: Any) -> list[Step]:
     require_children(mid, "mid", {"block_1", "attn_1", "block_2"})
-    attention = _attention(mid.attn_1, "mid.attn_1")
-    return [_residual(mid.block_1, "mid.block_1"), *attention, _residual(mid.block_2, "mid.block_2")]
+    first, attn, second = (_part(mid, part, "mid") for part in ("block_1", "attn_1", "block_2"))
+    return [_residual(first, "mid.block_1"), *_attention(attn, "mid.attn_1"), _residual(second, "mid.block_2")]
 
 
 def _blocks(level: Any, name: str) -> list[Step]:
     require_children(level, name, {"block", "attn", "upsample", "downsample"})
     steps: list[Step] = []
-    for i, block in enumerate(level.block):
+    blocks, attentions = _part(level, "block", name), _part(level, "attn", name)
+    if len(attentions) not in (0, len(blocks)):
+        raise UnsupportedModule(
+            f"{name}: expected as many attentions as blocks, got {len(attentions)}: it runs untiled"
+        )
+    for i, block in enumerate(blocks):
         steps.append(_residual(block, f"{name}.block.{i}"))
-        if len(level.attn) > 0:
+        if len(attentions) > 0:
             steps += _attention(level.attn[i], f"{name}.attn.{i}")
     return steps
 
@@ -186,6 +227,9 @@ def _ascend(decoder: Any) -> list[Step]:
         if hasattr(level, "upsample"):
             _require_class(level.upsample, f"up.{i}.upsample", ("Upsample",))
             require_children(level.upsample, f"up.{i}.upsample", {"conv"})
+            if getattr(level.upsample, "scale_factor", 2.0) != 2.0:
+                factor = level.upsample.scale_factor
+                raise UnsupportedModule(f"up.{i}.upsample: expected a factor of 2, got {factor}: it runs untiled")
             steps.append(Enlarge(_resampling_conv(level.upsample, f"up.{i}.upsample")))
     return steps
 
@@ -214,12 +258,19 @@ _BLOCK_PARTS = {"norm1", "conv1", "norm2", "conv2", "nin_shortcut", "dropout", "
 def _residual(block: Any, name: str) -> Residual:
     _require_class(block, name, ("ResnetBlock",))
     require_children(block, name, _BLOCK_PARTS)
+    for part, kind in (("dropout", nn.Dropout), ("swish", nn.SiLU), ("nonlinearity", nn.SiLU)):
+        layer = getattr(block, part, None)
+        if isinstance(layer, nn.Module) and type(layer) not in (kind, nn.Identity):
+            raise UnsupportedModule(f"{name}.{part}: expected {kind.__name__}, got {describe(layer)}: it runs untiled")
+    norm1, conv1, norm2, conv2 = (_part(block, part, name) for part in ("norm1", "conv1", "norm2", "conv2"))
     shortcut = getattr(block, "nin_shortcut", None)
+    if shortcut is not None and getattr(conv1, "in_channels", 0) == getattr(conv1, "out_channels", 1):
+        raise UnsupportedModule(f"{name}: expected no shortcut between equal widths, got one: it runs untiled")
     return Residual(
-        read_norm(block.norm1, f"{name}.norm1"),
-        read_conv(block.conv1, f"{name}.conv1"),
-        read_norm(block.norm2, f"{name}.norm2"),
-        read_conv(block.conv2, f"{name}.conv2"),
+        read_norm(norm1, f"{name}.norm1"),
+        read_conv(conv1, f"{name}.conv1"),
+        read_norm(norm2, f"{name}.norm2"),
+        read_conv(conv2, f"{name}.conv2"),
         None if shortcut is None else read_conv(shortcut, f"{name}.nin_shortcut", kernel=1, padding=0),
     )
 
@@ -232,6 +283,8 @@ def _attention(layer: Any, name: str) -> list[Step]:
         return []
     _require_class(layer, name, _ATTENTION_CLASSES)
     require_children(layer, name, {"norm", "q", "k", "v", "proj_out"})
-    convs = [read_conv(getattr(layer, part), f"{name}.{part}", kernel=1, padding=0) for part in ("q", "k", "v")]
-    proj_out = read_conv(layer.proj_out, f"{name}.proj_out", kernel=1, padding=0)
-    return [Attend(read_norm(layer.norm, f"{name}.norm"), *convs, proj_out)]
+    convs = [
+        read_conv(_part(layer, part, name), f"{name}.{part}", kernel=1, padding=0)
+        for part in ("q", "k", "v", "proj_out")
+    ]
+    return [Attend(read_norm(_part(layer, "norm", name), f"{name}.norm"), *convs)]

@@ -7,6 +7,7 @@ Rows outside 0..height exist for circular padding only: row -1 is row height - 1
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -34,7 +35,12 @@ class Cost(NamedTuple):
 
 
 class Rows:
-    """Base of all sources. `size` is the size of the whole activation, top and bottom the rows that will be read."""
+    """Base of all sources. `size` is the size of the whole activation, top and bottom the rows that will be read.
+
+    `whole`: rows always come as one fresh tensor, so that storing them takes no copy.
+    """
+
+    whole = False
 
     def __init__(self, context: Context, size: Size, top: int, bottom: int) -> None:
         self.context, self.size = context, size
@@ -158,9 +164,16 @@ class PlaneRows(Rows):
 
     def strip_bytes(self, top: int, bottom: int) -> int:
         """Device bytes that the strips hold that are passed on the way from row `top` to `bottom`."""
-        passed = range(self._passed(top), self._passed(bottom))
-        rows = (self._rows_in(index, index + 1) for index in passed if self.consume or not self.plane.on_device(index))
-        return sum(rows) * self.row_bytes
+        first, last = self._passed(top), self._passed(bottom)
+        if self.plane.device_share >= 1:
+            return self._rows_in(first, last) * self.row_bytes if self.consume else 0
+        # Strips of another height than the reader's (but for its halo): as many as are ever passed at once.
+        passed = max(last - first, -(-(bottom - top - 2) // self.plane.strip_rows)) if bottom > top else 0
+        return self._rows_in(0, passed if self.consume else self._spilled(passed)) * self.row_bytes
+
+    def _spilled(self, strips: int) -> int:
+        """How many of so many strips in a row are spilled at most, wherever they are."""
+        return math.ceil(strips * (1 - self.plane.device_share) - 1e-9)
 
     def _rows_in(self, first: int, last: int) -> int:
         """Rows of the strips first..last - 1."""
@@ -174,6 +187,5 @@ class PlaneRows(Rows):
         """What is stored behind `bottom`; of a spilled plane also the strip being read and the one behind it."""
         last = self._passed(bottom)
         stored = self.plane.device_bytes(last if self.consume else 0, self.plane.count)
-        ahead = range(last, min(self.plane.count, last + 2))
-        copies = sum(self._rows_in(index, index + 1) for index in ahead if not self.plane.on_device(index))
-        return stored + copies * self.row_bytes
+        ahead = self._spilled(min(2, self.plane.count - last))
+        return stored + self._rows_in(last, last + ahead) * self.row_bytes

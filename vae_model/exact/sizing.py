@@ -12,10 +12,13 @@ from .context import Context
 from .passes import Pass
 from .program import Attend, Convolve, Enlarge, Program, Residual, Size, step_size
 from .schedule import LevelSchedule
-from .walk import Value, Walk
+from .value import Value
+from .walk import Walk
 
 SMALL_TENSORS = 256 * 1024
 """Norm parameters, moments and biases: there are some hundred of them, none larger than a few KiB."""
+MARGIN = 1.01
+"""For what the sizes leave out, such as the old carried rows beside the new ones."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +43,9 @@ class Need:
 class Sizing:
     """One program at one shape. Levels are sized in order, each for any schedule, given what came before it."""
 
-    def __init__(self, program: Program, shape: tuple[int, int, int, int], dtype: torch.dtype, device_type: str) -> None:
+    def __init__(
+        self, program: Program, shape: tuple[int, int, int, int], dtype: torch.dtype, device_type: str
+    ) -> None:
         """shape: (B, C, H, W) of the input."""
         batch, _, height, width = shape
         self.program = program
@@ -65,7 +70,7 @@ class Sizing:
         if level == self.program.level_count - 1:
             self._walk.finish(value)
         need = self._need
-        peak = need.peak_bytes + SMALL_TENSORS
+        peak = int(need.peak_bytes * MARGIN) + SMALL_TENSORS
         return Need(peak, need.host_bytes, need.work, need.moved_bytes), value
 
 
@@ -98,6 +103,10 @@ def untiled_work(program: Program, shape: tuple[int, int, int, int]) -> int:
         elif isinstance(step, (Convolve, Enlarge)):
             convs = [step.conv]
         else:
-            convs = [*step.convs, *([step.skip] if step.skip else []), *([step.pool[0], step.pool[3]] if step.pool else [])]
+            convs = [
+                *step.convs,
+                *([step.skip] if step.skip else []),
+                *([step.pool[0], step.pool[3]] if step.pool else []),
+            ]
         total += sum(conv_work(conv, batch, size.height, size.width) for conv in convs)
     return total

@@ -59,7 +59,7 @@ class Spill:
         parked = Parked(buffer, strip.shape, strip.stride(), strip.dtype)
         self._count(size)
         self.bytes_out += size
-        self._release()
+        self.settle()
         self._leaving = strip
         if not self._asynchronous:
             parked.view().copy_(strip)
@@ -106,7 +106,7 @@ class Spill:
         self._leaving = None
         self._free.clear()
 
-    def _release(self) -> None:
+    def settle(self) -> None:
         """Let go of the strip parked last; the current stream first waits until it was copied."""
         if self._leaving is not None and self._asynchronous:
             torch.cuda.current_stream(self.device).wait_stream(self._outbound)

@@ -1,7 +1,7 @@
 """Attention whose keys and values come block by block, from wherever they wait; any number of tokens.
 
-The softmax is merged over the blocks in float32 by running maximum and sum (Milakov and Gimelshein 2018; Rabe and Staats
-2021): exact up to rounding, and never more scores in memory than one slice of queries has with one slice of a block.
+The softmax is merged over the blocks in float32 by running maximum and sum (Milakov and Gimelshein 2018; Rabe and
+Staats 2021): exact up to rounding, and never more scores in memory than a slice of queries has with a slice of keys.
 """
 
 from __future__ import annotations

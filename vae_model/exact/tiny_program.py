@@ -1,6 +1,6 @@
 """Steps of the tiny autoencoder's halves: a plain sequence of convolutions, blocks and enlargements.
 
-Without a norm nothing needs the whole image, so such a program runs in one pass with a halo of rows and no plane at all.
+Without a norm nothing needs the whole image, so such a program runs in one pass with a halo of rows, and no plane.
 """
 
 from __future__ import annotations
@@ -52,6 +52,8 @@ def tiny_steps(coder: Any) -> list[Step]:
             raise UnsupportedModule(f"{name}: expected a convolution or a block, got {describe(layer)}")
         if enlarge:
             raise UnsupportedModule(f"{name}: expected a convolution after the enlargement, got {describe(layer)}")
+    if enlarge or not steps or not isinstance(steps[0], Convolve):
+        raise UnsupportedModule(f"{describe(coder)}: expected convolutions at both ends of its layers: it runs untiled")
     return steps
 
 

@@ -6,62 +6,20 @@ The walk is the same for running and for planning; they differ in what they do w
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
-from typing import Protocol
-
-import torch
-from torch import Tensor
 
 from .attend import AttentionPass
-from .computed import ACTIVATE, AddedRows, ConvolvedRows, EnlargedRows, Fill, PointwiseRows
+from .computed import AddedRows, ConvolvedRows, EnlargedRows, PointwiseRows
 from .context import Context
 from .moments import Moments
 from .passes import Emit, Pass, Sink
 from .plane import Plane
 from .program import Attend, Convolve, Enlarge, Program, Residual, Size, Step, TinyBlock, step_size
-from .rows import InputRows, PlaneRows, Recipe, Rows, Source
+from .rows import InputRows, Recipe, Rows, Source
 from .schedule import LevelSchedule, Schedule
 from .shared import Shared
-from .spec import Norm
-
-
-class Readable(Protocol):
-    """How to read an activation: (top, bottom, last) -> rows; `last` frees what was stored of it behind the reader."""
-
-    def __call__(self, top: int, bottom: int, last: bool) -> Rows: ...
-
-
-@dataclass
-class Value:
-    """An activation: stored in a plane or computed whenever it is read; with the moments that the next norm needs."""
-
-    size: Size
-    rows: Readable
-    moments: Moments | None = None
-    plane: Plane | None = None
-
-    def last(self, top: int, bottom: int) -> Rows:
-        """Read it for the last time."""
-        return self.rows(top, bottom, True)
-
-    def again(self, top: int, bottom: int) -> Rows:
-        """Read it and keep it."""
-        return self.rows(top, bottom, False)
-
-
-def _norm_fill(context: Context, norm: Norm, moments: Moments, activation: str | None) -> Fill:
-    """Norm with the given moments, then the activation, written straight into the window."""
-    assert moments.mean is not None
-    weight, bias = context.norm_weights(norm, moments.mean)
-    scale, shift = moments.scale_shift(weight, bias, norm.eps)
-
-    def fill(target: Tensor, x: Tensor) -> None:
-        torch.addcmul(shift, x, scale, out=target)
-        if activation is not None:
-            ACTIVATE[activation](target)
-
-    return fill
+from .spec import Conv, Norm
+from .value import Value, norm_fill, stored
 
 
 class Walk:
@@ -136,14 +94,16 @@ class Walk:
             return schedule.store_enlarged and not _streams(following)
         if isinstance(step, Residual):
             return schedule.store_blocks or self.levels[index + 1] != level
-        return _groups(following) is not None or _needs_sweep(following)
+        # A strided result has no rows beyond its ends, as a circular convolution behind it wants them; a plane has.
+        ends = isinstance(step, Convolve) and step.conv.circular and step.conv.stride > 1
+        return ends or _groups(following) is not None or _needs_sweep(following)
 
     # -- single steps ----------------------------------------------------------------------------------------------
 
     def _convolve(self, step: Convolve, value: Value, size: Size, level: int) -> Value:
         fill = None
         if step.norm is not None:
-            fill = partial(_norm_fill, self.context, step.norm, self._moments(value, step.norm, level), step.before)
+            fill = partial(norm_fill, self.context, step.norm, self._moments(value, step.norm, level), step.before)
 
         def read(top: int, bottom: int, last: bool) -> Rows:
             source = value.last if last else value.again
@@ -161,9 +121,9 @@ class Walk:
 
     def _residual(self, step: Residual, value: Value, size: Size, level: int) -> Value:
         context = self.context
-        first = partial(_norm_fill, context, step.norm1, self._moments(value, step.norm1, level), "silu")
+        first = partial(norm_fill, context, step.norm1, self._moments(value, step.norm1, level), "silu")
         moments = Moments(step.norm2.groups)
-        second = partial(_norm_fill, context, step.norm2, moments, "silu")
+        second = partial(norm_fill, context, step.norm2, moments, "silu")
 
         def hidden(source: Recipe) -> Recipe:
             return lambda top, bottom: ConvolvedRows(context, step.conv1, top, bottom, source, value.size, first)
@@ -178,9 +138,7 @@ class Walk:
             inner, kept = self._store_hidden(step, value, size, level, hidden, skip, moments)
 
             def from_stored(top: int, bottom: int, last: bool) -> Rows:
-                return AddedRows(
-                    result(inner.last if last else inner.again)(top, bottom), kept.rows(top, bottom, last)
-                )
+                return AddedRows(result(inner.last if last else inner.again)(top, bottom), kept.rows(top, bottom, last))
 
             return Value(size, from_stored)
         height = size.height
@@ -210,13 +168,13 @@ class Walk:
         if value.plane is not None and step.shortcut is None:
             sinks = [Sink(hidden(value.again)(0, height), inner, moments)]
             self._perform(step.conv1.name, level, sinks, size)
-            return _stored(inner), value
+            return stored(inner), value
         kept = self._plane(size, level)
         shared = Shared(self.context, value.size, value.last, lag=1)
         main = hidden(shared.reader)(0, height)
         sinks = [Sink(main, inner, moments), Sink(skip(shared.reader(0, height)), kept)]
         self._perform(step.conv1.name, level, sinks, size)
-        return _stored(inner), _stored(kept)
+        return stored(inner), stored(kept)
 
     def _tiny_block(self, step: TinyBlock, value: Value, size: Size, level: int) -> Value:
         context = self.context
@@ -226,7 +184,9 @@ class Walk:
             shared = Shared(context, value.size, source.last if last else source.again, lag=3)
             recipe: Recipe = shared.reader
             for number, conv in enumerate(step.convs):
-                recipe = partial(_plain_conv, context, conv, recipe, value.size, step.activation if number < 2 else None)
+                recipe = partial(
+                    _plain_conv, context, conv, recipe, value.size, step.activation if number < 2 else None
+                )
             main = recipe(top, bottom)
             other = shared.reader(top, bottom)
             return AddedRows(main, other if step.skip is None else PointwiseRows(context, step.skip, other), step.fuse)
@@ -241,7 +201,7 @@ class Walk:
         inner_size = value.size._replace(channels=first.out_channels)
         sweep = Sink(PointwiseRows(context, first, value.again(0, value.size.height)), moments=moments)
         self._perform(f"{first.name} (statistics)", level, [sweep], inner_size)
-        fill = partial(_norm_fill, context, norm, moments, activation)
+        fill = partial(norm_fill, context, norm, moments, activation)
 
         def read(top: int, bottom: int, last: bool) -> Rows:
             shared = Shared(context, value.size, value.last if last else value.again, lag=0)
@@ -255,10 +215,10 @@ class Walk:
         assert value.plane is not None  # a plane always stands before attention
         moments = None if groups is None else Moments(groups)
         target = self._plane(value.size, level)
-        fill = partial(_norm_fill, self.context, step.norm, self._moments(value, step.norm, level), None)
+        fill = partial(norm_fill, self.context, step.norm, self._moments(value, step.norm, level), None)
         stream = self.schedule[level].stream_attention
         self.perform(AttentionPass(self.context, step, level, value.plane, target, moments, fill, stream))
-        return Value(value.size, _stored(target).rows, moments, target)
+        return Value(value.size, stored(target).rows, moments, target)
 
     # -- planes and passes -----------------------------------------------------------------------------------------
 
@@ -274,7 +234,7 @@ class Walk:
         plane = self._plane(value.size, level)
         moments = None if groups is None else Moments(groups)
         self._perform(name, level, [Sink(value.last(0, value.size.height), plane, moments)], value.size)
-        return Value(value.size, _stored(plane).rows, moments, plane)
+        return Value(value.size, stored(plane).rows, moments, plane)
 
     def _plane(self, size: Size, level: int) -> Plane:
         schedule: LevelSchedule = self.schedule[level]
@@ -285,16 +245,9 @@ class Walk:
 
 
 def _plain_conv(
-    context: Context, conv: object, source: Recipe, size: Size, after: str | None, top: int, bottom: int
+    context: Context, conv: Conv, source: Recipe, size: Size, after: str | None, top: int, bottom: int
 ) -> Rows:
-    return ConvolvedRows(context, conv, top, bottom, source, size, None, after)  # type: ignore[arg-type]
-
-
-def _stored(plane: Plane) -> Value:
-    def read(top: int, bottom: int, last: bool) -> Rows:
-        return PlaneRows(plane, top, bottom, consume=last)
-
-    return Value(plane.size, read, plane=plane)
+    return ConvolvedRows(context, conv, top, bottom, source, size, None, after)
 
 
 def _groups(step: Step | None) -> int | None:

@@ -1,0 +1,65 @@
+"""Activations on their way through a program: stored in a plane, or computed whenever they are read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from .computed import ACTIVATE
+from .context import Context
+from .moments import Moments
+from .plane import Plane
+from .program import Size
+from .rows import PlaneRows, Rows
+from .spec import Norm
+from .windowed import Fill
+
+
+class Readable(Protocol):
+    """How to read an activation: (top, bottom, last) -> rows; `last` frees what was stored of it behind the reader."""
+
+    def __call__(self, top: int, bottom: int, last: bool) -> Rows: ...
+
+
+@dataclass
+class Value:
+    """An activation: stored in a plane or computed whenever it is read; with the moments that the next norm needs."""
+
+    size: Size
+    rows: Readable
+    moments: Moments | None = None
+    plane: Plane | None = None
+
+    def last(self, top: int, bottom: int) -> Rows:
+        """Read it for the last time."""
+        return self.rows(top, bottom, True)
+
+    def again(self, top: int, bottom: int) -> Rows:
+        """Read it and keep it."""
+        return self.rows(top, bottom, False)
+
+
+def norm_fill(context: Context, norm: Norm, moments: Moments, activation: str | None) -> Fill:
+    """Norm with the given moments, then the activation, written straight into the window."""
+    assert moments.mean is not None
+    weight, bias = context.norm_weights(norm)
+    scale, shift = moments.scale_shift(weight, bias, norm.eps)
+
+    def fill(target: Tensor, x: Tensor) -> None:
+        torch.addcmul(shift, x, scale, out=target)
+        if activation is not None:
+            ACTIVATE[activation](target)
+
+    return fill
+
+
+def stored(plane: Plane) -> Value:
+    """What a plane holds."""
+
+    def read(top: int, bottom: int, last: bool) -> Rows:
+        return PlaneRows(plane, top, bottom, consume=last)
+
+    return Value(plane.size, read, plane=plane)
