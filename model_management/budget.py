@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import torch
 
-from .memory import get_free_memory
+from . import memory
 
 AMPLE = 2**62
 """A budget that everything fits into."""
@@ -23,12 +23,13 @@ def device_reserve(free_bytes: int) -> int:
 
 
 def budgets(
-    device: torch.device, limit: int | None, get_free_memory: Callable[[torch.device], int] = get_free_memory
+    device: torch.device, limit: int | None, get_free_memory: Callable[[torch.device], int] | None = None
 ) -> tuple[int, int]:
     """Bytes for a plan on the device and in host memory. `limit`: what the user allows on the device, or None.
 
     On a CPU the device is the main memory: strips have nowhere else to wait.
     """
+    get_free_memory = get_free_memory or memory.get_free_memory
     free_bytes = get_free_memory(device)
     device_budget = max(1, free_bytes - device_reserve(free_bytes)) if limit is None else limit
     if device.type == "cpu":

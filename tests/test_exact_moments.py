@@ -102,7 +102,7 @@ def test_tall_strips_are_as_good_as_low_ones(channels_last: bool) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("chunk_elements", [1, 500, 10_000, 2**20])
-def test_16_bit_planes_are_summed_in_float32(
+def test_16_bit_planes_are_summed_in_more_than_16_bits(
     dtype: torch.dtype, chunk_elements: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # The truth is that of the rounded values, for these are what the next layer reads.
@@ -111,7 +111,7 @@ def test_16_bit_planes_are_summed_in_float32(
     for cuts in ([], [1], [5, 6, 13]):
         moments = merged(x, 4, cuts)
         assert moments.mean is not None
-        assert moments.mean.dtype == torch.float32
+        assert moments.mean.dtype == torch.float64
         assert_statistics(moments, x, 4, 1e-5)
 
 

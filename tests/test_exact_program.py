@@ -108,11 +108,11 @@ def test_the_steps_of_tiny_halves() -> None:
 
 def test_numbers_are_read_from_the_modules() -> None:
     model = decoder(num_groups=2)
-    model.conv_in.padding_mode = "circular"
+    model.conv_in.padding_mode = "reflect"
     model.up[0].block[0].norm1.eps = 0.5
     model.norm_out.num_groups = 8
     steps: list[Any] = list(build_program(model).steps)
-    assert (steps[0].conv.mode, steps[0].conv.circular) == ("circular", True)
+    assert (steps[0].conv.mode, steps[0].conv.circular) == ("reflect", False)
     assert (steps[1].norm1.groups, steps[1].norm1.eps, steps[1].norm1.channels) == (2, 1e-6, 16)
     assert steps[7].norm1.eps == 0.5
     assert steps[7].shortcut.kernel == 1

@@ -48,7 +48,7 @@ def program(small_model: Any) -> Program:
 
 
 def test_a_plan_keeps_to_the_limit_and_ample_knows_none(program: Program, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(budget, "get_free_memory", lambda device: 1000)  # Where there is a limit, nobody asks.
+    monkeypatch.setattr(memory, "get_free_memory", lambda device: 1000)  # Where there is a limit, nobody asks.
     host = LocalHost()
     ample = host.make_plan(program, SHAPE, torch.float32, CPU, None, ample=True)
     assert isinstance(ample, Plan)
@@ -62,11 +62,11 @@ def test_a_plan_keeps_to_the_limit_and_ample_knows_none(program: Program, monkey
 def test_without_a_limit_a_plan_has_what_is_free_less_a_reserve(
     program: Program, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(budget, "get_free_memory", lambda device: 8 * 2**30)
+    monkeypatch.setattr(memory, "get_free_memory", lambda device: 8 * 2**30)
     plan = LocalHost().make_plan(program, SHAPE, torch.float32, CPU, None)
     assert plan.device_budget == 8 * 2**30 - int(8 * 2**30 * 0.1)
     assert plan.host_budget == 0  # strips of a CPU's run have nowhere else to wait
-    monkeypatch.setattr(budget, "get_free_memory", lambda device: 1000)
+    monkeypatch.setattr(memory, "get_free_memory", lambda device: 1000)
     with pytest.raises(MemoryBudgetError, match=r"^128 x 128: expected a budget of at least "):
         LocalHost().make_plan(program, SHAPE, torch.float32, CPU, None)
 
@@ -79,7 +79,9 @@ def test_the_reserve_is_a_tenth_or_a_quarter_gib_but_never_most_of_what_there_is
 
 
 def test_strips_wait_in_half_of_the_main_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(budget, "get_free_memory", lambda device: 4 * 2**30 if device == "cpu" else 2**30)
+    monkeypatch.setattr(
+        memory, "get_free_memory", lambda device: 4 * 2**30 if torch.device(device).type == "cpu" else 2**30
+    )
     assert budget.budgets(torch.device("cuda"), 12345) == (12345, 2 * 2**30)
     assert budget.budgets(torch.device("cuda"), None) == (2**30 - 256 * 2**20, 2 * 2**30)
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from exact_vae import VAE, save
 from exact_vae.__main__ import main
-from exact_vae.model_management import budget
+from exact_vae.model_management import memory
 from exact_vae.vae_model.tiny import AutoencoderTiny
 
 Run = Any
@@ -81,7 +81,7 @@ def test_nothing_is_loaded(run: Run, monkeypatch: pytest.MonkeyPatch, name: str)
 
 
 def test_the_budget_is_what_is_free_unless_told(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(budget, "get_free_memory", lambda device: 2**30)
+    monkeypatch.setattr(memory, "get_free_memory", lambda device: 2**30)
     assert plan_of(run, "--size", "64x64")["device_budget"] == 2**30 - 256 * 2**20
     assert plan_of(run, "--size", "64x64", "--memory", "1.5GiB")["device_budget"] == 3 * 2**29
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from exact_vae import VAE
-from exact_vae.model_management import LocalHost, budget
+from exact_vae.model_management import LocalHost, memory
 from exact_vae.model_management.meter import LiveTensorMeter
 from exact_vae.vae_model.bytesize import format_bytes
 from exact_vae.vae_model.errors import MemoryBudgetError
@@ -250,7 +250,7 @@ def test_the_weights_are_loaded_with_room_for_the_run(
     fastest = host.plans[-1].peak_bytes
     limited = fastest * 3 // 4
     getattr(vae, direction)(sample(direction), memory=limited)
-    monkeypatch.setattr(budget, "get_free_memory", lambda device: limited)
+    monkeypatch.setattr(memory, "get_free_memory", lambda device: limited)
     getattr(vae, direction)(sample(direction))
     assert [plan.peak_bytes < fastest for plan in host.plans] == [False, True, True, True]
     assert host.loads == [fastest, host.plans[1].peak_bytes, fastest]

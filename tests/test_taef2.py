@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from exact_vae import load_vae
+from exact_vae.vae_model.files.images import read_image
 from exact_vae.vae_model.load import LoadedModel, load_model
 from exact_vae.vae_model.training.photos import centre_crop, psnr, read_photos
 from torch import Tensor
@@ -107,3 +108,20 @@ def test_one_file_is_half_a_model(files: list[Path], model: Any, half: str) -> N
             assert torch.equal(part.decode(z).sample, model.decode(z).sample)
             with pytest.raises(RuntimeError, match="expected a model with encoder"):
                 part.encode(image)
+
+
+@pytest.mark.slow
+def test_a_whole_photograph_is_exact_in_strips_and_damaged_by_tiles(files: list[Path], shared: Path) -> None:
+    vae = load_vae(files, device="cpu", dtype="float32")
+    pixels, _ = read_image(sorted((shared / "photos" / "val").glob("*.jpg"))[0])
+    assert max(pixels.shape[1:3]) == 1024
+    latent = vae.encode(pixels, "untiled")
+    untiled = vae.decode(latent, "untiled")
+    for memory in (None, "60MiB"):
+        torch.testing.assert_close(vae.decode(latent, memory=memory), untiled, rtol=0, atol=1e-5)
+        assert vae.last_plan is not None
+    spread = float(latent.max() - latent.min())
+    torch.testing.assert_close(vae.encode(pixels), latent, rtol=0, atol=1e-5 * spread)
+    blended = vae.decode(latent, "blend", tile_size=512, overlap=64)
+    decibels = -10 * torch.log10((blended - untiled).double().square().mean())
+    assert 20 < decibels < 40  # what tiles cost: their own statistics

@@ -102,7 +102,7 @@ class Pass:
                 continue  # a strip or more is freed with every strip that is made
             for strip in (1, plane.count - 1):
                 row = strip * plane.strip_rows * self.height // plane.size.height
-                indices |= set(range(row // self.strip_rows - 3, row // self.strip_rows + 2))
+                indices |= set(range((row - 8) // self.strip_rows - 1, row // self.strip_rows + 2))
         return sorted(index for index in indices if 0 <= index < count)
 
     def host_bytes(self) -> int:

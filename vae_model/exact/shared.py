@@ -59,7 +59,8 @@ class Shared:
         """Bytes of the pieces kept while the leader takes top..bottom, without what a plane holds anyway."""
         if isinstance(self.source, PlaneRows):
             return self.source.strip_bytes(top - self.lag, bottom)
-        before = min(max(0, top - self.source.top), bottom - top)  # the block of the last strip
+        block = max(1, bottom - top)
+        before = min(max(0, top - self.source.top), -(-max(1, self.lag) // block) * block)  # blocks not yet passed
         return (before + bottom - top) * self.source.row_bytes
 
 

@@ -15,7 +15,7 @@ from .schedule import LevelSchedule
 from .value import Value
 from .walk import Walk
 
-SMALL_TENSORS = 256 * 1024
+SMALL_TENSORS = 128 * 1024
 """Norm parameters, moments and biases: there are some hundred of them, none larger than a few KiB."""
 MARGIN = 1.01
 """For what the sizes leave out, such as the old carried rows beside the new ones."""

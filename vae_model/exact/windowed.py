@@ -26,7 +26,7 @@ class Windowed(Rows):
         # Without a border of its own a 1x1 convolution may be asked for rows of the other end, too.
         self.wraps = conv.circular or conv.kernel == 1
         self.source = source(first if self.wraps else max(0, first), self._reach(bottom))
-        if conv.mode == "reflect" and min(self.source.size.height, self.source.size.width) < 2:
+        if self._mode() == "reflect" and min(self.source.size.height, self.source.size.width) < 2:
             raise ValueError(
                 f"{conv.name}: expected at least 2 rows and columns to reflect, got fewer: enlarge the image"
             )
