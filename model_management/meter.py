@@ -33,6 +33,8 @@ class LiveTensorMeter(TorchDispatchMode):
         self._device_type = device_type
         # By address. A weak reference keeps the address from being given to another storage while it is here.
         self._live: dict[int, tuple[StorageWeakRef, int]] = {}
+        self._at_most = 0
+        """What lives, and what died since it was last counted: looking for the dead after every operation is slow."""
         self._peak_bytes = 0
 
     @property
@@ -40,7 +42,8 @@ class LiveTensorMeter(TorchDispatchMode):
         """Bytes of the counted storages that live now; also after the block."""
         for address in [address for address, (reference, _) in self._live.items() if reference.expired()]:
             del self._live[address]
-        return sum(size for _, size in self._live.values())
+        self._at_most = sum(size for _, size in self._live.values())
+        return self._at_most
 
     @property
     def peak_bytes(self) -> int:
@@ -63,7 +66,8 @@ class LiveTensorMeter(TorchDispatchMode):
         result = func(*args, **kwargs)
         for tensor in self._tensors(result):
             self._count(tensor, older)
-        self._peak_bytes = max(self._peak_bytes, self.current_bytes)
+        if self._at_most > self._peak_bytes:
+            self._peak_bytes = max(self._peak_bytes, self.current_bytes)
         return result
 
     def _tensors(self, tree: Any) -> list[torch.Tensor]:
@@ -75,11 +79,14 @@ class LiveTensorMeter(TorchDispatchMode):
         storage = _storage(tensor)
         if storage is None:
             return
-        address = _address(storage)
+        address, size = _address(storage), int(storage.nbytes())
         if address in self._live:
-            self._live[address] = (self._live[address][0], int(storage.nbytes()))  # An operation may have resized it.
+            reference, known = self._live[address]
+            self._live[address] = (reference, size)  # An operation may have resized it.
+            self._at_most += size - known
         elif address not in older:
-            self._live[address] = (StorageWeakRef(storage), int(storage.nbytes()))
+            self._live[address] = (StorageWeakRef(storage), size)
+            self._at_most += size
 
 
 def _storage(tensor: torch.Tensor) -> torch.UntypedStorage | None:

@@ -90,17 +90,17 @@ class Pass:
         return max(self._strip_peak(index) for index in self._decisive())
 
     def _decisive(self) -> list[int]:
-        """Numbers of the strips that tell all: the first and last ones, and those before a source's strip is freed.
+        """Numbers of the strips that tell all: the first and last ones, and those around a source's strip being freed.
 
-        Between them bytes change linearly.
+        Bytes rise from one freed strip to the next by the same amount, so its first, last but one and last tell all.
         """
         count = -(-self.height // self.strip_rows)
-        indices = {0, 1, count - 2, count - 1}
+        indices = {0, 1, 2, *range(count - 5, count)}
         for reader, _ in self._readers(self.height):
             plane = reader.plane
             if plane.strip_rows * self.height <= self.strip_rows * plane.size.height:
                 continue  # a strip or more is freed with every strip that is made
-            for strip in (1, plane.count - 1):
+            for strip in (1, plane.count - 1, plane.count):
                 row = strip * plane.strip_rows * self.height // plane.size.height
                 indices |= set(range((row - 8) // self.strip_rows - 1, row // self.strip_rows + 2))
         return sorted(index for index in indices if 0 <= index < count)
@@ -136,7 +136,7 @@ class Pass:
             for other in self.sinks:
                 if other.plane is not None:
                     done = index + any(other is earlier for earlier in self.sinks[:number])
-                    standing += other.plane.device_bytes(0, done)
+                    standing += other.plane.most_device_bytes(0, done)
                     leaving = max(leaving, _leaving(other.plane, done))
             worst = max(worst, standing + self._taking(sink, index, top, bottom, leaving))
         return worst

@@ -42,6 +42,16 @@ class Plane:
             rows -= self.count * self.strip_rows - self.size.height
         return rows * self.row_bytes
 
+    def most_device_bytes(self, first: int, last: int) -> int:
+        """At least `device_bytes` of any strips that are as many, first..last - 1: even in the number of strips.
+
+        Which strips are spilled shows as steps; sizes that are taken at a few strips only must not fall between them.
+        """
+        if self.device_share in (0, 1) or last - first == self.count:
+            return self.device_bytes(first, last)
+        strips = (last - first) * self.device_share + (first > 0)
+        return int(min(last - first, strips) * self.strip_rows) * self.row_bytes
+
     def host_bytes(self, first: int = 0, last: int | None = None) -> int:
         """Host bytes of the strips first..last - 1, of all strips without them."""
         last = self.count if last is None else last

@@ -130,7 +130,7 @@ def _build(coder: Any, before: Any, after: Any) -> Program:
     from .tiny_program import tiny_steps
 
     require_plain(coder)
-    if hasattr(coder, "layers"):
+    if hasattr(coder, "layers") or type(coder) is nn.Sequential:
         steps = tiny_steps(coder)
     elif hasattr(coder, "up"):
         steps = [*_head(coder), *_middle(coder.mid), *_ascend(coder), *_tail(coder)]

@@ -186,7 +186,7 @@ class PlaneRows(Rows):
     def standing(self, top: int, bottom: int) -> int:
         """What is stored behind `bottom`; of a spilled plane also the strip begun and the one behind it."""
         last = self._passed(bottom)
-        stored = self.plane.device_bytes(last if self.consume else 0, self.plane.count)
+        stored = self.plane.most_device_bytes(last if self.consume else 0, self.plane.count)
         begun = bottom % self.plane.strip_rows != 0
         ahead = self._spilled(min(1 + begun, self.plane.count - last))
         return stored + self._rows_in(last, last + ahead) * self.row_bytes

@@ -23,12 +23,14 @@ def _activation(layer: Any, name: str) -> str:
 
 
 def tiny_steps(coder: Any) -> list[Step]:
-    """The steps of an EncoderTiny or DecoderTiny, without the scalings before and after its `layers`."""
-    require_children(coder, describe(coder), {"layers"})
-    if type(coder).__name__ not in ("EncoderTiny", "DecoderTiny"):
-        raise UnsupportedModule(f"{describe(coder)}: expected EncoderTiny or DecoderTiny: it runs untiled")
+    """The steps of an EncoderTiny, a DecoderTiny, or their layers alone, without the scalings before and after."""
+    bare = type(coder) is nn.Sequential
+    if not bare:
+        require_children(coder, describe(coder), {"layers"})
+        if type(coder).__name__ not in ("EncoderTiny", "DecoderTiny"):
+            raise UnsupportedModule(f"{describe(coder)}: expected EncoderTiny or DecoderTiny: it runs untiled")
     steps: list[Step] = []
-    layers = list(coder.layers)
+    layers: list[Any] = list((coder if bare else coder.layers).children())
     enlarge = False
     for index, layer in enumerate(layers):
         name = f"layers.{index}"
