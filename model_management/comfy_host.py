@@ -1,9 +1,37 @@
-"""ComfyUI, where this process is ComfyUI. The only file that touches the host's modules, and it never imports them."""
+"""ComfyUI, where this process is ComfyUI: the only file that touches the host's modules.
+
+Nothing is imported before the host has imported it itself, and every name is looked up when it is needed, with another
+way where it is missing: names differ between versions, and versions are never asked for.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import sys
-from typing import cast
+import time
+from collections.abc import Generator
+from importlib import import_module
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from ..vae_model.exact.context import own_weights
+from ..vae_model.report import Report
+from . import memory, oom
+from .host import LocalHost
+
+logger = logging.getLogger(__name__)
+
+PROGRESS_EVENT = "exact_vae.progress"
+_STEPS = 1000
+_SECONDS_BETWEEN_EVENTS = 0.2
+
+
+def is_comfyui() -> bool:
+    """Whether this process is ComfyUI with its memory management in place."""
+    return "comfy.model_management" in sys.modules
 
 
 def list_files(folder: str) -> list[str]:
@@ -15,3 +43,136 @@ def list_files(folder: str) -> list[str]:
 def find_file(folder: str, name: str) -> str:
     """The path of a name that `list_files` gave."""
     return cast(str, sys.modules["folder_paths"].get_full_path_or_raise(folder, name))
+
+
+def management() -> Any:
+    """`comfy.model_management`."""
+    return sys.modules["comfy.model_management"]
+
+
+def new_patcher(model: nn.Module, load_device: torch.device) -> Any:
+    """A patcher by which the host loads and unloads a model of ours like its own."""
+    return import_module("comfy.model_patcher").ModelPatcher(
+        model, load_device=load_device, offload_device=management().vae_offload_device()
+    )
+
+
+def vae_device() -> torch.device:
+    """Where the host computes VAEs."""
+    return cast(torch.device, management().vae_device())
+
+
+def intermediate_device() -> torch.device:
+    """Where the host wants finished images."""
+    return cast(torch.device, management().intermediate_device())
+
+
+def vae_dtype(device: torch.device) -> torch.dtype:
+    """The dtype the host gives to VAEs of the KL family on a device, by its options and the device."""
+    return cast(torch.dtype, management().vae_dtype(device, [torch.bfloat16, torch.float32]))
+
+
+class ComfyHost(LocalHost):
+    """Memory, weights, interruption and progress by ComfyUI's rules for one model, which `patcher` stands for."""
+
+    def __init__(self, patcher: Any, *, full_load: bool = False) -> None:
+        """`full_load`: the weights are never left in main memory, as some VAEs ask for."""
+        super().__init__()
+        self.patcher, self.full_load = patcher, full_load
+        self._bar: Any = None
+        self._last_event = 0.0
+
+    def load_model(self, model: nn.Module, device: torch.device, memory_required: int = 0) -> None:
+        management().load_models_gpu([self.patcher], memory_required=memory_required, force_full_load=self.full_load)
+
+    def get_free_memory(self, device: torch.device) -> int:
+        if device.type == "cpu":
+            return memory.get_free_memory(device)  # the host's own number does not know containers
+        # Newer hosts count weights that they would take back as free; only the patcher knows.
+        ask = getattr(self.patcher, "get_free_memory", None) or management().get_free_memory
+        return int(ask(device))
+
+    def soft_empty_cache(self) -> None:
+        management().soft_empty_cache()
+
+    def is_oom(self, error: BaseException) -> bool:
+        theirs = getattr(management(), "is_oom", None)
+        return oom.is_oom(error) or isinstance(error, management().OOM_EXCEPTION) or bool(theirs and theirs(error))
+
+    def weights(self, layer: nn.Module, like: Tensor) -> tuple[Tensor, Tensor | None]:
+        if not hasattr(layer, "comfy_cast_weights"):
+            return own_weights(layer, like)
+        ops = import_module("comfy.ops")
+        context = getattr(ops, "CastBiasWeightContext", None)
+        if context is None:
+            weight, bias = ops.cast_bias_weight(layer, like)[:2]
+            return weight, bias
+        with context(layer, like, offloadable=True) as (weight, bias):
+            # What is lent ends with the block: the host may use the memory for the next layer.
+            return weight.clone(), None if bias is None else bias.clone()
+
+    def check_interrupt(self) -> None:
+        management().throw_exception_if_processing_interrupted()
+
+    def tell(self, report: Report, fraction: float, done: bool) -> None:
+        """Move the host's progress bar, which may raise the user's cancel, and send the line for the node."""
+        if self._bar is None:
+            self._bar = import_module("comfy.utils").ProgressBar(_STEPS)
+        now = time.monotonic()
+        if done or now - self._last_event >= _SECONDS_BETWEEN_EVENTS:
+            self._last_event = 0.0 if done else now
+            _send(report, fraction, done)
+            if not done or fraction >= 1:
+                self._bar.update_absolute(int(fraction * _STEPS), _STEPS)
+        if done:
+            self._bar = None
+
+    @contextlib.contextmanager
+    def running(self, device: torch.device) -> Generator[None]:
+        """Around a run: the device is current, and nothing of it is recorded into a graph of the host's."""
+        with contextlib.ExitStack() as stack:
+            set_device = getattr(management(), "cuda_device_context", None)
+            if set_device is not None:
+                stack.enter_context(set_device(device))
+            pause = getattr(sys.modules.get("comfy.model_prefetch"), "pause_malloc_graph", None)
+            if pause is not None:
+                stack.enter_context(pause())
+            yield
+
+
+def output_dtype() -> torch.dtype:
+    """The dtype of images and latents between nodes."""
+    ask = getattr(management(), "intermediate_dtype", None)
+    return torch.float32 if ask is None else cast(torch.dtype, ask())
+
+
+def _send(report: Report, fraction: float, done: bool) -> None:
+    """To the page that runs the workflow; never an error of the run."""
+    server = getattr(getattr(sys.modules.get("server"), "PromptServer", None), "instance", None)
+    node, prompt = _executing(server)
+    if server is None or node is None:
+        return
+    plan = report.plan
+    data = {
+        "node": node,
+        "prompt_id": prompt,
+        "fraction": fraction,
+        "line": report.line if done else report.running_line(fraction),
+        "budget_bytes": None if plan is None else plan.device_budget,
+        "plan_bytes": None if plan is None else plan.peak_bytes,
+        "peak_bytes": report.peak_bytes,
+        "done": done,
+    }
+    try:
+        server.send_sync(PROGRESS_EVENT, data, getattr(server, "client_id", None))
+    except Exception:
+        logger.debug("progress was not sent", exc_info=True)
+
+
+def _executing(server: Any) -> tuple[str | None, str | None]:
+    """The node that runs now and its prompt."""
+    ask = getattr(sys.modules.get("comfy_execution.utils"), "get_executing_context", None)
+    context = ask() if ask is not None else None
+    if context is not None:
+        return context.node_id, context.prompt_id
+    return getattr(server, "last_node_id", None), getattr(server, "last_prompt_id", None)

@@ -7,8 +7,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from ..vae_model.exact.context import own_weights
 from ..vae_model.exact.program import Program
 from ..vae_model.host import Host
+from ..vae_model.report import Report
 from . import attention, loaded, memory, oom
 from .budget import AMPLE, budgets
 from .plan import Plan
@@ -54,6 +56,12 @@ class LocalHost(Host):
         return make_plan(
             program, shape, dtype, device_budget, host_budget, device_type=device.type, strip_rows=strip_rows
         )
+
+    def weights(self, layer: nn.Module, like: Tensor) -> tuple[Tensor, Tensor | None]:
+        return own_weights(layer, like)
+
+    def tell(self, report: Report, fraction: float, done: bool) -> None:
+        pass
 
     def check_interrupt(self) -> None:
         if self._check_interrupt is not None:

@@ -12,6 +12,7 @@ from ..vae_model.errors import VAEFileError
 from ..vae_model.host import Host
 from ..vae_model.load import Source, load_model
 from ..vae_model.vae import VAE
+from . import comfy_host
 from .devices import output_device, parse_device, parse_dtype, vae_device, vae_dtype
 from .host import LocalHost
 
@@ -34,14 +35,35 @@ def load_vae(
              fast at it, else float32.
              device: "auto", a torch device or its name.
              config: fields of a diffusers config.json for what no tensor shape tells (`norm_num_groups`).
-             host: the surroundings; None is this process.
+             host: the surroundings; None is this process, by ComfyUI's rules inside ComfyUI.
     Raises:  VAEFileError, one line, for anything that is no autoencoder; ValueError for a dtype or device not here.
     """
-    target = vae_device() if device == "auto" else parse_device(device)
-    kind = vae_dtype(target) if dtype == "auto" else parse_dtype(dtype)
+    inside = comfy_host.is_comfyui() and host is None
+    target = _auto_device(inside) if device == "auto" else parse_device(device)
+    kind = _auto_dtype(inside, target) if dtype == "auto" else parse_dtype(dtype)
     if path_or_paths == BUNDLED:
         if not BUNDLED_FILE.is_file():
             raise VAEFileError(f"{BUNDLED_FILE.name}: expected the bundled VAE, found none: install the project again")
         path_or_paths = BUNDLED_FILE
     loaded = load_model(path_or_paths, dtype=kind, config=config)
-    return VAE(loaded, host or LocalHost(), device=target, dtype=kind, output_device=output_device())
+    if not inside:
+        return VAE(loaded, host or LocalHost(), device=target, dtype=kind, output_device=output_device())
+    patcher = comfy_host.new_patcher(loaded.model, target)
+    # Layers of ours are moved as a whole: the host casts and offloads only its own one by one.
+    vae = VAE(
+        loaded,
+        comfy_host.ComfyHost(patcher, full_load=True),
+        device=target,
+        dtype=kind,
+        output_device=comfy_host.intermediate_device(),
+    )
+    vae.patcher = patcher
+    return vae
+
+
+def _auto_device(inside_comfyui: bool) -> torch.device:
+    return comfy_host.vae_device() if inside_comfyui else vae_device()
+
+
+def _auto_dtype(inside_comfyui: bool, device: torch.device) -> torch.dtype:
+    return comfy_host.vae_dtype(device) if inside_comfyui else vae_dtype(device)

@@ -1,8 +1,11 @@
 """ComfyUI nodes. Each file holds one theme; the ids below are public and never change."""
 
+from .apply import VAEApply
 from .decode import VAEDecode
 from .encode import VAEEncode
+from .inpaint import VAEEncodeForInpaint
 from .loader import VAELoader
+from .plan import VAEPlan
 from .tiled import VAEDecodeTiled, VAEEncodeTiled
 
 NODE_CLASS_MAPPINGS = {
@@ -11,6 +14,9 @@ NODE_CLASS_MAPPINGS = {
     "ExactVAEDecode": VAEDecode,
     "ExactVAEEncodeTiled": VAEEncodeTiled,
     "ExactVAEDecodeTiled": VAEDecodeTiled,
+    "ExactVAEEncodeForInpaint": VAEEncodeForInpaint,
+    "ExactVAEApply": VAEApply,
+    "ExactVAEPlan": VAEPlan,
 }
 
 NODE_DISPLAY_NAME_MAPPINGS = {
@@ -19,6 +25,9 @@ NODE_DISPLAY_NAME_MAPPINGS = {
     "ExactVAEDecode": "VAE Decode (ExactVAE)",
     "ExactVAEEncodeTiled": "VAE Encode Tiled (ExactVAE)",
     "ExactVAEDecodeTiled": "VAE Decode Tiled (ExactVAE)",
+    "ExactVAEEncodeForInpaint": "VAE Encode for Inpainting (ExactVAE)",
+    "ExactVAEApply": "Make VAE Exact",
+    "ExactVAEPlan": "VAE Plan (ExactVAE)",
 }
 
 __all__ = ["NODE_CLASS_MAPPINGS", "NODE_DISPLAY_NAME_MAPPINGS"]

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..model_management.values import flatten_frames, take_samples
+from ..model_management.exact_vae import make_exact
+from ..model_management.values import MEMORY_INPUT, flatten_frames, memory_bytes, take_samples, with_report
 
 SAMPLES = ("LATENT", {"tooltip": "The latent to decode: raw model latents, (batch, channels, height, width)."})
-VAE_INPUT = ("VAE", {"tooltip": "The VAE that belongs to the model which made the latent."})
+VAE_INPUT = ("VAE", {"tooltip": "The VAE that belongs to the model which made the latent. Any loader's."})
 
 
 class VAEDecode:
@@ -15,19 +16,21 @@ class VAEDecode:
 
     DESCRIPTION = (
         "Decodes a latent to an image of any size in the memory there is, equal to the whole image at once: true "
-        "statistics, no seams, nothing to set. A VAE that was not loaded by Load VAE (ExactVAE) runs its own method, "
-        "with whatever that does when memory runs out."
+        "statistics, no seams, nothing to set. Exact for image VAEs of the KL and TAESD families; any other VAE runs "
+        "its own method, and the node says why."
     )
     CATEGORY = "latent/ExactVAE"
     FUNCTION = "decode"
     RETURN_TYPES = ("IMAGE",)
     OUTPUT_TOOLTIPS = ("The decoded image, float 0..1.",)
+    SEARCH_ALIASES = ("exact decode", "decode latent", "latent to image", "low memory decode", "tiled decode")
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
         """Inputs as ComfyUI reads them."""
-        return {"required": {"samples": SAMPLES, "vae": VAE_INPUT}}
+        return {"required": {"samples": SAMPLES, "vae": VAE_INPUT}, "optional": MEMORY_INPUT}
 
-    def decode(self, samples: dict[str, Any], vae: Any) -> tuple[Any]:
-        """Decode; RuntimeError with the sizes where the memory does not suffice."""
-        return (flatten_frames(vae.decode(take_samples(samples))),)
+    def decode(self, samples: dict[str, Any], vae: Any, memory: float = 0.0) -> dict[str, Any]:
+        """Decode; MemoryBudgetError, one line, where the memory does not suffice."""
+        vae = make_exact(vae, memory_bytes(memory))
+        return with_report(vae, flatten_frames(vae.decode(take_samples(samples))))

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+from ..model_management.exact_vae import make_exact
+from ..model_management.values import MEMORY_INPUT, memory_bytes, with_report
+
 PIXELS = ("IMAGE", {"tooltip": "The image, float 0..1. Cropped centrally to whole latent cells; alpha is dropped."})
-VAE_INPUT = ("VAE", {"tooltip": "The VAE of the model that will use the latent."})
+VAE_INPUT = ("VAE", {"tooltip": "The VAE of the model that will use the latent. Any loader's."})
 
 
 class VAEEncode:
@@ -13,19 +16,26 @@ class VAEEncode:
 
     DESCRIPTION = (
         "Encodes an image of any size to a latent (the posterior mean) in the memory there is, equal to the whole "
-        "image at once: true statistics, no seams, nothing to set. A VAE that was not loaded by Load VAE (ExactVAE) "
-        "runs its own method, with whatever that does when memory runs out."
+        "image at once: true statistics, no seams, nothing to set. Exact for image VAEs of the KL and TAESD families; "
+        "any other VAE runs its own method, and the node says why."
     )
     CATEGORY = "latent/ExactVAE"
     FUNCTION = "encode"
     RETURN_TYPES = ("LATENT",)
     OUTPUT_TOOLTIPS = ("The latent, raw as the core's nodes make it.",)
+    SEARCH_ALIASES = ("exact encode", "encode image", "image to latent", "low memory encode", "tiled encode")
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
         """Inputs as ComfyUI reads them."""
-        return {"required": {"pixels": PIXELS, "vae": VAE_INPUT}}
+        return {"required": {"pixels": PIXELS, "vae": VAE_INPUT}, "optional": MEMORY_INPUT}
 
-    def encode(self, pixels: Any, vae: Any) -> tuple[dict[str, Any]]:
-        """Encode; RuntimeError with the sizes where the memory does not suffice."""
-        return ({"samples": vae.encode(pixels[..., :3])},)
+    def encode(self, pixels: Any, vae: Any, memory: float = 0.0) -> dict[str, Any]:
+        """Encode; MemoryBudgetError, one line, where the memory does not suffice."""
+        vae = make_exact(vae, memory_bytes(memory))
+        return with_report(vae, {"samples": vae.encode(image_channels(pixels, vae))})
+
+
+def image_channels(pixels: Any, vae: Any) -> Any:
+    """Without alpha, unless the VAE has it."""
+    return pixels[..., : max(3, getattr(vae, "output_channels", 3))]

@@ -12,12 +12,14 @@ class VAELoader:
     """vae_name -> VAE."""
 
     DESCRIPTION = (
-        "Loads an autoencoder from models/vae, in ldm, diffusers or TAESD layout, recognised by its tensors. "
+        "Loads an autoencoder from models/vae, or a pair from models/vae_approx, in ldm, diffusers or TAESD layout, "
+        "recognised by its tensors. Files that the core cannot read are read, too. "
         "'bundled' is the small VAE that ships with ExactVAE, for trying things out."
     )
     CATEGORY = "loaders/ExactVAE"
     FUNCTION = "load_vae"
     RETURN_TYPES = ("VAE",)
+    SEARCH_ALIASES = ("vae loader", "load autoencoder", "taesd", "exact vae loader")
     OUTPUT_TOOLTIPS = ("The loaded VAE. Works with these nodes and with the core's.",)
 
     @classmethod
@@ -25,7 +27,10 @@ class VAELoader:
         """Inputs as ComfyUI reads them."""
         return {
             "required": {
-                "vae_name": (list_vaes(), {"tooltip": "A file in models/vae, or 'bundled'."}),
+                "vae_name": (
+                    list_vaes(),
+                    {"tooltip": "A file in models/vae, a tiny one in models/vae_approx, or 'bundled'."},
+                ),
             },
             "optional": {
                 "dtype": (
@@ -41,4 +46,5 @@ class VAELoader:
 
     def load_vae(self, vae_name: str, dtype: str = "auto") -> tuple[Any]:
         """Load by name."""
-        return (load_vae(find_vae(vae_name), dtype=dtype),)
+        found = find_vae(vae_name)
+        return (load_vae(found.source, dtype=dtype, config=found.config),)

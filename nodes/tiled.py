@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..model_management.values import flatten_frames, take_samples
+from ..model_management.exact_vae import make_exact
+from ..model_management.values import MEMORY_INPUT, flatten_frames, memory_bytes, take_samples, with_report
 
 VAE_INPUT = ("VAE", {"tooltip": "The VAE of the model that makes or uses the latent."})
 
@@ -51,25 +52,26 @@ TILE_INPUTS: dict[str, Any] = {
     ),
 }
 
-METHOD_INPUT = {
+MORE_INPUTS: dict[str, Any] = {
     "method": (
         ["exact", "blend"],
         {
             "default": "exact",
             "tooltip": "exact: the layers run strip by strip; the result of the whole image at once. "
-            "blend: overlapping tiles, approximate. A VAE of another loader always runs its own tiles, approximate.",
+            "blend: overlapping tiles, approximate.",
         },
-    )
+    ),
+    **MEMORY_INPUT,
 }
 EXACT = (
-    "With a VAE of Load VAE (ExactVAE): exact, layer by layer in strips of that height; equal to the whole image at "
-    "once. Method blend, and a VAE of another loader, are approximate: tiles with statistics of their own, blended."
+    "Exact, layer by layer in strips of that height: equal to the whole image at once. Method blend is approximate: "
+    "tiles with statistics of their own, blended. So is a VAE of an unknown structure; the node then says why."
 )
 
 
 def method_option(vae: Any, method: str) -> dict[str, str]:
-    """The method for VAEs that know several; the host's know only tiles."""
-    return {"method": method} if hasattr(vae, "last_plan") else {}
+    """The method for VAEs that know several."""
+    return {"method": method} if hasattr(vae, "last_report") else {}
 
 
 def fit_overlap(tile_size: int, overlap: int) -> int:
@@ -97,7 +99,7 @@ class VAEDecodeTiled:
         """Inputs as ComfyUI reads them, in the core's order."""
         return {
             "required": {"samples": ("LATENT", {"tooltip": "The latent to decode."}), "vae": VAE_INPUT, **TILE_INPUTS},
-            "optional": METHOD_INPUT,
+            "optional": MORE_INPUTS,
         }
 
     def decode(
@@ -109,8 +111,10 @@ class VAEDecodeTiled:
         temporal_size: int = 64,
         temporal_overlap: int = 8,
         method: str = "exact",
-    ) -> tuple[Any]:
+        memory: float = 0.0,
+    ) -> dict[str, Any]:
         """Decode in pieces; the temporal inputs are for video VAEs of the host."""
+        vae = make_exact(vae, memory_bytes(memory))
         f, t = vae.spacial_compression_decode(), vae.temporal_compression_decode()
         side, shared = tile_size // f, fit_overlap(tile_size, overlap) // f
         frames, shared_frames = (None, None) if t is None else fit_frames(temporal_size // t, temporal_overlap // t)
@@ -123,7 +127,7 @@ class VAEDecodeTiled:
             overlap_t=shared_frames,
             **method_option(vae, method),
         )
-        return (flatten_frames(images),)
+        return with_report(vae, flatten_frames(images))
 
 
 class VAEEncodeTiled:
@@ -140,7 +144,7 @@ class VAEEncodeTiled:
         """Inputs as ComfyUI reads them, in the core's order."""
         return {
             "required": {"pixels": ("IMAGE", {"tooltip": "The image to encode."}), "vae": VAE_INPUT, **TILE_INPUTS},
-            "optional": METHOD_INPUT,
+            "optional": MORE_INPUTS,
         }
 
     def encode(
@@ -152,8 +156,10 @@ class VAEEncodeTiled:
         temporal_size: int = 64,
         temporal_overlap: int = 8,
         method: str = "exact",
-    ) -> tuple[dict[str, Any]]:
+        memory: float = 0.0,
+    ) -> dict[str, Any]:
         """Encode in pieces; the temporal inputs are for video VAEs of the host."""
+        vae = make_exact(vae, memory_bytes(memory))
         latent = vae.encode_tiled(
             pixels[..., :3],
             tile_x=tile_size,
@@ -163,4 +169,4 @@ class VAEEncodeTiled:
             overlap_t=temporal_overlap,
             **method_option(vae, method),
         )
-        return ({"samples": latent},)
+        return with_report(vae, {"samples": latent})

@@ -26,6 +26,8 @@ if "exact_vae" not in sys.modules:
     sys.modules["exact_vae"] = module
     spec.loader.exec_module(module)
 
+from exact_vae.tests.stub_host.plugin import new_host, old_host, stub_host  # noqa: E402, F401
+
 SHARED = ROOT.parent / "shared"
 
 

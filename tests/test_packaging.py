@@ -24,6 +24,9 @@ NODE_CLASSES = {
     "ExactVAEDecode": "VAEDecode",
     "ExactVAEEncodeTiled": "VAEEncodeTiled",
     "ExactVAEDecodeTiled": "VAEDecodeTiled",
+    "ExactVAEEncodeForInpaint": "VAEEncodeForInpaint",
+    "ExactVAEApply": "VAEApply",
+    "ExactVAEPlan": "VAEPlan",
 }
 
 # The steps of ComfyUI's load_custom_node: the module name is the path, with every dot written as "_x_".
@@ -87,7 +90,7 @@ def test_the_root_imports_nothing_heavy(host: Path, custom_node: Path) -> None:
     assert found == {"heavy": [], "web": True, "version": exact_vae.__version__}
 
 
-def test_the_host_finds_the_five_nodes(host: Path, custom_node: Path) -> None:
+def test_the_host_finds_the_nodes(host: Path, custom_node: Path) -> None:
     found = load_as_the_host_does(host, custom_node, read_nodes="yes")
     assert found["nodes"] == NODE_CLASSES
     assert found["names"] == sorted(NODE_CLASSES)

@@ -10,6 +10,7 @@ import torch
 from exact_vae import VAE
 from exact_vae.model_management import LocalHost, memory
 from exact_vae.model_management.meter import LiveTensorMeter
+from exact_vae.vae_model import run_exact
 from exact_vae.vae_model.bytesize import format_bytes
 from exact_vae.vae_model.errors import MemoryBudgetError
 from torch import Tensor, nn
@@ -117,8 +118,9 @@ def test_out_of_memory_on_the_way_plans_again_with_less(vae: VAE, host: FakeHost
     host.fails = lambda number: out_of_memory() if number in (2, 3) else None
     assert_exact(getattr(vae, direction)(x), untiled)
     assert host.attended == 3 + 2  # three items, the second one three times: what was done is not run again
-    first, second, third = host.plans
-    assert host.limits == [None, first.peak_bytes * 3 // 4, second.peak_bytes * 3 // 4]
+    asked, first, second, third = host.plans
+    assert asked.schedule == first.schedule  # what room was asked for, and what ran with the model in place
+    assert host.limits == [None, None, first.peak_bytes * 3 // 4, second.peak_bytes * 3 // 4]
     assert first.peak_bytes > second.peak_bytes > third.peak_bytes
     assert vae.last_plan is third  # the last item keeps to it, too
     assert host.emptied == 2
@@ -133,12 +135,13 @@ def test_where_nothing_smaller_fits_it_is_one_clear_error(
     host.fails = lambda number: error
     with pytest.raises(MemoryBudgetError) as caught:
         getattr(vae, direction)(sample(direction))
-    smallest = host.plans[-1].peak_bytes
+    tried = host.plans[1:]  # the first one told how much room to ask for
+    smallest = tried[-1].peak_bytes
     assert str(caught.value) == (
         f"{direction}: expected {format_bytes(smallest)} of memory, ran out with 8.00 GiB free: "
         "free memory or use a smaller image"
     )
-    peaks = [plan.peak_bytes for plan in host.plans]
+    peaks = [plan.peak_bytes for plan in tried]
     assert len(peaks) >= 3
     assert all(4 * after <= 3 * before for before, after in pairwise(peaks))
     assert host.attended == host.emptied == len(peaks)
@@ -236,21 +239,33 @@ def test_progress_does_not_go_back_when_an_item_starts_again(vae: VAE, host: Fak
     host.fails = lambda number: out_of_memory() if number in (1, 3) else None
     told: list[float] = []
     vae.encode(sample("encode", 2), progress=told.append)
-    assert len(host.plans) == 3
+    assert len(host.plans) == 1 + 3
     assert told == sorted(told)
     assert told[-1] == 1
 
 
+@pytest.mark.parametrize("modest_work", [run_exact.MODEST_WORK, 1.0])
 @DIRECTIONS
 def test_the_weights_are_loaded_with_room_for_the_run(
-    vae: VAE, host: FakeHost, monkeypatch: pytest.MonkeyPatch, direction: str
+    vae: VAE, host: FakeHost, monkeypatch: pytest.MonkeyPatch, direction: str, modest_work: float
 ) -> None:
-    """Room is made for the fastest run even where less is free now: what is loaded else may have to go."""
-    getattr(vae, direction)(sample(direction))
-    fastest = host.plans[-1].peak_bytes
-    limited = fastest * 3 // 4
-    getattr(vae, direction)(sample(direction), memory=limited)
-    monkeypatch.setattr(memory, "get_free_memory", lambda device: limited)
-    getattr(vae, direction)(sample(direction))
-    assert [plan.peak_bytes < fastest for plan in host.plans] == [False, True, True, True]
-    assert host.loads == [fastest, host.plans[1].peak_bytes, fastest]
+    """Room for the plan that the free memory allows; for the fastest one where that takes much more work."""
+    monkeypatch.setattr(run_exact, "MODEST_WORK", modest_work)
+    run, x = getattr(vae, direction), sample(direction)
+    run(x)
+    fastest = host.plans[-1]
+    run(x, memory=fastest.peak_bytes * 3 // 4)
+    assert host.loads == [fastest.peak_bytes, host.plans[-1].peak_bytes]
+    assert host.loads[1] < host.loads[0]
+    others_go: set[bool] = set()
+    for share in (4, 1.2, 1, 0.9, 0.8, 0.7, 0.6, 0.55, 0.5):
+        monkeypatch.setattr(memory, "get_free_memory", lambda device, share=share: int(fastest.peak_bytes * share))
+        try:
+            run(x)
+        except MemoryBudgetError:  # nothing fits: the others were sent away in vain, which no run can know
+            break
+        now = host.plans[-1]
+        modest = now.work <= modest_work * fastest.work
+        assert host.loads[-1] == (now if modest else fastest).peak_bytes
+        others_go.add(not modest)
+    assert others_go >= ({False, True} if modest_work == 1 else {False})

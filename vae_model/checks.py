@@ -63,3 +63,11 @@ def crop_centre(pixels: Tensor, factor: int) -> Tensor:
     h, w = height // factor * factor, width // factor * factor
     top, left = (height % factor) // 2, (width % factor) // 2
     return pixels[:, top : top + h, left : left + w]
+
+
+def cells(pixels: int, factor: int, what: str = "tile_size") -> int:
+    """Whole latent cells in so many pixels: at least 1 for a tile, 0 for an overlap."""
+    if pixels < (factor if what == "tile_size" else 0):
+        least = factor if what == "tile_size" else 0
+        raise InputError(f"{what}: expected at least {least} pixels, got {pixels}: make it larger")
+    return pixels // factor

@@ -148,3 +148,9 @@ SMALL = KLConfig(
     num_groups=16,
 )
 """The bundled VAE: f8, 16 latent channels, 3.5 million parameters."""
+
+
+def image_channels(config: Config) -> tuple[int, int]:
+    """Image channels that go in and that come out."""
+    out_channels = config.out_ch if isinstance(config, KLConfig) else config.out_channels
+    return config.in_channels, out_channels

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from .exact.program import Program
 from .exact.schedule import Schedule
+
+if TYPE_CHECKING:
+    from .report import Report
 
 
 class PlanProtocol(Protocol):
@@ -22,6 +25,21 @@ class PlanProtocol(Protocol):
     @property
     def peak_bytes(self) -> int:
         """Predicted bytes on the device, above weights, input and finished output."""
+        ...
+
+    @property
+    def host_bytes(self) -> int:
+        """Predicted bytes in main memory, of strips that wait there."""
+        ...
+
+    @property
+    def moved_bytes(self) -> int:
+        """Predicted bytes copied between the device and main memory."""
+        ...
+
+    @property
+    def device_budget(self) -> int:
+        """Bytes on the device that the plan was made for."""
         ...
 
     @property
@@ -71,6 +89,14 @@ class Host(Protocol):
         """
         ...
 
+    def weights(self, layer: nn.Module, like: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Weight and bias of a layer with the dtype and device of `like`; they stay as they are until released."""
+        ...
+
     def check_interrupt(self) -> None:
         """Raise the host's own interruption when the user has cancelled."""
+        ...
+
+    def tell(self, report: Report, fraction: float, done: bool) -> None:
+        """Show how far a run is, 0..1; `done`: it ended, one way or another. Called often and must never fail."""
         ...

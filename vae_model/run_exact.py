@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -15,8 +16,13 @@ from .exact.run import run_program
 from .exact.spill import Spill
 from .halves import Half
 from .host import PlanProtocol
+from .report import Report, Watch
 from .run import Run
 
+logger = logging.getLogger(__name__)
+
+MODEST_WORK = 1.35
+"""So many times the least work is done rather than other models sent away from the device."""
 _CHANNELS_LAST = ("cpu", "cuda", "meta")
 """Devices whose convolutions are known to run well, or best, with channels innermost."""
 
@@ -26,24 +32,87 @@ class ExactRun:
     """One call of decode or encode by the engine."""
 
     run: Run
-    half: Half
+    make_half: Callable[[], Half]
+    """Raises UnsupportedModule. Called before and after loading, for a host may apply patches when it loads."""
     strip_rows: int | None
     put: Callable[[int, int, Tensor], None]
     """(item, first row, rows (1, C, n, W)): takes finished rows into the output."""
+    watch: Watch
     _reached: float = 0.0
     """The fraction reported: an item that starts again does not take it back."""
+    _largest: Tensor | None = field(default=None, init=False)
+    """The largest value of the item's result so far: NaN once there was one."""
+    _nan: bool = field(default=False, init=False)
+    """Whether the item's result holds NaN."""
 
     def items(self, x: Tensor) -> PlanProtocol:
         """Run every item of x (B, C, H, W); the plan of the last one, after whatever happened on the way."""
         shape = (1, x.shape[1], x.shape[2], x.shape[3])
-        run = self.run
         # What nothing fits into is refused before anything is loaded; what is free shows only once it is.
-        run.load(self._plan(shape, run.limit, ample=run.limit is None).peak_bytes)
-        plan = self._plan(shape, run.limit)
+        self.half = self.make_half()
+        self.run.load(self._reservation(shape))
+        self.half = self.make_half()
+        self.watch.loaded()
+        plan = self._plan(shape, self.run.limit)
         for item in range(len(x)):
-            while not self._attempt(plan, x, item):
-                plan = self._smaller(plan, shape)
+            plan = self._item(plan, x, item)
+            if self._nan:
+                plan = self._explain_nan(plan, x, item)
         return plan
+
+    @property
+    def report(self) -> Report:
+        """What is told of this run."""
+        return self.watch.report
+
+    def _reservation(self, shape: tuple[int, int, int, int]) -> int:
+        """Bytes to ask the host for. Other models stay where they are if the free memory does nearly as well."""
+        run = self.run
+        if run.limit is not None:
+            return self._plan(shape, run.limit).peak_bytes
+        ample = self._plan(shape, None, ample=True)
+        try:
+            now = self._plan(shape, None)
+        except MemoryBudgetError:
+            return ample.peak_bytes
+        modest = now.moved_bytes == 0 and now.work <= MODEST_WORK * ample.work
+        return now.peak_bytes if modest else ample.peak_bytes
+
+    def _item(self, plan: PlanProtocol, x: Tensor, item: int) -> PlanProtocol:
+        """Run one item; the plan that did it."""
+        shape = (1, x.shape[1], x.shape[2], x.shape[3])
+        while True:
+            self.report.plan = plan
+            if self._attempt(plan, x, item):
+                return plan
+            plan = self._smaller(plan, shape)
+
+    # -- NaN -------------------------------------------------------------------------------------------------------
+
+    def _explain_nan(self, plan: PlanProtocol, x: Tensor, item: int) -> PlanProtocol:
+        """Say where NaN came from. Is the number format the cause, this item and those after it run in float32."""
+        run, name = self.run, str(self.run.dtype).removeprefix("torch.")
+        where = f"{run.what} of image {item + 1} of {len(x)}"
+        if bool(x[item].isnan().any()):
+            source = "latent" if run.what == "decode" else "image"
+            self._warn(f"{where}: the {source} already holds NaN: look at what made it; the VAE is not the cause")
+            return plan
+        if run.dtype.itemsize > 2:
+            self._warn(f"{where}: NaN was born in the VAE in {name}: its weights or its input are broken")
+            return plan
+        self._warn(f"{where}: NaN was born in the VAE in {name}: repeated in float32; load this VAE in float32")
+        self.run = replace(run, dtype=torch.float32)
+        self.report.dtype = "float32"
+        plan = self._item(self._plan((1, *x.shape[1:]), run.limit), x, item)  # pyright: ignore[reportArgumentType]
+        if self._nan:
+            self._warn(f"{where}: NaN in float32, too: the weights of this VAE are broken")
+        return plan
+
+    def _warn(self, text: str) -> None:
+        self.report.warnings.append(text)
+        logger.warning("%s", text)
+
+    # -- one attempt -----------------------------------------------------------------------------------------------
 
     def _plan(self, shape: tuple[int, int, int, int], limit: int | None, *, ample: bool = False) -> PlanProtocol:
         run = self.run
@@ -70,6 +139,7 @@ class ExactRun:
             done += work
             self._reached = max(self._reached, min(1.0, (item + done / max(1, plan.work)) / len(x)))
             run.report(self._reached)
+            self.watch.fraction(self._reached)
 
         def prepare(rows: Tensor) -> Tensor:
             # Neither in less precision than the run's nor in less than the input's: rounded once, when all is done.
@@ -81,21 +151,31 @@ class ExactRun:
                 plan.schedule,
                 self._context(),
                 x[item : item + 1],
-                lambda top, rows: self.put(item, top, self.half.finish(rows)),
+                lambda top, rows: self._put(item, top, rows),
                 prepare=prepare,
                 check=run.host.check_interrupt,
                 report=report,
             )
+            largest = self._largest
+            self._nan = largest is not None and largest.device.type != "meta" and bool(largest.isnan())
+            del largest
         except Exception as error:
             if not run.host.is_oom(error):
                 raise
         else:
             return True
+        finally:
+            self._largest = None
         run.host.soft_empty_cache()  # outside the except block: its traceback would keep the failed tensors alive
         return False
 
+    def _put(self, item: int, top: int, rows: Tensor) -> None:
+        largest = rows.amax()
+        self._largest = largest if self._largest is None else torch.maximum(self._largest, largest)
+        self.put(item, top, self.half.finish(rows))
+
     def _context(self) -> Context:
-        run = self.run
+        run, host = self.run, self.run.host
         channels_last = run.device.type in _CHANNELS_LAST
         spill = Spill(run.device)
-        return Context(1, run.dtype, run.device, channels_last, spill=spill, attend=run.host.attend)
+        return Context(1, run.dtype, run.device, channels_last, host.weights, spill, host.attend)

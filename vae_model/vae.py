@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from .bytesize import parse_bytes
-from .checks import check_latents, check_method, check_pixels, crop_centre
-from .config import Config, KLConfig
+from .checks import cells, check_latents, check_method, check_pixels, crop_centre
+from .config import image_channels
 from .errors import InputError
 from .estimate import untiled_elements_per_pixel
 from .exact.spec import UnsupportedModule
@@ -20,6 +20,7 @@ from .halves import Half, decoder_half, encoder_half
 from .host import Host, PlanProtocol
 from .layers import set_attention
 from .load import LoadedModel
+from .report import Report, Watch
 from .run import Progress, Run, run_blend, run_untiled
 from .run_exact import ExactRun
 from .tiny import AutoencoderTiny
@@ -30,20 +31,6 @@ TILE_PIXELS = 512
 OVERLAP_PIXELS = 64
 
 
-def _cells(pixels: int, factor: int, what: str = "tile_size") -> int:
-    """Whole latent cells in so many pixels: at least 1 for a tile, 0 for an overlap."""
-    if pixels < (factor if what == "tile_size" else 0):
-        least = factor if what == "tile_size" else 0
-        raise InputError(f"{what}: expected at least {least} pixels, got {pixels}: make it larger")
-    return pixels // factor
-
-
-def _channels(config: Config) -> tuple[int, int]:
-    """Image channels that go in and that come out."""
-    out_channels = config.out_ch if isinstance(config, KLConfig) else config.out_channels
-    return config.in_channels, out_channels
-
-
 class VAE:
     """An autoencoder on a device. Images are (B, H, W, C) float32 0..1, latents (B, c, h, w) raw as in ComfyUI.
 
@@ -51,10 +38,16 @@ class VAE:
     with the result of "untiled", which runs the whole image at once; "blend" is approximate, overlapping tiles.
     `memory` limits the run above weights, input and output: bytes, text such as "2GiB", or None for all that is free.
     A run that does not fit raises MemoryBudgetError; the method never changes by itself. `last_plan` is what the last
-    exact run followed, None where the engine has no rule for a module and the model ran untiled (a warning says so).
+    exact run followed, None where the engine has no rule for a module and the model ran untiled (a warning says so);
+    `last_report` tells of the last run of any method.
     """
 
     last_plan: PlanProtocol | None = None
+    last_report: Report | None = None
+    patcher: Any = None
+    """The host's handle on the model, inside ComfyUI."""
+    memory_limit: int | None = None
+    """Bytes that every run keeps to which is given no `memory` of its own."""
 
     def __init__(
         self, loaded: LoadedModel, host: Host, *, device: torch.device, dtype: torch.dtype, output_device: torch.device
@@ -65,7 +58,7 @@ class VAE:
         config = loaded.config
         self.latent_channels = config.latent_channels
         self.downscale_ratio = self.upscale_ratio = config.factor
-        self.input_channels, self.output_channels = _channels(config)
+        self.input_channels, self.output_channels = image_channels(config)
         set_attention(self.first_stage_model, host.attend)
 
     # -- the names of ComfyUI's VAE --------------------------------------------------------------------------------
@@ -138,7 +131,7 @@ class VAE:
         def finish(images: Tensor) -> Tensor:
             return self.process_output(images.float().movedim(1, -1))
 
-        with torch.inference_mode():
+        with torch.inference_mode(), self._watch("decode", method, shape[0], shape[2], shape[1]) as watch:
             out = torch.empty(shape, dtype=torch.float32, device=self.output_device)
             run = self._new_run("decode", memory, progress)
 
@@ -147,7 +140,7 @@ class VAE:
                 self.process_output(target.copy_(rows.movedim(1, -1)))
 
             if method == "exact" and self._run_exact(
-                run, lambda: decoder_half(self.first_stage_model), z, tile_size, put
+                run, lambda: decoder_half(self.first_stage_model), z, tile_size, put, watch
             ):
                 return out
             if method != "blend":
@@ -158,8 +151,8 @@ class VAE:
                 z,
                 out.movedim(-1, 1),
                 scale=(f, 1),
-                tile=None if tile_size is None else _cells(tile_size, f),
-                overlap=_cells(OVERLAP_PIXELS if overlap is None else overlap, f, "overlap"),
+                tile=None if tile_size is None else cells(tile_size, f),
+                overlap=cells(OVERLAP_PIXELS if overlap is None else overlap, f, "overlap"),
                 default_tile=TILE_PIXELS // f,
                 tile_bytes=lambda h, w: self.memory_used_decode((1, 1, h, w), self.vae_dtype),
             )
@@ -187,15 +180,15 @@ class VAE:
         f = self.downscale_ratio
         x = crop_centre(check_pixels(pixels, self.input_channels, f), f).movedim(-1, 1)  # (B, C, H, W)
         shape = (x.shape[0], self.latent_channels, x.shape[2] // f, x.shape[3] // f)
-        with torch.inference_mode():
+        with torch.inference_mode(), self._watch("encode", method, len(x), x.shape[3], x.shape[2]) as watch:
             out = torch.empty(shape, dtype=torch.float32, device=self.output_device)
             run = self._new_run("encode", memory, progress)
 
             def put(item: int, top: int, rows: Tensor) -> None:
                 out[item : item + 1, :, top : top + rows.shape[2]] = rows
 
-            strip = None if tile_size is None else _cells(tile_size, f)
-            if method == "exact" and self._run_exact(run, self._encoder_half, x, strip, put):
+            strip = None if tile_size is None else cells(tile_size, f)
+            if method == "exact" and self._run_exact(run, self._encoder_half, x, strip, put, watch):
                 return out
             if method != "blend":
                 run_untiled(run, x, out, Tensor.float, self.memory_used_encode(x.shape, self.vae_dtype))
@@ -205,8 +198,8 @@ class VAE:
                 x,
                 out,
                 scale=(1, f),
-                tile=None if tile_size is None else f * _cells(tile_size, f),
-                overlap=f * _cells(OVERLAP_PIXELS if overlap is None else overlap, f, "overlap"),
+                tile=None if tile_size is None else f * cells(tile_size, f),
+                overlap=f * cells(OVERLAP_PIXELS if overlap is None else overlap, f, "overlap"),
                 default_tile=TILE_PIXELS // f * f,
                 tile_bytes=lambda h, w: self.memory_used_encode((1, 1, h, w), self.vae_dtype),
             )
@@ -259,18 +252,24 @@ class VAE:
         x: Tensor,
         strip_rows: int | None,
         put: Callable[[int, int, Tensor], None],
+        watch: Watch,
     ) -> bool:
         """Run by the engine; False where it has no rule for a module, which the ordinary run does not need."""
         if strip_rows is not None and strip_rows < 1:
             raise InputError(f"tile_size: expected at least 1 row, got {strip_rows}: make it larger")
         self.last_plan = None
         try:
-            half = make_half()
+            self.last_plan = ExactRun(run, make_half, strip_rows, put, watch).items(x)
         except UnsupportedModule as reason:
+            watch.report.method, watch.report.reason = "untiled", str(reason)
             logger.warning("%s: running untiled, which takes more memory: %s", run.what, reason)
-            return False
-        self.last_plan = ExactRun(run, half, strip_rows, put).items(x)
-        return True
+        return self.last_plan is not None
+
+    def _watch(self, what: str, method: str, images: int, width: int, height: int) -> Watch:
+        dtype = str(self.vae_dtype).removeprefix("torch.")
+        exact = method != "blend"
+        self.last_report = Report(what, width, height, images, dtype, str(self.device), exact, method=method)
+        return Watch(self.last_report, self.host.tell, self.device)
 
     # -- the model -------------------------------------------------------------------------------------------------
 
@@ -280,7 +279,7 @@ class VAE:
         def load(memory_required: int) -> None:
             self.host.load_model(self.first_stage_model, self.device, memory_required)
 
-        limit = None if memory is None else parse_bytes(memory)
+        limit = self.memory_limit if memory is None else parse_bytes(memory)
         return Run(what, model, load, self.host, self.device, self.vae_dtype, limit, progress)
 
     def _decode_raw(self, z: Tensor) -> Tensor:

@@ -5,13 +5,16 @@ import { readdirSync, readFileSync } from "node:fs";
 import { test } from "node:test";
 
 const JS = new URL("../../js/", import.meta.url);
-const TILES = ["tile_size", "overlap", "temporal_size", "temporal_overlap"];
+const TILES = ["tile_size", "overlap", "temporal_size", "temporal_overlap", "method", "memory"];
 const INPUTS = {
   ExactVAELoader: ["vae_name", "dtype"],
-  ExactVAEEncode: ["pixels", "vae"],
-  ExactVAEDecode: ["samples", "vae"],
+  ExactVAEEncode: ["pixels", "vae", "memory"],
+  ExactVAEDecode: ["samples", "vae", "memory"],
   ExactVAEEncodeTiled: ["pixels", "vae", ...TILES],
   ExactVAEDecodeTiled: ["samples", "vae", ...TILES],
+  ExactVAEEncodeForInpaint: ["pixels", "vae", "mask", "grow_mask_by", "memory"],
+  ExactVAEApply: ["vae", "memory"],
+  ExactVAEPlan: ["vae", "width", "height", "direction", "memory"],
 };
 
 function page(id) {
@@ -33,9 +36,13 @@ for (const [id, inputs] of Object.entries(INPUTS)) {
     assert.match(page(id), /^# \S/);
   });
 
-  test(`${id}: the table of inputs names every input`, () => {
+  test(`${id}: the table of inputs names every input, in order`, () => {
     const named = inputsTable(page(id));
-    assert.deepEqual(inputs.filter((name) => !named.includes(name)), []);
+    assert.deepEqual(named.filter((name) => inputs.includes(name)), inputs);
+  });
+
+  test(`${id}: says what to do when something is wrong`, () => {
+    assert.match(page(id), /^## When something is wrong$/m);
   });
 
   test(`${id}: shows no picture from elsewhere`, () => {

@@ -1,0 +1,122 @@
+// @ts-check
+// What a node shows of its run: one line; a bar of progress while it runs, of memory afterwards; amounts; warnings.
+
+import { clampFraction, formatPercent, memoryMarks } from "./format.js";
+import { addStyle, make } from "./style.js";
+
+/**
+ * @returns {{element: HTMLElement, content: HTMLElement, showProgress: (event: any) => void,
+ *   showReport: (report: any) => void, showStopped: () => void}}
+ */
+export function createPanel() {
+  addStyle();
+  const element = make("div", "");
+  element.setAttribute("role", "group");
+  element.setAttribute("aria-label", "ExactVAE");
+  const content = make("div", "content");
+  const line = make("div", "line");
+  line.setAttribute("role", "status");
+  const dot = make("span", "dot");
+  dot.setAttribute("aria-hidden", "true");
+  const words = document.createElement("span");
+  line.append(dot, words);
+  const track = make("div", "track");
+  const legend = make("div", "legend");
+  const warnings = make("div", "warnings");
+  content.append(line, track, legend, warnings);
+  element.append(content);
+  let percent = "";
+
+  /** @param {string} text @param {"running" | "exact" | "other"} state */
+  function setLine(text, state) {
+    // A screen reader shall read results, not every step on the way.
+    line.setAttribute("aria-live", state === "running" ? "off" : "polite");
+    words.textContent = text;
+    dot.dataset.state = state;
+    element.dataset.state = state;
+  }
+
+  /** @param {any} source */
+  function setMemory(source) {
+    const marks = memoryMarks(source);
+    legend.replaceChildren(...marks.map(legendEntry));
+    legend.hidden = marks.length === 0;
+    return marks;
+  }
+
+  return {
+    element,
+    content,
+    showProgress(event) {
+      percent = formatPercent(event.fraction);
+      setLine(typeof event.line === "string" ? event.line : percent, "running");
+      setMemory(event);
+      drawProgress(track, clampFraction(event.fraction));
+      warnings.replaceChildren();
+    },
+    showReport(report) {
+      setLine(report.line, report.exact ? "exact" : "other");
+      drawMemory(track, setMemory(report));
+      warnings.replaceChildren(...listWarnings(report).map(warningEntry));
+    },
+    showStopped() {
+      setLine(`stopped at ${percent}`, "other");
+      track.hidden = true;
+    },
+  };
+}
+
+/** @param {HTMLElement} track @param {number} fraction */
+function drawProgress(track, fraction) {
+  const old = track.firstElementChild;
+  const done = old instanceof HTMLElement && old.classList.contains("exact-vae-done") ? old : make("div", "done");
+  done.style.width = `${fraction * 100}%`;
+  if (done !== old) track.replaceChildren(done);
+  const range = { "aria-valuemin": "0", "aria-valuemax": "100", "aria-valuenow": `${Math.floor(fraction * 100)}` };
+  setRole(track, { role: "progressbar", "aria-label": "Progress", ...range });
+  track.hidden = false;
+}
+
+/** @param {HTMLElement} track @param {import("./format.js").Mark[]} marks */
+function drawMemory(track, marks) {
+  // The widest first, so that the measured peak lies on the plan, and the budget's line on both.
+  const bars = ["plan", "peak", "budget"].flatMap((name) => marks.filter((mark) => mark.name === name));
+  track.replaceChildren(
+    ...bars.map(({ name, share }) => {
+      const bar = make("div", name);
+      bar.style[name === "budget" ? "left" : "width"] = `${share * 100}%`;
+      return bar;
+    }),
+  );
+  setRole(track, { role: "img", "aria-label": `Memory: ${marks.map(({ text }) => text).join(", ")}` });
+  // One amount alone has nothing to be compared with.
+  track.hidden = marks.length < 2;
+}
+
+/** @param {HTMLElement} track @param {Record<string, string>} attributes */
+function setRole(track, attributes) {
+  for (const name of ["aria-valuenow", "aria-valuemin", "aria-valuemax"]) track.removeAttribute(name);
+  for (const [name, value] of Object.entries(attributes)) track.setAttribute(name, value);
+}
+
+/** @param {import("./format.js").Mark} mark */
+function legendEntry({ name, text }) {
+  const entry = document.createElement("span");
+  const swatch = make("span", "swatch", name);
+  swatch.setAttribute("aria-hidden", "true");
+  entry.append(swatch, text);
+  return entry;
+}
+
+/** @param {any} report @returns {string[]} */
+function listWarnings(report) {
+  const texts = Array.isArray(report.warnings) ? report.warnings : [];
+  return texts.filter((/** @type {unknown} */ text) => typeof text === "string");
+}
+
+/** @param {string} text */
+function warningEntry(text) {
+  const entry = make("div", "warning");
+  entry.textContent = text;
+  return entry;
+}

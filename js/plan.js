@@ -1,0 +1,50 @@
+// @ts-check
+// Shows the plan on the node that makes it: text from Python, in columns.
+
+// @ts-ignore The host serves these two.
+import { api } from "../../scripts/api.js";
+// @ts-ignore
+import { app } from "../../scripts/app.js";
+import { joinText } from "./format.js";
+import { findNode } from "./graph.js";
+import { guard } from "./guard.js";
+import { addStyle, make } from "./style.js";
+import { addPanel } from "./widget.js";
+
+const NODE = "ExactVAEPlan";
+const MIN_WIDTH = 420;
+
+/** @type {WeakMap<any, HTMLElement>} */
+const texts = new WeakMap();
+
+/** @param {any} node */
+function textOf(node) {
+  let text = texts.get(node);
+  if (text === undefined) {
+    addStyle();
+    const element = make("div", "");
+    element.setAttribute("role", "group");
+    element.setAttribute("aria-label", "Plan");
+    const content = make("div", "content");
+    text = make("pre", "text");
+    text.tabIndex = 0; // A wide table is scrolled with the arrow keys.
+    content.append(text);
+    element.append(content);
+    texts.set(node, text);
+    if (node.size[0] < MIN_WIDTH) node.setSize([MIN_WIDTH, node.size[1]]);
+    addPanel(node, "exact_vae_plan", element, content);
+  }
+  return text;
+}
+
+/** @param {CustomEvent} event */
+function onExecuted({ detail }) {
+  const node = findNode(app.rootGraph ?? app.graph, detail?.display_node || detail?.node);
+  const plan = joinText(detail?.output?.text);
+  if (node?.comfyClass === NODE && plan) textOf(node).textContent = plan;
+}
+
+app.registerExtension({
+  name: "ExactVAE.Plan",
+  setup: guard("listener", () => api.addEventListener("executed", guard("plan", onExecuted))),
+});

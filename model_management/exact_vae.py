@@ -1,0 +1,274 @@
+"""A VAE of the host made exact: a copy whose class runs the engine, so that every node that is given it does, too.
+
+The original is untouched and nothing of the host is replaced. All that a run needs is read from the copy when it runs:
+copies of the copy, another device, a cloned patcher and changed padding all count. A model the engine has no rule for
+runs by the VAE's own methods, and the report says why.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+import time
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..vae_model.bytesize import parse_bytes
+from ..vae_model.checks import crop_centre
+from ..vae_model.exact.spec import UnsupportedModule
+from ..vae_model.halves import Half, decoder_half, encoder_half
+from ..vae_model.report import Report, Watch
+from ..vae_model.run import Run
+from ..vae_model.run_exact import ExactRun
+from ..vae_model.vae import VAE
+from .comfy_host import ComfyHost, is_comfyui, output_dtype
+
+logger = logging.getLogger(__name__)
+
+BLEND = "blended tiles were asked for"
+OPTIONS = "called with options that only the VAE itself knows"
+
+
+def make_exact(vae: Any, memory: int | str | None = None) -> Any:
+    """A copy of a VAE of the host that is exact; one that is exact, or no VAE of the host, as it is.
+
+    `memory`: bytes or text such as "2GiB" for the run above the weights; None for what it kept to before, or is free.
+    """
+    limit = None if memory is None else parse_bytes(memory)
+    known = isinstance(vae, (ExactVAE, VAE))
+    if (known and limit is None) or not (known or (is_comfyui() and hasattr(vae, "patcher"))):
+        return vae
+    made = copy.copy(vae)
+    if not known:
+        made.__class__ = _exact_class(type(vae))
+    if limit is not None:
+        made.memory_limit = limit
+    return made
+
+
+@cache
+def _exact_class(kind: type) -> type:
+    """The exact class of a host's class; the same one every time."""
+    return type("ExactVAE", (ExactVAE, kind), {"__doc__": ExactVAE.__doc__})
+
+
+class ExactVAE:
+    """Put before the host's own class: the methods that decode and encode, and the estimates of what they take."""
+
+    memory_limit: int | None = None
+    last_report: Report | None = None
+
+    # -- the host's names --------------------------------------------------------------------------------------------
+
+    def decode(self: Any, samples_in: Any, *args: Any, **options: Any) -> Any:
+        """(B, c, h, w) -> (B, H, W, C), dtype and device as the host wants them."""
+        z = samples_in[:, :, 0] if _ndim(samples_in) == 5 and samples_in.shape[2] == 1 else samples_in
+        why = OPTIONS if any(args) or any(options.values()) else None
+        own = self._exact_own("decode", samples_in, *args, **options)
+        return self._exact_or("decode", z, lambda: self._exact_decode(z), own, why)
+
+    def encode(self: Any, pixel_samples: Any, *args: Any, **options: Any) -> Any:
+        """(B, H, W, C) -> (B, c, h, w), dtype and device as the host wants them."""
+        x, why = pixel_samples, OPTIONS if any(args) or any(options.values()) else None
+        own = self._exact_own("encode", x, *args, **options)
+        return self._exact_or("encode", x, lambda: self._exact_encode(x), own, why)
+
+    def decode_tiled(
+        self: Any, samples: Any, tile_x: Any = None, tile_y: Any = None, *args: Any, **options: Any
+    ) -> Any:
+        """As `decode`, in strips of the tiles' height (latent cells); "blend": the VAE's own tiles, approximate."""
+        z, why = samples, None if options.pop("method", "exact") == "exact" else BLEND
+        rows = _rows(tile_x, tile_y, int(self.spacial_compression_decode()))
+        own = self._exact_own("decode_tiled", z, tile_x, tile_y, *args, **options)
+        return self._exact_or("decode", z, lambda: self._exact_decode(z, rows), own, why)
+
+    def encode_tiled(
+        self: Any, pixel_samples: Any, tile_x: Any = None, tile_y: Any = None, *args: Any, **options: Any
+    ) -> Any:
+        """As `encode`, in strips of the tiles' height (pixels); "blend": the VAE's own tiles, approximate."""
+        x, why = pixel_samples, None if options.pop("method", "exact") == "exact" else BLEND
+        rows = _rows(tile_x, tile_y, 1 / int(self.spacial_compression_encode()))
+        own = self._exact_own("encode_tiled", x, tile_x, tile_y, *args, **options)
+        return self._exact_or("encode", x, lambda: self._exact_encode(x, rows), own, why)
+
+    def decode_tiled_(self: Any, samples: Any, *args: Any, **options: Any) -> Any:
+        """The host's inner method, called by some packs: (B, c, h, w) -> (B, C, H, W), 0..1."""
+        own = self._exact_own("decode_tiled_", samples, *args, **options)
+        return self._exact_or("decode", samples, lambda: self._exact_decode(samples).movedim(-1, 1), own)
+
+    def encode_tiled_(self: Any, pixel_samples: Any, *args: Any, **options: Any) -> Any:
+        """The host's inner method: (B, C, H, W) -> (B, c, h, w)."""
+        x = pixel_samples.movedim(1, -1)
+        own = self._exact_own("encode_tiled_", pixel_samples, *args, **options)
+        return self._exact_or("encode", x, lambda: self._exact_encode(x), own)
+
+    @property
+    def memory_used_decode(self: Any) -> Callable[[Any, torch.dtype], int]:
+        """(shape of latents, dtype) -> bytes of a decode that nothing keeps short; the host asks for far more."""
+        return lambda shape, dtype: self._exact_planned_bytes("decode", shape, dtype)
+
+    @memory_used_decode.setter
+    def memory_used_decode(self: Any, estimate: Callable[[Any, torch.dtype], int]) -> None:
+        vars(self)["memory_used_decode"] = estimate
+
+    @property
+    def memory_used_encode(self: Any) -> Callable[[Any, torch.dtype], int]:
+        """(shape of pixels (B, C, H, W), dtype) -> bytes, likewise."""
+        return lambda shape, dtype: self._exact_planned_bytes("encode", shape, dtype)
+
+    @memory_used_encode.setter
+    def memory_used_encode(self: Any, estimate: Callable[[Any, torch.dtype], int]) -> None:
+        vars(self)["memory_used_encode"] = estimate
+
+    def _exact_own(self, name: str, *args: Any, **options: Any) -> Callable[[], Any]:
+        """The call of the host's own method of this VAE."""
+        return lambda: getattr(super(ExactVAE, self), name)(*args, **options)
+
+    # -- what is known -----------------------------------------------------------------------------------------------
+
+    def _exact_or(
+        self: Any,
+        what: str,
+        x: Any,
+        exact: Callable[[], Any],
+        own: Callable[[], Any],
+        why: str | None = None,
+    ) -> Any:
+        """The exact result; that of the VAE's own method where there is a reason `why`, or one is found."""
+        self.throw_exception_if_invalid()
+        why = why or self._exact_obstacle(what, x)
+        if why is None:
+            try:
+                return exact()
+            except UnsupportedModule as reason:  # loading may have patched the model
+                why = _told(reason)
+        return self._exact_delegate(what, why, own)
+
+    def _exact_obstacle(self: Any, what: str, x: Any) -> str | None:
+        """Why the VAE's own method must run, None where the engine can."""
+        if getattr(self, "handles_tiling", False):
+            return "the VAE does its own tiling"
+        dimensions = getattr(self, "latent_dim", 2)
+        if dimensions != 2 or getattr(self, "extra_1d_channel", None) is not None:
+            return f"latents of {dimensions} dimensions (video, audio)"
+        if _ndim(x) != 4:
+            return f"expected a batch of 4 dimensions, got {_ndim(x)}"
+        try:
+            half = self._exact_any_half(what)
+        except UnsupportedModule as reason:
+            return _told(reason)
+        channels = x.shape[1] if what == "decode" else min(x.shape[3], self.output_channels)
+        if channels != half.program.in_channels:
+            return f"expected {half.program.in_channels} channels, got {channels}"
+        return None
+
+    def _exact_any_half(self: Any, what: str) -> Half:
+        if what == "decode":
+            return decoder_half(self.first_stage_model)
+        return encoder_half(self.first_stage_model, self.latent_channels)
+
+    def _exact_delegate(self: Any, what: str, reason: str, run: Callable[[], Any]) -> Any:
+        """The VAE's own method; the log and the report say that and why."""
+        logger.info("%s runs by the VAE's own method, which may use approximate tiles: %s", what, reason)
+        report = self.last_report = self._exact_new_report(what, 0, 0, 0)
+        report.exact, report.reason, report.method = False, reason, "blend" if reason == BLEND else "host"
+        started = time.perf_counter()
+        result = run()
+        report.seconds = time.perf_counter() - started
+        if isinstance(result, Tensor):
+            image = result if what == "decode" else None
+            report.images = result.shape[0]
+            if image is not None and image.ndim >= 4:
+                report.height, report.width = image.shape[-3], image.shape[-2]
+        return result
+
+    # -- running -----------------------------------------------------------------------------------------------------
+
+    @property
+    def exact_host(self: Any) -> ComfyHost:
+        """The host's memory, weights and progress for this VAE."""
+        return ComfyHost(self.patcher, full_load=bool(getattr(self, "disable_offload", False)))
+
+    def _exact_new_report(self: Any, what: str, images: int, width: int, height: int) -> Report:
+        dtype = str(self.vae_dtype).removeprefix("torch.")
+        return Report(what, width, height, images, dtype, str(self.device))
+
+    def _exact_decode(self: Any, z: Tensor, strip_rows: int | None = None) -> Tensor:
+        factor, channels = int(self.spacial_compression_decode()), self._exact_any_half("decode").program.out_channels
+        shape = (z.shape[0], z.shape[2] * factor, z.shape[3] * factor, channels)
+        out = torch.empty(shape, dtype=output_dtype(), device=self.output_device)
+
+        def put(item: int, top: int, rows: Tensor) -> None:
+            rows = rows.to(self.output_device, torch.float32, copy=True)
+            finished = self.process_output(rows)  # newer hosts change it in place
+            out[item : item + 1, top : top + rows.shape[2]] = (rows if finished is None else finished).movedim(1, -1)
+
+        self._exact_run("decode", lambda: self._exact_any_half("decode"), z, put, strip_rows, (shape[2], shape[1]))
+        return out
+
+    def _exact_encode(self: Any, pixels: Tensor, strip_rows: int | None = None) -> Tensor:
+        factor = int(self.spacial_compression_encode())
+        x = pixels[..., : self._exact_any_half("encode").program.in_channels]
+        x = (crop_centre(x, factor) if getattr(self, "crop_input", True) else x).movedim(-1, 1)
+        shape = (x.shape[0], self.latent_channels, x.shape[2] // factor, x.shape[3] // factor)
+        out = torch.empty(shape, dtype=output_dtype(), device=self.output_device)
+
+        def put(item: int, top: int, rows: Tensor) -> None:
+            out[item : item + 1, :, top : top + rows.shape[2]] = rows
+
+        def make_half() -> Half:
+            half = self._exact_any_half("encode")
+            return Half(half.program, lambda rows: half.prepare(self.process_input(rows)), half.finish)
+
+        self._exact_run("encode", make_half, x, put, strip_rows, (x.shape[3], x.shape[2]))
+        return out
+
+    def _exact_run(
+        self: Any,
+        what: str,
+        make_half: Callable[[], Half],
+        x: Tensor,
+        put: Callable[[int, int, Tensor], None],
+        strip_rows: int | None,
+        pixels: tuple[int, int],
+    ) -> None:
+        host = self.exact_host
+        report = self.last_report = self._exact_new_report(what, len(x), *pixels)
+
+        def load(memory_required: int) -> None:
+            host.load_model(self.first_stage_model, self.device, memory_required)
+
+        run = Run(what, self.first_stage_model, load, host, self.device, self.vae_dtype, self.memory_limit, None)
+        with torch.inference_mode(), host.running(self.device), Watch(report, host.tell, self.device) as watch:
+            ExactRun(run, make_half, strip_rows, put, watch).items(x)
+
+    # -- planning ----------------------------------------------------------------------------------------------------
+
+    def _exact_planned_bytes(self: Any, what: str, shape: Any, dtype: torch.dtype) -> int:
+        try:
+            if len(shape) == 4 and getattr(self, "latent_dim", 2) == 2:
+                half, ample = self._exact_any_half(what), self.memory_limit is None
+                size = (1, half.program.in_channels, int(shape[2]), int(shape[3]))
+                plan = self.exact_host.make_plan(half.program, size, dtype, self.device, self.memory_limit, ample=ample)
+                return plan.peak_bytes
+        except UnsupportedModule:
+            pass
+        return int(vars(self)[f"memory_used_{what}"](shape, dtype))
+
+
+def _ndim(x: Any) -> int:
+    return int(getattr(x, "ndim", 0))
+
+
+def _told(reason: UnsupportedModule) -> str:
+    return str(reason).replace(": it runs untiled", "")
+
+
+def _rows(tile_x: int | None, tile_y: int | None, scale: float) -> int | None:
+    """Strip height in rows of the result for tiles of so many rows of the input."""
+    sides = [side for side in (tile_x, tile_y) if side is not None]
+    return max(1, int(min(sides) * scale)) if sides else None

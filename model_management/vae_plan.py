@@ -1,0 +1,33 @@
+"""The plan for a VAE in a workflow, as text."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..vae_model.errors import MemoryBudgetError
+from ..vae_model.exact.spec import UnsupportedModule
+from ..vae_model.halves import decoder_half, encoder_half
+from .exact_vae import make_exact
+
+
+def plan_text(vae: Any, direction: str, width: int, height: int, memory: int | None) -> str:
+    """The plan for an image of `width` x `height` pixels, or in one line why there is none.
+
+    `memory`: bytes above the weights, None for what is free.
+    """
+    vae = make_exact(vae, memory)
+    try:
+        host = vae.exact_host if hasattr(vae, "exact_host") else vae.host
+        if direction == "decode":
+            half, factor = decoder_half(vae.first_stage_model), vae.spacial_compression_decode()
+        else:
+            half, factor = encoder_half(vae.first_stage_model, vae.latent_channels), 1
+    except (UnsupportedModule, AttributeError) as reason:
+        return f"This VAE runs by its own method: {reason}"
+    shape = (1, half.program.in_channels, max(1, height // factor), max(1, width // factor))
+    try:
+        plan = host.make_plan(half.program, shape, vae.vae_dtype, vae.device, vae.memory_limit)
+    except MemoryBudgetError as error:
+        return str(error)
+    head = f"{direction} {width} x {height}, {str(vae.vae_dtype).removeprefix('torch.')}, {vae.device}: {plan.name}"
+    return f"{head}\n{plan.table()}"

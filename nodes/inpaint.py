@@ -1,0 +1,46 @@
+"""Encoding for inpainting, in the memory there is."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..model_management.exact_vae import make_exact
+from ..model_management.masks import grey_out, grow_mask
+from ..model_management.values import MEMORY_INPUT, memory_bytes, with_report
+
+
+class VAEEncodeForInpaint:
+    """pixels, vae, mask -> LATENT with a noise mask."""
+
+    DESCRIPTION = (
+        "Encodes an image for inpainting: what the mask covers becomes grey, the rest is encoded exactly in the memory "
+        "there is, and the grown mask goes along as noise mask. Inputs and result are those of the core's node."
+    )
+    CATEGORY = "latent/ExactVAE"
+    FUNCTION = "encode"
+    RETURN_TYPES = ("LATENT",)
+    OUTPUT_TOOLTIPS = ("The latent with its noise mask.",)
+    SEARCH_ALIASES = ("inpaint", "masked encode", "exact inpaint", "tiled inpaint encode")
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        """Inputs as ComfyUI reads them, in the core's order."""
+        return {
+            "required": {
+                "pixels": ("IMAGE", {"tooltip": "The image, float 0..1."}),
+                "vae": ("VAE", {"tooltip": "The VAE of the model that will inpaint. Any loader's."}),
+                "mask": ("MASK", {"tooltip": "1 where the image shall be made anew."}),
+                "grow_mask_by": (
+                    "INT",
+                    {"default": 6, "min": 0, "max": 64, "step": 1, "tooltip": "Pixels by which the noise mask grows."},
+                ),
+            },
+            "optional": MEMORY_INPUT,
+        }
+
+    def encode(self, pixels: Any, vae: Any, mask: Any, grow_mask_by: int = 6, memory: float = 0.0) -> dict[str, Any]:
+        """Encode; MemoryBudgetError, one line, where the memory does not suffice."""
+        vae = make_exact(vae, memory_bytes(memory))
+        pixels, mask = grey_out(pixels[..., :3], mask, int(vae.spacial_compression_encode()))
+        latent = {"samples": vae.encode(pixels), "noise_mask": grow_mask(mask, grow_mask_by)}
+        return with_report(vae, latent)

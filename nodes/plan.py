@@ -1,0 +1,45 @@
+"""The node that shows what a size will take, without running anything."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..model_management.vae_plan import plan_text
+from ..model_management.values import MEMORY_INPUT, memory_bytes
+
+_SIDE: dict[str, Any] = {"default": 2048, "min": 16, "max": 65536, "step": 8}
+
+
+class VAEPlan:
+    """vae, width, height -> STRING."""
+
+    DESCRIPTION = (
+        "Shows how an image of this size would be decoded or encoded in the memory there is: schedule, strip heights, "
+        "peak memory, work. Nothing is run."
+    )
+    CATEGORY = "latent/ExactVAE"
+    FUNCTION = "plan"
+    RETURN_TYPES = ("STRING",)
+    OUTPUT_TOOLTIPS = ("The plan as text.",)
+    OUTPUT_NODE = True
+    SEARCH_ALIASES = ("vae memory", "memory estimate", "vram estimate")
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        """Inputs as ComfyUI reads them."""
+        return {
+            "required": {
+                "vae": ("VAE", {"tooltip": "The VAE to plan for."}),
+                "width": ("INT", {**_SIDE, "tooltip": "Width of the image in pixels."}),
+                "height": ("INT", {**_SIDE, "tooltip": "Height of the image in pixels."}),
+            },
+            "optional": {
+                "direction": (["decode", "encode"], {"default": "decode", "tooltip": "What would be done."}),
+                **MEMORY_INPUT,
+            },
+        }
+
+    def plan(self, vae: Any, width: int, height: int, direction: str = "decode", memory: float = 0.0) -> dict[str, Any]:
+        """The plan, or in one line why there is none."""
+        text = plan_text(vae, direction, width, height, memory_bytes(memory))
+        return {"ui": {"text": [text]}, "result": (text,)}

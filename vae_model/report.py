@@ -1,0 +1,116 @@
+"""What a run tells about itself: the plan, the time, the memory, and where the result is not exact, why."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from .bytesize import format_bytes
+from .host import PlanProtocol
+
+
+@dataclass
+class Report:
+    """One decode or encode. Bytes are those above weights, input and finished output; None where they are not known."""
+
+    what: str
+    """"decode" or "encode"."""
+    width: int
+    height: int
+    """Of the image, in pixels."""
+    images: int
+    dtype: str
+    device: str
+    exact: bool = True
+    reason: str | None = None
+    """Why the result is not exact, or why it took more memory than it should."""
+    plan: PlanProtocol | None = None
+    """What the run followed; None where the engine did not run."""
+    method: str = "exact"
+    peak_bytes: int | None = None
+    """Measured, where the device counts what it allocates: CUDA."""
+    seconds: float = 0.0
+    warnings: list[str] = field(default_factory=list)
+
+    @property
+    def schedule(self) -> str | None:
+        """What the plan gives up for memory, in a word: "resident" is nothing."""
+        if self.plan is None:
+            return None
+        names = " ".join(level.name for level in self.plan.schedule)
+        found = [word for word in ("recompute", "spill") if word in names]
+        return " + ".join(found) or "resident"
+
+    @property
+    def line(self) -> str:
+        """For people, once the run is over."""
+        head = "exact" if self.exact else "approximate" if self.method == "blend" else "host's own method"
+        parts = [head, self.schedule or self.reason or self.method]
+        if self.peak_bytes is not None:
+            parts.append(format_bytes(self.peak_bytes))
+        elif self.plan is not None:
+            parts.append(f"{format_bytes(self.plan.peak_bytes)} planned")
+        return " · ".join([*parts, f"{self.seconds:.1f} s"])
+
+    def running_line(self, fraction: float) -> str:
+        """For people, while the run lasts."""
+        return " · ".join([self.method, *([self.schedule] if self.schedule else []), f"{fraction:.0%}"])
+
+    def as_dict(self) -> dict[str, Any]:
+        """For programs."""
+        plan = self.plan
+        return {
+            "line": self.line,
+            "exact": self.exact,
+            "reason": self.reason,
+            "what": self.what,
+            "width": self.width,
+            "height": self.height,
+            "images": self.images,
+            "schedule": self.schedule,
+            "budget_bytes": None if plan is None else plan.device_budget,
+            "plan_bytes": None if plan is None else plan.peak_bytes,
+            "host_bytes": None if plan is None else plan.host_bytes,
+            "peak_bytes": self.peak_bytes,
+            "seconds": round(self.seconds, 3),
+            "dtype": self.dtype,
+            "device": self.device,
+            "warnings": list(self.warnings),
+        }
+
+
+class Watch:
+    """Times and meters the run in the `with` block and tells how far it is; its end is told after an error, too."""
+
+    def __init__(self, report: Report, tell: Callable[[Report, float, bool], None], device: torch.device) -> None:
+        """`tell` gets (report, fraction done 0..1, whether that is the last call)."""
+        self.report, self._tell, self._device = report, tell, device
+        self._fraction = 0.0
+
+    def fraction(self, done: float) -> None:
+        """So much is done, 0..1."""
+        self._fraction = done
+        self._tell(self.report, done, False)
+
+    def __enter__(self) -> Watch:
+        self._started = time.perf_counter()
+        self._before = 0
+        if self._device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self._device)
+        return self
+
+    def loaded(self) -> None:
+        """The weights are in place: what is allocated now is not the run's."""
+        if self._device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self._device)
+            self._before = torch.cuda.memory_allocated(self._device)
+
+    def __exit__(self, *error: object) -> None:
+        self.report.seconds = time.perf_counter() - self._started
+        if self._device.type == "cuda":
+            self.report.peak_bytes = max(0, torch.cuda.max_memory_allocated(self._device) - self._before)
+        self._tell(self.report, 1.0 if error[0] is None else self._fraction, True)
