@@ -214,7 +214,8 @@ class _Search:
             yield replace(base, stream_attention=True, device_share=0.0)
         if forced is not None or not blocks:
             return
-        # Where an enlarged plane opens the level it is the largest one: keeping it, or only it, away gains nothing.
+        # The enlarged plane that opens a level is its largest: the peak falls only when neither it nor a hidden one is
+        # stored, so the two are given up together.
         yield replace(base, store_hidden=False, store_enlarged=not enlarges)
         yield replace(base, store_hidden=False, store_enlarged=not enlarges, store_blocks=False)
 

@@ -213,3 +213,19 @@ def test_a_vae_of_ours_takes_a_limit_on_a_copy(small_vae: VAE) -> None:
 def test_outside_the_host_other_objects_stay_what_they_are() -> None:
     vae = object()
     assert make_exact(vae) is vae
+
+
+def test_asks_for_an_eighth_of_the_core_s_estimate_at_4096_pixels(stub_host: Host) -> None:
+    """The full-width model in 16 bits; the core asks for 68 GiB to decode."""
+    from exact_vae.vae_model.autoencoder import build_kl
+    from exact_vae.vae_model.config import KLConfig, LevelsConfig
+
+    vae = stub_host.make_vae()
+    levels = LevelsConfig(ch=128, widths=(128, 256, 512, 512), num_res_blocks=2)
+    with torch.device("meta"):
+        vae.first_stage_model = build_kl(KLConfig(4, 4, levels, levels)).half().eval()
+    made = make_exact(vae)
+    for what, shape in (("decode", (1, 4, 512, 512)), ("encode", (1, 3, 4096, 4096))):
+        theirs, ours = (getattr(kind, f"memory_used_{what}")(shape, torch.float16) for kind in (vae, made))
+        assert theirs > 50 * 2**30
+        assert 8 * 2**30 < ours < 10 * 2**30

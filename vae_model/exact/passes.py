@@ -34,13 +34,13 @@ class Sink:
             pieces = [strip]
             self.plane.put(index, strip)
             del strip
-        for number, piece in enumerate(pieces):
+        while pieces:  # each piece is let go before the next one is used
+            piece = pieces.pop(0)
             if self.moments is not None:
                 self.moments.add(piece)
             if self.emit is not None:
                 self.emit(top, piece)
             top += piece.shape[2]
-            pieces[number] = piece[:, :, :0]
             del piece
 
 

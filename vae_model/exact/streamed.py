@@ -6,6 +6,7 @@ Staats 2021): exact up to rounding, and never more scores in memory than a slice
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable
 from functools import cache
 
@@ -99,8 +100,6 @@ def best_matmul(device_type: str, dtype: torch.dtype) -> Callable[[Tensor, Tenso
     """(n, C), (m, C) -> (n, m) by the faster of the products there are; timed once in a process."""
     if device_type != "cpu" or dtype != torch.float32 or not torch.backends.mkldnn.is_available():
         return _matmul
-    import time
-
     a = torch.ones(512, 256)
     seconds: dict[Callable[[Tensor, Tensor], Tensor], float] = {}
     for product in (_matmul, _onednn):
