@@ -38,7 +38,7 @@ export function clampFraction(fraction) {
 
 /** @param {unknown} fraction */
 export function formatPercent(fraction) {
-  return `${Math.floor(clampFraction(fraction) * 100)} %`;
+  return `${Math.floor(clampFraction(fraction) * 100)}%`;
 }
 
 /**

@@ -12,7 +12,7 @@ import { addStyle, make } from "./style.js";
 import { addPanel } from "./widget.js";
 
 const NODE = "ExactVAEPlan";
-const MIN_WIDTH = 420;
+const MIN_WIDTH = 680; // The table's; longer lines are scrolled.
 
 /** @type {WeakMap<any, HTMLElement>} */
 const texts = new WeakMap();

@@ -1,6 +1,6 @@
 // @ts-check
-// The look of what we draw on nodes. Text and ground are the theme's own for input fields (of Nodes 2.0 where there are
-// some), so it is as readable as they are, whatever colour the node has. The fills lean towards the colour of the text,
+// The look of what we draw on nodes. Text and ground are the theme's own for input fields (Nodes 2.0 has a ground of its
+// own), so it is as readable as they are, whatever colour the node has. The fills lean towards the colour of the text,
 // and so away from the ground, in dark themes and in light ones.
 
 const ID = "exact-vae-style";
@@ -13,12 +13,13 @@ const CSS = `
   box-sizing: border-box;
   overflow: hidden;
   border-radius: 6px;
-  background: var(--component-node-widget-background, var(--comfy-input-bg, #222));
+  background: var(--comfy-input-bg, #222);
   color: var(--input-text, #ddd);
   font: 11px/15px Inter, Arial, sans-serif;
   text-align: start;
   user-select: text;
 }
+[data-node-id] .exact-vae { background: var(--component-node-widget-background, var(--comfy-input-bg, #222)); }
 .exact-vae-content { display: grid; gap: 5px; padding: 6px 7px 7px; }
 .exact-vae-line { display: flex; gap: 6px; font-variant-numeric: tabular-nums; overflow-wrap: anywhere; }
 .exact-vae-dot {
@@ -33,7 +34,6 @@ const CSS = `
 }
 .exact-vae-track > * { position: absolute; inset: 0 auto 0 0; }
 .exact-vae-done, .exact-vae-peak { background: var(--exact-vae-fill); }
-.exact-vae-done { transition: width 0.15s linear; }
 .exact-vae-plan { background: color-mix(in srgb, var(--exact-vae-fill) 45%, transparent); }
 .exact-vae-track > .exact-vae-budget { width: 2px; margin-left: -2px; background: currentColor; }
 .exact-vae-legend { display: flex; flex-wrap: wrap; gap: 0 7px; font-size: 10px; line-height: 13px; }
@@ -46,7 +46,6 @@ const CSS = `
   margin: 0; overflow-x: auto; white-space: pre; font: 11px/15px ui-monospace, Consolas, Menlo, monospace;
 }
 .exact-vae [hidden], .exact-vae-warnings:empty { display: none; }
-@media (prefers-reduced-motion: reduce) { .exact-vae-done { transition: none; } }
 `;
 
 /** Puts the rules into the page, once. */

@@ -16,14 +16,15 @@ export function addPanel(node, name, element, content) {
   let grown = null;
   const total = () => height + 2 * MARGIN;
   const widget = node.addDOMWidget(name, "exact_vae_panel", element, {
-    serialize: false, // Not sent with the prompt;
+    serialize: false, // Not sent with the prompt,
+    hideInPanel: true, // and no parameter of the node.
     margin: MARGIN,
     getMinHeight: total,
     getMaxHeight: total,
     getValue: () => "",
     setValue: () => {},
   });
-  widget.serialize = false; // and not written into the workflow.
+  widget.serialize = false; // Nor is it written into the workflow.
 
   const fit = () => {
     if (nodesAreElements()) return;

@@ -33,8 +33,8 @@ test("fractions stay between 0 and 1", () => {
   }
 });
 
-test("percent: rounded down, so that 100 % means done", () => {
-  assert.deepEqual([0, 0.429, 0.999, 1].map(formatPercent), ["0 %", "42 %", "99 %", "100 %"]);
+test("percent: rounded down, so that 100% means done", () => {
+  assert.deepEqual([0, 0.429, 0.999, 1].map(formatPercent), ["0%", "42%", "99%", "100%"]);
 });
 
 test("memory: shares of the largest amount, peak first", () => {

@@ -1,0 +1,293 @@
+"""A real ComfyUI with only this pack, and its real frontend in a headless Chromium.
+
+Needs COMFYUI_DIR (a checkout of ComfyUI), the Python package playwright and a Chromium; skipped with the reason
+otherwise. COMFYUI_PYTHON names the Python that runs ComfyUI (else this one), COMFYUI_FRONT_END_ROOT another build of
+the frontend, EXACT_VAE_SCREENSHOTS a folder for pictures.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import itertools
+import json
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, ConsoleMessage, Page
+
+ROOT = Path(__file__).resolve().parents[2]
+START_SECONDS, STEP_MS, RUN_MS = 240, 30_000, 180_000
+FLAGS = [
+    *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
+    *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
+]
+# No tour for new users, no news, English.
+SETTINGS = {"Comfy.TutorialCompleted": True, "Comfy.Locale": "en", "Comfy.Notification.ShowVersionUpdates": False}
+LEFT_OUT = shutil.ignore_patterns(
+    ".*", "__pycache__", "tests", "benchmarks", "build", "dist", "demo_output", "*.egg-info"
+)
+# Console errors that may come while a test works, each with its reason; any other fails the test. What the frontend
+# writes before that, while it opens, counts only if it names a file of ours.
+IGNORED = {
+    r"net::ERR_FAILED": "addresses outside this machine are blocked here",
+    r"Failed to load resource.*status of 404": "files that the host looks for and may lack, such as user.css",
+    r"[Jj]obs ?A[Pp][Ii]": "a frontend newer than its host asks for a list of jobs that the host does not have",
+}
+
+
+class Console:
+    """What a page wrote as errors."""
+
+    def __init__(self) -> None:
+        self.errors: list[str] = []
+        self.opened = 0  # Errors up to the moment when the page was ready.
+
+    def watch(self, page: Page) -> None:
+        page.on("console", self._message)
+        page.on("pageerror", lambda error: self.errors.append(f"uncaught: {error.message}\n{error.stack}"))
+
+    def _message(self, message: ConsoleMessage) -> None:
+        text = f"{message.text} ({message.location.get('url', '')})"
+        if message.type == "error" or "ExactVAE" in message.text:
+            self.errors.append(text)
+
+    def ours(self) -> list[str]:
+        """Errors that name a file or an event of ours."""
+        return [text for text in self.errors if re.search(r"exact.?vae", text, re.IGNORECASE)]
+
+    def unexplained(self) -> list[str]:
+        return [text for text in self.errors[self.opened :] if not any(re.search(pattern, text) for pattern in IGNORED)]
+
+
+class Ui:
+    """The frontend as these tests use it."""
+
+    sizes = itertools.count(1)  # Each workflow has a size of its own: the server answers a known one from its cache.
+
+    def __init__(self, page: Page, console: Console) -> None:
+        self.page, self.console = page, console
+
+    def js(self, expression: str, argument: Any = None) -> Any:
+        return self.page.evaluate(expression, argument)
+
+    def set(self, setting: str, value: Any) -> None:
+        self.js("([id, value]) => window.app.extensionManager.setting.set(id, value)", [setting, value])
+
+    def clear(self) -> None:
+        self.js("""() => {
+            window.app.graph.clear();
+            Object.assign(window.app.canvas.ds, {scale: 1, offset: [60, 20]});
+        }""")
+        self.page.wait_for_function("() => window.app.graph.nodes.length === 0")
+
+    def add(self, kind: str, x: int, y: int, values: dict[str, Any] | None = None) -> int:
+        """A node with values in its widgets; its number."""
+        return self.js(
+            """([kind, x, y, values]) => {
+                const node = window.LiteGraph.createNode(kind);
+                window.app.graph.add(node);
+                node.pos = [x, y];
+                for (const [name, value] of Object.entries(values)) {
+                    const widget = node.widgets.find((widget) => widget.name === name);
+                    if (!widget) throw new Error(`${kind} has no ${name}`);
+                    widget.value = value;
+                }
+                return node.id;
+            }""",
+            [kind, x, y, values or {}],
+        )
+
+    def link(self, source: int, target: int, name: str) -> None:
+        """The first output of a node to an input of another."""
+        self.js(
+            """([source, target, name]) => {
+                const [from, to] = [source, target].map((id) => window.app.graph.getNodeById(id));
+                from.connect(0, to, to.inputs.findIndex((input) => input.name === name));
+            }""",
+            [source, target, name],
+        )
+
+    def decode_workflow(self, size: int = 512) -> int:
+        """bundled VAE, an empty latent of 16 channels, our decode, a preview; the number of the decode node."""
+        self.clear()
+        width = size + 16 * next(Ui.sizes)
+        vae = self.add("ExactVAELoader", 40, 120, {"vae_name": "bundled"})
+        latent = self.add("EmptySD3LatentImage", 40, 300, {"width": width, "height": size})
+        decode = self.add("ExactVAEDecode", 350, 120)
+        preview = self.add("PreviewImage", 660, 120)
+        self.link(vae, decode, "vae")
+        self.link(latent, decode, "samples")
+        self.link(decode, preview, "images")
+        return decode
+
+    def run(self) -> list[dict[str, Any]]:
+        """Queue the workflow and wait for its end; the progress events of our pack in their order."""
+        self.js("""() => {
+            const api = window.comfyAPI.api.api;
+            window.seen = {progress: [], end: null};
+            const note = (event) => window.seen.progress.push(event.detail);
+            const end = (event) => { window.seen.end = event; };
+            api.addEventListener("exact_vae.progress", note);
+            for (const name of ["execution_success", "execution_error", "execution_interrupted"]) {
+                api.addEventListener(name, ({detail}) => end({name, ...detail}), {once: true});
+            }
+            return window.app.queuePrompt(0);
+        }""")
+        self.page.wait_for_function("() => window.seen.end !== null", timeout=RUN_MS)
+        seen = self.js("() => window.seen")
+        assert seen["end"]["name"] == "execution_success", seen["end"]
+        return seen["progress"]
+
+    def send(self, event: str, detail: Any) -> None:
+        """An event as if the server had sent it."""
+        self.js("([n, detail]) => window.comfyAPI.api.api.dispatchEvent(new CustomEvent(n, {detail}))", [event, detail])
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def find_chromium() -> str | None:
+    names = ("chromium", "chromium-browser", "google-chrome", "chrome")
+    return next((path for path in map(shutil.which, names) if path), None)
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a running ComfyUI; stopped at the end, whatever happens."""
+    if importlib.util.find_spec("playwright") is None:
+        pytest.skip("the Python package playwright is not installed")
+    if find_chromium() is None:
+        pytest.skip("no Chromium found on PATH")
+    checkout = os.environ.get("COMFYUI_DIR")
+    if not checkout or not (Path(checkout) / "main.py").is_file():
+        pytest.skip("COMFYUI_DIR does not name a checkout of ComfyUI")
+    base = tmp_path_factory.mktemp("comfyui")
+    shutil.copytree(ROOT, base / "custom_nodes" / "exact-vae", ignore=LEFT_OUT)
+    (base / "user" / "default").mkdir(parents=True)
+    (base / "user" / "default" / "comfy.settings.json").write_text(json.dumps(SETTINGS), encoding="utf-8")
+    port = free_port()
+    command = [os.environ.get("COMFYUI_PYTHON", sys.executable), "main.py", "--cpu", "--listen", "127.0.0.1"]
+    command += ["--port", str(port), "--base-directory", str(base)]
+    if front_end := os.environ.get("COMFYUI_FRONT_END_ROOT"):
+        command += ["--front-end-root", front_end]
+    log = base / "server.log"
+    with log.open("wb") as output:
+        process = subprocess.Popen(command, cwd=checkout, stdout=output, stderr=subprocess.STDOUT)
+        try:
+            address = f"http://127.0.0.1:{port}"
+            wait_until_it_answers(process, address, log)
+            yield address
+        finally:
+            process.terminate()
+            try:
+                process.wait(15)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait(15)
+
+
+def wait_until_it_answers(process: subprocess.Popen[bytes], address: str, log: Path) -> None:
+    end = time.monotonic() + START_SECONDS
+    while time.monotonic() < end and process.poll() is None:
+        try:
+            with urllib.request.urlopen(f"{address}/object_info/ExactVAEDecode", timeout=10) as answer:
+                assert json.load(answer), f"the pack was not loaded:\n{log.read_text(errors='replace')[-3000:]}"
+                return
+        except (urllib.error.URLError, ConnectionError, TimeoutError):
+            time.sleep(0.5)
+    pytest.fail(f"ComfyUI did not start:\n{log.read_text(errors='replace')[-3000:]}")
+
+
+@pytest.fixture(scope="session")
+def browser(server: str) -> Iterator[Browser]:
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=find_chromium(), args=FLAGS, timeout=60_000)
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture
+def open_page(browser: Browser, server: str) -> Iterator[Callable[[], Ui]]:
+    """Opens the frontend, ready for work; what it may not do is ask other machines."""
+    context = browser.new_context(viewport={"width": 1280, "height": 800})
+    context.set_default_timeout(STEP_MS)
+    context.route(lambda url: not url.startswith((server, "data:", "blob:")), lambda route: route.abort())
+    console = Console()
+
+    def open_it() -> Ui:
+        page = context.new_page()
+        console.watch(page)
+        page.goto(server, wait_until="load", timeout=120_000)
+        page.wait_for_function(
+            "() => window.app?.extensionManager && window.app.graph && window.LiteGraph", timeout=120_000
+        )
+        page.wait_for_function("() => window.LiteGraph.registered_node_types['ExactVAEDecode']", timeout=120_000)
+        # A new user's frontend opens a workflow of its own, moves it into view, and says nowhere when it is done.
+        page.wait_for_function("() => window.app.graph.nodes.length > 0", timeout=120_000)
+        page.wait_for_timeout(1500)
+        console.opened = len(console.errors)
+        return Ui(page, console)
+
+    yield open_it
+    context.close()
+
+
+@pytest.fixture
+def ui(open_page: Callable[[], Ui]) -> Ui:
+    """The frontend with classic nodes and the settings as new users have them."""
+    page = open_page()
+    page.set("Comfy.VueNodes.Enabled", False)
+    page.set("ExactVAE.ShowOnNodes", True)
+    page.set("Comfy.ColorPalette", "dark")
+    page.clear()
+    return page
+
+
+@pytest.fixture(params=["classic", "nodes2"])
+def any_ui(request: pytest.FixtureRequest, ui: Ui) -> Ui:
+    """The same, and once more in Nodes 2.0 where this frontend has that and draws elements of plugins there."""
+    if request.param == "classic":
+        return ui
+    ui.set("Comfy.VueNodes.Enabled", True)
+    ui.add("ExactVAEDecode", 300, 300)
+    ui.js("""() => {
+        window.probe = document.createElement("div");
+        window.app.graph.nodes[0].addDOMWidget("probe", "probe", window.probe, {serialize: false});
+    }""")
+    ui.page.wait_for_timeout(1500)
+    if not ui.js("() => Boolean(window.probe.closest('[data-node-id]'))"):
+        pytest.skip("this frontend has no Nodes 2.0, or draws no elements of plugins there")
+    ui.clear()
+    return ui
+
+
+@pytest.fixture
+def screenshot(request: pytest.FixtureRequest) -> Callable[[Ui, str], None]:
+    """Writes a picture where EXACT_VAE_SCREENSHOTS names a folder."""
+
+    def write(shown: Ui, name: str) -> None:
+        if folder := os.environ.get("EXACT_VAE_SCREENSHOTS"):
+            mode = "nodes2" if "nodes2" in request.node.name else "classic"
+            shown.page.wait_for_timeout(800)  # Animations.
+            clip = {"x": 60, "y": 48, "width": 960, "height": 480}
+            shown.page.screenshot(path=str(Path(folder) / f"{name}_{mode}.png"), clip=clip)
+
+    return write
