@@ -7,6 +7,8 @@ resident size above what it held before the first run (weights in place), and th
 from __future__ import annotations
 
 import argparse
+import ctypes
+import gc
 import json
 import subprocess
 import sys
@@ -52,6 +54,8 @@ def run_one(kind: str, direction: str, size: int, out: Path) -> dict[str, Any]:
 
     seconds: list[float] = []
     with torch.inference_mode():
+        gc.collect()
+        ctypes.CDLL(None).malloc_trim(0)  # what loading left behind would count as free room of the run
         before = resident_bytes("VmRSS")
         for _ in range(2):
             started = time.perf_counter()
