@@ -35,7 +35,7 @@ def run_in_tiles(
     """
     if not 0 <= shared < cells:
         raise ValueError(
-            f"tiles: expected more cells than the 0 or more that are shared, got {cells} and {shared}: enlarge the tiles"
+            f"tiles: expected more cells than shared ones, got {cells} and {shared}: enlarge them"
         )
     if 0 in x.shape[-2:]:
         return run(x)

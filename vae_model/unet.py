@@ -99,7 +99,7 @@ class Model(nn.Module):
             return make_attn(width, attn_type, {"num_groups": num_groups})
 
         widths = [round(ch * factor) for factor in ch_mult]
-        attending = [resolution // 2**i in attn_resolutions for i in range(len(widths))]
+        size = resolution
         self.conv_in = nn.Conv2d(in_channels, ch, kernel_size=3, padding=1)
         skips, width = [ch], ch  # widths of what the way down hands over
         self.down = nn.ModuleList()
@@ -108,12 +108,13 @@ class Model(nn.Module):
             for _ in range(num_res_blocks):
                 level.block.append(make_block(width, level_width))
                 width = level_width
-                if attending[i]:
+                if size in attn_resolutions:
                     level.attn.append(make_attention(width))
                 skips.append(width)
             if i != len(widths) - 1:
                 level.downsample = Downsample(width, resamp_with_conv)
                 skips.append(width)
+                size //= 2
             self.down.append(level)
 
         self.mid = Middle(make_block(width, width), make_attention(width), make_block(width, width))
@@ -124,10 +125,11 @@ class Model(nn.Module):
             for _ in range(num_res_blocks + 1):
                 level.block.append(make_block(width + skips.pop(), widths[i]))
                 width = widths[i]
-                if attending[i]:
+                if size in attn_resolutions:
                     level.attn.append(make_attention(width))
             if i != 0:
                 level.upsample = Upsample(width, resamp_with_conv)
+                size *= 2  # on the way up a nominal size that was odd is another one, as in the source
             levels.insert(0, level)
         self.up = nn.ModuleList(levels)
         self.norm_out = Normalize(width, num_groups)
