@@ -111,7 +111,7 @@ def test_a17_old_configurations_name_our_classes_and_run_nothing_else() -> None:
     assert instantiate_from_config("__is_first_stage__", CLASSES) is None
     with pytest.raises(KeyError, match="`target`"):
         instantiate_from_config({"params": {}}, CLASSES)
-    with pytest.raises(ValueError, match="got 'os.system'"):
+    with pytest.raises(ValueError, match=r"got 'os.system'"):
         instantiate_from_config({"target": "os.system", "params": {"command": "true"}}, CLASSES)
 
 
