@@ -22,6 +22,7 @@ from exact_vae.vae_model.errors import VAEFileError
 from exact_vae.vae_model.instantiate import instantiate_from_config
 from exact_vae.vae_model.load import load_model
 from exact_vae.vae_model.regularizer import DiagonalGaussianRegularizer
+from exact_vae.vae_model.unet import Model
 from torch import Tensor, nn
 
 DD: dict[str, Any] = {
@@ -108,6 +109,9 @@ def test_a17_old_configurations_name_our_classes_and_run_nothing_else() -> None:
         model = instantiate_from_config({"target": target, "params": params}, CLASSES)
         assert type(model) is AutoencoderKL
         assert model.loss_config == {"target": "torch.nn.Identity"}
+    unet = {"ch": 32, "out_ch": 3, "num_res_blocks": 1, "in_channels": 3, "ch_mult": (1,)}
+    made = instantiate_from_config({"target": "ldm.modules.diffusionmodules.model.Model", "params": unet}, CLASSES)
+    assert type(made) is Model
     assert instantiate_from_config("__is_first_stage__", CLASSES) is None
     with pytest.raises(KeyError, match="`target`"):
         instantiate_from_config({"params": {}}, CLASSES)

@@ -16,6 +16,7 @@ from .coder import Decoder, Encoder
 from .config import KLConfig
 from .instantiate import instantiate_from_config
 from .regularizer import DiagonalGaussianRegularizer, IdentityRegularizer
+from .unet import Model
 
 RegLog = dict[str, Tensor]
 
@@ -215,8 +216,9 @@ CLASSES: dict[str, Callable[..., nn.Module]] = {
     "AutoencodingEngineLegacy": AutoencodingEngineLegacy,
     "AutoencoderKL": AutoencoderKL,
     "AutoencoderKLInferenceWrapper": AutoencoderKL,
+    "Model": Model,
 }
-"""What configurations may name, whatever package they say it is in; engines and what they are made of."""
+"""What configurations may name, whatever package they say it is in."""
 
 
 def build_kl(config: KLConfig, *, sample_posterior: bool = False) -> AutoencoderKL:

@@ -34,9 +34,7 @@ def run_in_tiles(
     Returns: (B, D, ceil(H * after / before), ceil(W * after / before)), in the dtype that `run` gives.
     """
     if not 0 <= shared < cells:
-        raise ValueError(
-            f"tiles: expected more cells than shared ones, got {cells} and {shared}: enlarge them"
-        )
+        raise ValueError(f"tiles: expected more cells than shared ones, got {cells} and {shared}: enlarge them")
     if 0 in x.shape[-2:]:
         return run(x)
     stride, tile = (cells - shared) * before, cells * before
