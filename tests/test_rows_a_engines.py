@@ -151,6 +151,7 @@ class Loss(nn.Module):
 
 def test_a20_parameters_of_the_autoencoder_and_of_nothing_else() -> None:
     model = kl(ema_decay=0.5)
+    model.scale = nn.Parameter(torch.ones(()))
     own = {id(parameter) for parameter in model.parameters()}
     assert {id(parameter) for parameter in model.get_autoencoder_params()} == own
     assert {id(model.quant_conv.weight), id(model.post_quant_conv.bias)} <= own

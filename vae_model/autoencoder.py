@@ -55,6 +55,7 @@ class AutoencodingEngine(AbstractAutoencoder):
         A loss that has `get_trainable_autoencoder_parameters` (a learned log-variance) gives those and no others: its
         discriminator has an optimiser of its own.
         """
+        yield from self.parameters(recurse=False)
         for name, part in self.named_children():
             if name == "loss":
                 learned: Any = getattr(part, "get_trainable_autoencoder_parameters", tuple)
