@@ -1,7 +1,6 @@
 """The tiny autoencoder: shapes, the limits around the networks, slicing, and TAEF2's GroupNorm branch.
 
-Row D06's tiling flags do not apply: VAE.decode(method="blend") tiles any model. Row D02's gradient checkpointing does
-not exist here, so nothing can skip the input mapping.
+Tiles, gradient checkpointing and the rest of the requirements D01-D16: test_tiny_tiles.py and test_rows_d.py.
 """
 
 from collections.abc import Iterator

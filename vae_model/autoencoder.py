@@ -11,27 +11,21 @@ from typing import Any, Literal, cast, overload
 import torch
 from torch import Tensor, nn
 
+from .abstract_autoencoder import AbstractAutoencoder
 from .coder import Decoder, Encoder
 from .config import KLConfig
 from .instantiate import instantiate_from_config
 from .regularizer import DiagonalGaussianRegularizer, IdentityRegularizer
+from .unet import Model
 
 RegLog = dict[str, Tensor]
 
-CLASSES: dict[str, Callable[..., nn.Module]] = {
-    "Encoder": Encoder,
-    "Decoder": Decoder,
-    "DiagonalGaussianRegularizer": DiagonalGaussianRegularizer,
-    "IdentityRegularizer": IdentityRegularizer,
-}
-"""What the configurations of an engine may name."""
 
-
-class AutoencodingEngine(nn.Module):
+class AutoencodingEngine(AbstractAutoencoder):
     """Encoder, regulariser and decoder, each from a {"target", "params"} configuration.
 
     `encoder_config` or `decoder_config` may be None: half a model, whose missing direction raises RuntimeError.
-    `loss_config` is kept for a trainer; any other keyword is a TypeError.
+    `loss_config` is kept for a trainer, `base_options` are AbstractAutoencoder's; any other keyword is a TypeError.
     """
 
     def __init__(
@@ -41,8 +35,9 @@ class AutoencodingEngine(nn.Module):
         decoder_config: Mapping[str, Any] | None,
         regularizer_config: Mapping[str, Any],
         loss_config: Mapping[str, Any] | None = None,
+        **base_options: Any,
     ) -> None:
-        super().__init__()
+        super().__init__(**base_options)
         self.loss_config = loss_config
         if encoder_config is not None:
             self.encoder = cast(nn.Module, instantiate_from_config(encoder_config, CLASSES))
@@ -55,8 +50,20 @@ class AutoencodingEngine(nn.Module):
         return self._half("decoder").get_last_layer()
 
     def get_autoencoder_params(self) -> Iterator[nn.Parameter]:
-        """Every parameter of the autoencoder, the quant convolutions included."""
-        yield from self.parameters()
+        """Every parameter of the autoencoder: the quant convolutions too, and of a `loss` what it learns for it.
+
+        A loss that has `get_trainable_autoencoder_parameters` (a learned log-variance) gives those and no others: its
+        discriminator has an optimiser of its own.
+        """
+        yield from self.parameters(recurse=False)
+        for name, part in self.named_children():
+            if name == "loss":
+                learned: Any = getattr(part, "get_trainable_autoencoder_parameters", tuple)
+                yield from learned()
+            elif name == "regularization" and hasattr(part, "get_trainable_parameters"):
+                yield from cast(Any, part).get_trainable_parameters()
+            else:
+                yield from part.parameters()
 
     def _half(self, name: Literal["encoder", "decoder"]) -> Any:
         if not hasattr(self, name):
@@ -108,7 +115,8 @@ class AutoencodingEngineLegacy(AutoencodingEngine):
     """An engine with `quant_conv` behind the encoder and `post_quant_conv` before the decoder, both 1x1.
 
     `ddconfig` describes both halves; `decoder_ddconfig` the decoder where it differs. `parts` keeps one half only;
-    `use_quant_conv` and `use_post_quant_conv` are False for SD3 and Flux. With `max_batch_size`, batches run in chunks.
+    `use_quant_conv` and `use_post_quant_conv` are False for SD3 and Flux. With `max_batch_size`, batches run in chunks;
+    a temporal decoder's chunks are whole groups of `timesteps` frames.
     """
 
     def __init__(
@@ -123,6 +131,7 @@ class AutoencodingEngineLegacy(AutoencodingEngine):
         use_post_quant_conv: bool = True,
         regularizer_config: Mapping[str, Any],
         loss_config: Mapping[str, Any] | None = None,
+        **base_options: Any,
     ) -> None:
         if max_batch_size is not None and max_batch_size < 1:
             raise ValueError(f"max_batch_size: expected at least 1, got {max_batch_size}: use None for no limit")
@@ -132,6 +141,7 @@ class AutoencodingEngineLegacy(AutoencodingEngine):
             decoder_config={"target": "Decoder", "params": decoder_config} if "decoder" in parts else None,
             regularizer_config=regularizer_config,
             loss_config=loss_config,
+            **base_options,
         )
         self.embed_dim, self.max_batch_size = embed_dim, max_batch_size
         halves, z_channels = 1 + bool(ddconfig.get("double_z", True)), ddconfig["z_channels"]
@@ -140,8 +150,16 @@ class AutoencodingEngineLegacy(AutoencodingEngine):
         if "decoder" in parts and use_post_quant_conv:
             self.post_quant_conv = nn.Conv2d(embed_dim, z_channels, kernel_size=1)
 
-    def _chunks(self, x: Tensor) -> tuple[Tensor, ...]:
-        return x.split(self.max_batch_size) if self.max_batch_size and len(x) else (x,)
+    def _chunks(self, x: Tensor, group: int = 1) -> tuple[Tensor, ...]:
+        """At most `max_batch_size` images each, in whole groups."""
+        if self.max_batch_size is None or len(x) <= self.max_batch_size:
+            return (x,)
+        if group > self.max_batch_size:
+            raise ValueError(
+                f"max_batch_size: expected at least the {group} frames of one group, got {self.max_batch_size}: "
+                "raise it, or say timesteps"
+            )
+        return x.split(self.max_batch_size // group * group)
 
     def _moments(self, x: Tensor) -> Tensor:
         chunks = [super(AutoencodingEngineLegacy, self)._moments(chunk) for chunk in self._chunks(x)]
@@ -152,8 +170,9 @@ class AutoencodingEngineLegacy(AutoencodingEngine):
     def decode(self, z: Tensor, **kwargs: Any) -> Tensor:
         """Latents (B, embed_dim, h, w) to raw images (B, C, h*f, w*f), about -1..1, not clamped."""
         decoder = self._half("decoder")
+        temporal = hasattr(decoder, "time_mode") or any(isinstance(layer, nn.Conv3d) for layer in decoder.modules())
         images: list[Tensor] = []
-        for chunk in self._chunks(z):
+        for chunk in self._chunks(z, (kwargs.get("timesteps") or len(z)) if temporal else 1):
             images.append(decoder(self.post_quant_conv(chunk) if hasattr(self, "post_quant_conv") else chunk, **kwargs))
         return images[0] if len(images) == 1 else torch.cat(images)
 
@@ -187,6 +206,20 @@ class AutoencoderKL(AutoencodingEngineLegacy):
             loss_config=lossconfig if loss_config is None else loss_config,
             **engine_options,
         )
+
+
+CLASSES: dict[str, Callable[..., nn.Module]] = {
+    "Encoder": Encoder,
+    "Decoder": Decoder,
+    "DiagonalGaussianRegularizer": DiagonalGaussianRegularizer,
+    "IdentityRegularizer": IdentityRegularizer,
+    "AutoencodingEngine": AutoencodingEngine,
+    "AutoencodingEngineLegacy": AutoencodingEngineLegacy,
+    "AutoencoderKL": AutoencoderKL,
+    "AutoencoderKLInferenceWrapper": AutoencoderKL,
+    "Model": Model,
+}
+"""What configurations may name, whatever package they say it is in."""
 
 
 def build_kl(config: KLConfig, *, sample_posterior: bool = False) -> AutoencoderKL:

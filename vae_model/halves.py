@@ -17,7 +17,7 @@ from .exact.spec import UnsupportedModule, describe, require_children
 from .tiny import AutoencoderTiny
 
 _KL_CLASSES = ("AutoencoderKL", "AutoencodingEngine", "AutoencodingEngineLegacy")
-_KL_PARTS = {"encoder", "decoder", "quant_conv", "post_quant_conv", "regularization", "loss"}
+_KL_PARTS = {"encoder", "decoder", "quant_conv", "post_quant_conv", "regularization", "loss", "model_ema"}
 
 
 @dataclass(frozen=True)

@@ -34,6 +34,24 @@ def Normalize(in_channels: int, num_groups: int = 32) -> nn.GroupNorm:
     return nn.GroupNorm(num_groups, in_channels, eps=1e-6, affine=True)
 
 
+def nearest_x2(x: Tensor) -> Tensor:
+    """Every pixel four times: (B, C, H, W) -> (B, C, 2H, 2W), dtype of x.
+
+    Where the device has no kernel for the dtype (bfloat16 on old versions), by way of float32, some channels at a time.
+    """
+    try:
+        return functional.interpolate(x, scale_factor=2.0, mode="nearest")
+    except RuntimeError as error:  # out of memory is one too, and says other words
+        if "not implemented for" not in str(error) or x.dtype == torch.float32:
+            raise
+    out = x.new_empty(*x.shape[:2], 2 * x.shape[2], 2 * x.shape[3])
+    step = max(1, x.shape[1] // 8)
+    for start in range(0, x.shape[1], step):
+        wide = x[:, start : start + step].float()
+        out[:, start : start + step] = functional.interpolate(wide, scale_factor=2.0, mode="nearest")
+    return out
+
+
 class Upsample(nn.Module):
     """Nearest x2 in both directions, then a 3x3 convolution when `with_conv`: (B, C, H, W) -> (B, C, 2H, 2W)."""
 
@@ -44,7 +62,7 @@ class Upsample(nn.Module):
             self.conv = nn.Conv2d(in_channels, in_channels, kernel_size=3, stride=1, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = functional.interpolate(x, scale_factor=2.0, mode="nearest")
+        x = nearest_x2(x)
         return self.conv(x) if self.with_conv else x
 
 

@@ -25,7 +25,7 @@ def to_layout(model: nn.Module, layout: str) -> dict[str, Tensor]:
     if layout not in rows:
         raise InputError(f"layout: expected one of {', '.join(rows)}, got {layout!r}: choose one of these")
     row = rows[layout]
-    state = model.state_dict()
+    state = {key: tensor for key, tensor in model.state_dict().items() if not key.startswith("model_ema.")}
     levels = count_levels(state)
     named: dict[str, Tensor] = {}
     for key, tensor in state.items():
