@@ -12,15 +12,17 @@ import torch
 from torch import Tensor, nn
 
 from .coder import Decoder, Encoder
-from .config import KLConfig
+from .config import KLConfig, VideoConfig
 from .instantiate import instantiate_from_config
 from .regularizer import DiagonalGaussianRegularizer, IdentityRegularizer
+from .video import VideoDecoder
 
 RegLog = dict[str, Tensor]
 
 CLASSES: dict[str, Callable[..., nn.Module]] = {
     "Encoder": Encoder,
     "Decoder": Decoder,
+    "VideoDecoder": VideoDecoder,
     "DiagonalGaussianRegularizer": DiagonalGaussianRegularizer,
     "IdentityRegularizer": IdentityRegularizer,
 }
@@ -107,8 +109,9 @@ class AutoencodingEngine(nn.Module):
 class AutoencodingEngineLegacy(AutoencodingEngine):
     """An engine with `quant_conv` behind the encoder and `post_quant_conv` before the decoder, both 1x1.
 
-    `ddconfig` describes both halves; `decoder_ddconfig` the decoder where it differs. `parts` keeps one half only;
-    `use_quant_conv` and `use_post_quant_conv` are False for SD3 and Flux. With `max_batch_size`, batches run in chunks.
+    `ddconfig` describes both halves; `decoder_ddconfig` the decoder where it differs, `decoder_target` its class.
+    `parts` keeps one half only; `use_quant_conv` and `use_post_quant_conv` are False for SD3 and Flux. With
+    `max_batch_size`, batches run in chunks; frames that belong together must fit into one.
     """
 
     def __init__(
@@ -117,6 +120,7 @@ class AutoencodingEngineLegacy(AutoencodingEngine):
         *,
         ddconfig: Mapping[str, Any],
         decoder_ddconfig: Mapping[str, Any] | None = None,
+        decoder_target: str = "Decoder",
         max_batch_size: int | None = None,
         parts: tuple[str, ...] = ("encoder", "decoder"),
         use_quant_conv: bool = True,
@@ -129,7 +133,7 @@ class AutoencodingEngineLegacy(AutoencodingEngine):
         decoder_config = decoder_ddconfig or ddconfig
         super().__init__(
             encoder_config={"target": "Encoder", "params": ddconfig} if "encoder" in parts else None,
-            decoder_config={"target": "Decoder", "params": decoder_config} if "decoder" in parts else None,
+            decoder_config={"target": decoder_target, "params": decoder_config} if "decoder" in parts else None,
             regularizer_config=regularizer_config,
             loss_config=loss_config,
         )
@@ -152,10 +156,21 @@ class AutoencodingEngineLegacy(AutoencodingEngine):
     def decode(self, z: Tensor, **kwargs: Any) -> Tensor:
         """Latents (B, embed_dim, h, w) to raw images (B, C, h*f, w*f), about -1..1, not clamped."""
         decoder = self._half("decoder")
+        if isinstance(decoder, VideoDecoder) and self.max_batch_size:
+            _require_whole_groups(self.max_batch_size, len(z), kwargs.get("timesteps"))
         images: list[Tensor] = []
         for chunk in self._chunks(z):
             images.append(decoder(self.post_quant_conv(chunk) if hasattr(self, "post_quant_conv") else chunk, **kwargs))
         return images[0] if len(images) == 1 else torch.cat(images)
+
+
+def _require_whole_groups(max_batch_size: int, frames: int, timesteps: int | None) -> None:
+    """ValueError where chunks would cut through frames that the decoder mixes."""
+    if frames > max_batch_size and (timesteps is None or max_batch_size % timesteps):
+        raise ValueError(
+            f"max_batch_size: expected a multiple of timesteps for a temporal decoder, got {max_batch_size} for "
+            f"{timesteps or frames} frames: a chunk must hold whole groups"
+        )
 
 
 class AutoencoderKL(AutoencodingEngineLegacy):
@@ -197,6 +212,7 @@ def build_kl(config: KLConfig, *, sample_posterior: bool = False) -> Autoencoder
         config.embed_dim,
         ddconfig=encoder or decoder or {},
         decoder_ddconfig=decoder,
+        decoder_target="VideoDecoder" if isinstance(config, VideoConfig) else "Decoder",
         parts=parts,
         use_quant_conv=config.quant_conv,
         use_post_quant_conv=config.post_quant_conv,

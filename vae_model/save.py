@@ -16,11 +16,13 @@ from .files.atomic import atomic_path
 from .keys import count_levels, is_attention_weight, to_theirs
 from .layouts import LAYOUTS
 from .tiny import AutoencoderTiny
+from .video import VideoDecoder
 
 
 def to_layout(model: nn.Module, layout: str) -> dict[str, Tensor]:
     """The model's tensors under the names (and attention shapes) of that layout; InputError where there is none."""
-    family = "tiny" if isinstance(model, AutoencoderTiny) else "kl"
+    decoder = getattr(model, "decoder", None)
+    family = "tiny" if isinstance(model, AutoencoderTiny) else "video" if isinstance(decoder, VideoDecoder) else "kl"
     rows = {row.name: row for row in LAYOUTS if row.family == family}
     if layout not in rows:
         raise InputError(f"layout: expected one of {', '.join(rows)}, got {layout!r}: choose one of these")
@@ -79,4 +81,6 @@ def _unseen_settings(model: nn.Module) -> dict[str, str]:
     if isinstance(model, AutoencoderTiny):
         return {"vae_scale": repr(model.scaling_factor), "vae_shift": repr(model.shift_factor)}
     groups = {layer.num_groups for layer in model.modules() if isinstance(layer, nn.GroupNorm)}
-    return {"norm_num_groups": str(groups.pop())} if len(groups) == 1 else {}
+    settings = {"norm_num_groups": str(groups.pop())} if len(groups) == 1 else {}
+    strategy = getattr(getattr(model, "decoder", None), "merge_strategy", "learned")
+    return settings if strategy == "learned" else settings | {"merge_strategy": strategy}
