@@ -39,7 +39,15 @@ def to_layout(model: nn.Module, layout: str) -> dict[str, Tensor]:
         if row.linear_attention and is_attention_weight(key):
             tensor = tensor.flatten(1)  # (C, C)
         named[theirs] = tensor
+    if family == "video" and layout == "diffusers" and "quant_conv.weight" not in named:
+        named |= _identity_quant_conv(named["encoder.conv_out.bias"])
     return named
+
+
+def _identity_quant_conv(like: Tensor) -> dict[str, Tensor]:
+    """One that changes nothing: diffusers' temporal autoencoder always has a quant_conv, sgm's never."""
+    weight = torch.eye(len(like), dtype=like.dtype, device=like.device)[:, :, None, None]
+    return {"quant_conv.weight": weight, "quant_conv.bias": torch.zeros_like(like)}
 
 
 def save(

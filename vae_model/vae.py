@@ -5,14 +5,15 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from .bytesize import parse_bytes
-from .checks import cells, check_latents, check_method, check_pixels, crop_centre
-from .config import image_channels
+from .checks import cells, check_latents, check_method, check_pixels, check_timesteps, crop_centre
+from .config import VideoConfig, image_channels
 from .errors import InputError
 from .estimate import untiled_elements_per_pixel
 from .exact.spec import UnsupportedModule
@@ -59,6 +60,7 @@ class VAE:
         self.latent_channels = config.latent_channels
         self.downscale_ratio = self.upscale_ratio = config.factor
         self.input_channels, self.output_channels = image_channels(config)
+        self.is_temporal = isinstance(config, VideoConfig)
         set_attention(self.first_stage_model, host.attend)
 
     # -- the names of ComfyUI's VAE --------------------------------------------------------------------------------
@@ -83,8 +85,9 @@ class VAE:
         return image.add_(1.0).div_(2.0).clamp_(0.0, 1.0)
 
     def memory_used_decode(self, shape: tuple[int, ...] | torch.Size, dtype: torch.dtype) -> int:
-        """Bytes of activations that an untiled decode of one item of (B, c, h, w) takes at its peak."""
-        pixels = shape[-1] * shape[-2] * self.upscale_ratio**2
+        """Bytes of activations of an untiled decode at its peak: for one of B images, or for B frames together."""
+        frames = shape[0] if self.is_temporal else 1
+        pixels = frames * shape[-1] * shape[-2] * self.upscale_ratio**2
         return int(untiled_elements_per_pixel(self.loaded.config, "decode") * pixels * dtype.itemsize)
 
     def memory_used_encode(self, shape: tuple[int, ...] | torch.Size, dtype: torch.dtype) -> int:
@@ -111,6 +114,7 @@ class VAE:
         tile_size: int | None = None,
         overlap: int | None = None,
         progress: Progress | None = None,
+        timesteps: int | None = None,
     ) -> Tensor:
         """Latents to images.
 
@@ -120,11 +124,13 @@ class VAE:
                  tile_size: in pixels; the height of strips, or the side of the tiles of "blend". None chooses.
                  overlap: of "blend", in pixels, 64 unless told.
                  progress: called with the fraction done, 0..1.
+                 timesteps: of a temporal decoder, how many frames belong together; None: the whole batch.
         Returns: (B, h * f, w * f, C) float32 0..1 on `output_device`.
         Raises:  InputError for latents this VAE cannot take, MemoryBudgetError where the run does not fit.
         """
         check_method(method)
         z = check_latents(samples, self.latent_channels)
+        group = check_timesteps(timesteps, len(z), self.is_temporal)
         f = self.upscale_ratio
         shape = (z.shape[0], z.shape[2] * f, z.shape[3] * f, self.output_channels)
 
@@ -134,6 +140,8 @@ class VAE:
         with torch.inference_mode(), self._watch("decode", method, shape[0], shape[2], shape[1]) as watch:
             out = torch.empty(shape, dtype=torch.float32, device=self.output_device)
             run = self._new_run("decode", memory, progress)
+            if self.is_temporal:
+                run = replace(run, model=partial(self._decode_raw, timesteps=group))
 
             def put(item: int, top: int, rows: Tensor) -> None:
                 target = out[item : item + 1, top : top + rows.shape[2]]
@@ -144,7 +152,7 @@ class VAE:
             ):
                 return out
             if method != "blend":
-                run_untiled(run, z, out, finish, self.memory_used_decode(z.shape, self.vae_dtype))
+                run_untiled(run, z, out, finish, self.memory_used_decode(z[:group].shape, self.vae_dtype), group)
                 return out
             run_blend(
                 run,
@@ -154,7 +162,8 @@ class VAE:
                 tile=None if tile_size is None else cells(tile_size, f),
                 overlap=cells(OVERLAP_PIXELS if overlap is None else overlap, f, "overlap"),
                 default_tile=TILE_PIXELS // f,
-                tile_bytes=lambda h, w: self.memory_used_decode((1, 1, h, w), self.vae_dtype),
+                tile_bytes=lambda h, w: self.memory_used_decode((group, 1, h, w), self.vae_dtype),
+                group=group,
             )
             return self.process_output(out)
 
@@ -271,8 +280,6 @@ class VAE:
         self.last_report = Report(what, width, height, images, dtype, str(self.device), exact, method=method)
         return Watch(self.last_report, self.host.tell, self.device)
 
-    # -- the model -------------------------------------------------------------------------------------------------
-
     def _new_run(self, what: str, memory: int | str | None, progress: Progress | None) -> Run:
         model = self._decode_raw if what == "decode" else self._encode_raw
 
@@ -282,11 +289,11 @@ class VAE:
         limit = self.memory_limit if memory is None else parse_bytes(memory)
         return Run(what, model, load, self.host, self.device, self.vae_dtype, limit, progress)
 
-    def _decode_raw(self, z: Tensor) -> Tensor:
+    def _decode_raw(self, z: Tensor, timesteps: int | None = None) -> Tensor:
         model: Any = self.first_stage_model
         if isinstance(model, AutoencoderTiny):
             return model.decode((z - model.shift_factor) * model.scaling_factor)[0]
-        return model.decode(z)
+        return model.decode(z) if timesteps is None else model.decode(z, timesteps=timesteps)
 
     def _encode_raw(self, x: Tensor) -> Tensor:
         model: Any = self.first_stage_model
