@@ -136,14 +136,11 @@ class AttnBlock(nn.Module):
         self.attend = pytorch_attention
 
     def forward(self, x: Tensor, **_ignored: object) -> Tensor:
-        return x + self.proj_out(self.attention(x))
-
-    def attention(self, x: Tensor) -> Tensor:
-        """What proj_out gets: (B, C, H, W) -> (B, C, H, W)."""
         h = self.norm(x)
         q, k, v = (_to_tokens(convolution(h)) for convolution in (self.q, self.k, self.v))
         del h
-        return self.attend(q, k, v).transpose(1, 2).reshape(x.shape)  # (B, C, H, W)
+        h = self.attend(q, k, v).transpose(1, 2).reshape(x.shape)  # (B, C, H, W)
+        return x + self.proj_out(h)
 
 
 def _to_tokens(x: Tensor) -> Tensor:

@@ -30,13 +30,13 @@ TIME_MODES = {
 
 
 def to_frames(x: Tensor, timesteps: int | None) -> Tensor:
-    """(B * T, C, H, W) -> (B, C, T, H, W), a view; without `timesteps` the whole batch is one group."""
+    """(B * T, C, ...) -> (B, C, T, ...), a view; without `timesteps` the whole batch is one group."""
     frames = len(x) if timesteps is None else timesteps
     if frames < 1 or len(x) % frames:
         raise ValueError(
             f"timesteps: expected a divisor of the batch of {len(x)} frames, got {timesteps}: pass whole groups"
         )
-    return x.unflatten(0, (-1, frames)).transpose(1, 2)  # (B, C, T, H, W)
+    return x.unflatten(0, (-1, frames)).transpose(1, 2)  # (B, C, T, ...)
 
 
 def from_frames(x: Tensor) -> Tensor:
@@ -176,13 +176,20 @@ class AttnVideoBlock(AttnBlock):
         """x: (B * T, C, H, W) -> the same; `skip_video` leaves the frames unmixed."""
         if skip_video:
             return super().forward(x)
-        h = to_frames(self.attention(x), timesteps).flatten(3)  # (B, C, T, H*W)
-        h = h.permute(0, 3, 2, 1)  # (B, H*W, T, C)
-        numbers = self.video_time_embed(frame_embedding(h.shape[2], self.in_channels).to(h))  # (T, C)
-        mixed = self.time_mix_block((h + numbers).flatten(0, 1)).view(h.shape)  # (B, H*W, T, C)
+        h = self.attention(x)  # (B * T, H*W, C)
+        h = to_frames(h, timesteps).transpose(1, 2)  # (B, T, H*W, C)
+        numbers = self.video_time_embed(frame_embedding(h.shape[1], self.in_channels).to(h))  # (T, C)
+        tokens = (h + numbers[:, None]).transpose(1, 2)  # (B, H*W, T, C)
+        mixed = self.time_mix_block(tokens.flatten(0, 1)).view(tokens.shape).transpose(1, 2)  # (B, T, H*W, C)
         h = torch.lerp(mixed, h, mix_share(self.mix_factor, self.merge_strategy, h))
-        h = h.permute(0, 2, 3, 1).reshape(x.shape)  # (B * T, C, H, W)
+        h = h.flatten(0, 1).transpose(1, 2).reshape(x.shape)  # (B * T, C, H, W)
         return x + self.proj_out(h)
+
+    def attention(self, x: Tensor) -> Tensor:
+        """Inside each frame, before any mixing: (B * T, C, H, W) -> (B * T, H*W, C)."""
+        h = self.norm(x)
+        q, k, v = (convolution(h).flatten(2).transpose(1, 2) for convolution in (self.q, self.k, self.v))
+        return self.attend(q, k, v)
 
 
 class VideoDecoder(Decoder):
