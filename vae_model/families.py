@@ -13,7 +13,6 @@ from .autoencoder import build_kl
 from .config import Config, KLConfig, LevelsConfig, TinyConfig, VideoConfig
 from .tiny import AutoencoderTiny
 from .video import TIME_MODES
-from .video_names import VIDEO_MARKS
 
 Shapes = Mapping[str, tuple[int, ...]]
 Hints = Mapping[str, str]
@@ -95,9 +94,8 @@ def infer_kl(shapes: Shapes, hints: Hints) -> KLConfig:
 def infer_video(shapes: Shapes, hints: Hints) -> VideoConfig:
     """As for `infer_kl`, and which layers mix frames; shares are learned unless a hint says otherwise."""
     image = infer_kl(shapes, hints)
-    found = {
-        name for name, mark in zip(("resnet", "attention", "conv_out"), VIDEO_MARKS, strict=True) if mark in shapes
-    }
+    pieces = {"resnet": ".time_stack.", "attention": ".time_mix_block.", "conv_out": ".time_mix_conv."}
+    found = {name for name, piece in pieces.items() if any(piece in key for key in shapes)}
     kernels = ("decoder.conv_out.time_mix_conv.weight", "decoder.mid.block_1.time_stack.in_layers.2.weight")
     sizes = [shapes[key][2:] for key in kernels if key in shapes] or [(3, 1, 1)]
     frames, rows, columns = sizes[0]
