@@ -144,11 +144,11 @@ class VAE:
                 run = replace(run, model=partial(self._decode_raw, timesteps=group))
 
             def put(item: int, top: int, rows: Tensor) -> None:
-                target = out[item : item + 1, top : top + rows.shape[2]]
+                target = out[item : item + len(rows), top : top + rows.shape[2]]
                 self.process_output(target.copy_(rows.movedim(1, -1)))
 
             if method == "exact" and self._run_exact(
-                run, lambda: decoder_half(self.first_stage_model), z, tile_size, put, watch
+                run, lambda: decoder_half(self.first_stage_model), z, tile_size, put, watch, group
             ):
                 return out
             if method != "blend":
@@ -262,13 +262,14 @@ class VAE:
         strip_rows: int | None,
         put: Callable[[int, int, Tensor], None],
         watch: Watch,
+        group: int = 1,
     ) -> bool:
         """Run by the engine; False where it has no rule for a module, which the ordinary run does not need."""
         if strip_rows is not None and strip_rows < 1:
             raise InputError(f"tile_size: expected at least 1 row, got {strip_rows}: make it larger")
         self.last_plan = None
         try:
-            self.last_plan = ExactRun(run, make_half, strip_rows, put, watch).items(x)
+            self.last_plan = ExactRun(run, make_half, strip_rows, put, watch, group).items(x)
         except UnsupportedModule as reason:
             watch.report.method, watch.report.reason = "untiled", str(reason)
             logger.warning("%s: running untiled, which takes more memory: %s", run.what, reason)
