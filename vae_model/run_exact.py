@@ -36,7 +36,7 @@ class ExactRun:
     """Raises UnsupportedModule. Called before and after loading, for a host may apply patches when it loads."""
     strip_rows: int | None
     put: Callable[[int, int, Tensor], None]
-    """(item, first row, rows (1 or group, C, n, W)): takes finished rows into the output; of a group, its first item."""
+    """(first item, first row, rows (1 or group, C, n, W)): takes finished rows into the output."""
     watch: Watch
     group: int = 1
     """Frames that a temporal decoder mixes: they run together, as one item."""

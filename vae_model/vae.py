@@ -63,8 +63,6 @@ class VAE:
         self.is_temporal = isinstance(config, VideoConfig)
         set_attention(self.first_stage_model, host.attend)
 
-    # -- the names of ComfyUI's VAE --------------------------------------------------------------------------------
-
     def spacial_compression_decode(self) -> int:
         """Pixels along one side of a latent cell."""
         return self.upscale_ratio
@@ -102,8 +100,6 @@ class VAE:
         """RuntimeError where no model is loaded."""
         if getattr(self, "first_stage_model", None) is None:
             raise RuntimeError("VAE: expected a loaded model, got none: load a VAE file")
-
-    # -- decoding --------------------------------------------------------------------------------------------------
 
     def decode(
         self,
@@ -243,8 +239,6 @@ class VAE:
         """ComfyUI's tiled encode: exact, in strips of the tiles' height; "blend" is approximate. Sizes in pixels."""
         sides = [tile for tile in (tile_x, tile_y) if tile is not None]
         return self.encode(pixel_samples, method, tile_size=min(sides, default=None), overlap=overlap)
-
-    # -- the engine ------------------------------------------------------------------------------------------------
 
     def _encoder_half(self) -> Half:
         half = encoder_half(self.first_stage_model, self.latent_channels)

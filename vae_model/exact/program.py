@@ -251,10 +251,10 @@ def _descend(encoder: Any) -> list[Step]:
     return steps
 
 
-def _resampling_conv(layer: Any, name: str, **geometry: int) -> Conv:
+def _resampling_conv(layer: Any, name: str, *, stride: int = 1, padding: int = 1, extra_pad: int | None = None) -> Conv:
     if not hasattr(layer, "conv"):
         raise UnsupportedModule(f"{name}: expected resampling with a convolution, got one without: it runs untiled")
-    return read_conv(layer.conv, f"{name}.conv", **geometry)
+    return read_conv(layer.conv, f"{name}.conv", stride=stride, padding=padding, extra_pad=extra_pad)
 
 
 _BLOCK_PARTS = {"norm1", "conv1", "norm2", "conv2", "nin_shortcut", "dropout", "swish", "nonlinearity"}
