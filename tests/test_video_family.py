@@ -188,6 +188,22 @@ def test_more_frames_than_images_run_at_once(vae: VAE, model: AutoencoderKL) -> 
     torch.testing.assert_close(vae.decode(z, "untiled"), wanted_images(model, z, None), rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize(("timesteps", "chunks"), [(1, [4, 4]), (2, [4, 4]), (4, [4, 4]), (8, [8])])
+def test_whole_groups_run_together(
+    vae: VAE, monkeypatch: pytest.MonkeyPatch, timesteps: int, chunks: list[int]
+) -> None:
+    seen: list[int] = []
+    decode = vae._decode_raw
+
+    def watched(z: Tensor, **options: int) -> Tensor:
+        seen.append(len(z))
+        return decode(z, **options)
+
+    monkeypatch.setattr(vae, "_decode_raw", watched)
+    vae.decode(torch.zeros(8, 4, 2, 2), "untiled", timesteps=timesteps)
+    assert seen == chunks
+
+
 def test_groups_must_divide_the_batch(vae: VAE, small_vae: VAE) -> None:
     for timesteps in (4, 0, 12):
         with pytest.raises(InputError, match=f"expected a divisor of the batch of 6 frames, got {timesteps}"):
