@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from exact_vae.vae_model.config import Config, KLConfig, LevelsConfig, TinyConfig
+from exact_vae.vae_model.config import Config, KLConfig, LevelsConfig, TinyConfig, VideoConfig
 from exact_vae.vae_model.errors import InputError
 from exact_vae.vae_model.families import FAMILIES
 from exact_vae.vae_model.layouts import LAYOUTS
@@ -55,8 +55,15 @@ TINY_CONFIGS = {
     "encoder only": TinyConfig(4, 3, 3, (8,) * 4, None),
     "decoder only": TinyConfig(4, 3, 3, None, (8,) * 4),
 }
+VIDEO_CONFIGS = {
+    name: VideoConfig(4, 4, *halves, post_quant_conv=False, num_groups=8, video_kernel_size=kernel)
+    for name, halves, kernel in (
+        ("4 levels", [levels(8, 16, 16, 24, blocks=2)] * 2, (3, 1, 1)),
+        ("other decoder", [levels(8, 16), levels(16, 8, attn=(0,))], (5, 3, 1)),
+    )
+}
 HALF_LAYOUTS = ("taesd-encoder", "taesd-decoder")
-CONFIGS = {"kl": KL_CONFIGS, "tiny": TINY_CONFIGS}
+CONFIGS = {"kl": KL_CONFIGS, "tiny": TINY_CONFIGS, "video": VIDEO_CONFIGS}
 ROUND_TRIPS = [
     pytest.param(row.name, config, id=f"{row.name}: {name}")
     for row in LAYOUTS
@@ -77,7 +84,8 @@ def seed() -> Iterator[None]:
 
 def random_model(config: Config) -> nn.Module:
     """A model without two equal tensors, so that none can be taken for another."""
-    model = FAMILIES["kl" if isinstance(config, KLConfig) else "tiny"].build(config)
+    family = "video" if isinstance(config, VideoConfig) else "kl" if isinstance(config, KLConfig) else "tiny"
+    model = FAMILIES[family].build(config)
     for parameter in model.parameters():
         nn.init.normal_(parameter)
     return model.eval()

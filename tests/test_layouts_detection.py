@@ -206,7 +206,6 @@ def test_all_differences_are_gathered() -> None:
         ("model.diffusion_model.input_blocks.0.0.weight", "a diffusion model"),
         ("lora_unet_x.lora_up.weight", "a LoRA"),
         ("text_model.encoder.layers.0.weight", "a text encoder"),
-        ("decoder.mid.block_1.mix_factor", "a temporal (video) decoder"),
         ("something.else", "1 other tensors"),
     ],
 )

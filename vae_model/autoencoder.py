@@ -13,10 +13,11 @@ from torch import Tensor, nn
 
 from .abstract_autoencoder import AbstractAutoencoder
 from .coder import Decoder, Encoder
-from .config import KLConfig
+from .config import KLConfig, VideoConfig
 from .instantiate import instantiate_from_config
 from .regularizer import DiagonalGaussianRegularizer, IdentityRegularizer
 from .unet import Model
+from .video import VideoDecoder
 
 RegLog = dict[str, Tensor]
 
@@ -114,9 +115,9 @@ class AutoencodingEngine(AbstractAutoencoder):
 class AutoencodingEngineLegacy(AutoencodingEngine):
     """An engine with `quant_conv` behind the encoder and `post_quant_conv` before the decoder, both 1x1.
 
-    `ddconfig` describes both halves; `decoder_ddconfig` the decoder where it differs. `parts` keeps one half only;
-    `use_quant_conv` and `use_post_quant_conv` are False for SD3 and Flux. With `max_batch_size`, batches run in chunks;
-    a temporal decoder's chunks are whole groups of `timesteps` frames.
+    `ddconfig` describes both halves; `decoder_ddconfig` the decoder where it differs, `decoder_target` its class.
+    `parts` keeps one half only; `use_quant_conv` and `use_post_quant_conv` are False for SD3 and Flux. With
+    `max_batch_size`, batches run in chunks; a temporal decoder's chunks are whole groups of `timesteps` frames.
     """
 
     def __init__(
@@ -125,6 +126,7 @@ class AutoencodingEngineLegacy(AutoencodingEngine):
         *,
         ddconfig: Mapping[str, Any],
         decoder_ddconfig: Mapping[str, Any] | None = None,
+        decoder_target: str = "Decoder",
         max_batch_size: int | None = None,
         parts: tuple[str, ...] = ("encoder", "decoder"),
         use_quant_conv: bool = True,
@@ -138,7 +140,7 @@ class AutoencodingEngineLegacy(AutoencodingEngine):
         decoder_config = decoder_ddconfig or ddconfig
         super().__init__(
             encoder_config={"target": "Encoder", "params": ddconfig} if "encoder" in parts else None,
-            decoder_config={"target": "Decoder", "params": decoder_config} if "decoder" in parts else None,
+            decoder_config={"target": decoder_target, "params": decoder_config} if "decoder" in parts else None,
             regularizer_config=regularizer_config,
             loss_config=loss_config,
             **base_options,
@@ -218,6 +220,7 @@ CLASSES: dict[str, Callable[..., nn.Module]] = {
     "AutoencoderKL": AutoencoderKL,
     "AutoencoderKLInferenceWrapper": AutoencoderKL,
     "Model": Model,
+    "VideoDecoder": VideoDecoder,
 }
 """What configurations may name, whatever package they say it is in."""
 
@@ -230,6 +233,7 @@ def build_kl(config: KLConfig, *, sample_posterior: bool = False) -> Autoencoder
         config.embed_dim,
         ddconfig=encoder or decoder or {},
         decoder_ddconfig=decoder,
+        decoder_target="VideoDecoder" if isinstance(config, VideoConfig) else "Decoder",
         parts=parts,
         use_quant_conv=config.quant_conv,
         use_post_quant_conv=config.post_quant_conv,

@@ -31,6 +31,20 @@ def check_latents(samples: Tensor, channels: int) -> Tensor:
     return samples
 
 
+def check_timesteps(timesteps: int | None, frames: int, temporal: bool) -> int:
+    """How many of `frames` are decoded together: 1 for image models, else all of them unless told otherwise."""
+    if not temporal:
+        if timesteps not in (None, 1):
+            raise InputError(f"timesteps: expected none for an image decoder, got {timesteps}: leave it out")
+        return 1
+    group = frames if timesteps is None else timesteps
+    if group < 1 or frames % group:
+        raise InputError(
+            f"timesteps: expected a divisor of the batch of {frames} frames, got {timesteps}: pass whole groups"
+        )
+    return group
+
+
 def check_pixels(pixels: Tensor, channels: int, factor: int) -> Tensor:
     """Images as (B, H, W, channels); more channels (alpha) are cut off."""
     shape = tuple(pixels.shape)

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from .config import Config, KLConfig, LevelsConfig, TinyConfig
+from .config import Config, KLConfig, LevelsConfig, TinyConfig, VideoConfig
+from .video import TIME_MODES
 
 _UPSAMPLE = 1 + 4 + 4
 """Planes of the small size: source, enlarged, convolved."""
@@ -16,32 +17,39 @@ _DOWNSAMPLE = 1 + 1 + 0.25
 """Source, padded copy, result."""
 _ATTENTION = {"vanilla": 8, "linear": 7, "none": 0}
 """Input, q, k and v, their contiguous copies, result; linear: input, q, k and v in one, softmax, products, result."""
+_TIME_ATTENTION = 21
+"""What comes in, the spatial result in two orders, and a gated feed-forward layer: eight planes, a gate, a product."""
 
 
-def _level_channels(start: int, width: int, blocks: int, attn_type: str = "none", resampling: float = 0) -> float:
+def _level_channels(
+    start: int, width: int, blocks: int, attention: float = 0, resampling: float = 0, mixes: bool = False
+) -> float:
     """Live channels at the worst moment of a level, in planes of the size that its blocks run at.
 
     A ResnetBlock holds its input, the activated copy and the result of one of its convolutions; the first block's
-    input has `start` channels.
+    input has `start` channels. Where it mixes frames, its input stands beside such three planes of the result's width.
     """
-    first = max(2 * start + width, start + 2 * width)
-    later = 3 * width if blocks > 1 else 0
-    return max(first, later, _ATTENTION[attn_type] * width, resampling * width)
+    first = max(2 * start + width, start + (3 if mixes else 2) * width)
+    later = (4 if mixes else 3) * width if blocks > 1 else 0
+    return max(first, later, attention * width, resampling * width)
 
 
-def _levels_elements(levels: LevelsConfig, direction: str) -> float:
-    """Live elements per image pixel at the worst moment inside the levels and the middle."""
+def _levels_elements(levels: LevelsConfig, direction: str, mixing: Sequence[str] = ()) -> float:
+    """Live elements per image pixel at the worst moment inside levels and middle; `mixing`: what mixes frames."""
     numbers = range(len(levels.widths))
     order = numbers if direction == "encode" else reversed(numbers)
     last = numbers[-1] if direction == "encode" else 0
     resampling = _DOWNSAMPLE if direction == "encode" else _UPSAMPLE
     blocks = levels.num_res_blocks + (direction == "decode")
     deepest = levels.widths[-1]
-    worst = _level_channels(deepest, deepest, 2, levels.attn_type) * 4.0 ** -numbers[-1]
+    attention = _TIME_ATTENTION if "attention" in mixing else _ATTENTION[levels.attn_type]
+    mixes = "resnet" in mixing
+    worst = _level_channels(deepest, deepest, 2, attention, mixes=mixes) * 4.0 ** -numbers[-1]
     start = levels.ch if direction == "encode" else deepest
     for level in order:
-        attn_type = levels.attn_type if level in levels.attn_levels else "none"
-        channels = _level_channels(start, levels.widths[level], blocks, attn_type, 0 if level == last else resampling)
+        attends = attention if level in levels.attn_levels else 0
+        resamples = 0 if level == last else resampling
+        channels = _level_channels(start, levels.widths[level], blocks, attends, resamples, mixes)
         worst = max(worst, channels * 4.0**-level)
         start = levels.widths[level]
     return worst
@@ -51,10 +59,12 @@ def _kl_elements(config: KLConfig, direction: str) -> float:
     levels = config.encoder if direction == "encode" else config.decoder
     if levels is None:
         return 0.0
-    worst = _levels_elements(levels, direction)
     if direction == "encode":
-        return config.in_channels + worst  # the image is held throughout
-    return max(worst, 2.0 * levels.widths[0] + config.out_ch)  # the last norm and convolution
+        return config.in_channels + _levels_elements(levels, direction)  # the image is held throughout
+    mixing = TIME_MODES[config.time_mode] if isinstance(config, VideoConfig) else ()
+    ends = 3 if "conv_out" in mixing else 1  # the image, its copy in the order of frames, and the mixed one
+    worst = _levels_elements(levels, direction, mixing)
+    return max(worst, 2.0 * levels.widths[0] + ends * config.out_ch)  # the last norm and convolution
 
 
 def _tiny_elements(config: TinyConfig, direction: str) -> float:
@@ -83,5 +93,8 @@ def _tiny_stages(widths: Sequence[int], blocks: Sequence[int], shares: Sequence[
 
 
 def untiled_elements_per_pixel(config: Config, direction: str) -> float:
-    """Live activation elements per image pixel at the peak of an untiled run; `direction` is "decode" or "encode"."""
+    """Live activation elements per image pixel at the peak of an untiled run; `direction` is "decode" or "encode".
+
+    Of a temporal decoder: per pixel of each of the frames that are decoded together.
+    """
     return _kl_elements(config, direction) if isinstance(config, KLConfig) else _tiny_elements(config, direction)

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 from torch import nn
 
 from .autoencoder import build_kl
-from .config import Config, KLConfig, LevelsConfig, TinyConfig
+from .config import Config, KLConfig, LevelsConfig, TinyConfig, VideoConfig
 from .tiny import AutoencoderTiny
+from .video import TIME_MODES
 
 Shapes = Mapping[str, tuple[int, ...]]
 Hints = Mapping[str, str]
@@ -87,6 +88,22 @@ def infer_kl(shapes: Shapes, hints: Hints) -> KLConfig:
         quant_conv="quant_conv.weight" in shapes,
         post_quant_conv="post_quant_conv.weight" in shapes,
         num_groups=_norm_groups(hints, [levels for levels in (encoder, decoder) if levels]),
+    )
+
+
+def infer_video(shapes: Shapes, hints: Hints) -> VideoConfig:
+    """As for `infer_kl`, and which layers mix frames; shares are learned unless a hint says otherwise."""
+    image = infer_kl(shapes, hints)
+    pieces = {"resnet": ".time_stack.", "attention": ".time_mix_block.", "conv_out": ".time_mix_conv."}
+    found = {name for name, piece in pieces.items() if any(piece in key for key in shapes)}
+    kernels = ("decoder.conv_out.time_mix_conv.weight", "decoder.mid.block_1.time_stack.in_layers.2.weight")
+    sizes = [shapes[key][2:] for key in kernels if key in shapes] or [(3, 1, 1)]
+    frames, rows, columns = sizes[0]
+    return VideoConfig(
+        **{field.name: getattr(image, field.name) for field in fields(image)},
+        time_mode=next((mode for mode, mixing in TIME_MODES.items() if set(mixing) == found), "conv-only"),
+        video_kernel_size=(frames, rows, columns),
+        merge_strategy=hints.get("merge_strategy", "learned"),
     )
 
 
@@ -168,6 +185,7 @@ def _tiny_core(layout: str) -> tuple[str, ...]:
 
 FAMILIES: dict[str, Family] = {
     "kl": Family("ldm KL autoencoder", _kl_core, infer_kl, build_kl, {"act_fn": ("silu", "swish")}),
+    "video": Family("KL autoencoder with temporal decoder", _kl_core, infer_video, build_kl, {}),
     "tiny": Family(
         "TAESD tiny autoencoder",
         _tiny_core,

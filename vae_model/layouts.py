@@ -10,6 +10,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from .video_names import (
+    VIDEO_DIFFUSERS_BLOCKS,
+    VIDEO_DIFFUSERS_MARK,
+    VIDEO_DIFFUSERS_RULES,
+    VIDEO_MARKS,
+    VIDEO_RULES,
+)
+
 Rule = tuple[str, str]
 
 
@@ -50,7 +58,15 @@ _KL_OWN: tuple[Rule, ...] = tuple(
 )
 
 
-def _diffusers_kl(attention_names: dict[str, str]) -> tuple[Rule, ...]:
+_DIFFUSERS_BLOCKS: tuple[Rule, ...] = (
+    ("encoder.down_blocks.{i}.resnets.{j}", "encoder.down.{i}.block.{j}"),
+    ("decoder.up_blocks.{i~}.resnets.{j}", "decoder.up.{i}.block.{j}"),
+    ("{c}.mid_block.resnets.0", "{c}.mid.block_1"),
+    ("{c}.mid_block.resnets.1", "{c}.mid.block_2"),
+)
+
+
+def _diffusers_kl(attention_names: dict[str, str], blocks: tuple[Rule, ...] = _DIFFUSERS_BLOCKS) -> tuple[Rule, ...]:
     """Rules of diffusers' AutoencoderKL; the names inside attention changed over time."""
     rules: list[Rule] = [
         ("{c}.conv_in.{p}", "{c}.conv_in.{p}"),
@@ -60,12 +76,6 @@ def _diffusers_kl(attention_names: dict[str, str]) -> tuple[Rule, ...]:
         ("post_quant_conv.{p}", "post_quant_conv.{p}"),
         ("encoder.down_blocks.{i}.downsamplers.0.conv.{p}", "encoder.down.{i}.downsample.conv.{p}"),
         ("decoder.up_blocks.{i~}.upsamplers.0.conv.{p}", "decoder.up.{i}.upsample.conv.{p}"),
-    ]
-    blocks = [
-        ("encoder.down_blocks.{i}.resnets.{j}", "encoder.down.{i}.block.{j}"),
-        ("decoder.up_blocks.{i~}.resnets.{j}", "decoder.up.{i}.block.{j}"),
-        ("{c}.mid_block.resnets.0", "{c}.mid.block_1"),
-        ("{c}.mid_block.resnets.1", "{c}.mid.block_2"),
     ]
     for theirs, ours in blocks:
         rules.append((f"{theirs}.conv_shortcut.{{p}}", f"{ours}.nin_shortcut.{{p}}"))
@@ -80,6 +90,7 @@ def _diffusers_kl(attention_names: dict[str, str]) -> tuple[Rule, ...]:
     return tuple(rules)
 
 
+_ATTENTION_NAMES = {"group_norm": "norm", "to_q": "q", "to_k": "k", "to_v": "v", "to_out.0": "proj_out"}
 _DIFFUSERS_MARKS = ("decoder.mid_block.resnets.0.norm1.weight", "encoder.mid_block.resnets.0.norm1.weight")
 _OLD_ATTENTION_MARKS = tuple(f"{half}.mid_block.attentions.0.query.weight" for half in ("decoder", "encoder"))
 
@@ -88,16 +99,16 @@ LAYOUTS: tuple[Layout, ...] = (
         name="ldm",
         family="kl",
         marks=("decoder.mid.block_1.norm1.weight", "encoder.mid.block_1.norm1.weight"),
-        forbidden=("decoder.mid.block_1.mix_factor",),
+        forbidden=VIDEO_MARKS,
         rules=_KL_OWN,
     ),
     Layout(
         name="diffusers",
         family="kl",
         marks=_DIFFUSERS_MARKS,
-        forbidden=_OLD_ATTENTION_MARKS,
+        forbidden=(*_OLD_ATTENTION_MARKS, VIDEO_DIFFUSERS_MARK),
         rules=_diffusers_kl(
-            {"group_norm": "norm", "to_q": "q", "to_k": "k", "to_v": "v", "to_out.0": "proj_out"},
+            _ATTENTION_NAMES,
         ),
         linear_attention=True,
     ),
@@ -109,6 +120,21 @@ LAYOUTS: tuple[Layout, ...] = (
         rules=_diffusers_kl(
             {"group_norm": "norm", "query": "q", "key": "k", "value": "v", "proj_attn": "proj_out"},
         ),
+        linear_attention=True,
+    ),
+    Layout(
+        name="ldm",
+        family="video",
+        marks=VIDEO_MARKS,
+        forbidden=(),
+        rules=(*VIDEO_RULES, *_KL_OWN),
+    ),
+    Layout(
+        name="diffusers",
+        family="video",
+        marks=(VIDEO_DIFFUSERS_MARK,),
+        forbidden=(),
+        rules=(*VIDEO_DIFFUSERS_RULES, *_diffusers_kl(_ATTENTION_NAMES, VIDEO_DIFFUSERS_BLOCKS)),
         linear_attention=True,
     ),
     Layout(
@@ -155,8 +181,6 @@ SCALARS = ("vae_scale", "vae_shift")
 
 OTHER_MODELS: tuple[tuple[str, str], ...] = (
     ("bn.running_mean", "a Flux.2 autoencoder, which this version cannot load yet"),
-    ("decoder.mid.block_1.mix_factor", "a temporal (video) decoder"),
-    (".spatial_res_block.", "a temporal (video) decoder"),
     ("decoder.conv_in.conv.weight", "a video autoencoder"),
     ("decoder.middle.0.residual.0.gamma", "a Wan or Qwen-Image autoencoder"),
     ("decoder.22.bias", "a tiny video autoencoder (TAEHV)"),

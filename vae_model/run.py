@@ -57,8 +57,10 @@ class Run:
             self.progress(fraction)
 
 
-def run_untiled(run: Run, x: Tensor, out: Tensor, finish: Callable[[Tensor], Tensor], bytes_per_item: int) -> None:
-    """Fill `out` with finish(model(x)), as many items at once as fit.
+def run_untiled(
+    run: Run, x: Tensor, out: Tensor, finish: Callable[[Tensor], Tensor], bytes_per_item: int, group: int = 1
+) -> None:
+    """Fill `out` with finish(model(x)), as many items at once as fit. An item is one image, or `group` frames.
 
     MemoryBudgetError before any work where one item cannot fit: in the user's limit, or in the memory of a CPU, whose
     operating system would end the process instead of refusing.
@@ -69,14 +71,14 @@ def run_untiled(run: Run, x: Tensor, out: Tensor, finish: Callable[[Tensor], Ten
     budget = run.budget()
     if bytes_per_item > budget and run.device.type == "cpu":
         raise _does_not_fit(run, out, bytes_per_item, budget)
-    chunk = max(1, min(len(x), MAX_CHUNK, budget // max(1, bytes_per_item)))
+    chunk = group * max(1, min(len(x), MAX_CHUNK // group, budget // max(1, bytes_per_item)))
     start = 0
     while start < len(x):
         result = run.attempt(x[start : start + chunk])
         if result is None:
-            if chunk == 1:
+            if chunk == group:
                 raise _does_not_fit(run, out, bytes_per_item, run.host.get_free_memory(run.device))
-            chunk = 1
+            chunk = group
             continue
         out[start : start + chunk] = finish(result)
         del result
@@ -104,10 +106,12 @@ def run_blend(
     overlap: int,
     default_tile: int,
     tile_bytes: Callable[[int, int], int],
+    group: int = 1,
 ) -> None:
     """Fill `out` by overlapping tiles (approximate); where memory runs out the image starts again with smaller tiles.
 
-    `tile` (None: `default_tile` or less), `overlap` and `default_tile` are in rows of x, multiples of scale[1].
+    `tile` (None: `default_tile` or less), `overlap` and `default_tile` are in rows of x, multiples of scale[1]. So many
+    frames as `group` run together; `tile_bytes` counts them all.
     """
     cell = scale[1]
     side = tile or default_tile
@@ -123,14 +127,15 @@ def run_blend(
             f"got {format_bytes(budget)} allowed: allow more memory or make the tiles smaller"
         )
     reached = 0.0
-    for index in range(len(x)):
+    for index in range(0, len(x), group):
 
         def on_tile(done: int, count: int, index: int = index) -> None:
             nonlocal reached  # an image that starts again does not take back what was reported
-            reached = max(reached, (index + done / count) / len(x))
+            reached = max(reached, (index + group * done / count) / len(x))
             run.report(reached)
 
-        while not _blend_one(run, x[index : index + 1], out[index : index + 1], side, overlap, scale, on_tile):
+        frames = slice(index, index + group)
+        while not _blend_one(run, x[frames], out[frames], side, overlap, scale, on_tile):
             if side <= smallest:
                 raise MemoryBudgetError(
                     f"{run.what} by tiles: expected a tile of {side} to fit, got out of memory: free some memory"

@@ -36,8 +36,10 @@ class ExactRun:
     """Raises UnsupportedModule. Called before and after loading, for a host may apply patches when it loads."""
     strip_rows: int | None
     put: Callable[[int, int, Tensor], None]
-    """(item, first row, rows (1, C, n, W)): takes finished rows into the output."""
+    """(first item, first row, rows (1 or group, C, n, W)): takes finished rows into the output."""
     watch: Watch
+    group: int = 1
+    """Frames that a temporal decoder mixes: they run together, as one item."""
     _reached: float = 0.0
     """The fraction reported: an item that starts again does not take it back."""
     _largest: Tensor | None = field(default=None, init=False)
@@ -47,14 +49,14 @@ class ExactRun:
 
     def items(self, x: Tensor) -> PlanProtocol:
         """Run every item of x (B, C, H, W); the plan of the last one, after whatever happened on the way."""
-        shape = (1, x.shape[1], x.shape[2], x.shape[3])
+        shape = (self.group, x.shape[1], x.shape[2], x.shape[3])
         # What nothing fits into is refused before anything is loaded; what is free shows only once it is.
         self.half = self.make_half()
         self.run.load(self._reservation(shape))
         self.half = self.make_half()
         self.watch.loaded()
         plan = self._plan(shape, self.run.limit)
-        for item in range(len(x)):
+        for item in range(0, len(x), self.group):
             plan = self._item(plan, x, item)
             if self._nan:
                 plan = self._explain_nan(plan, x, item)
@@ -80,7 +82,7 @@ class ExactRun:
 
     def _item(self, plan: PlanProtocol, x: Tensor, item: int) -> PlanProtocol:
         """Run one item; the plan that did it."""
-        shape = (1, x.shape[1], x.shape[2], x.shape[3])
+        shape = (self.group, x.shape[1], x.shape[2], x.shape[3])
         while True:
             self.report.plan = plan
             if self._attempt(plan, x, item):
@@ -93,7 +95,7 @@ class ExactRun:
         """Say where NaN came from. Is the number format the cause, this item and those after it run in float32."""
         run, name = self.run, str(self.run.dtype).removeprefix("torch.")
         where = f"{run.what} of image {item + 1} of {len(x)}"
-        if bool(x[item].isnan().any()):
+        if bool(x[item : item + self.group].isnan().any()):
             source = "latent" if run.what == "decode" else "image"
             self._warn(f"{where}: the {source} already holds NaN: look at what made it; the VAE is not the cause")
             return plan
@@ -103,7 +105,7 @@ class ExactRun:
         self._warn(f"{where}: NaN was born in the VAE in {name}: repeated in float32; load this VAE in float32")
         self.run = replace(run, dtype=torch.float32)
         self.report.dtype = "float32"
-        plan = self._item(self._plan((1, *x.shape[1:]), run.limit), x, item)  # pyright: ignore[reportArgumentType]
+        plan = self._item(self._plan((self.group, *x.shape[1:]), run.limit), x, item)  # pyright: ignore[reportArgumentType]
         if self._nan:
             self._warn(f"{where}: NaN in float32, too: the weights of this VAE are broken")
         return plan
@@ -137,7 +139,7 @@ class ExactRun:
         def report(work: int) -> None:
             nonlocal done
             done += work
-            self._reached = max(self._reached, min(1.0, (item + done / max(1, plan.work)) / len(x)))
+            self._reached = max(self._reached, min(1.0, (item + self.group * done / max(1, plan.work)) / len(x)))
             run.report(self._reached)
             self.watch.fraction(self._reached)
 
@@ -150,7 +152,7 @@ class ExactRun:
                 self.half.program,
                 plan.schedule,
                 self._context(),
-                x[item : item + 1],
+                x[item : item + self.group],
                 lambda top, rows: self._put(item, top, rows),
                 prepare=prepare,
                 check=run.host.check_interrupt,
@@ -178,4 +180,4 @@ class ExactRun:
         run, host = self.run, self.run.host
         channels_last = run.device.type in _CHANNELS_LAST
         spill = Spill(run.device)
-        return Context(1, run.dtype, run.device, channels_last, host.weights, spill, host.attend)
+        return Context(self.group, run.dtype, run.device, channels_last, host.weights, spill, host.attend)

@@ -16,11 +16,13 @@ from .files.atomic import atomic_path
 from .keys import count_levels, is_attention_weight, to_theirs
 from .layouts import LAYOUTS
 from .tiny import AutoencoderTiny
+from .video import VideoDecoder
 
 
 def to_layout(model: nn.Module, layout: str) -> dict[str, Tensor]:
     """The model's tensors under the names (and attention shapes) of that layout; InputError where there is none."""
-    family = "tiny" if isinstance(model, AutoencoderTiny) else "kl"
+    decoder = getattr(model, "decoder", None)
+    family = "tiny" if isinstance(model, AutoencoderTiny) else "video" if isinstance(decoder, VideoDecoder) else "kl"
     rows = {row.name: row for row in LAYOUTS if row.family == family}
     if layout not in rows:
         raise InputError(f"layout: expected one of {', '.join(rows)}, got {layout!r}: choose one of these")
@@ -37,7 +39,15 @@ def to_layout(model: nn.Module, layout: str) -> dict[str, Tensor]:
         if row.linear_attention and is_attention_weight(key):
             tensor = tensor.flatten(1)  # (C, C)
         named[theirs] = tensor
+    if family == "video" and layout == "diffusers" and "quant_conv.weight" not in named:
+        named |= _identity_quant_conv(named["encoder.conv_out.bias"])
     return named
+
+
+def _identity_quant_conv(like: Tensor) -> dict[str, Tensor]:
+    """One that changes nothing: diffusers' temporal autoencoder always has a quant_conv, sgm's never."""
+    weight = torch.eye(len(like), dtype=like.dtype, device=like.device)[:, :, None, None]
+    return {"quant_conv.weight": weight, "quant_conv.bias": torch.zeros_like(like)}
 
 
 def save(
@@ -79,4 +89,6 @@ def _unseen_settings(model: nn.Module) -> dict[str, str]:
     if isinstance(model, AutoencoderTiny):
         return {"vae_scale": repr(model.scaling_factor), "vae_shift": repr(model.shift_factor)}
     groups = {layer.num_groups for layer in model.modules() if isinstance(layer, nn.GroupNorm)}
-    return {"norm_num_groups": str(groups.pop())} if len(groups) == 1 else {}
+    settings = {"norm_num_groups": str(groups.pop())} if len(groups) == 1 else {}
+    strategy = getattr(getattr(model, "decoder", None), "merge_strategy", "learned")
+    return settings if strategy == "learned" else settings | {"merge_strategy": strategy}

@@ -5,14 +5,15 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from .bytesize import parse_bytes
-from .checks import cells, check_latents, check_method, check_pixels, crop_centre
-from .config import image_channels
+from .checks import cells, check_latents, check_method, check_pixels, check_timesteps, crop_centre
+from .config import VideoConfig, image_channels
 from .errors import InputError
 from .estimate import untiled_elements_per_pixel
 from .exact.spec import UnsupportedModule
@@ -59,9 +60,8 @@ class VAE:
         self.latent_channels = config.latent_channels
         self.downscale_ratio = self.upscale_ratio = config.factor
         self.input_channels, self.output_channels = image_channels(config)
+        self.is_temporal = isinstance(config, VideoConfig)
         set_attention(self.first_stage_model, host.attend)
-
-    # -- the names of ComfyUI's VAE --------------------------------------------------------------------------------
 
     def spacial_compression_decode(self) -> int:
         """Pixels along one side of a latent cell."""
@@ -83,8 +83,9 @@ class VAE:
         return image.add_(1.0).div_(2.0).clamp_(0.0, 1.0)
 
     def memory_used_decode(self, shape: tuple[int, ...] | torch.Size, dtype: torch.dtype) -> int:
-        """Bytes of activations that an untiled decode of one item of (B, c, h, w) takes at its peak."""
-        pixels = shape[-1] * shape[-2] * self.upscale_ratio**2
+        """Bytes of activations of an untiled decode at its peak: for one of B images, or for B frames together."""
+        frames = shape[0] if self.is_temporal else 1
+        pixels = frames * shape[-1] * shape[-2] * self.upscale_ratio**2
         return int(untiled_elements_per_pixel(self.loaded.config, "decode") * pixels * dtype.itemsize)
 
     def memory_used_encode(self, shape: tuple[int, ...] | torch.Size, dtype: torch.dtype) -> int:
@@ -100,8 +101,6 @@ class VAE:
         if getattr(self, "first_stage_model", None) is None:
             raise RuntimeError("VAE: expected a loaded model, got none: load a VAE file")
 
-    # -- decoding --------------------------------------------------------------------------------------------------
-
     def decode(
         self,
         samples: Tensor,
@@ -111,6 +110,7 @@ class VAE:
         tile_size: int | None = None,
         overlap: int | None = None,
         progress: Progress | None = None,
+        timesteps: int | None = None,
     ) -> Tensor:
         """Latents to images.
 
@@ -120,11 +120,13 @@ class VAE:
                  tile_size: in pixels; the height of strips, or the side of the tiles of "blend". None chooses.
                  overlap: of "blend", in pixels, 64 unless told.
                  progress: called with the fraction done, 0..1.
+                 timesteps: of a temporal decoder, how many frames belong together; None: the whole batch.
         Returns: (B, h * f, w * f, C) float32 0..1 on `output_device`.
         Raises:  InputError for latents this VAE cannot take, MemoryBudgetError where the run does not fit.
         """
         check_method(method)
         z = check_latents(samples, self.latent_channels)
+        group = check_timesteps(timesteps, len(z), self.is_temporal)
         f = self.upscale_ratio
         shape = (z.shape[0], z.shape[2] * f, z.shape[3] * f, self.output_channels)
 
@@ -134,17 +136,19 @@ class VAE:
         with torch.inference_mode(), self._watch("decode", method, shape[0], shape[2], shape[1]) as watch:
             out = torch.empty(shape, dtype=torch.float32, device=self.output_device)
             run = self._new_run("decode", memory, progress)
+            if self.is_temporal:
+                run = replace(run, model=partial(self._decode_raw, timesteps=group))
 
             def put(item: int, top: int, rows: Tensor) -> None:
-                target = out[item : item + 1, top : top + rows.shape[2]]
+                target = out[item : item + len(rows), top : top + rows.shape[2]]
                 self.process_output(target.copy_(rows.movedim(1, -1)))
 
             if method == "exact" and self._run_exact(
-                run, lambda: decoder_half(self.first_stage_model), z, tile_size, put, watch
+                run, lambda: decoder_half(self.first_stage_model), z, tile_size, put, watch, group
             ):
                 return out
             if method != "blend":
-                run_untiled(run, z, out, finish, self.memory_used_decode(z.shape, self.vae_dtype))
+                run_untiled(run, z, out, finish, self.memory_used_decode(z[:group].shape, self.vae_dtype), group)
                 return out
             run_blend(
                 run,
@@ -154,7 +158,8 @@ class VAE:
                 tile=None if tile_size is None else cells(tile_size, f),
                 overlap=cells(OVERLAP_PIXELS if overlap is None else overlap, f, "overlap"),
                 default_tile=TILE_PIXELS // f,
-                tile_bytes=lambda h, w: self.memory_used_decode((1, 1, h, w), self.vae_dtype),
+                tile_bytes=lambda h, w: self.memory_used_decode((group, 1, h, w), self.vae_dtype),
+                group=group,
             )
             return self.process_output(out)
 
@@ -235,8 +240,6 @@ class VAE:
         sides = [tile for tile in (tile_x, tile_y) if tile is not None]
         return self.encode(pixel_samples, method, tile_size=min(sides, default=None), overlap=overlap)
 
-    # -- the engine ------------------------------------------------------------------------------------------------
-
     def _encoder_half(self) -> Half:
         half = encoder_half(self.first_stage_model, self.latent_channels)
 
@@ -253,13 +256,14 @@ class VAE:
         strip_rows: int | None,
         put: Callable[[int, int, Tensor], None],
         watch: Watch,
+        group: int = 1,
     ) -> bool:
         """Run by the engine; False where it has no rule for a module, which the ordinary run does not need."""
         if strip_rows is not None and strip_rows < 1:
             raise InputError(f"tile_size: expected at least 1 row, got {strip_rows}: make it larger")
         self.last_plan = None
         try:
-            self.last_plan = ExactRun(run, make_half, strip_rows, put, watch).items(x)
+            self.last_plan = ExactRun(run, make_half, strip_rows, put, watch, group).items(x)
         except UnsupportedModule as reason:
             watch.report.method, watch.report.reason = "untiled", str(reason)
             logger.warning("%s: running untiled, which takes more memory: %s", run.what, reason)
@@ -271,8 +275,6 @@ class VAE:
         self.last_report = Report(what, width, height, images, dtype, str(self.device), exact, method=method)
         return Watch(self.last_report, self.host.tell, self.device)
 
-    # -- the model -------------------------------------------------------------------------------------------------
-
     def _new_run(self, what: str, memory: int | str | None, progress: Progress | None) -> Run:
         model = self._decode_raw if what == "decode" else self._encode_raw
 
@@ -282,11 +284,11 @@ class VAE:
         limit = self.memory_limit if memory is None else parse_bytes(memory)
         return Run(what, model, load, self.host, self.device, self.vae_dtype, limit, progress)
 
-    def _decode_raw(self, z: Tensor) -> Tensor:
+    def _decode_raw(self, z: Tensor, timesteps: int | None = None) -> Tensor:
         model: Any = self.first_stage_model
         if isinstance(model, AutoencoderTiny):
             return model.decode((z - model.shift_factor) * model.scaling_factor)[0]
-        return model.decode(z)
+        return model.decode(z) if timesteps is None else model.decode(z, timesteps=timesteps)
 
     def _encode_raw(self, x: Tensor) -> Tensor:
         model: Any = self.first_stage_model

@@ -43,6 +43,15 @@ class Moments:
         self.m2 = self.m2 + m2 + delta.square() * (self.count * (count / total))
         self.count = total
 
+    def over_images(self) -> Moments:
+        """Those of all images together, for a norm over the frames of a group: (1, G)."""
+        whole = Moments(self.groups)
+        if self.mean is not None and self.m2 is not None:
+            mean = self.mean.mean(dim=0, keepdim=True)
+            between = (self.mean - mean).square().sum(dim=0, keepdim=True) * self.count
+            whole._merge(self.count * len(self.mean), mean, self.m2.sum(dim=0, keepdim=True) + between)
+        return whole
+
     def scale_shift(self, weight: Tensor, bias: Tensor, eps: float) -> tuple[Tensor, Tensor]:
         """The norm as y = x * scale + shift: two (B, C, 1, 1), from affine parameters (C,).
 

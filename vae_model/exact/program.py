@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from torch import nn
 
 from .spec import Conv, Norm, UnsupportedModule, describe, read_conv, read_norm, require_children, require_plain
+from .temporal_program import TIME_CODERS, TimeConvolve, TimeResidual, last_conv, time_residual
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ class TinyBlock:
     pool: tuple[Conv, Norm, str, Conv] | None
 
 
-Step = Convolve | Residual | Attend | Enlarge | TinyBlock
+Step = Convolve | Residual | Attend | Enlarge | TinyBlock | TimeResidual | TimeConvolve
 
 
 @dataclass(frozen=True)
@@ -187,7 +188,8 @@ def _require_class(layer: Any, name: str, wanted: tuple[str, ...]) -> None:
 def _head(coder: Any) -> list[Step]:
     if getattr(coder, "temb_ch", 0):
         raise UnsupportedModule(f"{describe(coder)}: expected no time embedding, got {coder.temb_ch} channels of it")
-    _require_class(coder, "coder", ("Encoder", "Decoder"))
+    if type(coder) not in TIME_CODERS:
+        _require_class(coder, "coder", ("Encoder", "Decoder"))
     return [Convolve(read_conv(coder.conv_in, "conv_in"))]
 
 
@@ -195,13 +197,16 @@ def _tail(coder: Any) -> list[Step]:
     if getattr(coder, "give_pre_end", False):
         return []
     after = "tanh" if getattr(coder, "tanh_out", False) else None
-    return [Convolve(read_conv(coder.conv_out, "conv_out"), read_norm(coder.norm_out, "norm_out"), "silu", after)]
+    conv, over_time = last_conv(coder.conv_out)
+    if after and over_time:
+        raise UnsupportedModule(f"{describe(coder)}: expected no tanh behind frames that are mixed: it runs untiled")
+    return [Convolve(conv, read_norm(coder.norm_out, "norm_out"), "silu", after), *over_time]
 
 
 def _middle(mid: Any) -> list[Step]:
     require_children(mid, "mid", {"block_1", "attn_1", "block_2"})
     first, attn, second = (_part(mid, part, "mid") for part in ("block_1", "attn_1", "block_2"))
-    return [_residual(first, "mid.block_1"), *_attention(attn, "mid.attn_1"), _residual(second, "mid.block_2")]
+    return [*_residual(first, "mid.block_1"), *_attention(attn, "mid.attn_1"), *_residual(second, "mid.block_2")]
 
 
 def _blocks(level: Any, name: str) -> list[Step]:
@@ -213,7 +218,7 @@ def _blocks(level: Any, name: str) -> list[Step]:
             f"{name}: expected as many attentions as blocks, got {len(attentions)}: it runs untiled"
         )
     for i, block in enumerate(blocks):
-        steps.append(_residual(block, f"{name}.block.{i}"))
+        steps += _residual(block, f"{name}.block.{i}")
         if len(attentions) > 0:
             steps += _attention(level.attn[i], f"{name}.attn.{i}")
     return steps
@@ -246,18 +251,20 @@ def _descend(encoder: Any) -> list[Step]:
     return steps
 
 
-def _resampling_conv(layer: Any, name: str, **geometry: int) -> Conv:
+def _resampling_conv(layer: Any, name: str, *, stride: int = 1, padding: int = 1, extra_pad: int | None = None) -> Conv:
     if not hasattr(layer, "conv"):
         raise UnsupportedModule(f"{name}: expected resampling with a convolution, got one without: it runs untiled")
-    return read_conv(layer.conv, f"{name}.conv", **geometry)
+    return read_conv(layer.conv, f"{name}.conv", stride=stride, padding=padding, extra_pad=extra_pad)
 
 
 _BLOCK_PARTS = {"norm1", "conv1", "norm2", "conv2", "nin_shortcut", "dropout", "swish", "nonlinearity"}
 
 
-def _residual(block: Any, name: str) -> Residual:
-    _require_class(block, name, ("ResnetBlock",))
-    require_children(block, name, _BLOCK_PARTS)
+def _residual(block: Any, name: str) -> list[Step]:
+    over_time = time_residual(block, name)
+    if not over_time:
+        _require_class(block, name, ("ResnetBlock",))
+    require_children(block, name, _BLOCK_PARTS | {"time_stack"} if over_time else _BLOCK_PARTS)
     for part, kind in (("dropout", nn.Dropout), ("swish", nn.SiLU), ("nonlinearity", nn.SiLU)):
         layer = getattr(block, part, None)
         if isinstance(layer, nn.Module) and type(layer) not in (kind, nn.Identity):
@@ -266,13 +273,14 @@ def _residual(block: Any, name: str) -> Residual:
     shortcut = getattr(block, "nin_shortcut", None)
     if shortcut is not None and getattr(conv1, "in_channels", 0) == getattr(conv1, "out_channels", 1):
         raise UnsupportedModule(f"{name}: expected no shortcut between equal widths, got one: it runs untiled")
-    return Residual(
+    step = Residual(
         read_norm(norm1, f"{name}.norm1"),
         read_conv(conv1, f"{name}.conv1"),
         read_norm(norm2, f"{name}.norm2"),
         read_conv(conv2, f"{name}.conv2"),
         None if shortcut is None else read_conv(shortcut, f"{name}.nin_shortcut", kernel=1, padding=0),
     )
+    return [step, *over_time]
 
 
 _ATTENTION_CLASSES = ("AttnBlock", "MemoryEfficientAttnBlock", "MemoryEfficientAttnBlockPytorch")

@@ -12,6 +12,8 @@ from .context import Context
 from .passes import Pass
 from .program import Attend, Convolve, Enlarge, Program, Residual, Size, step_size
 from .schedule import LevelSchedule
+from .temporal import time_work
+from .temporal_program import TimeConvolve, TimeResidual
 from .value import Value
 from .walk import Walk
 
@@ -94,6 +96,10 @@ def untiled_work(program: Program, shape: tuple[int, int, int, int]) -> int:
     total = 0
     for step in program.steps:
         size = step_size(step, size)
+        if isinstance(step, (TimeResidual, TimeConvolve)):
+            over_time = [step.conv1, step.conv2] if isinstance(step, TimeResidual) else [step.conv]
+            total += sum(time_work(conv, batch, size.height, size.width) for conv in over_time)
+            continue
         if isinstance(step, Attend):
             tokens = size.height * size.width
             total += batch * 4 * tokens * tokens * size.channels

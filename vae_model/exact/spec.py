@@ -64,12 +64,22 @@ def read_norm(layer: Any, name: str) -> Norm:
 
 
 def read_conv(
-    layer: Any, name: str, *, kernel: int = 3, stride: int = 1, padding: int = 1, extra_pad: int | None = None
+    layer: Any,
+    name: str,
+    *,
+    kernel: int = 3,
+    stride: int = 1,
+    padding: int = 1,
+    extra_pad: int | None = None,
+    plain: type[nn.Module] = nn.Conv2d,
 ) -> Conv:
-    """A 2-D convolution of the wanted geometry; `extra_pad`: zeros that the owner adds below and on the right."""
+    """A 2-D convolution of the wanted geometry; `extra_pad`: zeros that the owner adds below and on the right.
+
+    `plain`: the class whose forward it must have.
+    """
     if not isinstance(layer, nn.Conv2d):
         raise UnsupportedModule(f"{name}: expected a 2-D convolution, got {describe(layer)}: it runs untiled")
-    _require_own_forward(layer, nn.Conv2d, name)
+    _require_own_forward(layer, plain, name)
     found = (layer.kernel_size, layer.stride, layer.padding, layer.dilation, layer.groups)
     wanted = ((kernel,) * 2, (stride,) * 2, (padding,) * 2, (1, 1), 1)
     if found != wanted:

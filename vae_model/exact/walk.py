@@ -19,6 +19,8 @@ from .rows import InputRows, Recipe, Rows, Source
 from .schedule import LevelSchedule, Schedule
 from .shared import Shared
 from .spec import Conv, Norm
+from .temporal import walk_time_convolve, walk_time_residual
+from .temporal_program import TimeConvolve, TimeResidual
 from .value import Value, norm_fill, stored
 
 
@@ -75,6 +77,8 @@ class Walk:
             Residual: self._residual,
             Enlarge: self._enlarge,
             TinyBlock: self._tiny_block,
+            TimeResidual: partial(walk_time_residual, self.context, self._moments, self._perform),
+            TimeConvolve: partial(walk_time_convolve, self.context),
         }
         result = make[type(step)](step, value, size, level)
         if self._stored(index):
@@ -92,7 +96,7 @@ class Walk:
             return True
         if isinstance(step, Enlarge):
             return schedule.store_enlarged and not _streams(following)
-        if isinstance(step, Residual):
+        if isinstance(step, (Residual, TimeResidual)):
             return schedule.store_blocks or self.levels[index + 1] != level
         # A strided result has no rows beyond its ends, as a circular convolution behind it wants them; a plane has.
         ends = isinstance(step, Convolve) and step.conv.circular and step.conv.stride > 1
@@ -252,7 +256,7 @@ def _plain_conv(
 
 def _groups(step: Step | None) -> int | None:
     """Groups of the norm that a step begins with."""
-    norm = step.norm1 if isinstance(step, Residual) else getattr(step, "norm", None)
+    norm = step.norm1 if isinstance(step, (Residual, TimeResidual)) else getattr(step, "norm", None)
     return None if norm is None else norm.groups
 
 
@@ -267,5 +271,6 @@ def _streams(step: Step) -> bool:
 
 
 def _name(step: Step) -> str:
-    conv = step.conv2 if isinstance(step, Residual) else step.convs[2] if isinstance(step, TinyBlock) else None
-    return conv.name if conv is not None else getattr(step, "conv").name  # noqa: B009
+    if isinstance(step, (Residual, TimeResidual)):
+        return step.conv2.name
+    return step.convs[2].name if isinstance(step, TinyBlock) else getattr(step, "conv").name  # noqa: B009
