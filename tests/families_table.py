@@ -53,9 +53,7 @@ ROWS: dict[str, Row] = {
     "SD1, SD2, SDXL": Row("kl", kl(4, F8), 4, 8),
     "SD3, Flux.1": Row("kl", kl(16, F8, **BARE), 16, 8),
     "Flux.2": Row("flux2", kl(32, F8, patch=2), 128, 16, ("ldm", "diffusers")),
-    "Flux.2 small decoder": Row(
-        "flux2", kl(32, F8, levels(12, 24, 48, 48), patch=2), 128, 16, ("ldm", "diffusers")
-    ),
+    "Flux.2 small decoder": Row("flux2", kl(32, F8, levels(12, 24, 48, 48), patch=2), 128, 16, ("ldm", "diffusers")),
     "x4-upscaler": Row("kl", kl(4, levels(8, 16, 32)), 4, 4),
     "kl-f4": Row("kl", kl(3, levels(8, 16, 32)), 3, 4),
     "kl-f16": Row("kl", kl(16, levels(8, 8, 16, 16, 32, attn=(4,))), 16, 16),
