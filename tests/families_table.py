@@ -25,7 +25,7 @@ class Row:
     layouts: tuple[str, ...] = KL_LAYOUTS
 
 
-def levels(*widths: int, blocks: int = 2, attn: tuple[int, ...] = ()) -> LevelsConfig:
+def levels(*widths: int, blocks: int = 1, attn: tuple[int, ...] = ()) -> LevelsConfig:
     return LevelsConfig(ch=widths[0], widths=widths, num_res_blocks=blocks, attn_levels=attn)
 
 
@@ -50,7 +50,7 @@ SANA = {
 }
 
 ROWS: dict[str, Row] = {
-    "SD1, SD2, SDXL": Row("kl", kl(4, F8), 4, 8),
+    "SD1, SD2, SDXL": Row("kl", kl(4, levels(8, 16, 32, 32, blocks=2)), 4, 8),
     "SD3, Flux.1": Row("kl", kl(16, F8, **BARE), 16, 8),
     "Flux.2": Row("flux2", kl(32, F8, patch=2), 128, 16, ("ldm", "diffusers")),
     "Flux.2 small decoder": Row("flux2", kl(32, F8, levels(12, 24, 48, 48), patch=2), 128, 16, ("ldm", "diffusers")),

@@ -1,7 +1,7 @@
 """Every two-dimensional family: recognised in every layout it occurs in, and exact under every budget.
 
 Tolerance: 2e-5 of the output's range in float32 against the untiled model. Memory: the plan is what live tensors take
-at most, and no more than 1.15 times that.
+at most, and at most 1.15 times that (without its constant of 128 KiB).
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from exact_vae.vae_model.attention import streamed_by_blocks
 from exact_vae.vae_model.errors import MemoryBudgetError
 from exact_vae.vae_model.exact.context import Context
 from exact_vae.vae_model.exact.run import run_program
+from exact_vae.vae_model.exact.sizing import SMALL_TENSORS
 from exact_vae.vae_model.halves import Half, decoder_half, encoder_half
 from exact_vae.vae_model.load import LoadedModel, load_model
 from exact_vae.vae_model.save import save, to_layout
@@ -32,7 +33,11 @@ TOLERANCE = 2e-5
 AMPLE = 2**62
 SHARES = [1.0, 0.4, 0.0]
 """Where the budget lies between the smallest that does (0) and what a run with everything on the device takes (1)."""
-HEIGHT, WIDTH = 320, 256
+HEIGHT, WIDTH = 192, 128
+TALL = {"TAESana": (1280, 64)}
+"""A strip of one latent row and its halo is 37 of 32 pixels each: fewer rows would be one strip for every budget."""
+STRIP_PIXELS = 32
+"""Strips as low in proportion as those of wide models; planned freely, so narrow a model would run in a single one."""
 
 
 @pytest.fixture(autouse=True)
@@ -118,31 +123,33 @@ def test_latent_convention(name: str) -> None:
 # -- exactness and memory ----------------------------------------------------------------------------------------------
 
 
-def half_of(name: str, direction: str) -> tuple[Half, Tensor, Tensor]:
-    """The half, its input, and the untiled result."""
+def half_of(name: str, direction: str) -> tuple[Half, Tensor, Tensor, int]:
+    """The half, its input, the untiled result, and the height of strips."""
     row, vae = ROWS[name], vae_of(name)
+    height, width = TALL.get(name, (HEIGHT, WIDTH))
     if direction == "decode":
-        z = hard_input(row.channels, HEIGHT // row.factor, WIDTH // row.factor)
-        return decoder_half(vae.first_stage_model), z, vae._decode_raw(z)
-    x = hard_input(3, HEIGHT, WIDTH)
-    return encoder_half(vae.first_stage_model, row.channels), x, vae._encode_raw((x + 1) / 2)
+        z = hard_input(row.channels, height // row.factor, width // row.factor)
+        return decoder_half(vae.first_stage_model), z, vae._decode_raw(z), STRIP_PIXELS
+    x = hard_input(3, height, width)
+    half = encoder_half(vae.first_stage_model, row.channels)
+    return half, x, vae._encode_raw((x + 1) / 2), max(1, STRIP_PIXELS // row.factor)
 
 
 @pytest.mark.parametrize("direction", ["decode", "encode"])
 @pytest.mark.parametrize("name", ROWS)
 def test_exact_and_within_the_plan_under_three_budgets(name: str, direction: str) -> None:
-    half, x, expected = half_of(name, direction)
+    half, x, expected, strip_rows = half_of(name, direction)
     shape: Any = tuple(x.shape)
-    resident = make_plan(half.program, shape, torch.float32, AMPLE)
+    resident = make_plan(half.program, shape, torch.float32, AMPLE, strip_rows=strip_rows)
     with pytest.raises(MemoryBudgetError) as refused:
-        make_plan(half.program, shape, torch.float32, 1)
+        make_plan(half.program, shape, torch.float32, 1, strip_rows=strip_rows)
     smallest = refused.value.needed_bytes
     assert smallest is not None
     spread = float(expected.max() - expected.min())
     assert spread > 0.1  # A comparison of constants would show nothing.
     for share in SHARES:
         budget = int(smallest + share * (resident.peak_bytes - smallest))
-        plan = make_plan(half.program, shape, torch.float32, budget)
+        plan = make_plan(half.program, shape, torch.float32, budget, strip_rows=strip_rows)
         out = torch.empty_like(expected)
         ends: list[int] = []
 
@@ -158,4 +165,6 @@ def test_exact_and_within_the_plan_under_three_budgets(name: str, direction: str
         assert ends[-1] == out.shape[2]
         torch.testing.assert_close(out, expected, rtol=0, atol=TOLERANCE * spread)
         assert plan.peak_bytes <= budget
-        assert 1.0 <= plan.peak_bytes / meter.peak_bytes <= 1.15, f"share {share}\n{plan.table()}"
+        # The constant that every plan adds for norms' numbers and biases shows in models of few channels alone.
+        assert plan.peak_bytes >= meter.peak_bytes, f"share {share}\n{plan.table()}"
+        assert plan.peak_bytes - SMALL_TENSORS <= 1.15 * meter.peak_bytes, f"share {share}\n{plan.table()}"
