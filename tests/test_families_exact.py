@@ -34,7 +34,7 @@ AMPLE = 2**62
 SHARES = [1.0, 0.4, 0.0]
 """Where the budget lies between the smallest that does (0) and what a run with everything on the device takes (1)."""
 HEIGHT, WIDTH = 192, 128
-TALL = {"TAESana": (1280, 64)}
+TALL = {"TAESana": (1280, 160)}
 """A strip of one latent row and its halo is 37 of 32 pixels each: fewer rows would be one strip for every budget."""
 STRIP_PIXELS = 32
 """Strips as low in proportion as those of wide models; planned freely, so narrow a model would run in a single one."""
