@@ -153,7 +153,7 @@ def make_tiny() -> nn.Module:
     )
 
 
-@pytest.mark.parametrize("layout", [layout.name for layout in LAYOUTS])
+@pytest.mark.parametrize("layout", dict.fromkeys(layout.name for layout in LAYOUTS))
 def test_info_of_every_layout(
     tmp_path: Path, small_model: nn.Module, capsys: pytest.CaptureFixture[str], layout: str
 ) -> None:
