@@ -37,7 +37,7 @@ def decoder_half(model: Any) -> Half:
     _require_known(model, "decoder", "decode")
     if isinstance(model, AutoencoderTiny):
         layers, shift, scale = model.decoder, model.shift_factor, model.scaling_factor
-        return Half(build_program(layers), lambda rows: _limit((rows - shift) * scale), lambda rows: rows * 2 - 1)
+        return Half(build_program(layers), lambda rows: _limit((rows - shift).mul_(scale)), lambda rows: rows * 2 - 1)
     program = build_program(model.decoder, before=getattr(model, "post_quant_conv", None))
     if getattr(model, "bn", None) is not None:
         return Half(unpacked_first(program, _statistics(model, 4 * program.in_channels)), _same, _same)
@@ -53,7 +53,7 @@ def encoder_half(model: Any, latent_channels: int) -> Half:
     _require_known(model, "encoder", "encode")
     if isinstance(model, AutoencoderTiny):
         layers, shift, scale = model.encoder, model.shift_factor, model.scaling_factor
-        return Half(build_program(layers), lambda rows: (rows + 1) / 2, lambda rows: rows / scale + shift)
+        return Half(build_program(layers), lambda rows: (rows + 1).div_(2), lambda rows: rows / scale + shift)
     regularization = getattr(model, "regularization", None)
     plain = ("NoneType", "IdentityRegularizer") if hasattr(model, "quantize") else ("NoneType",)
     if type(regularization).__name__ not in (*plain, "DiagonalGaussianRegularizer"):
@@ -103,7 +103,7 @@ def _same(rows: Tensor) -> Tensor:
 
 def _limit(rows: Tensor) -> Tensor:
     """The tiny decoder's first layer."""
-    return torch.tanh(rows / 3) * 3
+    return (rows / 3).tanh_().mul_(3)
 
 
 def _require_known(model: Any, part: str, method: str) -> None:
@@ -132,14 +132,14 @@ def _taesd_decoder(model: Any) -> Half:
         raise UnsupportedModule(f"taesd_decoder.0: expected 3 tanh(x / 3), got {describe(first)}: it runs untiled")
     shift, scale = float(model.vae_shift), float(model.vae_scale)
     program = build_program(nn.Sequential(*layers).eval())
-    return Half(program, lambda rows: _limit((rows - shift) * scale), lambda rows: (rows - 0.5) * 2)
+    return Half(program, lambda rows: _limit((rows - shift).mul_(scale)), lambda rows: (rows - 0.5) * 2)
 
 
 def _taesd_encoder(model: Any) -> Half:
     _require_taesd(model, "encode")
     shift, scale = float(model.vae_shift), float(model.vae_scale)
     program = build_program(model.taesd_encoder)
-    return Half(program, lambda rows: rows * 0.5 + 0.5, lambda rows: rows / scale + shift)
+    return Half(program, lambda rows: (rows * 0.5).add_(0.5), lambda rows: rows / scale + shift)
 
 
 def _require_taesd(model: Any, method: str) -> None:
