@@ -1,5 +1,6 @@
-"""The command line: `exact-vae encode | decode | plan | info`, also `python -m exact_vae`. Exit codes: 0 done, 1 some
-inputs failed, 2 nothing was done (wrong usage, no such VAE, output not writable).
+"""The command line: `exact-vae encode | decode | convert | plan | info`, also `python -m exact_vae`.
+
+Exit codes: 0 done, 1 some inputs failed, 2 nothing was done (wrong usage, no such VAE, output not writable).
 """
 
 from __future__ import annotations
@@ -46,6 +47,13 @@ def make_parser() -> argparse.ArgumentParser:
     plan.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps, xpu")
     plan.add_argument("--direction", choices=["decode", "encode"], default="decode")
     plan.add_argument("--vae", action="append", metavar="FILE", help="a VAE file; twice for two halves")
+    convert = commands.add_parser("convert", parents=[common], help="a VAE file in another layout")
+    convert.add_argument("inputs", nargs="+", metavar="VAE_FILE", help="a VAE file, or its two halves")
+    convert.add_argument(
+        "-o", "--output", type=Path, required=True, help="a .safetensors file; for diffusers also a folder"
+    )
+    convert.add_argument("--layout", required=True, help="ldm, diffusers, or another that the family has")
+    convert.add_argument("--dtype", default=None, help="float32, bfloat16 or float16; default: as in the input")
     info = commands.add_parser("info", parents=[common], help="what a VAE file is, read from its header")
     info.add_argument("inputs", nargs="+", metavar="VAE_FILE", help="a VAE file, or its two halves")
     return parser
@@ -59,7 +67,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return _info(options)
         if options.command == "plan":
             return _plan(options)
-        return _convert(options)
+        if options.command == "convert":
+            return _convert(options)
+        return _run(options)
     except KeyboardInterrupt:
         print("exact-vae: interrupted; files that were finished are whole", file=sys.stderr)
         return 1
@@ -68,7 +78,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
 
 
-def _convert(options: argparse.Namespace) -> int:
+def _run(options: argparse.Namespace) -> int:
     """encode and decode: settle names, load the VAE, run, report."""
     from .model_management.jobs import name_outputs, run_jobs
     from .model_management.loader import load_vae
@@ -154,6 +164,20 @@ def _report(outcomes: list[Outcome], options: argparse.Namespace) -> None:
     if failed and not options.json:
         names = ", ".join(str(outcome.source) for outcome in failed)
         print(f"exact-vae: {len(failed)} of {len(outcomes)} failed: {names}", file=sys.stderr)
+
+
+def _convert(options: argparse.Namespace) -> int:
+    """One VAE into another layout."""
+    from .model_management.convert import convert_vae
+
+    written, notes = convert_vae(options.inputs, options.output, options.layout, options.dtype)
+    if options.json:
+        paths = [str(path) for path in written]
+        print(json.dumps({"command": "convert", "layout": options.layout, "outputs": paths, "notes": notes}))
+    elif not options.quiet:
+        ends = "".join(f"; {note}" for note in notes)
+        print(f"{' + '.join(options.inputs)} -> {', '.join(map(str, written))} ({options.layout}{ends})")
+    return 0
 
 
 def _info(options: argparse.Namespace) -> int:

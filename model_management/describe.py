@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -12,12 +11,14 @@ import torch
 
 from ..vae_model.bundled import BUNDLED_FILE
 from ..vae_model.bytesize import format_bytes, parse_bytes
-from ..vae_model.config import Config
+from ..vae_model.config import Config, TinyConfig
+from ..vae_model.conventions import convention, untold, users_of
 from ..vae_model.errors import InputError
 from ..vae_model.estimate import untiled_elements_per_pixel
 from ..vae_model.exact.spec import UnsupportedModule
 from ..vae_model.families import FAMILIES
 from ..vae_model.halves import Half, decoder_half, encoder_half
+from ..vae_model.layouts import COUNTERS
 from ..vae_model.load import build_empty, inspect_model
 from .budget import AMPLE, budgets
 from .devices import parse_device, parse_dtype, vae_device, vae_dtype
@@ -29,11 +30,11 @@ LAW_PIXELS = 4096
 """Side of the image at which memory laws are read off: strips hardly count there."""
 
 
-def _open(paths: Sequence[str]) -> tuple[Any, Any, Config, Any]:
-    """(parts, family, configuration, the model without weights)."""
+def _open(paths: Sequence[str]) -> tuple[Any, Any, Config, Any, dict[str, str]]:
+    """(parts, family, configuration, the model without weights, hints)."""
     sources = [str(BUNDLED_FILE) if path == BUNDLED else path for path in paths]
-    parts, family, config, _hints = inspect_model(sources)
-    return parts, family, config, build_empty(parts, family, config)
+    parts, family, config, hints = inspect_model(sources)
+    return parts, family, config, build_empty(parts, family, config), hints
 
 
 def _half(model: Any, config: Config, direction: str) -> Half:
@@ -60,7 +61,7 @@ def plan_file(
     if match is None:
         raise InputError(f"--size: expected WIDTHxHEIGHT in pixels, got {size!r}: write it like 4096x4096")
     width, height = int(match[1]), int(match[2])
-    _, _, config, model = _open(paths)
+    _, _, config, model, _ = _open(paths)
     if min(width, height) < config.factor:
         raise InputError(f"--size: expected at least {config.factor} x {config.factor}, got {size}: enlarge the image")
     target = vae_device() if device == "auto" else parse_device(device)
@@ -87,11 +88,32 @@ def _laws(model: Any, config: Config, direction: str) -> str:
     return ", ".join(laws)
 
 
+def _widths(config: Config) -> str:
+    """Of the levels in the order they run: the encoder's from full resolution on, the decoder's towards it."""
+    if isinstance(config, TinyConfig):
+        halves = {"encoder": config.encoder_block_out_channels, "decoder": config.decoder_block_out_channels}
+    else:
+        encoder, decoder = config.encoder, config.decoder
+        halves = {"encoder": encoder and encoder.widths, "decoder": decoder and decoder.widths[::-1]}
+    return "; ".join(f"{name} {', '.join(map(str, widths))}" for name, widths in halves.items() if widths)
+
+
+def _scale_shift(family: str, config: Config, hints: Mapping[str, str]) -> str:
+    """Of the diffusion model: as the file tells, else those of the only known one."""
+    if "scaling_factor" in hints:
+        shift = hints.get("shift_factor", "0")
+        return f"{hints['scaling_factor']} and {0 if shift == 'None' else shift}, from config.json"
+    if isinstance(config, TinyConfig) and "vae_scale" in hints:
+        return f"{config.scaling_factor:g} and {config.shift_factor:g}, from the file"
+    users = users_of(family, config)
+    return f"{users[0].scale:g} and {users[0].shift:g}, of {users[0].models}" if len(users) == 1 else "not known"
+
+
 def describe_vae(paths: Sequence[str]) -> dict[str, object]:
     """Facts of one VAE (one file or its two halves), in reading order; VAEFileError where it is none."""
-    parts, family, config, model = _open(paths)
+    parts, family, config, model, hints = _open(paths)
     shapes = {key: shape for part in parts for key, shape in part.shapes.items()}
-    dtypes = {part.weights.dtypes[key] for part in parts for key in part.keys.values()}
+    dtypes = {part.weights.dtypes[key] for part in parts for name, key in part.keys.items() if name not in COUNTERS}
     halves = [half for half in ("encoder", "decoder") if any(key.startswith(f"{half}.") for key in shapes)]
     facts: dict[str, object] = {
         "file": " + ".join(part.weights.name for part in parts),
@@ -99,9 +121,10 @@ def describe_vae(paths: Sequence[str]) -> dict[str, object]:
         "layout": " + ".join(part.layout.name for part in parts),
         "prefix": parts[0].prefix or "none",
         "halves": " and ".join(halves),
+        "widths": _widths(config),
         "latent channels": config.latent_channels,
         "pixels per latent cell": config.factor,
-        "parameters": sum(math.prod(shape) for shape in shapes.values()),
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "stored as": ", ".join(sorted(str(dtype).removeprefix("torch.") for dtype in dtypes)),
     }
     for half, direction in (("decoder", "decode"), ("encoder", "encode")):
@@ -111,6 +134,8 @@ def describe_vae(paths: Sequence[str]) -> dict[str, object]:
             facts[f"exact {direction}, elements per pixel (16-bit at {LAW_PIXELS} x {LAW_PIXELS})"] = _laws(
                 model, config, direction
             )
-    facts["not told by the weights"] = "scale and shift of the latent; latents here are raw, as in ComfyUI"
+    facts["latents"] = convention(config)
+    facts["scale and shift"] = _scale_shift(family, config, hints)
+    facts["not told by the weights"] = "; ".join(untold(family, config, hints)) or "nothing that is needed"
     facts["configuration"] = asdict(config)
     return facts

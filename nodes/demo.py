@@ -93,20 +93,22 @@ def run_demo(image: Path | None, output: Path) -> None:
     device = get_torch_device()
     print(f"Photo: {name}, {pixels.shape[2]} x {pixels.shape[1]} pixels. Device: {device}, {vae.vae_dtype}.")
 
-    (latent,), encode_seconds, encode_peak = _measure(lambda: make["ExactVAEEncode"].encode(pixels, vae), device)
+    latent, encode_seconds, encode_peak = _measure(
+        lambda: make["ExactVAEEncode"].encode(pixels, vae)["result"][0], device
+    )
     z = latent["samples"]
     rows: list[tuple[str, float, int, str]] = [("encode, exact", encode_seconds, encode_peak, "")]
     untiled, seconds, peak = _measure(lambda: vae.decode(z, method="untiled"), device)
     rows.append(("decode, untiled", seconds, peak, "the reference"))
-    (exact,), seconds, peak = _measure(lambda: make["ExactVAEDecode"].decode(latent, vae), device)
+    exact, seconds, peak = _measure(lambda: make["ExactVAEDecode"].decode(latent, vae)["result"][0], device)
     rows.append(("decode, exact", seconds, peak, _difference(exact, untiled)))
-    (small,), seconds, peak = _measure(lambda: make["ExactVAEDecodeTiled"].decode(latent, vae, STRIP), device)
+    small, seconds, peak = _measure(lambda: make["ExactVAEDecodeTiled"].decode(latent, vae, STRIP)["result"][0], device)
     rows.append((f"decode, exact, strips of {STRIP}", seconds, peak, _difference(small, untiled)))
     limit = vae.last_plan.peak_bytes // 2
     small, seconds, peak = _measure(lambda: vae.decode(z, memory=limit), device)
     rows.append(("decode, exact, half of that", seconds, peak, _difference(small, untiled)))
-    (blend,), seconds, peak = _measure(
-        lambda: make["ExactVAEDecodeTiled"].decode(latent, vae, TILE, OVERLAP, method="blend"), device
+    blend, seconds, peak = _measure(
+        lambda: make["ExactVAEDecodeTiled"].decode(latent, vae, TILE, OVERLAP, method="blend")["result"][0], device
     )
     rows.append((f"decode, blended {TILE}-px tiles", seconds, peak, _difference(blend, untiled)))
 

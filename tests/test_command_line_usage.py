@@ -153,7 +153,7 @@ def make_tiny() -> nn.Module:
     )
 
 
-@pytest.mark.parametrize("layout", [layout.name for layout in LAYOUTS if layout.family in ("kl", "tiny")])
+@pytest.mark.parametrize("layout", dict.fromkeys(row.name for row in LAYOUTS if row.family in ("kl", "tiny")))
 def test_info_of_every_layout(
     tmp_path: Path, small_model: nn.Module, capsys: pytest.CaptureFixture[str], layout: str
 ) -> None:

@@ -24,6 +24,8 @@ def test_the_protocol_has_the_methods_these_tests_cover() -> None:
         "load_model",
         "make_plan",
         "soft_empty_cache",
+        "tell",
+        "weights",
     ]
 
 

@@ -63,9 +63,21 @@ VIDEO_CONFIGS = {
     )
 }
 HALF_LAYOUTS = ("taesd-encoder", "taesd-decoder")
-CONFIGS = {"kl": KL_CONFIGS, "tiny": TINY_CONFIGS, "video": VIDEO_CONFIGS}
+WIDE = {"z_channels": 32, "embed_dim": 32}
+FLUX2_CONFIGS = {
+    "Flux.2": kl(levels(8, 16, 16, 24), levels(8, 16, 16, 24), **WIDE, patch=2),
+    "narrow decoder": kl(levels(16, 32, 64, 64), levels(8, 16, 32, 32), **WIDE, patch=2, batch_norm_eps=0.03),
+    "decoder only": kl(None, levels(8, 16), **WIDE, patch=2, quant_conv=False),
+    "without quant convolutions": kl(levels(8, 16), levels(8, 16), **WIDE, patch=2, **BARE),
+}
+VQ_CONFIGS = {
+    "VQ-f4": kl(levels(8, 16, 16), levels(8, 16, 16), double_z=False, codebook=32),
+    "VQ-f8": kl(levels(8, 16, 16, 24, attn=(3,)), levels(8, 16, 16, 24, attn=(3,)), double_z=False, codebook=9),
+    "other width": kl(levels(8, 16), levels(8, 16), z_channels=16, embed_dim=6, double_z=False, codebook=5),
+}
+CONFIGS = {"kl": KL_CONFIGS, "flux2": FLUX2_CONFIGS, "vq": VQ_CONFIGS, "tiny": TINY_CONFIGS, "video": VIDEO_CONFIGS}
 ROUND_TRIPS = [
-    pytest.param(row.name, config, id=f"{row.name}: {name}")
+    pytest.param(row.name, row.family, config, id=f"{row.name}: {row.family}: {name}")
     for row in LAYOUTS
     for name, config in CONFIGS[row.family].items()
     if row.name not in HALF_LAYOUTS
@@ -82,12 +94,15 @@ def seed() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
-def random_model(config: Config) -> nn.Module:
+def family_of(config: Config) -> str:
+    return next(family for family, configs in CONFIGS.items() if config in configs.values())
+
+
+def random_model(config: Config, family: str | None = None) -> nn.Module:
     """A model without two equal tensors, so that none can be taken for another."""
-    family = "video" if isinstance(config, VideoConfig) else "kl" if isinstance(config, KLConfig) else "tiny"
-    model = FAMILIES[family].build(config)
-    for parameter in model.parameters():
-        nn.init.normal_(parameter)
+    model = FAMILIES[family or family_of(config)].build(config)
+    for tensor in model.state_dict().values():
+        nn.init.normal_(tensor) if tensor.is_floating_point() else tensor.fill_(77)
     return model.eval()
 
 
@@ -104,7 +119,7 @@ def assert_same_model(loaded: LoadedModel, model: nn.Module, config: Config | No
 def hints(config: Config) -> dict[str, Any]:
     """What no shape tells, as a config.json would."""
     if isinstance(config, KLConfig):
-        return {"norm_num_groups": config.num_groups}
+        return {"norm_num_groups": config.num_groups, "batch_norm_eps": config.batch_norm_eps}
     return {"vae_scale": config.scaling_factor, "vae_shift": config.shift_factor}
 
 
@@ -116,16 +131,16 @@ def expected_layout(layout: str, config: Config) -> str:
     return "diffusers" if layout == "diffusers-old" and not has_old_names else layout
 
 
-@pytest.mark.parametrize(("layout", "config"), ROUND_TRIPS)
-def test_state_dict_round_trip(layout: str, config: Config) -> None:
+@pytest.mark.parametrize(("layout", "family", "config"), ROUND_TRIPS)
+def test_state_dict_round_trip(layout: str, family: str, config: Config) -> None:
     model = random_model(config)
     loaded = load_model(to_layout(model, layout), config=hints(config))
-    assert loaded.layouts == (expected_layout(layout, config),)
+    assert (loaded.family, loaded.layouts) == (family, (expected_layout(layout, config),))
     assert_same_model(loaded, model, config)
 
 
-@pytest.mark.parametrize(("layout", "config"), ROUND_TRIPS)
-def test_file_round_trip_is_byte_identical(layout: str, config: Config, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("layout", "family", "config"), ROUND_TRIPS)
+def test_file_round_trip_is_byte_identical(layout: str, family: str, config: Config, tmp_path: Path) -> None:
     model = random_model(config)
     first, second = tmp_path / "first.safetensors", tmp_path / "second.safetensors"
     save(model, first, layout=layout)
@@ -242,7 +257,7 @@ def test_a_diffusers_folder_brings_its_norm_groups(tmp_path: Path) -> None:
 
 def test_layouts_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     linear = kl(levels(8, 16, kind="linear"), levels(8, 16, kind="linear"))
-    model = random_model(linear)
+    model = random_model(linear, "kl")
     assert_same_model(load_model(to_layout(model, "ldm"), config=hints(linear)), model, linear)
     with pytest.raises(InputError, match=r"expected a place for .*to_qkv.weight, found none: save in the ldm layout"):
         to_layout(model, "diffusers")

@@ -44,6 +44,8 @@ class AbstractAutoencoder(nn.Module, metaclass=_Finished):
 
     model_ema: LitEma
     monitor: str
+    ema_decay: float | None = None
+    use_ema = False
 
     def __init__(self, ema_decay: float | None = None, monitor: str | None = None, input_key: str = "jpg") -> None:
         super().__init__()

@@ -225,17 +225,20 @@ CLASSES: dict[str, Callable[..., nn.Module]] = {
 """What configurations may name, whatever package they say it is in."""
 
 
+def engine_options(config: KLConfig) -> dict[str, Any]:
+    """`config` as keyword arguments of AutoencodingEngineLegacy."""
+    encoder, decoder = config.ddconfig("encoder"), config.ddconfig("decoder")
+    return {
+        "embed_dim": config.embed_dim,
+        "ddconfig": encoder or decoder or {},
+        "decoder_ddconfig": decoder,
+        "decoder_target": "VideoDecoder" if isinstance(config, VideoConfig) else "Decoder",
+        "parts": tuple(name for name, part in (("encoder", encoder), ("decoder", decoder)) if part is not None),
+        "use_quant_conv": config.quant_conv,
+        "use_post_quant_conv": config.post_quant_conv,
+    }
+
+
 def build_kl(config: KLConfig, *, sample_posterior: bool = False) -> AutoencoderKL:
     """The model that `config` describes, randomly initialised; inference encodes to the mean unless told otherwise."""
-    encoder, decoder = config.ddconfig("encoder"), config.ddconfig("decoder")
-    parts = tuple(name for name, part in (("encoder", encoder), ("decoder", decoder)) if part is not None)
-    return AutoencoderKL(
-        config.embed_dim,
-        ddconfig=encoder or decoder or {},
-        decoder_ddconfig=decoder,
-        decoder_target="VideoDecoder" if isinstance(config, VideoConfig) else "Decoder",
-        parts=parts,
-        use_quant_conv=config.quant_conv,
-        use_post_quant_conv=config.post_quant_conv,
-        sample_posterior=sample_posterior,
-    )
+    return AutoencoderKL(**engine_options(config), sample_posterior=sample_posterior)

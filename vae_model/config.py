@@ -51,6 +51,12 @@ class KLConfig:
     post_quant_conv: bool = True
     num_groups: int = 32
     """Groups of every GroupNorm; the one number that no tensor shape tells."""
+    patch: int = 1
+    """Side of the squares of latent cells that lie in the channels of the latents that users hold: 2 in Flux.2."""
+    batch_norm_eps: float = 1e-4
+    """Of the normalisation of such latents."""
+    codebook: int = 0
+    """Vectors that latents are replaced by before decoding, each by the nearest; 0 without a codebook."""
 
     def __post_init__(self) -> None:
         if self.encoder is None and self.decoder is None:
@@ -72,14 +78,14 @@ class KLConfig:
     @property
     def latent_channels(self) -> int:
         """Channels of the latents that users hold."""
-        return self.embed_dim
+        return self.embed_dim * self.patch**2
 
     @property
     def factor(self) -> int:
         """Pixels along one side of a latent cell."""
         levels = self.decoder or self.encoder
         assert levels is not None
-        return levels.factor
+        return levels.factor * self.patch
 
     def ddconfig(self, part: str) -> dict[str, Any] | None:
         """Keyword arguments of ldm's Encoder or Decoder (`part` "encoder" or "decoder"), None where it is absent."""
@@ -116,6 +122,8 @@ class TinyConfig:
     num_decoder_blocks: tuple[int, ...] = (3, 3, 3, 1)
     midblock_gn: bool = False
     """Whether the blocks at latent resolution carry TAEF2's GroupNorm branch."""
+    strided_stem: bool = False
+    """Whether the encoder's first two convolutions halve the image and are activated, as in TAESana: a stage less."""
     scaling_factor: float = 1.0
     """The tiny model works on (raw latent - shift_factor) * scaling_factor."""
     shift_factor: float = 0.0
@@ -123,7 +131,8 @@ class TinyConfig:
     def __post_init__(self) -> None:
         if self.encoder_block_out_channels is None and self.decoder_block_out_channels is None:
             raise ValueError("tiny autoencoder: expected an encoder or a decoder, got neither: configure at least one")
-        stages = {len(w) for w in (self.encoder_block_out_channels, self.decoder_block_out_channels) if w is not None}
+        encoder, decoder = self.encoder_block_out_channels, self.decoder_block_out_channels
+        stages = {len(w) + extra for w, extra in ((encoder, self.strided_stem), (decoder, 0)) if w is not None}
         if len(stages) > 1:
             raise ValueError(
                 f"tiny autoencoder: expected as many stages in encoder and decoder, got {sorted(stages)}: "
@@ -133,9 +142,10 @@ class TinyConfig:
     @property
     def factor(self) -> int:
         """Pixels along one side of a latent cell."""
-        stages = self.decoder_block_out_channels or self.encoder_block_out_channels
-        assert stages is not None
-        return 2 ** (len(stages) - 1)
+        if self.decoder_block_out_channels:
+            return 2 ** (len(self.decoder_block_out_channels) - 1)
+        assert self.encoder_block_out_channels is not None
+        return 2 ** (len(self.encoder_block_out_channels) - 1 + self.strided_stem)
 
 
 @dataclass(frozen=True)

@@ -66,7 +66,9 @@ def detect(weights: Weights) -> Detected:
 
 
 def _fits(layout: Layout, names: set[str]) -> bool:
-    return any(mark in names for mark in layout.marks) and not any(key in names for key in layout.forbidden)
+    if not names.issuperset(layout.required) or not names.isdisjoint(layout.forbidden):
+        return False
+    return any(mark in names for mark in layout.marks)
 
 
 def _present_prefixes(shapes: Shapes) -> list[str]:

@@ -73,7 +73,8 @@ def _tiny_elements(config: TinyConfig, direction: str) -> float:
     blocks = config.num_encoder_blocks if encodes else config.num_decoder_blocks
     if not widths:
         return 0.0
-    shares = [4.0**-stage for stage in range(len(widths))]  # of the image's pixels
+    stem = encodes and config.strided_stem
+    shares = [4.0 ** -(stage + stem) for stage in range(len(widths))]  # of the image's pixels
     worst = _tiny_stages(widths, blocks, shares if encodes else shares[::-1])
     if config.midblock_gn:
         deepest, count = (widths[-1], blocks[-1]) if encodes else (widths[0], blocks[0])

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from torch import nn
 
 from .autoencoder import build_kl
 from .config import Config, KLConfig, LevelsConfig, TinyConfig, VideoConfig
+from .flux2 import PATCH, build_flux2
 from .tiny import AutoencoderTiny
 from .video import TIME_MODES
+from .vq import build_vq
 
 Shapes = Mapping[str, tuple[int, ...]]
 Hints = Mapping[str, str]
@@ -107,6 +109,17 @@ def infer_video(shapes: Shapes, hints: Hints) -> VideoConfig:
     )
 
 
+def infer_flux2(shapes: Shapes, hints: Hints) -> KLConfig:
+    """As for KL, with latents in 2x2 squares."""
+    eps = float(hints.get("batch_norm_eps", KLConfig.batch_norm_eps))
+    return replace(infer_kl(shapes, hints), patch=PATCH, batch_norm_eps=eps)
+
+
+def infer_vq(shapes: Shapes, hints: Hints) -> KLConfig:
+    """As for KL, with the codebook's size; the encoder gives no variances."""
+    return replace(infer_kl(shapes, hints), codebook=shapes["quantize.embedding.weight"][0], double_z=False)
+
+
 def _tiny_layers(shapes: Shapes, half: str) -> list[str]:
     """The kind of each numbered layer of half a tiny model: conv, block, or none (activation, upsampling)."""
     numbers = [int(m[1]) for m in (re.match(rf"{half}\.layers\.(\d{{1,4}})\.", key) for key in shapes) if m]
@@ -149,6 +162,7 @@ def infer_tiny(shapes: Shapes, hints: Hints) -> TinyConfig:
         num_encoder_blocks=_stages(encoder_kinds) if encoder else defaults.num_encoder_blocks,
         num_decoder_blocks=_stages(decoder_kinds) if decoder else defaults.num_decoder_blocks,
         midblock_gn=any(".pool." in key for key in shapes),
+        strided_stem=encoder_kinds[:2] == ["conv", "none"],
         scaling_factor=float(hints.get("vae_scale", 1.0)),
         shift_factor=float(hints.get("vae_shift", 0.0)),
     )
@@ -167,6 +181,7 @@ def build_tiny(config: TinyConfig) -> AutoencoderTiny:
         scaling_factor=config.scaling_factor,
         shift_factor=config.shift_factor,
         midblock_gn=config.midblock_gn,
+        strided_stem=config.strided_stem,
     )
 
 
@@ -175,6 +190,14 @@ def _kl_core(_layout: str) -> tuple[str, ...]:
     return tuple(
         f"decoder.{name}" for name in (*names, "up.0.block.0.conv1.weight", "norm_out.weight", "conv_out.weight")
     )
+
+
+def _flux2_core(layout: str) -> tuple[str, ...]:
+    return (*_kl_core(layout), "bn.running_mean", "bn.running_var")
+
+
+def _vq_core(layout: str) -> tuple[str, ...]:
+    return (*_kl_core(layout), "quantize.embedding.weight")
 
 
 def _tiny_core(layout: str) -> tuple[str, ...]:
@@ -186,6 +209,16 @@ def _tiny_core(layout: str) -> tuple[str, ...]:
 FAMILIES: dict[str, Family] = {
     "kl": Family("ldm KL autoencoder", _kl_core, infer_kl, build_kl, {"act_fn": ("silu", "swish")}),
     "video": Family("KL autoencoder with temporal decoder", _kl_core, infer_video, build_kl, {}),
+    "flux2": Family(
+        "Flux.2 autoencoder",
+        _flux2_core,
+        infer_flux2,
+        build_flux2,
+        {"act_fn": ("silu", "swish"), "patch_size": ("[2, 2]",)},
+    ),
+    "vq": Family(
+        "VQ autoencoder", _vq_core, infer_vq, build_vq, {"act_fn": ("silu", "swish"), "norm_type": ("group",)}
+    ),
     "tiny": Family(
         "TAESD tiny autoencoder",
         _tiny_core,

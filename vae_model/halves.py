@@ -12,12 +12,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .exact.program import Program, build_program
-from .exact.spec import UnsupportedModule, describe, require_children
+from .exact.program import Program, build_program, packed_last, unpacked_first
+from .exact.spec import Statistics, UnsupportedModule, describe, read_statistics, require_children, require_plain
 from .tiny import AutoencoderTiny
+from .vq import VectorQuantizer
 
-_KL_CLASSES = ("AutoencoderKL", "AutoencodingEngine", "AutoencodingEngineLegacy")
-_KL_PARTS = {"encoder", "decoder", "quant_conv", "post_quant_conv", "regularization", "loss", "model_ema"}
+_KL_CLASSES = ("AutoencoderKL", "AutoencodingEngine", "AutoencodingEngineLegacy", "AutoencoderFlux2", "AutoencoderVQ")
+_KL_PARTS = {"encoder", "decoder", "quant_conv", "post_quant_conv", "regularization"}
+_KL_PARTS_AROUND = {"loss", "model_ema", "bn", "quantize"}
 
 
 @dataclass(frozen=True)
@@ -36,8 +38,12 @@ def decoder_half(model: Any) -> Half:
     _require_known(model, "decoder", "decode")
     if isinstance(model, AutoencoderTiny):
         layers, shift, scale = model.decoder, model.shift_factor, model.scaling_factor
-        return Half(build_program(layers), lambda rows: _limit((rows - shift) * scale), lambda rows: rows * 2 - 1)
+        return Half(build_program(layers), lambda rows: _limit((rows - shift).mul_(scale)), lambda rows: rows * 2 - 1)
     program = build_program(model.decoder, before=getattr(model, "post_quant_conv", None))
+    if getattr(model, "bn", None) is not None:
+        return Half(unpacked_first(program, _statistics(model, 4 * program.in_channels)), _same, _same)
+    if hasattr(model, "quantize"):
+        return Half(program, _codebook(model, program.in_channels), _same)
     return Half(program, _same, _same)
 
 
@@ -48,17 +54,48 @@ def encoder_half(model: Any, latent_channels: int) -> Half:
     _require_known(model, "encoder", "encode")
     if isinstance(model, AutoencoderTiny):
         layers, shift, scale = model.encoder, model.shift_factor, model.scaling_factor
-        return Half(build_program(layers), lambda rows: (rows + 1) / 2, lambda rows: rows / scale + shift)
+        return Half(build_program(layers), lambda rows: (rows + 1).div_(2), lambda rows: rows / scale + shift)
     regularization = getattr(model, "regularization", None)
-    if type(regularization).__name__ not in ("NoneType", "DiagonalGaussianRegularizer"):
+    plain = ("NoneType", "IdentityRegularizer") if hasattr(model, "quantize") else ("NoneType",)
+    if type(regularization).__name__ not in (*plain, "DiagonalGaussianRegularizer"):
         raise UnsupportedModule(f"regularization: expected a Gaussian, got {describe(regularization)}: it runs untiled")
     program = build_program(model.encoder, after=getattr(model, "quant_conv", None))
+    if getattr(model, "bn", None) is not None:
+        _require_moments(model, program, latent_channels // 4)
+        return Half(packed_last(program, _statistics(model, latent_channels)), _same, _same)
+    _require_moments(model, program, latent_channels)
+    return Half(program, _same, lambda rows: rows[:, :latent_channels])
+
+
+def _require_moments(model: Any, program: Program, latent_channels: int) -> None:
     if program.out_channels not in (latent_channels, 2 * latent_channels):
         raise UnsupportedModule(
             f"{describe(model.encoder)}: expected {latent_channels} channels, with or without variances, "
             f"got {program.out_channels}: it runs untiled"
         )
-    return Half(program, _same, lambda rows: rows[:, :latent_channels])
+
+
+def _statistics(model: Any, channels: int) -> Statistics:
+    """Of Flux.2's latents. The host's class says itself how it packs them and with which eps."""
+    require_plain(model.bn)
+    statistics = read_statistics(model.bn, "bn", channels)
+    if type(model).__name__ == "AutoencoderFlux2":
+        return statistics
+    patch, eps = getattr(model, "ps", None), getattr(model, "bn_eps", None)
+    if patch != [2, 2] or eps != statistics.eps:
+        raise UnsupportedModule(
+            f"bn: expected squares [2, 2] and its own eps {statistics.eps}, got {patch} and {eps}: it runs untiled"
+        )
+    return statistics
+
+
+def _codebook(model: Any, channels: int) -> Callable[[Tensor], Tensor]:
+    """Every latent cell by itself, so that rows do as well as the whole."""
+    quantize = model.quantize
+    if not isinstance(quantize, VectorQuantizer) or quantize.embedding.embedding_dim != channels:
+        raise UnsupportedModule(f"quantize: expected a codebook of {channels} channels, got {describe(quantize)}")
+    require_plain(quantize)
+    return quantize
 
 
 def _same(rows: Tensor) -> Tensor:
@@ -67,7 +104,7 @@ def _same(rows: Tensor) -> Tensor:
 
 def _limit(rows: Tensor) -> Tensor:
     """The tiny decoder's first layer."""
-    return torch.tanh(rows / 3) * 3
+    return (rows / 3).tanh_().mul_(3)
 
 
 def _require_known(model: Any, part: str, method: str) -> None:
@@ -82,7 +119,7 @@ def _require_known(model: Any, part: str, method: str) -> None:
         raise UnsupportedModule(
             f"{describe(model)}: expected an image autoencoder of the KL or TAESD family: it runs untiled"
         )
-    require_children(model, describe(model), _KL_PARTS)
+    require_children(model, describe(model), _KL_PARTS | _KL_PARTS_AROUND)
 
 
 # -- the host's TAESD: two plain sequences, and two numbers that may be parameters ------------------------------------
@@ -96,14 +133,14 @@ def _taesd_decoder(model: Any) -> Half:
         raise UnsupportedModule(f"taesd_decoder.0: expected 3 tanh(x / 3), got {describe(first)}: it runs untiled")
     shift, scale = float(model.vae_shift), float(model.vae_scale)
     program = build_program(nn.Sequential(*layers).eval())
-    return Half(program, lambda rows: _limit((rows - shift) * scale), lambda rows: (rows - 0.5) * 2)
+    return Half(program, lambda rows: _limit((rows - shift).mul_(scale)), lambda rows: (rows - 0.5) * 2)
 
 
 def _taesd_encoder(model: Any) -> Half:
     _require_taesd(model, "encode")
     shift, scale = float(model.vae_shift), float(model.vae_scale)
     program = build_program(model.taesd_encoder)
-    return Half(program, lambda rows: rows * 0.5 + 0.5, lambda rows: rows / scale + shift)
+    return Half(program, lambda rows: (rows * 0.5).add_(0.5), lambda rows: rows / scale + shift)
 
 
 def _require_taesd(model: Any, method: str) -> None:

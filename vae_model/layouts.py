@@ -34,6 +34,8 @@ class Layout:
     """... and none of these."""
     rules: tuple[Rule, ...]
     """(file's template, our template), the first match counts."""
+    required: tuple[str, ...] = ()
+    """Keys that must all be there, too."""
     linear_attention: bool = False
     """Attention weights are (C, C) matrices in the file, 1x1 convolutions (C, C, 1, 1) in our modules."""
 
@@ -90,7 +92,18 @@ def _diffusers_kl(attention_names: dict[str, str], blocks: tuple[Rule, ...] = _D
     return tuple(rules)
 
 
-_ATTENTION_NAMES = {"group_norm": "norm", "to_q": "q", "to_k": "k", "to_v": "v", "to_out.0": "proj_out"}
+_BATCH_NORM = ("bn.running_mean", "bn.running_var", "bn.num_batches_tracked")
+_FLUX2_RULES: tuple[Rule, ...] = tuple((key, key) for key in _BATCH_NORM)
+_NESTED_QUANT: tuple[Rule, ...] = (
+    ("encoder.quant_conv.{p}", "quant_conv.{p}"),
+    ("decoder.post_quant_conv.{p}", "post_quant_conv.{p}"),
+)
+_CODEBOOK = "quantize.embedding.weight"
+_ATTENTION = {"group_norm": "norm", "to_q": "q", "to_k": "k", "to_v": "v", "to_out.0": "proj_out"}
+_OLD_ATTENTION = {"group_norm": "norm", "query": "q", "key": "k", "value": "v", "proj_attn": "proj_out"}
+_LDM_MARKS = ("decoder.mid.block_1.norm1.weight", "encoder.mid.block_1.norm1.weight")
+_RELATIVES = ("bn.running_mean", _CODEBOOK)
+"""Keys of families that have all of a KL autoencoder's keys."""
 _DIFFUSERS_MARKS = ("decoder.mid_block.resnets.0.norm1.weight", "encoder.mid_block.resnets.0.norm1.weight")
 _OLD_ATTENTION_MARKS = tuple(f"{half}.mid_block.attentions.0.query.weight" for half in ("decoder", "encoder"))
 
@@ -98,28 +111,24 @@ LAYOUTS: tuple[Layout, ...] = (
     Layout(
         name="ldm",
         family="kl",
-        marks=("decoder.mid.block_1.norm1.weight", "encoder.mid.block_1.norm1.weight"),
-        forbidden=VIDEO_MARKS,
+        marks=_LDM_MARKS,
+        forbidden=(*VIDEO_MARKS, *_RELATIVES),
         rules=_KL_OWN,
     ),
     Layout(
         name="diffusers",
         family="kl",
         marks=_DIFFUSERS_MARKS,
-        forbidden=(*_OLD_ATTENTION_MARKS, VIDEO_DIFFUSERS_MARK),
-        rules=_diffusers_kl(
-            _ATTENTION_NAMES,
-        ),
+        forbidden=(*_OLD_ATTENTION_MARKS, VIDEO_DIFFUSERS_MARK, *_RELATIVES),
+        rules=_diffusers_kl(_ATTENTION),
         linear_attention=True,
     ),
     Layout(
         name="diffusers-old",
         family="kl",
         marks=_OLD_ATTENTION_MARKS,
-        forbidden=(),
-        rules=_diffusers_kl(
-            {"group_norm": "norm", "query": "q", "key": "k", "value": "v", "proj_attn": "proj_out"},
-        ),
+        forbidden=_RELATIVES,
+        rules=_diffusers_kl(_OLD_ATTENTION),
         linear_attention=True,
     ),
     Layout(
@@ -134,8 +143,51 @@ LAYOUTS: tuple[Layout, ...] = (
         family="video",
         marks=(VIDEO_DIFFUSERS_MARK,),
         forbidden=(),
-        rules=(*VIDEO_DIFFUSERS_RULES, *_diffusers_kl(_ATTENTION_NAMES, VIDEO_DIFFUSERS_BLOCKS)),
+        rules=(*VIDEO_DIFFUSERS_RULES, *_diffusers_kl(_ATTENTION, VIDEO_DIFFUSERS_BLOCKS)),
         linear_attention=True,
+    ),
+    Layout(
+        name="ldm",
+        family="flux2",
+        marks=_LDM_MARKS,
+        forbidden=(),
+        rules=(*_NESTED_QUANT, *_KL_OWN, *_FLUX2_RULES),
+        required=("bn.running_mean",),
+    ),
+    Layout(
+        name="diffusers",
+        family="flux2",
+        marks=_DIFFUSERS_MARKS,
+        forbidden=(),
+        rules=(*_diffusers_kl(_ATTENTION), *_FLUX2_RULES),
+        linear_attention=True,
+        required=("bn.running_mean",),
+    ),
+    Layout(
+        name="ldm",
+        family="vq",
+        marks=_LDM_MARKS,
+        forbidden=(),
+        rules=(*_KL_OWN, (_CODEBOOK, _CODEBOOK)),
+        required=(_CODEBOOK,),
+    ),
+    Layout(
+        name="diffusers",
+        family="vq",
+        marks=_DIFFUSERS_MARKS,
+        forbidden=_OLD_ATTENTION_MARKS,
+        rules=(*_diffusers_kl(_ATTENTION), (_CODEBOOK, _CODEBOOK)),
+        linear_attention=True,
+        required=(_CODEBOOK,),
+    ),
+    Layout(
+        name="diffusers-old",
+        family="vq",
+        marks=_OLD_ATTENTION_MARKS,
+        forbidden=(),
+        rules=(*_diffusers_kl(_OLD_ATTENTION), (_CODEBOOK, _CODEBOOK)),
+        linear_attention=True,
+        required=(_CODEBOOK,),
     ),
     Layout(
         name="taesd-encoder",
@@ -176,11 +228,14 @@ PREFIXES = ("first_stage_model.", "vae.", "model.", "module.")
 IGNORED = ("loss.", "model_ema.", "discriminator.", "colorize")
 """Keys beside the model that training leaves in its checkpoints; they begin like this."""
 
+COUNTERS = ("bn.num_batches_tracked",)
+"""What training counts: integers that may be absent and compute nothing."""
+
 SCALARS = ("vae_scale", "vae_shift")
 """Single numbers that ComfyUI keeps beside a tiny model: raw latent = z / vae_scale + vae_shift."""
 
 OTHER_MODELS: tuple[tuple[str, str], ...] = (
-    ("bn.running_mean", "a Flux.2 autoencoder, which this version cannot load yet"),
+    ("bn.running_mean", "a Flux.2 autoencoder"),
     ("decoder.conv_in.conv.weight", "a video autoencoder"),
     ("decoder.middle.0.residual.0.gamma", "a Wan or Qwen-Image autoencoder"),
     ("decoder.22.bias", "a tiny video autoencoder (TAEHV)"),

@@ -16,6 +16,7 @@ from .detect import Detected, detect, shorten
 from .errors import VAEFileError
 from .families import FAMILIES
 from .files.weights import open_weights
+from .layouts import COUNTERS
 
 Source = str | os.PathLike[str] | Mapping[str, Any]
 
@@ -112,7 +113,8 @@ def load_model(
     """
     parts, family, model_config, hints = inspect_model(sources, config)
     model = build_empty(parts, family, model_config)
-    state = _read_all(parts, dtype)
+    counters = {key: torch.tensor(0) for key in COUNTERS if key in model.state_dict()}
+    state = counters | _read_all(parts, dtype)
     model.load_state_dict(state, strict=True, assign=True)
     stored = parts[0].weights.dtypes[next(iter(parts[0].keys.values()))]
     layouts = tuple(part.layout.name for part in parts)
@@ -140,7 +142,7 @@ def _check_keys(model: nn.Module, parts: list[Detected], family: str) -> None:
     given = {key: shape for part in parts for key, shape in part.shapes.items()}
     last = parts[-1]
     problems: list[str] = []
-    missing = [last.file_name_of(key) for key in expected if key not in given]
+    missing = [last.file_name_of(key) for key in expected if key not in given and key not in COUNTERS]
     if missing:
         problems.append(f"missing {shorten(missing)}")
     unknown = [part.prefix + name for part in parts for name in part.unknown]
@@ -151,7 +153,8 @@ def _check_keys(model: nn.Module, parts: list[Detected], family: str) -> None:
         if expected[key] != given[key] and len(problems) < 5:
             problems.append(f"{last.file_name_of(key)} has shape {given[key]} instead of {expected[key]}")
     for part in parts:
-        odd = [key for key in part.keys.values() if not part.weights.dtypes[key].is_floating_point]
+        numbers = [theirs for ours, theirs in part.keys.items() if ours not in COUNTERS]
+        odd = [key for key in numbers if not part.weights.dtypes[key].is_floating_point]
         if odd:
             problems.append(f"not floating point: {shorten(odd)}")
     if problems:
@@ -166,5 +169,5 @@ def _read_all(parts: list[Detected], dtype: torch.dtype | None) -> dict[str, Ten
         shapes = part.shapes
         for ours, theirs in part.keys.items():
             tensor = part.weights.read(theirs).reshape(shapes[ours])
-            state[ours] = tensor if dtype is None else tensor.to(dtype)
+            state[ours] = tensor if dtype is None or ours in COUNTERS else tensor.to(dtype)
     return state

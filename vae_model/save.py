@@ -13,17 +13,33 @@ from torch import Tensor, nn
 
 from .errors import InputError
 from .files.atomic import atomic_path
+from .flux2 import AutoencoderFlux2
 from .keys import count_levels, is_attention_weight, to_theirs
-from .layouts import LAYOUTS
+from .layouts import COUNTERS, LAYOUTS, Layout
 from .tiny import AutoencoderTiny
 from .video import VideoDecoder
+from .vq import AutoencoderVQ
+
+_FAMILIES: tuple[tuple[type[nn.Module], str], ...] = (
+    (AutoencoderTiny, "tiny"),
+    (AutoencoderFlux2, "flux2"),
+    (AutoencoderVQ, "vq"),
+    (nn.Module, "kl"),
+)
+"""The family of a model: the first row that its class belongs to."""
+
+
+def layouts_of(model: nn.Module) -> dict[str, Layout]:
+    """The layouts that a model can be written in, by name; the usual one first."""
+    family = next(name for kind, name in _FAMILIES if isinstance(model, kind))
+    if isinstance(getattr(model, "decoder", None), VideoDecoder):
+        family = "video"
+    return {row.name: row for row in LAYOUTS if row.family == family}
 
 
 def to_layout(model: nn.Module, layout: str) -> dict[str, Tensor]:
     """The model's tensors under the names (and attention shapes) of that layout; InputError where there is none."""
-    decoder = getattr(model, "decoder", None)
-    family = "tiny" if isinstance(model, AutoencoderTiny) else "video" if isinstance(decoder, VideoDecoder) else "kl"
-    rows = {row.name: row for row in LAYOUTS if row.family == family}
+    rows = layouts_of(model)
     if layout not in rows:
         raise InputError(f"layout: expected one of {', '.join(rows)}, got {layout!r}: choose one of these")
     row = rows[layout]
@@ -39,7 +55,7 @@ def to_layout(model: nn.Module, layout: str) -> dict[str, Tensor]:
         if row.linear_attention and is_attention_weight(key):
             tensor = tensor.flatten(1)  # (C, C)
         named[theirs] = tensor
-    if family == "video" and layout == "diffusers" and "quant_conv.weight" not in named:
+    if row.family == "video" and layout == "diffusers" and "quant_conv.weight" not in named:
         named |= _identity_quant_conv(named["encoder.conv_out.bias"])
     return named
 
@@ -56,7 +72,7 @@ def save(
     """Write a VAE, or its bare model, as safetensors; the file appears whole or not at all.
 
     Args:    path: ends in .safetensors.
-             layout: a name in `layouts.LAYOUTS`; None is ldm for KL and taesd-diffusers for tiny models.
+             layout: a name in `layouts_of(model)`; None is taesd-diffusers for tiny models, ldm for all others.
              dtype: of the written weights; None keeps them as they are.
     """
     model: nn.Module = getattr(vae, "first_stage_model", vae)
@@ -65,7 +81,8 @@ def save(
         raise InputError(f"save: expected a name ending in .safetensors, got {target.name!r}: change the ending")
     default = "taesd-diffusers" if isinstance(model, AutoencoderTiny) else "ldm"
     tensors = to_layout(model, layout or default)
-    written = {key: t.detach().to("cpu", dtype or t.dtype).contiguous() for key, t in tensors.items()}
+    kinds = {key: t.dtype if dtype is None or key in COUNTERS else dtype for key, t in tensors.items()}
+    written = {key: t.detach().to("cpu", kinds[key]).contiguous() for key, t in tensors.items()}
     with atomic_path(target) as temporary:
         save_file(written, temporary, metadata={"format": "pt"} | _unseen_settings(model))
         _sort_metadata(temporary)
@@ -85,10 +102,12 @@ def _sort_metadata(path: Path) -> None:
 
 
 def _unseen_settings(model: nn.Module) -> dict[str, str]:
-    """What no shape tells and a reader needs: the number of norm groups, a tiny model's latent convention."""
+    """What no shape tells and a reader needs: norm groups, the eps of a BatchNorm, a tiny model's latent convention."""
     if isinstance(model, AutoencoderTiny):
         return {"vae_scale": repr(model.scaling_factor), "vae_shift": repr(model.shift_factor)}
     groups = {layer.num_groups for layer in model.modules() if isinstance(layer, nn.GroupNorm)}
     settings = {"norm_num_groups": str(groups.pop())} if len(groups) == 1 else {}
+    if isinstance(model, AutoencoderFlux2):
+        settings["batch_norm_eps"] = repr(model.bn.eps)
     strategy = getattr(getattr(model, "decoder", None), "merge_strategy", "learned")
     return settings if strategy == "learned" else settings | {"merge_strategy": strategy}

@@ -71,7 +71,10 @@ def _run(layers: nn.Sequential, x: Tensor, checkpointing: bool) -> Tensor:
 
 
 class EncoderTiny(nn.Module):
-    """Images in -1..1 (B, in_channels, H, W) to latents; every stage after the first halves both sides, rounding up."""
+    """Images in -1..1 (B, in_channels, H, W) to latents; every stage after the first halves both sides, rounding up.
+
+    With `strided_stem` the first stage halves, too, and the first two convolutions are activated, as in TAESana.
+    """
 
     gradient_checkpointing = False
 
@@ -83,13 +86,17 @@ class EncoderTiny(nn.Module):
         block_out_channels: Sequence[int],
         act_fn: str,
         midblock_gn: bool = False,
+        strided_stem: bool = False,
     ) -> None:
         super().__init__()
         layers: list[nn.Module] = []
         width = in_channels
         for stage, (blocks, stage_width) in enumerate(zip(num_blocks, block_out_channels, strict=True)):
-            stride = 1 if stage == 0 else 2
-            layers.append(nn.Conv2d(width, stage_width, kernel_size=3, padding=1, stride=stride, bias=stage == 0))
+            stride = 1 if stage == 0 and not strided_stem else 2
+            bias = stage <= strided_stem
+            layers.append(nn.Conv2d(width, stage_width, kernel_size=3, padding=1, stride=stride, bias=bias))
+            if strided_stem and stage < 2:
+                layers.append(ACTIVATIONS[act_fn]())
             width = stage_width
             gn = midblock_gn and stage == len(num_blocks) - 1
             layers += [AutoencoderTinyBlock(width, width, act_fn, gn) for _ in range(blocks)]
@@ -138,7 +145,8 @@ class AutoencoderTiny(nn.Module):
     """TAESD-style autoencoder with diffusers' arguments and keys; images in -1..1, latents in the scaled convention.
 
     Stages may differ in width. Either `*_block_out_channels` may be None: half a model. `midblock_gn` adds TAEF2's
-    GroupNorm branch to the blocks at latent resolution. `config` holds the arguments as given.
+    GroupNorm branch to the blocks at latent resolution, `strided_stem` makes the encoder begin as TAESana's. `config`
+    holds the arguments as given.
 
     With slicing, batches run image by image. With tiling, images run in overlapping tiles, which is approximate:
     `tile_sample_min_size` pixels or `tile_latent_min_size` cells wide, of which `tile_overlap_factor` is shared.
@@ -164,6 +172,7 @@ class AutoencoderTiny(nn.Module):
         scaling_factor: float = 1.0,
         shift_factor: float = 0.0,
         midblock_gn: bool = False,
+        strided_stem: bool = False,
     ) -> None:
         arguments = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
         super().__init__()
@@ -179,7 +188,9 @@ class AutoencoderTiny(nn.Module):
         self.use_slicing = self.use_tiling = False
         if encoder_block_out_channels is not None:
             widths = tuple(encoder_block_out_channels)
-            self.encoder = EncoderTiny(in_channels, latent_channels, num_encoder_blocks, widths, act_fn, midblock_gn)
+            self.encoder = EncoderTiny(
+                in_channels, latent_channels, num_encoder_blocks, widths, act_fn, midblock_gn, strided_stem
+            )
         if decoder_block_out_channels is not None:
             self.decoder = DecoderTiny(
                 latent_channels,

@@ -17,6 +17,7 @@ from .config import VideoConfig, image_channels
 from .errors import InputError
 from .estimate import untiled_elements_per_pixel
 from .exact.spec import UnsupportedModule
+from .flux2 import AutoencoderFlux2
 from .halves import Half, decoder_half, encoder_half
 from .host import Host, PlanProtocol
 from .layers import set_attention
@@ -295,5 +296,7 @@ class VAE:
         x = self.process_input(x)
         if isinstance(model, AutoencoderTiny):
             return model.encode(x)[0] / model.scaling_factor + model.shift_factor
+        if isinstance(model, AutoencoderFlux2):
+            return model.pack(model.encode(x, unregularized=True)[0][:, : model.embed_dim])
         moments, _ = model.encode(x, unregularized=True)
         return moments[:, : self.latent_channels]  # the mean; without a log-variance it is all there is

@@ -147,7 +147,8 @@ class AttentionPass:
         spilled = self.source.device_share < 1
         stored = self.source.device_bytes(0, self.source.count) + (3 * strip if spilled else 0)
         tokens = min(self.height, self.source.strip_rows) * self.width * self.context.batch
-        workspace = streaming_bytes(tokens, self.source.size.channels, self.context.dtype)
+        keys = tokens if self.stream else self.height * self.width
+        workspace = streaming_bytes(tokens, keys, self.source.size.channels, self.context.dtype)
         if not self.stream:
             return stored + 2 * plane + 2 * strip + (workspace if self.context.device.type == "cpu" else strip)
         return stored + 4 * strip + strip + workspace  # blocks: one being used, one coming; then the queries

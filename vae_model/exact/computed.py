@@ -107,6 +107,11 @@ class PointwiseRows(Rows):
     def standing(self, top: int, bottom: int) -> int:
         return self.source.standing(top, bottom) + self.context.weight_bytes(self.conv)
 
+    def first(self, top: int, bottom: int) -> tuple[int, int]:
+        weights, out = self.context.weight_bytes(self.conv), (bottom - top) * self.row_bytes
+        before, rest = self.source.first(top, bottom)
+        return weights + max(before, rest + self.source.cost(top, bottom).held + out), weights + rest
+
     def readers(self, bottom: int) -> list[tuple[PlaneRows, int]]:
         return self.source.readers(bottom)
 
@@ -166,6 +171,12 @@ class EnlargedRows(Windowed):
         folding = fold_bytes(self.conv, self.context.dtype.itemsize) + unread - self._window_bytes(top, bottom)
         return cost._replace(peak=max(cost.peak, folding))  # while kernels are made there is no window yet
 
+    def first(self, top: int, bottom: int) -> tuple[int, int]:
+        peak, stays = super().first(top, bottom)
+        above = self._spans(top, bottom)[0]
+        folding = fold_bytes(self.conv, self.context.dtype.itemsize) + self.source.standing(above, above)
+        return max(peak, self._weight_bytes() + folding), stays
+
     def _extra(self, top: int, bottom: int) -> int:
         rows = -(-(bottom - top) // 2)
         return rows * self.context.row_bytes(self.size.channels, self.source.size.width + 1)
@@ -205,6 +216,13 @@ class AddedRows(Rows):
 
     def standing(self, top: int, bottom: int) -> int:
         return self.main.standing(top, bottom) + self.other.standing(top, bottom)
+
+    def first(self, top: int, bottom: int) -> tuple[int, int]:
+        before, rest = self.main.first(top, bottom)
+        unread, read = self.other.standing(top, top), self.other.standing(top, bottom)
+        held = self.main.cost(top, bottom).held
+        peak = max(before + unread, rest + held + read + self.other.cost(top, bottom).peak)
+        return peak, rest + self.other.first(top, bottom)[1]
 
     def readers(self, bottom: int) -> list[tuple[PlaneRows, int]]:
         return self.main.readers(bottom) + self.other.readers(bottom)

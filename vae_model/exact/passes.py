@@ -131,7 +131,7 @@ class Pass:
         worst = 0
         for number, sink in enumerate(self.sinks):
             standing = sum(other.rows.standing(top, top) for other in self.sinks[number + 1 :])
-            standing += sum(other.rows.standing(top, bottom) for other in self.sinks[: number + 1])
+            standing += sum(other.rows.standing(top, bottom) for other in self.sinks[:number])
             leaving = 0  # one strip at a time is on its way to host memory and still on the device, too
             for other in self.sinks:
                 if other.plane is not None:
@@ -144,13 +144,17 @@ class Pass:
     def _taking(self, sink: Sink, index: int, top: int, bottom: int, leaving: int) -> int:
         """Bytes for one strip of one sink; the strip that is `leaving` is gone once the new one is parked."""
         cost = sink.rows.cost(top, bottom)
+        stays = sink.rows.standing(top, bottom)
+        peak = stays + cost.peak
+        if index == 0:
+            peak, stays = sink.rows.first(top, bottom)
         size = (bottom - top) * sink.rows.row_bytes
         statistics = 0
         if sink.moments is not None and sink.rows.context.dtype.itemsize <= 2:
             statistics = 4 * min(CHUNK_ELEMENTS, size // sink.rows.context.dtype.itemsize)
         copy = size if sink.plane is not None and index and not sink.rows.whole else 0
-        storing = cost.held + copy
-        return max(leaving + max(cost.peak, storing), storing + statistics)
+        storing = stays + cost.held + copy
+        return max(leaving + max(peak, storing), storing + statistics)
 
 
 def _leaving(plane: Plane, done: int) -> int:

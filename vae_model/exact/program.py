@@ -11,7 +11,17 @@ from typing import Any, NamedTuple
 
 from torch import nn
 
-from .spec import Conv, Norm, UnsupportedModule, describe, read_conv, read_norm, require_children, require_plain
+from .spec import (
+    Conv,
+    Norm,
+    Statistics,
+    UnsupportedModule,
+    describe,
+    read_conv,
+    read_norm,
+    require_children,
+    require_plain,
+)
 from .temporal_program import TIME_CODERS, TimeConvolve, TimeResidual, last_conv, time_residual
 
 
@@ -65,7 +75,21 @@ class TinyBlock:
     pool: tuple[Conv, Norm, str, Conv] | None
 
 
-Step = Convolve | Residual | Attend | Enlarge | TinyBlock | TimeResidual | TimeConvolve
+@dataclass(frozen=True)
+class Unpack:
+    """Normalised squares of cells in channels to cells: (4C, h, w) -> (C, 2h, 2w)."""
+
+    statistics: Statistics
+
+
+@dataclass(frozen=True)
+class Pack:
+    """The inverse, of the first C channels: (>= C, 2h, 2w) -> (4C, h, w)."""
+
+    statistics: Statistics
+
+
+Step = Convolve | Residual | Attend | Enlarge | TinyBlock | TimeResidual | TimeConvolve | Unpack | Pack
 
 
 @dataclass(frozen=True)
@@ -81,8 +105,9 @@ class Program:
         """The resolution level of every step's result, counted from 0 in the order they run."""
         levels: list[int] = []
         level = 0
-        for step in self.steps:
-            level += isinstance(step, Enlarge) or (isinstance(step, Convolve) and step.conv.stride == 2)
+        for index, step in enumerate(self.steps):
+            resamples = isinstance(step, Enlarge) or (isinstance(step, Convolve) and step.conv.stride == 2)
+            level += resamples and index > 0
             levels.append(level)
         return tuple(levels)
 
@@ -110,7 +135,21 @@ def step_size(step: Step, size: Size) -> Size:
         return size._replace(channels=step.conv2.out_channels)
     if isinstance(step, TinyBlock):
         return size._replace(channels=step.convs[2].out_channels)
+    if isinstance(step, Unpack):
+        return Size(size.channels // 4, 2 * size.height, 2 * size.width)
+    if isinstance(step, Pack):
+        return Size(step.statistics.channels, size.height // 2, size.width // 2)
     return size
+
+
+def unpacked_first(program: Program, statistics: Statistics) -> Program:
+    """The program of packed latents from that of raw ones."""
+    return Program((Unpack(statistics), *program.steps), 4 * program.in_channels, program.out_channels)
+
+
+def packed_last(program: Program, statistics: Statistics) -> Program:
+    """The program to packed latents from that to moments."""
+    return Program((*program.steps, Pack(statistics)), program.in_channels, statistics.channels)
 
 
 def build_program(coder: Any, *, before: Any = None, after: Any = None) -> Program:

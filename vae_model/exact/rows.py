@@ -60,6 +60,14 @@ class Rows:
         """Device bytes that this source and those before it hold once rows up to `bottom` are taken from `top`."""
         raise NotImplementedError
 
+    def first(self, top: int, bottom: int) -> tuple[int, int]:
+        """Device bytes of this source and those before it for the first rows: at most, and what stays beside these.
+
+        No window stands yet that a later layer will need; later strips find all of them in place.
+        """
+        standing = self.standing(top, bottom)
+        return standing + self.cost(top, bottom).peak, standing
+
     def readers(self, bottom: int) -> list[tuple[PlaneRows, int]]:
         """The planes read, each with the row that is reached once rows up to `bottom` are taken."""
         return []
@@ -89,7 +97,7 @@ class InputRows(Rows):
 
     def cost(self, top: int, bottom: int) -> Cost:
         size = (bottom - top) * self.row_bytes
-        return Cost(size, size)
+        return Cost(2 * size, size)  # what the caller makes of the input's rows may lie on the same device
 
     def standing(self, top: int, bottom: int) -> int:
         return 0

@@ -52,15 +52,22 @@ class Shared:
                 found.append(piece[:, :, low - start : high - start])
         self._at[number] = bottom
         slowest = min(self._at)
-        self._pieces = [(start, piece) for start, piece in self._pieces if start + piece.shape[2] > slowest]
+        self._pieces = [
+            self._rest(start, piece, slowest) for start, piece in self._pieces if start + piece.shape[2] > slowest
+        ]
         return found
+
+    def _rest(self, start: int, piece: Tensor, row: int) -> tuple[int, Tensor]:
+        """What of a piece lies from `row` on: its own copy, unless a plane holds the piece anyway."""
+        if start >= row or isinstance(self.source, PlaneRows):
+            return start, piece
+        return row, piece[:, :, row - start :].clone()
 
     def kept_bytes(self, top: int, bottom: int) -> int:
         """Bytes of the pieces kept while the leader takes top..bottom, without what a plane holds anyway."""
         if isinstance(self.source, PlaneRows):
             return self.source.strip_bytes(top - self.lag, bottom)
-        block = max(1, bottom - top)
-        before = min(max(0, top - self.source.top), -(-max(1, self.lag) // block) * block)  # blocks not yet passed
+        before = min(max(0, top - self.source.top), max(1, self.lag))
         return (before + bottom - top) * self.source.row_bytes
 
 
@@ -85,6 +92,14 @@ class _Reader(Rows):
         if not self.leads:
             return 0
         return self.shared.source.standing(top, bottom) + self.shared.kept_bytes(top, bottom)
+
+    def first(self, top: int, bottom: int) -> tuple[int, int]:
+        if not self.leads:  # what it has passed is let go; of a plane's strips only the last are sure to be
+            whole = bottom >= self.bottom or not isinstance(self.shared.source, PlaneRows)
+            return 0, -self.shared.kept_bytes(top, bottom) if whole else 0
+        before, rest = self.shared.source.first(top, bottom)
+        kept = rest + self.shared.kept_bytes(top, bottom)
+        return max(before, kept), kept
 
     def readers(self, bottom: int) -> list[tuple[PlaneRows, int]]:
         return self.shared.source.readers(bottom) if self.leads else []

@@ -10,7 +10,7 @@ from .attend import AttentionPass
 from .computed import conv_work
 from .context import Context
 from .passes import Pass
-from .program import Attend, Convolve, Enlarge, Program, Residual, Size, step_size
+from .program import Attend, Convolve, Enlarge, Pack, Program, Residual, Size, Unpack, step_size
 from .schedule import LevelSchedule
 from .temporal import time_work
 from .temporal_program import TimeConvolve, TimeResidual
@@ -108,6 +108,8 @@ def untiled_work(program: Program, shape: tuple[int, int, int, int]) -> int:
             convs = [step.conv1, step.conv2, *([step.shortcut] if step.shortcut else [])]
         elif isinstance(step, (Convolve, Enlarge)):
             convs = [step.conv]
+        elif isinstance(step, (Pack, Unpack)):
+            convs = []
         else:
             convs = [
                 *step.convs,

@@ -55,6 +55,25 @@ class Norm:
     eps: float
 
 
+@dataclass(frozen=True)
+class Statistics:
+    """The stored mean and variance of a BatchNorm without parameters."""
+
+    module: nn.Module
+    channels: int
+    eps: float
+
+
+def read_statistics(layer: Any, name: str, channels: int) -> Statistics:
+    """A BatchNorm that always uses what it has stored, of so many channels."""
+    if not isinstance(layer, nn.BatchNorm2d) or layer.affine or layer.running_var is None:
+        raise UnsupportedModule(f"{name}: expected a BatchNorm of stored statistics, got {describe(layer)}")
+    if layer.num_features != channels:
+        raise UnsupportedModule(f"{name}: expected {channels} channels, got {layer.num_features}: it runs untiled")
+    _require_own_forward(layer, nn.BatchNorm2d, name)
+    return Statistics(layer, channels, layer.eps)
+
+
 def read_norm(layer: Any, name: str) -> Norm:
     """A GroupNorm with affine parameters."""
     if not isinstance(layer, nn.GroupNorm) or not layer.affine:

@@ -78,12 +78,12 @@ def _slice_rows(compute: torch.dtype, max_bytes: int = SCORE_BYTES) -> int:
     return max(1, int((max_bytes // compute.itemsize) ** 0.5))
 
 
-def streaming_bytes(tokens: int, channels: int, dtype: torch.dtype) -> int:
-    """Bytes that attention of so many queries holds beside them and the blocks, for blocks of as many keys."""
+def streaming_bytes(tokens: int, keys: int, channels: int, dtype: torch.dtype) -> int:
+    """Bytes that attention of so many queries holds beside them and the blocks of so many keys."""
     compute = torch.float64 if dtype == torch.float64 else torch.float32
-    rows = min(tokens, _slice_rows(compute))
+    rows, columns = (min(count, _slice_rows(compute)) for count in (tokens, keys))
     casts = 2 if dtype.itemsize >= 4 else 3
-    return (2 * tokens * channels + rows * rows + (casts + 1) * rows * channels) * compute.itemsize
+    return (2 * tokens * channels + rows * columns + (casts * columns + rows) * channels) * compute.itemsize
 
 
 def _matmul(a: Tensor, b: Tensor) -> Tensor:

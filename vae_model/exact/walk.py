@@ -13,8 +13,9 @@ from .computed import AddedRows, ConvolvedRows, EnlargedRows, PointwiseRows
 from .context import Context
 from .moments import Moments
 from .passes import Emit, Pass, Sink
+from .patches import PackedRows, UnpackedRows
 from .plane import Plane
-from .program import Attend, Convolve, Enlarge, Program, Residual, Size, Step, TinyBlock, step_size
+from .program import Attend, Convolve, Enlarge, Pack, Program, Residual, Size, Step, TinyBlock, Unpack, step_size
 from .rows import InputRows, Recipe, Rows, Source
 from .schedule import LevelSchedule, Schedule
 from .shared import Shared
@@ -79,6 +80,8 @@ class Walk:
             TinyBlock: self._tiny_block,
             TimeResidual: partial(walk_time_residual, self.context, self._moments, self._perform),
             TimeConvolve: partial(walk_time_convolve, self.context),
+            Unpack: self._unpack,
+            Pack: self._pack,
         }
         result = make[type(step)](step, value, size, level)
         if self._stored(index):
@@ -120,6 +123,18 @@ class Walk:
     def _enlarge(self, step: Enlarge, value: Value, size: Size, level: int) -> Value:
         def read(top: int, bottom: int, last: bool) -> Rows:
             return EnlargedRows(self.context, step.conv, top, bottom, value.last if last else value.again, value.size)
+
+        return Value(size, read)
+
+    def _unpack(self, step: Unpack, value: Value, size: Size, level: int) -> Value:
+        def read(top: int, bottom: int, last: bool) -> Rows:
+            return UnpackedRows(self.context, step.statistics, top, bottom, value.last if last else value.again, size)
+
+        return Value(size, read)
+
+    def _pack(self, step: Pack, value: Value, size: Size, level: int) -> Value:
+        def read(top: int, bottom: int, last: bool) -> Rows:
+            return PackedRows(self.context, step.statistics, top, bottom, value.last if last else value.again, size)
 
         return Value(size, read)
 

@@ -64,7 +64,9 @@ class Windowed(Rows):
         window = self._buffer
         if window is None or window.shape[2] != end - first:
             window = self._buffer = None  # the old one is freed before the new one is made
-            window = self._buffer = self.context.empty(size.channels, end - first, size.width + left + right)
+            window = self.context.empty(size.channels, end - first, size.width + left + right)
+            # The first window holds the whole halo. Kept, it would stand beside the next strip's windows before it.
+            self._buffer = window if self.at > self.top else None
         inner = window[..., left : left + size.width]
         row = 0 if self._carried is None else self._carried.shape[2]
         if self._carried is not None:
@@ -106,8 +108,20 @@ class Windowed(Rows):
         return 0
 
     def standing(self, top: int, bottom: int) -> int:
-        own = self._window_bytes(top, bottom) + self._carry_bytes(bottom) + self._weight_bytes()
+        # A strip that needs no new row here finds the window of the one before.
+        above = top - 1 if bottom == top > self.top else top
+        own = self._window_bytes(above, bottom) + self._carry_bytes(bottom) + self._weight_bytes()
         return own + self.source.standing(*self._spans(top, bottom))
+
+    def first(self, top: int, bottom: int) -> tuple[int, int]:
+        if bottom <= top:
+            return 0, 0
+        spans, out, weights = self._spans(top, bottom), (bottom - top) * self.row_bytes, self._weight_bytes()
+        before, rest = self.source.first(*spans)
+        window, carry = self._window_bytes(top, bottom), self._carry_bytes(bottom)
+        filling = self.source.cost(*spans).held
+        work = rest + window + max(filling, carry + max(0, out + self._extra(top, bottom)))
+        return weights + max(before, work), weights + rest + carry
 
     def readers(self, bottom: int) -> list[tuple[PlaneRows, int]]:
         return self.source.readers(self._reach(bottom))

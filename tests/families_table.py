@@ -1,0 +1,94 @@
+"""Every two-dimensional family as a row: a narrow model of its structure, and what a file of it must be told from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from exact_vae.vae_model.config import Config, KLConfig, LevelsConfig, TinyConfig
+from exact_vae.vae_model.families import FAMILIES
+from torch import nn
+
+KL_LAYOUTS = ("ldm", "diffusers", "diffusers-old")
+TINY_LAYOUTS = ("taesd-comfyui", "taesd-diffusers", "taesd-pair")
+
+
+@dataclass(frozen=True)
+class Row:
+    """`channels` and `factor`: of the latents that users hold."""
+
+    family: str
+    config: Config
+    channels: int
+    factor: int
+    layouts: tuple[str, ...] = KL_LAYOUTS
+
+
+def levels(*widths: int, blocks: int = 1, attn: tuple[int, ...] = ()) -> LevelsConfig:
+    return LevelsConfig(ch=widths[0], widths=widths, num_res_blocks=blocks, attn_levels=attn)
+
+
+def kl(z: int, half: LevelsConfig, decoder: LevelsConfig | None = None, **options: Any) -> KLConfig:
+    values: dict[str, Any] = {"embed_dim": z, "num_groups": 4, **options}
+    return KLConfig(z_channels=z, encoder=half, decoder=decoder or half, **values)
+
+
+def tiny(z: int, **options: Any) -> TinyConfig:
+    half: dict[str, Any] = {"encoder_block_out_channels": (8,) * 4, "decoder_block_out_channels": (8,) * 4}
+    return TinyConfig(**{"latent_channels": z, **half, **options})
+
+
+F8 = levels(8, 16, 32, 32)
+BARE = {"quant_conv": False, "post_quant_conv": False}
+SANA = {
+    "encoder_block_out_channels": (4, 8, 8, 8, 8),
+    "decoder_block_out_channels": (32, 16, 8, 8, 8, 8),
+    "num_encoder_blocks": (0, 1, 3, 3, 3),
+    "num_decoder_blocks": (3, 3, 3, 3, 3, 1),
+    "strided_stem": True,
+}
+
+ROWS: dict[str, Row] = {
+    "SD1, SD2, SDXL": Row("kl", kl(4, levels(8, 16, 32, 32, blocks=2)), 4, 8),
+    "SD3, Flux.1": Row("kl", kl(16, F8, **BARE), 16, 8),
+    "Flux.2": Row("flux2", kl(32, F8, patch=2), 128, 16, ("ldm", "diffusers")),
+    "Flux.2 small decoder": Row("flux2", kl(32, F8, levels(12, 24, 48, 48), patch=2), 128, 16, ("ldm", "diffusers")),
+    "x4-upscaler": Row("kl", kl(4, levels(8, 16, 32)), 4, 4),
+    "kl-f4": Row("kl", kl(3, levels(8, 16, 32)), 3, 4),
+    "kl-f16": Row("kl", kl(16, levels(8, 8, 16, 16, 32, attn=(4,))), 16, 16),
+    "kl-f32": Row("kl", kl(64, levels(8, 8, 8, 16, 16, 32, attn=(4, 5)), embed_dim=32), 32, 32),
+    "VQ-f4": Row("vq", kl(3, levels(8, 16, 32), double_z=False, codebook=64), 3, 4),
+    "VQ-f8": Row("vq", kl(4, levels(8, 16, 16, 32, attn=(3,)), double_z=False, codebook=64), 4, 8),
+    "TAESD, TAESDXL": Row("tiny", tiny(4), 4, 8, TINY_LAYOUTS),
+    "TAESD3, TAEF1": Row("tiny", tiny(16), 16, 8, TINY_LAYOUTS),
+    "TAEF2": Row("tiny", tiny(32, midblock_gn=True), 32, 8, TINY_LAYOUTS),
+    "TAESana": Row("tiny", tiny(32, **SANA), 32, 32, TINY_LAYOUTS),
+}
+
+
+def random_model(row: Row, seed: int = 0) -> Any:
+    """No two tensors alike, norms and statistics that are more than 1 and 0, activations of about 1."""
+    model: nn.Module = FAMILIES[row.family].build(row.config)
+    generator = torch.Generator().manual_seed(seed)
+    for parameter in model.parameters():
+        noise = torch.randn(parameter.shape, generator=generator)
+        parameter.data = noise / parameter[0].numel() ** 0.5 if parameter.ndim > 1 else 0.2 * noise
+    for layer in model.modules():
+        if isinstance(layer, nn.GroupNorm):
+            layer.weight.data += 1
+        if isinstance(layer, nn.BatchNorm2d):
+            assert layer.running_mean is not None
+            assert layer.running_var is not None
+            layer.running_mean.copy_(torch.randn(layer.num_features, generator=generator))
+            layer.running_var.copy_(torch.rand(layer.num_features, generator=generator) + 0.5)
+            layer.num_batches_tracked += 1234
+    if row.family == "vq":
+        codebook: Any = model.get_parameter("quantize.embedding.weight")
+        codebook.data *= codebook.shape[1] ** 0.5
+    return model.eval().requires_grad_(False)
+
+
+def hints(config: Config) -> dict[str, Any]:
+    """What no shape tells, as a config.json would."""
+    return {"norm_num_groups": config.num_groups} if isinstance(config, KLConfig) else {}

@@ -1,0 +1,107 @@
+"""The config.json that diffusers wants beside the weights: from our configuration to its fields."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Mapping
+from typing import Any
+
+from .config import Config, KLConfig, LevelsConfig, TinyConfig
+from .errors import InputError
+
+_KEPT = ("scaling_factor", "shift_factor", "latents_mean", "latents_std", "force_upcast", "sample_size")
+"""Fields that no weight tells: kept where the source had them."""
+_REMEDY = "write a .safetensors file instead of a folder"
+
+
+def diffusers_config(config: Config, hints: Mapping[str, str]) -> dict[str, Any]:
+    """Fields of config.json; InputError for a network that diffusers has no class for."""
+    fields = _tiny(config) if isinstance(config, TinyConfig) else _kl(config)
+    return fields | {name: _value(hints[name]) for name in _KEPT if name in hints}
+
+
+def _value(text: str) -> Any:
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
+
+
+def _refuse(expected: str, found: object) -> InputError:
+    return InputError(f"diffusers folder: expected {expected}, got {found}: {_REMEDY}")
+
+
+def _kl(config: KLConfig) -> dict[str, Any]:
+    encoder, decoder = config.encoder, config.decoder
+    if encoder is None or decoder is None:
+        raise _refuse("encoder and decoder", "one of them")
+    same = (encoder.widths, encoder.num_res_blocks, encoder.attn_type)
+    other = (decoder.widths, decoder.num_res_blocks, decoder.attn_type)
+    if same[1:] != other[1:] or (same != other and config.patch == 1) or encoder.ch != encoder.widths[0]:
+        raise _refuse("an encoder as wide and deep as its decoder", f"{same} and {other}")
+    if encoder.attn_type == "linear":
+        raise _refuse("ordinary attention", "linear attention")
+    fields: dict[str, Any] = {
+        "act_fn": "silu",
+        "block_out_channels": list(encoder.widths),
+        "down_block_types": _blocks(encoder, "DownEncoderBlock2D"),
+        "in_channels": config.in_channels,
+        "latent_channels": config.z_channels,
+        "layers_per_block": encoder.num_res_blocks,
+        "norm_num_groups": config.num_groups,
+        "out_channels": config.out_ch,
+        "up_block_types": _blocks(decoder, "UpDecoderBlock2D")[::-1],
+    }
+    if config.codebook:
+        if not (config.quant_conv and config.post_quant_conv) or encoder.attn_type == "none":
+            raise _refuse("a VQ model with quant convolutions and attention", "one without")
+        return fields | {
+            "_class_name": "VQModel",
+            "num_vq_embeddings": config.codebook,
+            "vq_embed_dim": config.embed_dim,
+        }
+    if config.embed_dim != config.z_channels or not config.double_z:
+        found = f"{config.embed_dim} and {config.z_channels}, variances: {config.double_z}"
+        raise _refuse("as many latent channels behind the quant convolutions as before, and variances", found)
+    fields |= {
+        "_class_name": "AutoencoderKL",
+        "mid_block_add_attention": encoder.attn_type != "none",
+        "use_post_quant_conv": config.post_quant_conv,
+        "use_quant_conv": config.quant_conv,
+    }
+    if config.patch > 1:
+        fields |= {
+            "_class_name": "AutoencoderKLFlux2",
+            "batch_norm_eps": config.batch_norm_eps,
+            "patch_size": [config.patch, config.patch],
+        }
+        if decoder.widths != encoder.widths:
+            fields["decoder_block_out_channels"] = list(decoder.widths)
+    return fields
+
+
+def _blocks(levels: LevelsConfig, name: str) -> list[str]:
+    return [f"Attn{name}" if level in levels.attn_levels else name for level in range(len(levels.widths))]
+
+
+def _tiny(config: TinyConfig) -> dict[str, Any]:
+    encoder, decoder = config.encoder_block_out_channels, config.decoder_block_out_channels
+    if encoder is None or decoder is None:
+        raise _refuse("encoder and decoder", "one of them")
+    if config.midblock_gn or config.strided_stem:
+        raise _refuse("a network of TAESD's kind", "TAEF2's or TAESana's")
+    if len({*encoder, *decoder}) > 1:
+        raise _refuse("stages of one width", f"{encoder} and {decoder}")
+    return {
+        "_class_name": "AutoencoderTiny",
+        "act_fn": "relu",
+        "decoder_block_out_channels": list(decoder),
+        "encoder_block_out_channels": list(encoder),
+        "in_channels": config.in_channels,
+        "latent_channels": config.latent_channels,
+        "num_decoder_blocks": list(config.num_decoder_blocks),
+        "num_encoder_blocks": list(config.num_encoder_blocks),
+        "out_channels": config.out_channels,
+        "scaling_factor": config.scaling_factor,
+        "shift_factor": config.shift_factor,
+    }
