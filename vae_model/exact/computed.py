@@ -173,9 +173,10 @@ class EnlargedRows(Windowed):
 
     def first(self, top: int, bottom: int) -> tuple[int, int]:
         peak, stays = super().first(top, bottom)
-        above = self._spans(top, bottom)[0]
-        folding = fold_bytes(self.conv, self.context.dtype.itemsize) + self.source.standing(above, above)
-        return max(peak, self._weight_bytes() + folding), stays
+        # While kernels are made nothing has been read: only planes stand.
+        planes = sum(reader.standing(reader.top, reader.top) for reader, _ in self.source.readers(self.source.top))
+        folding = fold_bytes(self.conv, self.context.dtype.itemsize)
+        return max(peak, self._weight_bytes() + folding + planes), stays
 
     def _extra(self, top: int, bottom: int) -> int:
         rows = -(-(bottom - top) // 2)

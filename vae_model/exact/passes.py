@@ -131,7 +131,9 @@ class Pass:
         worst = 0
         for number, sink in enumerate(self.sinks):
             standing = sum(other.rows.standing(top, top) for other in self.sinks[number + 1 :])
-            standing += sum(other.rows.standing(top, bottom) for other in self.sinks[:number])
+            for other in self.sinks[:number]:
+                # What the first strip leaves is less: its windows are not kept.
+                standing += other.rows.standing(top, bottom) if index else other.rows.first(top, bottom)[1]
             leaving = 0  # one strip at a time is on its way to host memory and still on the device, too
             for other in self.sinks:
                 if other.plane is not None:
