@@ -49,7 +49,7 @@ class Plane:
         """
         if self.device_share in (0, 1) or last - first == self.count:
             return self.device_bytes(first, last)
-        strips = (last - first) * self.device_share + (first > 0)
+        strips = (last - first) * self.device_share + 1
         return int(min(last - first, strips) * self.strip_rows) * self.row_bytes
 
     def host_bytes(self, first: int = 0, last: int | None = None) -> int:
