@@ -8,8 +8,9 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-from exact_vae.vae_model.exact.computed import AddedRows, ConvolvedRows, EnlargedRows, PointwiseRows
+from exact_vae.vae_model.exact.computed import AddedRows, ConvolvedRows, PointwiseRows
 from exact_vae.vae_model.exact.context import Context
+from exact_vae.vae_model.exact.enlarged import EnlargedRows
 from exact_vae.vae_model.exact.plane import Plane
 from exact_vae.vae_model.exact.program import Size
 from exact_vae.vae_model.exact.rows import PlaneRows, Recipe, Rows

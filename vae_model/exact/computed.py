@@ -1,4 +1,4 @@
-"""Sources of rows that compute: convolution, enlargement, sum. Weights are fetched at the first strip, once a pass."""
+"""Sources of rows that compute: convolution and sum. Weights are fetched at the first strip, once a pass."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from torch import Tensor
 from torch.nn import functional
 
 from .context import Context
-from .convolve import enlarge_window, fold_bytes, fold_upsample
 from .program import Size
 from .rows import Cost, PlaneRows, Recipe, Rows
 from .spec import Conv
 from .windowed import Fill, Windowed
+from .winograd import Geometry, convolve_tiles, pays, plan_tiles, transform_bytes, transform_weight, window_rows
 
 ACTIVATE: dict[str, Callable[[Tensor], Tensor]] = {
     "silu": lambda x: functional.silu(x, inplace=True),
@@ -45,7 +45,11 @@ class ConvolvedRows(Windowed):
         source_size: Size,
         fill: Callable[[], Fill] | None = None,
         after: str | None = None,
+        fast_rows: int = 0,
     ) -> None:
+        """`fast_rows`: rows of a strip for which a faster method may be used where it pays, 0 for the plain one."""
+        fast = fast_rows > 0 and pays(context, conv, source_size.width)
+        self._tiles = plan_tiles(conv, source_size.width, fast_rows) if fast else None
         self._source_height = source_size.height
         size = Size(conv.out_channels, conv.out_size(source_size.height), conv.out_size(source_size.width))
         super().__init__(context, conv, size, top, bottom, source)
@@ -67,13 +71,40 @@ class ConvolvedRows(Windowed):
             return []
         if self._layer is None:
             fill = copy_in if self.make_fill is None else self.make_fill()
-            self._layer = (fill, *self.context.conv_weights(self.conv))
+            self._layer = (fill, *self._weights())
         fill, weight, bias = self._layer
-        window = self._window(bottom, fill)
+        window, rows = self._window(bottom, fill), bottom - self.at
         self.at = bottom
-        pad = 0 if sum(self.columns) else self.conv.pad_before
-        out = functional.conv2d(window, weight, bias, stride=self.conv.stride, padding=(0, pad))
+        if self._tiles is not None:
+            out = self._by_tiles(self._tiles, window, weight, bias, rows)
+        else:
+            pad = 0 if sum(self.columns) else self.conv.pad_before
+            out = functional.conv2d(window, weight, bias, stride=self.conv.stride, padding=(0, pad))
         return [ACTIVATE[self.after](out) if self.after else out]
+
+    def _weights(self) -> tuple[Tensor, Tensor | None]:
+        if self._tiles is None:
+            return self.context.conv_weights(self.conv)
+        weight, bias = self.context.layer_weights(self.conv)
+        return transform_weight(weight), bias
+
+    def _by_tiles(self, tiles: Geometry, window: Tensor, weight: Tensor, bias: Tensor | None, rows: int) -> Tensor:
+        out, scratch = self.context.empty(self.size.channels, rows, self.size.width), self._scratch()
+        for x, y in zip(window.permute(0, 2, 3, 1), out.permute(0, 2, 3, 1), strict=True):
+            convolve_tiles(tiles, x, weight, bias, scratch, y)
+        return out
+
+    def _border_columns(self) -> tuple[int, int]:
+        return super()._border_columns() if self._tiles is None else self._tiles.columns
+
+    def _rows_below(self, rows: int) -> int:
+        return 0 if self._tiles is None else window_rows(rows) - rows - 2
+
+    def _own_scratch(self) -> int:
+        return 0 if self._tiles is None else max(self._tiles.scratch_bytes, transform_bytes(self.conv))
+
+    def _weight_bytes(self) -> int:
+        return super()._weight_bytes() if self._tiles is None else self._tiles.weight_bytes
 
     def work(self) -> int:
         return conv_work(self.conv, self.context.batch, self.bottom - self.top, self.size.width) + self.source.work()
@@ -115,79 +146,12 @@ class PointwiseRows(Rows):
     def readers(self, bottom: int) -> list[tuple[PlaneRows, int]]:
         return self.source.readers(bottom)
 
+    def scratch_bytes(self) -> int:
+        return self.source.scratch_bytes()
+
     def work(self) -> int:
         rows = self.bottom - self.top
         return conv_work(self.conv, self.context.batch, rows, self.size.width) + self.source.work()
-
-
-_UPSAMPLED_BORDER = {"zeros": "zeros", "circular": "circular", "replicate": "replicate", "reflect": "replicate"}
-"""Borders of the enlarged plane as borders of its source: a reflected row -1 is row 1, that is source row 0."""
-
-
-class EnlargedRows(Windowed):
-    """Nearest x2 and a 3x3 convolution, computed as four 2x2 convolutions of the small plane."""
-
-    whole = True
-
-    def __init__(self, context: Context, conv: Conv, top: int, bottom: int, source: Recipe, source_size: Size) -> None:
-        self._source_height = source_size.height
-        size = Size(conv.out_channels, 2 * source_size.height, 2 * source_size.width)
-        super().__init__(context, conv, size, top, bottom, source)
-        self._layer: tuple[list[list[Tensor]], Tensor | None] | None = None
-
-    @property
-    def source_height(self) -> int:
-        return self._source_height
-
-    def _mode(self) -> str:
-        return _UPSAMPLED_BORDER[self.conv.mode]
-
-    def _first(self, row: int) -> int:
-        return (row - 1) // 2
-
-    def _end(self, bottom: int) -> int:
-        return bottom // 2 + 1
-
-    def take(self, bottom: int) -> list[Tensor]:
-        if bottom <= self.at:
-            return []
-        self._layer = self._layer or self._fold()
-        top, pad = self.at, 0 if sum(self.columns) else 1
-        window = self._window(bottom, copy_in)
-        self.at = bottom
-        return [enlarge_window(self.context, window, *self._layer, top, bottom, pad)]
-
-    def _fold(self) -> tuple[list[list[Tensor]], Tensor | None]:
-        weight, bias = self.context.layer_weights(self.conv)
-        order = self.context.memory_format
-        return [[fold_upsample(weight, r, c).contiguous(memory_format=order) for c in (0, 1)] for r in (0, 1)], bias
-
-    def cost(self, top: int, bottom: int) -> Cost:
-        cost = super().cost(top, bottom)
-        if top > self.top:
-            return cost
-        above, below = self._spans(top, bottom)
-        unread = self.source.standing(above, above) - self.source.standing(above, below)
-        folding = fold_bytes(self.conv, self.context.dtype.itemsize) + unread - self._window_bytes(top, bottom)
-        return cost._replace(peak=max(cost.peak, folding))  # while kernels are made there is no window yet
-
-    def first(self, top: int, bottom: int) -> tuple[int, int]:
-        peak, stays = super().first(top, bottom)
-        # While kernels are made nothing has been read: only planes stand.
-        planes = sum(reader.standing(reader.top, reader.top) for reader, _ in self.source.readers(self.source.top))
-        folding = fold_bytes(self.conv, self.context.dtype.itemsize)
-        return max(peak, self._weight_bytes() + folding + planes), stays
-
-    def _extra(self, top: int, bottom: int) -> int:
-        rows = -(-(bottom - top) // 2)
-        return rows * self.context.row_bytes(self.size.channels, self.source.size.width + 1)
-
-    def _weight_bytes(self) -> int:
-        return self.conv.out_channels * self.conv.in_channels * 16 * self.context.dtype.itemsize
-
-    def work(self) -> int:
-        rows = self.bottom - self.top
-        return conv_work(self.conv, self.context.batch, rows, self.size.width) * 4 // 9 + self.source.work()
 
 
 class AddedRows(Rows):
@@ -227,6 +191,9 @@ class AddedRows(Rows):
 
     def readers(self, bottom: int) -> list[tuple[PlaneRows, int]]:
         return self.main.readers(bottom) + self.other.readers(bottom)
+
+    def scratch_bytes(self) -> int:
+        return max(self.main.scratch_bytes(), self.other.scratch_bytes())
 
     def work(self) -> int:
         return self.main.work() + self.other.work()

@@ -37,6 +37,7 @@ class Context:
     weights: Weights = own_weights
     spill: Spill | None = None
     attend: Attention = pytorch_attention
+    _scratch: Tensor | None = None
 
     def row_bytes(self, channels: int, width: int) -> int:
         """Bytes of one row of the whole batch."""
@@ -55,6 +56,17 @@ class Context:
         """A new strip."""
         shape = (self.batch, channels, rows, width)
         return torch.empty(shape, dtype=self.dtype, device=self.device, memory_format=self.memory_format)
+
+    def scratch(self, size: int) -> Tensor:
+        """At least `size` bytes of flat float32 memory for use within one call; kept until `free_scratch`."""
+        if self._scratch is None or self._scratch.numel() * 4 < size:
+            self._scratch = None  # the old one is freed before the new one is made
+            self._scratch = torch.empty(-(-size // 4), dtype=torch.float32, device=self.device)
+        return self._scratch
+
+    def free_scratch(self) -> None:
+        """Called when a pass is done."""
+        self._scratch = None
 
     def layer_weights(self, conv: Conv) -> tuple[Tensor, Tensor | None]:
         """Weight (out, in, k, k) and bias (out,) of a convolution as the provider gives them."""

@@ -77,9 +77,10 @@ class Pass:
             for sink in self.sinks:
                 sink.take(index, top, bottom)
             report(work * bottom // self.height - work * top // self.height)
-        spill = self.sinks[0].rows.context.spill
-        if spill is not None:
-            spill.settle()
+        context = self.sinks[0].rows.context
+        context.free_scratch()
+        if context.spill is not None:
+            context.spill.settle()
 
     def work(self) -> int:
         """Floating point operations."""
@@ -87,7 +88,8 @@ class Pass:
 
     def peak_bytes(self) -> int:
         """Device bytes at the worst moment."""
-        return max(self._strip_peak(index) for index in self._decisive())
+        scratch = max(sink.rows.scratch_bytes() for sink in self.sinks)
+        return max(self._strip_peak(index) for index in self._decisive()) + scratch
 
     def _decisive(self) -> list[int]:
         """Numbers of the strips that tell all: the first and last ones, and those around a source's strip being freed.

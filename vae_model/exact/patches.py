@@ -51,6 +51,9 @@ class _Repacked(Rows):
     def standing(self, top: int, bottom: int) -> int:
         return self.source.standing(*self._source_rows(top, bottom)) + self.row_bytes
 
+    def scratch_bytes(self) -> int:
+        return self.source.scratch_bytes()
+
     def readers(self, bottom: int) -> list[tuple[PlaneRows, int]]:
         return self.source.readers(self._source_rows(self.top, bottom)[1])
 

@@ -72,6 +72,10 @@ class Rows:
         """The planes read, each with the row that is reached once rows up to `bottom` are taken."""
         return []
 
+    def scratch_bytes(self) -> int:
+        """Device bytes that any of the sources uses within single calls; a pass holds the most that one asks for."""
+        return 0
+
     def work(self) -> int:
         """Floating point operations of the whole range."""
         return 0

@@ -19,6 +19,8 @@ class LevelSchedule:
     """Whether results of residual blocks are stored; else everything is computed again from where the level begins."""
     device_share: float = 1.0
     """The share of the planes' strips that stays on the device; the others wait in host memory."""
+    fast_convolution: bool = False
+    """Whether 3x3 convolutions take fewer multiplications and more memory, where there is such a method and it pays."""
     stream_attention: bool = False
     """Whether keys and values wait in host memory, too, and attention takes them block by block."""
 
@@ -27,6 +29,11 @@ class LevelSchedule:
             raise ValueError(f"strip height: expected at least 1 row, got {self.strip_rows}: make it larger")
         if not 0.0 <= self.device_share <= 1.0:
             raise ValueError(f"device share: expected 0 to 1, got {self.device_share}: correct it")
+
+    @property
+    def fast_rows(self) -> int:
+        """Rows of a strip that fast convolution is prepared for; 0 without it."""
+        return self.strip_rows if self.fast_convolution else 0
 
     @property
     def name(self) -> str:

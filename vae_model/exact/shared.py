@@ -104,5 +104,8 @@ class _Reader(Rows):
     def readers(self, bottom: int) -> list[tuple[PlaneRows, int]]:
         return self.shared.source.readers(bottom) if self.leads else []
 
+    def scratch_bytes(self) -> int:
+        return self.shared.source.scratch_bytes() if self.leads else 0
+
     def work(self) -> int:
         return self.shared.source.work() if self.leads else 0

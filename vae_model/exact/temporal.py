@@ -92,6 +92,9 @@ class TimeConvolvedRows(Rows):
         weight_bytes = self.conv.kernel * self.conv.channels**2 * self.context.dtype.itemsize
         return self.source.standing(top, bottom) + weight_bytes
 
+    def scratch_bytes(self) -> int:
+        return self.source.scratch_bytes()
+
     def readers(self, bottom: int) -> list[tuple[PlaneRows, int]]:
         return self.source.readers(bottom)
 

@@ -9,8 +9,9 @@ from collections.abc import Callable
 from functools import partial
 
 from .attend import AttentionPass
-from .computed import AddedRows, ConvolvedRows, EnlargedRows, PointwiseRows
+from .computed import AddedRows, ConvolvedRows, PointwiseRows
 from .context import Context
+from .enlarged import EnlargedRows
 from .moments import Moments
 from .passes import Emit, Pass, Sink
 from .patches import PackedRows, UnpackedRows
@@ -23,6 +24,7 @@ from .spec import Conv, Norm
 from .temporal import walk_time_convolve, walk_time_residual
 from .temporal_program import TimeConvolve, TimeResidual
 from .value import Value, norm_fill, stored
+from .windowed import Fill
 
 
 class Walk:
@@ -108,7 +110,7 @@ class Walk:
     # -- single steps ----------------------------------------------------------------------------------------------
 
     def _convolve(self, step: Convolve, value: Value, size: Size, level: int) -> Value:
-        fill = None
+        fill, fast = None, self.schedule[level].fast_rows
         if step.norm is not None:
             fill = partial(norm_fill, self.context, step.norm, self._moments(value, step.norm, level), step.before)
 
@@ -116,13 +118,16 @@ class Walk:
             source = value.last if last else value.again
             if step.conv.kernel == 1 and fill is None and step.after is None:
                 return PointwiseRows(self.context, step.conv, source(top, bottom))
-            return ConvolvedRows(self.context, step.conv, top, bottom, source, value.size, fill, step.after)
+            return ConvolvedRows(self.context, step.conv, top, bottom, source, value.size, fill, step.after, fast)
 
         return Value(size, read)
 
     def _enlarge(self, step: Enlarge, value: Value, size: Size, level: int) -> Value:
+        fast = self.schedule[level].fast_rows
+
         def read(top: int, bottom: int, last: bool) -> Rows:
-            return EnlargedRows(self.context, step.conv, top, bottom, value.last if last else value.again, value.size)
+            source = value.last if last else value.again
+            return EnlargedRows(self.context, step.conv, top, bottom, source, value.size, fast)
 
         return Value(size, read)
 
@@ -139,16 +144,16 @@ class Walk:
         return Value(size, read)
 
     def _residual(self, step: Residual, value: Value, size: Size, level: int) -> Value:
-        context = self.context
+        context, fast = self.context, self.schedule[level].fast_rows
         first = partial(norm_fill, context, step.norm1, self._moments(value, step.norm1, level), "silu")
         moments = Moments(step.norm2.groups)
         second = partial(norm_fill, context, step.norm2, moments, "silu")
 
         def hidden(source: Recipe) -> Recipe:
-            return lambda top, bottom: ConvolvedRows(context, step.conv1, top, bottom, source, value.size, first)
+            return partial(_normed, context, step.conv1, source, value.size, first, fast)
 
         def result(source: Recipe) -> Recipe:
-            return lambda top, bottom: ConvolvedRows(context, step.conv2, top, bottom, source, size, second)
+            return partial(_normed, context, step.conv2, source, size, second, fast)
 
         def skip(rows: Rows) -> Rows:
             return rows if step.shortcut is None else PointwiseRows(context, step.shortcut, rows)
@@ -267,6 +272,19 @@ def _plain_conv(
     context: Context, conv: Conv, source: Recipe, size: Size, after: str | None, top: int, bottom: int
 ) -> Rows:
     return ConvolvedRows(context, conv, top, bottom, source, size, None, after)
+
+
+def _normed(
+    context: Context,
+    conv: Conv,
+    source: Recipe,
+    size: Size,
+    fill: Callable[[], Fill],
+    fast_rows: int,
+    top: int,
+    bottom: int,
+) -> Rows:
+    return ConvolvedRows(context, conv, top, bottom, source, size, fill, None, fast_rows)
 
 
 def _groups(step: Step | None) -> int | None:

@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 from torch import Tensor
 
+from .border import fill_columns, fill_rows, padded_columns
 from .context import Context
-from .convolve import fill_columns, fill_rows, padded_columns
 from .program import Size
 from .rows import Cost, PlaneRows, Recipe, Rows
 from .spec import Conv
@@ -30,10 +30,18 @@ class Windowed(Rows):
             raise ValueError(
                 f"{conv.name}: expected at least 2 rows and columns to reflect, got fewer: enlarge the image"
             )
-        self.columns = padded_columns(conv)
+        self.columns = self._border_columns()
         self.window_row_bytes = context.row_bytes(conv.in_channels, self.source.size.width + sum(self.columns))
         self._buffer: Tensor | None = None
         self._carried: Tensor | None = None
+
+    def _border_columns(self) -> tuple[int, int]:
+        """Columns of the window left and right of the source's."""
+        return padded_columns(self.conv)
+
+    def _rows_below(self, rows: int) -> int:
+        """Rows of zeros that the window ends with, for so many rows of results."""
+        return 0
 
     def _first(self, row: int) -> int:
         """The first source row that result `row` needs."""
@@ -61,12 +69,16 @@ class Windowed(Rows):
         pieces = self.source.take(self._reach(bottom))
         size = self.source.size
         left, right = self.columns
+        below = self._rows_below(bottom - self.at)
         window = self._buffer
-        if window is None or window.shape[2] != end - first:
+        if window is None or window.shape[2] != end - first + below:
             window = self._buffer = None  # the old one is freed before the new one is made
-            window = self.context.empty(size.channels, end - first, size.width + left + right)
+            window = self.context.empty(size.channels, end - first + below, size.width + left + right)
             # The first window holds the whole halo. Kept, it would stand beside the next strip's windows before it.
             self._buffer = window if self.at > self.top else None
+        whole = window
+        window, rest = window[:, :, : end - first], window[:, :, end - first :]
+        rest.zero_()
         inner = window[..., left : left + size.width]
         row = 0 if self._carried is None else self._carried.shape[2]
         if self._carried is not None:
@@ -81,9 +93,11 @@ class Windowed(Rows):
         if not self.wraps:
             fill_rows(window, first, size.height, self._mode())
         if left + right:
-            fill_columns(window, left, size.width, self._mode())
+            border = left + size.width + self.conv.pad_after
+            fill_columns(window[..., :border], left, size.width, self._mode())
+            window[..., border:].zero_()
         self._carried = window[:, :, self._first(bottom) - first :].clone() if bottom < self.bottom else None
-        return window
+        return whole
 
     def _carry_bytes(self, bottom: int) -> int:
         return (self._end(bottom) - self._first(bottom)) * self.window_row_bytes if bottom < self.bottom else 0
@@ -94,7 +108,8 @@ class Windowed(Rows):
         return above, self._reach(bottom)
 
     def _window_bytes(self, top: int, bottom: int) -> int:
-        return (self._end(bottom) - self._first(top)) * self.window_row_bytes
+        rows = self._end(bottom) - self._first(top) + self._rows_below(bottom - top)
+        return rows * self.window_row_bytes
 
     def cost(self, top: int, bottom: int) -> Cost:
         if bottom <= top:
@@ -125,6 +140,16 @@ class Windowed(Rows):
 
     def readers(self, bottom: int) -> list[tuple[PlaneRows, int]]:
         return self.source.readers(self._reach(bottom))
+
+    def scratch_bytes(self) -> int:
+        return max(self._own_scratch(), self.source.scratch_bytes())
+
+    def _own_scratch(self) -> int:
+        """Bytes that the method itself uses within a call."""
+        return 0
+
+    def _scratch(self) -> Tensor:
+        return self.context.scratch(self._own_scratch())
 
     def _weight_bytes(self) -> int:
         return self.context.weight_bytes(self.conv)

@@ -1,0 +1,124 @@
+"""Fast convolutions of strips: equal to the plain ones, whatever the size, and refused where they do not belong."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from exact_vae.vae_model.exact.context import Context
+from exact_vae.vae_model.exact.enlarge_nine import NINE_TAPS, enlarge_nine, plan_nine
+from exact_vae.vae_model.exact.spec import Conv, read_conv
+from exact_vae.vae_model.exact.winograd import (
+    CHUNK_BYTES,
+    convolve_tiles,
+    pays,
+    plan_tiles,
+    transform_bytes,
+    transform_weight,
+    window_rows,
+)
+from torch import Tensor, nn
+from torch.nn import functional
+
+CLOSE = {"atol": 1e-5, "rtol": 0.0}
+"""Results are near 1; a sum of 9 * 40 rounded products is right to about 1e-6, the transforms cost three times that."""
+
+
+def make_conv(in_channels: int, out_channels: int, *, bias: bool = True) -> Conv:
+    torch.manual_seed(in_channels + out_channels)
+    return read_conv(nn.Conv2d(in_channels, out_channels, 3, padding=1, bias=bias).requires_grad_(False), "conv")
+
+
+def pixels(x: Tensor) -> Tensor:
+    """(1, C, H, W) -> (H, W, C), dense."""
+    return x[0].permute(1, 2, 0).contiguous()
+
+
+@pytest.mark.parametrize(("rows", "width"), [(1, 1), (4, 4), (5, 7), (8, 33), (17, 6), (3, 40)])
+@pytest.mark.parametrize("strip_rows", [1, 4, 64])
+@pytest.mark.parametrize("bias", [True, False])
+def test_tiles_equal_the_convolution(rows: int, width: int, strip_rows: int, bias: bool) -> None:
+    conv = make_conv(40, 24, bias=bias)
+    geometry = plan_tiles(conv, width, strip_rows)
+    x = torch.randn(1, 40, rows + 2, width + 2)
+    expected = functional.conv2d(
+        x.double(), conv.module.weight.double(), None if not bias else conv.module.bias.double()
+    )
+    left, right = geometry.columns
+    window = torch.zeros(window_rows(rows), left + width + right, 40)
+    window[: rows + 2, : width + 2] = pixels(x)
+    scratch = torch.full((geometry.scratch_bytes // 4 + 5,), torch.nan)  # whatever it held must not show
+    out = torch.full((rows, width, 24), torch.nan)
+    convolve_tiles(geometry, window, transform_weight(conv.module.weight), conv.module.bias, scratch, out)
+    torch.testing.assert_close(out.double(), pixels(expected), **CLOSE)
+
+
+@pytest.mark.parametrize("height", [1, 2, 5])
+@pytest.mark.parametrize("width", [1, 6])
+@pytest.mark.parametrize("strip_rows", [1, 2, 8])
+def test_nine_products_equal_the_enlargement(height: int, width: int, strip_rows: int) -> None:
+    """All ranges of rows, from odd and even ones."""
+    conv = make_conv(24, 40)
+    x = torch.randn(1, 24, height, width)
+    large = functional.interpolate(x.double(), scale_factor=2.0, mode="nearest")
+    expected = pixels(functional.conv2d(large, conv.module.weight.double(), conv.module.bias.double(), padding=1))
+    padded = functional.pad(x, (1, 1, 1, 1))
+    geometry = plan_nine(conv, width, strip_rows)
+    weight = transform_weight(conv.module.weight, NINE_TAPS)
+    for top in range(2 * height):
+        for bottom in range(top + 1, 2 * height + 1):
+            window = pixels(padded[:, :, (top - 1) // 2 + 1 : bottom // 2 + 2])
+            scratch = torch.full((geometry.scratch_bytes // 4 + 5,), torch.nan)
+            out = torch.full((bottom - top, 2 * width, 40), torch.nan)
+            enlarge_nine(geometry, window, weight, conv.module.bias, scratch, out, top)
+            torch.testing.assert_close(out.double(), expected[top:bottom], **CLOSE)
+
+
+def test_wide_layers_are_as_right_as_the_plain_sum() -> None:
+    """512 channels, values as behind norm and SiLU: against float64, at most three times the plain sum's error."""
+    conv = make_conv(512, 96)
+    x = functional.silu(torch.randn(1, 512, 10, 34))
+    weight, bias = conv.module.weight, conv.module.bias
+    expected = functional.conv2d(x.double(), weight.double(), bias.double())
+    plain = functional.conv2d(x, weight, bias)
+    geometry = plan_tiles(conv, 32, 8)
+    window = torch.zeros(10, 2 + 32 + geometry.columns[1] - 1, 512)
+    window[:, :34] = pixels(x)
+    out = torch.empty(8, 32, 96)
+    convolve_tiles(geometry, window, transform_weight(weight), bias, torch.empty(geometry.scratch_bytes // 4), out)
+    errors = [
+        (pixels(made).double() - pixels(expected)).square().mean().sqrt()
+        for made in (plain, out.permute(2, 0, 1)[None])
+    ]
+    assert errors[1] <= 3 * errors[0]
+
+
+def test_only_where_it_pays() -> None:
+    wide, narrow = make_conv(96, 128), make_conv(64, 128)
+    strided = read_conv(nn.Conv2d(96, 96, 3, stride=2, padding=1), "down", stride=2)
+    cpu = torch.device("cpu")
+    assert pays(Context(1, torch.float32, cpu), wide, 32)
+    assert not pays(Context(1, torch.float32, cpu), wide, 31)
+    assert not pays(Context(1, torch.float32, cpu), narrow, 64)
+    assert not pays(Context(1, torch.float32, cpu), strided, 64)
+    assert not pays(Context(1, torch.bfloat16, cpu), wide, 64)
+    assert not pays(Context(1, torch.float64, cpu), wide, 64)
+    assert not pays(Context(1, torch.float32, torch.device("cuda")), wide, 64)
+    assert not pays(Context(1, torch.float32, cpu, channels_last=False), wide, 64)
+
+
+def test_memory_is_bounded() -> None:
+    for width in (32, 1000, 4096):
+        geometry = plan_tiles(make_conv(128, 128), width, 512)
+        assert geometry.scratch_bytes <= CHUNK_BYTES or geometry.tile_rows == 1
+        nine = plan_nine(make_conv(128, 128), width, 512)
+        assert nine.scratch_bytes <= 1.3 * CHUNK_BYTES or nine.rows == 1  # the rows above and below come on top
+
+
+def test_weights_are_transformed_in_little_memory() -> None:
+    from exact_vae.model_management.meter import LiveTensorMeter
+
+    conv = make_conv(128, 128)
+    with LiveTensorMeter("cpu") as meter:
+        made = transform_weight(conv.module.weight)
+    assert made.shape == (6, 6, 128, 128)
+    assert meter.peak_bytes <= made.numel() * 4 + transform_bytes(conv)
