@@ -75,6 +75,10 @@ class ConvolvedRows(Windowed):
         out = functional.conv2d(window, weight, bias, stride=self.conv.stride, padding=(0, pad))
         return [ACTIVATE[self.after](out) if self.after else out]
 
+    def _fill_bytes(self, source_bytes: int) -> int:
+        work_bytes: Callable[[int], int] | None = getattr(self.make_fill, "work_bytes", None)
+        return 0 if work_bytes is None else work_bytes(source_bytes)
+
     def work(self) -> int:
         return conv_work(self.conv, self.context.batch, self.bottom - self.top, self.size.width) + self.source.work()
 
