@@ -117,8 +117,9 @@ def _encode_file(vae: VAE, source: Path, target: Path, **run: Any) -> Result:
     pixels, notes = read_image(source)
     latent = vae.encode(pixels, **run)
     f = vae.downscale_ratio
-    if (latent.shape[2] * f, latent.shape[3] * f) != tuple(pixels.shape[1:3]):
-        notes.append(f"cropped to {latent.shape[3] * f} x {latent.shape[2] * f}, whole cells of {f} pixels")
+    height, width = (side * f for side in latent.shape[-2:])
+    if (height, width) != tuple(pixels.shape[1:3]):
+        notes.append(f"cropped to {width} x {height}, whole cells of {f} pixels")
     write_latent(latent, target)
     return Result([target], tuple(latent.shape), notes)
 

@@ -100,13 +100,20 @@ def _widths(config: Config) -> str:
 
 def _scale_shift(family: str, config: Config, hints: Mapping[str, str]) -> str:
     """Of the diffusion model: as the file tells, else those of the only known one."""
+    if "latents_mean" in hints and "latents_std" in hints:
+        return f"per channel, means {hints['latents_mean']}, deviations {hints['latents_std']}, from config.json"
     if "scaling_factor" in hints:
         shift = hints.get("shift_factor", "0")
         return f"{hints['scaling_factor']} and {0 if shift == 'None' else shift}, from config.json"
     if isinstance(config, TinyConfig) and "vae_scale" in hints:
         return f"{config.scaling_factor:g} and {config.shift_factor:g}, from the file"
     users = users_of(family, config)
-    return f"{users[0].scale:g} and {users[0].shift:g}, of {users[0].models}" if len(users) == 1 else "not known"
+    if len(users) != 1:
+        return "not known"
+    one = users[0]
+    if one.means:
+        return f"per channel, means {list(one.means)}, deviations {list(one.deviations)}, of {one.models}"
+    return f"{one.scale:g} and {one.shift:g}, of {one.models}"
 
 
 def describe_vae(paths: Sequence[str]) -> dict[str, object]:

@@ -26,6 +26,7 @@ from ..vae_model.run import Run
 from ..vae_model.run_exact import ExactRun
 from ..vae_model.vae import VAE
 from .comfy_host import ComfyHost, is_comfyui, output_dtype
+from .frames import VIDEO, image_shape, images_like, latents_like, one_frame, runs_frames, video_obstacle
 
 logger = logging.getLogger(__name__)
 
@@ -65,26 +66,28 @@ class ExactVAE:
     # -- the host's names --------------------------------------------------------------------------------------------
 
     def decode(self: Any, samples_in: Any, *args: Any, **options: Any) -> Any:
-        """(B, c, h, w) -> (B, H, W, C), dtype and device as the host wants them."""
-        z = samples_in[:, :, 0] if _ndim(samples_in) == 5 and samples_in.shape[2] == 1 else samples_in
+        """(B, c, h, w) -> (B, H, W, C), dtype and device as the host wants them; videos of one frame likewise."""
         why = OPTIONS if any(args) or any(options.values()) else None
         own = self._exact_own("decode", samples_in, *args, **options)
-        return self._exact_or("decode", z, lambda: self._exact_decode(z), own, why)
+        z = one_frame(samples_in)
+        return self._exact_or("decode", z, lambda: images_like(self, samples_in, self._exact_decode(z)), own, why)
 
-    def encode(self: Any, pixel_samples: Any, *args: Any, **options: Any) -> Any:
-        """(B, H, W, C) -> (B, c, h, w), dtype and device as the host wants them."""
+    def encode(self: Any, pixel_samples: Any, *args: Any, not_video: Any = None, **options: Any) -> Any:
+        """(B, H, W, C) -> (B, c, h, w), dtype and device as the host wants them; (B, c, 1, h, w) of a video VAE."""
         x, why = pixel_samples, OPTIONS if any(args) or any(options.values()) else None
+        options |= {} if not_video is None else {"not_video": not_video}
         own = self._exact_own("encode", x, *args, **options)
-        return self._exact_or("encode", x, lambda: self._exact_encode(x), own, why)
+        why = why or video_obstacle(self, x, not_video)
+        return self._exact_or("encode", x, lambda: latents_like(self, self._exact_encode(x)), own, why)
 
     def decode_tiled(
         self: Any, samples: Any, tile_x: Any = None, tile_y: Any = None, *args: Any, **options: Any
     ) -> Any:
         """As `decode`, in strips of the tiles' height (latent cells); "blend": the VAE's own tiles, approximate."""
-        z, why = samples, None if options.pop("method", "exact") == "exact" else BLEND
+        z, why = one_frame(samples), None if options.pop("method", "exact") == "exact" else BLEND
         rows = _rows(tile_x, tile_y, int(self.spacial_compression_decode()))
-        own = self._exact_own("decode_tiled", z, tile_x, tile_y, *args, **options)
-        return self._exact_or("decode", z, lambda: self._exact_decode(z, rows), own, why)
+        own = self._exact_own("decode_tiled", samples, tile_x, tile_y, *args, **options)
+        return self._exact_or("decode", z, lambda: images_like(self, samples, self._exact_decode(z, rows)), own, why)
 
     def encode_tiled(
         self: Any, pixel_samples: Any, tile_x: Any = None, tile_y: Any = None, *args: Any, **options: Any
@@ -93,7 +96,8 @@ class ExactVAE:
         x, why = pixel_samples, None if options.pop("method", "exact") == "exact" else BLEND
         rows = _rows(tile_x, tile_y, 1 / int(self.spacial_compression_encode()))
         own = self._exact_own("encode_tiled", x, tile_x, tile_y, *args, **options)
-        return self._exact_or("encode", x, lambda: self._exact_encode(x, rows), own, why)
+        why = why or video_obstacle(self, x, options.get("not_video"))
+        return self._exact_or("encode", x, lambda: latents_like(self, self._exact_encode(x, rows)), own, why)
 
     def decode_tiled_(self: Any, samples: Any, *args: Any, **options: Any) -> Any:
         """The host's inner method, called by some packs: (B, c, h, w) -> (B, C, H, W), 0..1."""
@@ -153,8 +157,10 @@ class ExactVAE:
         if getattr(self, "handles_tiling", False):
             return "the VAE does its own tiling"
         dimensions = getattr(self, "latent_dim", 2)
-        if dimensions != 2 or getattr(self, "extra_1d_channel", None) is not None:
+        if (dimensions != 2 and not runs_frames(self)) or getattr(self, "extra_1d_channel", None) is not None:
             return f"latents of {dimensions} dimensions (video, audio)"
+        if _ndim(x) == 5 and what == "decode":
+            return VIDEO.format(x.shape[2])
         if _ndim(x) != 4:
             return f"expected a batch of 4 dimensions, got {_ndim(x)}"
         try:
@@ -250,9 +256,10 @@ class ExactVAE:
 
     def _exact_planned_bytes(self: Any, what: str, shape: Any, dtype: torch.dtype) -> int:
         try:
-            if len(shape) == 4 and getattr(self, "latent_dim", 2) == 2:
+            sides = image_shape(self, shape)
+            if sides is not None:
                 half, ample = self._exact_any_half(what), self.memory_limit is None
-                size = (1, half.program.in_channels, int(shape[2]), int(shape[3]))
+                size = (1, half.program.in_channels, *sides)
                 plan = self.exact_host.make_plan(half.program, size, dtype, self.device, self.memory_limit, ample=ample)
                 return plan.peak_bytes
         except UnsupportedModule:

@@ -58,6 +58,7 @@ def load_vae(
         output_device=comfy_host.intermediate_device(),
     )
     vae.patcher = patcher
+    vae.not_video = False  # as the host's own VAEs take a batch
     return vae
 
 

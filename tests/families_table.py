@@ -6,11 +6,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from exact_vae.vae_model.config import Config, KLConfig, LevelsConfig, TinyConfig
+from exact_vae.vae_model.config import Config, KLConfig, LevelsConfig, TinyConfig, WanConfig
 from exact_vae.vae_model.families import FAMILIES
+from exact_vae.vae_model.wan_layers import RMS_norm
 from torch import nn
 
 KL_LAYOUTS = ("ldm", "diffusers", "diffusers-old")
+WAN_LAYOUTS = ("wan", "diffusers")
 TINY_LAYOUTS = ("taesd-comfyui", "taesd-diffusers", "taesd-pair")
 
 
@@ -39,6 +41,10 @@ def tiny(z: int, **options: Any) -> TinyConfig:
     return TinyConfig(**{"latent_channels": z, **half, **options})
 
 
+def wan(z: int, half: LevelsConfig, **options: Any) -> WanConfig:
+    return WanConfig(z, half, half, **{"over_time": (False, True, True), **options})
+
+
 F8 = levels(8, 16, 32, 32)
 BARE = {"quant_conv": False, "post_quant_conv": False}
 SANA = {
@@ -60,6 +66,7 @@ ROWS: dict[str, Row] = {
     "kl-f32": Row("kl", kl(64, levels(8, 8, 8, 16, 16, 32, attn=(4, 5)), embed_dim=32), 32, 32),
     "VQ-f4": Row("vq", kl(3, levels(8, 16, 32), double_z=False, codebook=64), 3, 4),
     "VQ-f8": Row("vq", kl(4, levels(8, 16, 16, 32, attn=(3,)), double_z=False, codebook=64), 4, 8),
+    "Wan 2.1, Qwen-Image": Row("wan", wan(16, levels(8, 16, 32, 32, blocks=2)), 16, 8, WAN_LAYOUTS),
     "TAESD, TAESDXL": Row("tiny", tiny(4), 4, 8, TINY_LAYOUTS),
     "TAESD3, TAEF1": Row("tiny", tiny(16), 16, 8, TINY_LAYOUTS),
     "TAEF2": Row("tiny", tiny(32, midblock_gn=True), 32, 8, TINY_LAYOUTS),
@@ -77,6 +84,8 @@ def random_model(row: Row, seed: int = 0) -> Any:
     for layer in model.modules():
         if isinstance(layer, nn.GroupNorm):
             layer.weight.data += 1
+        if isinstance(layer, RMS_norm):
+            layer.gamma.data = layer.gamma.data * 0.2 + 1
         if isinstance(layer, nn.BatchNorm2d):
             assert layer.running_mean is not None
             assert layer.running_var is not None

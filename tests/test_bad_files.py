@@ -32,7 +32,7 @@ OTHERS: dict[str, tuple[list[str], str]] = {
     "Flux": (["double_blocks.0.img_attn.qkv.weight", "img_in.weight"], "a diffusion model"),
     "SD3 of diffusers": (["transformer_blocks.0.attn.to_q.weight"], "a diffusion model"),
     "CLIP": (["text_model.embeddings.position_embedding.weight"], "a text encoder"),
-    "Wan": (["decoder.middle.0.residual.0.gamma", "encoder.conv1.weight"], "a Wan or Qwen-Image autoencoder"),
+    "Wan 2.2": (["decoder.upsamples.0.upsamples.0.residual.2.weight", "encoder.conv1.weight"], "a Wan 2.2 autoencoder"),
     "video": (["decoder.conv_in.conv.weight"], "a video autoencoder"),
     "TAEHV": (["decoder.22.bias", "decoder.1.weight"], "a tiny video autoencoder (TAEHV)"),
     "Stable Cascade": (["vquantizer.codebook.weight"], "a Stable Cascade stage A autoencoder"),

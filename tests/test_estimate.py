@@ -6,7 +6,7 @@ import pytest
 import torch
 from exact_vae.model_management.host import LocalHost
 from exact_vae.model_management.meter import LiveTensorMeter
-from exact_vae.vae_model.config import SMALL, Config, KLConfig, LevelsConfig, TinyConfig
+from exact_vae.vae_model.config import SMALL, Config, KLConfig, LevelsConfig, TinyConfig, WanConfig
 from exact_vae.vae_model.estimate import untiled_elements_per_pixel
 from exact_vae.vae_model.families import FAMILIES
 from exact_vae.vae_model.load import LoadedModel
@@ -36,6 +36,11 @@ def tiny(*widths: int, blocks: tuple[int, ...], gn: bool = False) -> Config:
     )
 
 
+def wan(*widths: int, blocks: int = 2) -> Config:
+    levels = LevelsConfig(widths[0], widths, blocks)
+    return WanConfig(4, levels, levels, (True,) * (len(widths) - 1))
+
+
 CONFIGS: dict[str, Config] = {
     "two levels": kl(32, 64),
     "three levels": kl(16, 64, 128),
@@ -54,12 +59,14 @@ CONFIGS: dict[str, Config] = {
     "tiny, two stages": tiny(32, 32, blocks=(1, 1)),
     "tiny, widening": tiny(32, 64, 96, 128, blocks=(1, 3, 3, 3), gn=True),
     "tiny, wide norm branch": tiny(32, 128, blocks=(1, 2), gn=True),
+    "Wan": wan(32, 64, 128, 128),
+    "Wan, one block": wan(32, 32, blocks=1),
     "tiny, nothing at full size": tiny(64, 64, 64, blocks=(0, 2, 2)),
 }
 
 
 def make_vae(config: Config, dtype: torch.dtype = torch.float32) -> VAE:
-    family = "kl" if isinstance(config, KLConfig) else "tiny"
+    family = {KLConfig: "kl", TinyConfig: "tiny", WanConfig: "wan"}[type(config)]
     model = FAMILIES[family].build(config).eval().to(dtype).requires_grad_(False)
     loaded = LoadedModel(model, config, family, ("ldm",), "", {}, dtype)
     return VAE(loaded, LocalHost(), device=CPU, dtype=dtype, output_device=CPU)

@@ -18,7 +18,8 @@ def check_method(method: str) -> None:
 
 def check_latents(samples: Tensor, channels: int) -> Tensor:
     """Latents as (B, channels, h, w); a single frame (B, channels, 1, h, w) is taken as an image."""
-    if samples.ndim == 5 and samples.shape[2] == 1:
+    if samples.ndim == 5:
+        _require_one_frame("latents", samples.shape[2])
         samples = samples[:, :, 0]
     shape = tuple(samples.shape)
     if samples.ndim != 4 or 0 in shape:
@@ -45,8 +46,16 @@ def check_timesteps(timesteps: int | None, frames: int, temporal: bool) -> int:
     return group
 
 
-def check_pixels(pixels: Tensor, channels: int, factor: int) -> Tensor:
-    """Images as (B, H, W, channels); more channels (alpha) are cut off."""
+def check_pixels(pixels: Tensor, channels: int, factor: int, as_video: bool = False) -> Tensor:
+    """Images as (B, H, W, channels); more channels (alpha) are cut off. (B, 1, H, W, channels) are images, too.
+
+    `as_video`: a batch is the frames of one video.
+    """
+    if pixels.ndim == 5:
+        _require_one_frame("pixels", pixels.shape[1])
+        pixels = pixels[:, 0]
+    elif as_video:
+        _require_one_frame("pixels", len(pixels))
     shape = tuple(pixels.shape)
     if pixels.ndim != 4 or shape[0] == 0 or shape[3] < channels:
         raise InputError(
@@ -62,6 +71,13 @@ def check_pixels(pixels: Tensor, channels: int, factor: int) -> Tensor:
         )
     _check_finite(pixels, "pixels", "check what made the image")
     return pixels[..., :channels]
+
+
+def _require_one_frame(what: str, frames: int) -> None:
+    if frames != 1:
+        raise InputError(
+            f"{what}: expected a single frame, got a video of {frames} frames: this VAE is one of single images"
+        )
 
 
 def _check_finite(x: Tensor, what: str, remedy: str) -> None:

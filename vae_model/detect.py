@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from .errors import VAEFileError
 from .families import FAMILIES
 from .files.weights import Weights
-from .keys import count_levels, is_attention_weight, to_ours, to_theirs
+from .keys import count_levels, count_per_level, is_attention_weight, to_ours, to_theirs
 from .layouts import IGNORED, LAYOUTS, OTHER_MODELS, PREFIXES, SCALARS, Layout
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -26,6 +26,8 @@ class Detected:
     prefix: str
     levels: int
     """Resolution levels named in the file, for layouts that count them from the other end; 0 for tiny models."""
+    per_level: int
+    """Numbers that a level takes, for layouts that count blocks in one row over all levels."""
     keys: Mapping[str, str]
     """Our key -> the file's key."""
     unknown: tuple[str, ...]
@@ -40,7 +42,7 @@ class Detected:
 
     def file_name_of(self, key: str) -> str:
         """What the file would call our key."""
-        return self.prefix + (to_theirs(key, self.layout, self.levels) or key)
+        return self.prefix + (to_theirs(key, self.layout, self.levels, self.per_level) or key)
 
 
 def module_shape(key: str, shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -81,19 +83,19 @@ def _present_prefixes(shapes: Shapes) -> list[str]:
 
 
 def _translate(weights: Weights, layout: Layout, prefix: str, names: list[str]) -> Detected:
-    levels = count_levels(names)
+    levels, per_level = count_levels(names), count_per_level(names)
     keys: dict[str, str] = {}
     unknown: list[str] = []
     scalars: dict[str, str] = {}
     for name in names:
-        ours = to_ours(name, layout, levels)
+        ours = to_ours(name, layout, levels, per_level)
         if ours is not None:
             keys[ours] = prefix + name
         elif name in SCALARS:
             scalars[name] = prefix + name
         elif not name.startswith(IGNORED):
             unknown.append(name)
-    return Detected(weights, layout, prefix, levels, keys, tuple(unknown), scalars)
+    return Detected(weights, layout, prefix, levels, per_level, keys, tuple(unknown), scalars)
 
 
 def _name_other_model(names: Collection[str]) -> str | None:

@@ -6,17 +6,21 @@ import ast
 from collections.abc import Mapping
 from typing import Any
 
-from .config import Config, KLConfig, LevelsConfig, TinyConfig
+from .config import Config, KLConfig, LevelsConfig, TinyConfig, WanConfig
 from .errors import InputError
 
 _KEPT = ("scaling_factor", "shift_factor", "latents_mean", "latents_std", "force_upcast", "sample_size")
 """Fields that no weight tells: kept where the source had them."""
+_QWEN_CLASS = "AutoencoderKLQwenImage"
 _REMEDY = "write a .safetensors file instead of a folder"
 
 
 def diffusers_config(config: Config, hints: Mapping[str, str]) -> dict[str, Any]:
     """Fields of config.json; InputError for a network that diffusers has no class for."""
-    fields = _tiny(config) if isinstance(config, TinyConfig) else _kl(config)
+    if isinstance(config, WanConfig):
+        fields = _wan(config, hints.get("_class_name") == _QWEN_CLASS)
+    else:
+        fields = _tiny(config) if isinstance(config, TinyConfig) else _kl(config)
     return fields | {name: _value(hints[name]) for name in _KEPT if name in hints}
 
 
@@ -82,6 +86,42 @@ def _kl(config: KLConfig) -> dict[str, Any]:
 
 def _blocks(levels: LevelsConfig, name: str) -> list[str]:
     return [f"Attn{name}" if level in levels.attn_levels else name for level in range(len(levels.widths))]
+
+
+def _wan(config: WanConfig, qwen: bool) -> dict[str, Any]:
+    """diffusers has the same network in two classes; whose latents they are is all that tells them apart."""
+    encoder, decoder = config.encoder, config.decoder
+    if encoder is None or decoder is None:
+        raise _refuse("encoder and decoder", "one of them")
+    unit = encoder.ch
+    factors, decoder_factors = ([width / unit for width in encoder.widths], _decoder_factors(encoder, decoder))
+    whole = all(factor == int(factor) for factor in factors)
+    if encoder.num_res_blocks != decoder.num_res_blocks or not whole or decoder_factors != factors:
+        raise _refuse("an encoder as deep as its decoder, widths in proportion", f"{encoder} and {decoder}")
+    fields: dict[str, Any] = {
+        "_class_name": _QWEN_CLASS if qwen else "AutoencoderKLWan",
+        "attn_scales": [],
+        "base_dim": unit,
+        "dim_mult": [int(factor) for factor in factors],
+        "dropout": 0.0,
+        "num_res_blocks": encoder.num_res_blocks,
+        "temperal_downsample": list(config.over_time),
+        "z_dim": config.latent_channels,
+    }
+    same = encoder.widths == decoder.widths and config.in_channels == config.out_channels
+    if qwen and not same:
+        raise _refuse(f"an encoder as wide as its decoder for {_QWEN_CLASS}", f"{encoder} and {decoder}")
+    if qwen:
+        return fields | {"input_channels": config.in_channels}
+    if encoder.widths != decoder.widths:
+        fields["decoder_base_dim"] = int(decoder.widths[0] / factors[0])
+    return fields | {"in_channels": config.in_channels, "out_channels": config.out_channels}
+
+
+def _decoder_factors(encoder: LevelsConfig, decoder: LevelsConfig) -> list[float]:
+    """The decoder's widths in the unit in which its first is as the encoder's."""
+    unit = decoder.widths[0] * encoder.ch / encoder.widths[0]
+    return [width / unit for width in decoder.widths]
 
 
 def _tiny(config: TinyConfig) -> dict[str, Any]:

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from .config import Config, KLConfig, LevelsConfig, TinyConfig, VideoConfig
+from .config import Config, KLConfig, LevelsConfig, TinyConfig, VideoConfig, WanConfig
 from .video import TIME_MODES
 
 _UPSAMPLE = 1 + 4 + 4
 """Planes of the small size: source, enlarged, convolved."""
+_HALVING_UPSAMPLE = 1 + 4 + 2
+"""The same where the convolution halves the channels."""
 _DOWNSAMPLE = 1 + 1 + 0.25
 """Source, padded copy, result."""
 _ATTENTION = {"vanilla": 8, "linear": 7, "none": 0}
@@ -67,6 +69,26 @@ def _kl_elements(config: KLConfig, direction: str) -> float:
     return max(worst, 2.0 * levels.widths[0] + ends * config.out_ch)  # the last norm and convolution
 
 
+def _wan_elements(config: WanConfig, direction: str) -> float:
+    """As for KL; enlarged planes are convolved to half the channels, with which the next level begins."""
+    encodes = direction == "encode"
+    levels = config.encoder if encodes else config.decoder
+    if levels is None:
+        return 0.0
+    numbers = list(range(len(levels.widths)))
+    start = levels.ch if encodes else levels.widths[-1]
+    worst = _level_channels(levels.widths[-1], levels.widths[-1], 2, _ATTENTION["vanilla"]) * 4.0 ** -numbers[-1]
+    for level in numbers if encodes else reversed(numbers):
+        width, last = levels.widths[level], level == (numbers[-1] if encodes else 0)
+        resampling = 0 if last else _DOWNSAMPLE if encodes else _HALVING_UPSAMPLE
+        blocks = levels.num_res_blocks + (not encodes)
+        worst = max(worst, _level_channels(start, width, blocks, resampling=resampling) * 4.0**-level)
+        start = width if encodes else width // 2
+    if encodes:
+        return worst + config.in_channels  # the image is held throughout
+    return max(worst, 2.0 * levels.widths[0] + config.out_channels)  # the last norm and convolution
+
+
 def _tiny_elements(config: TinyConfig, direction: str) -> float:
     encodes = direction == "encode"
     widths = config.encoder_block_out_channels if encodes else config.decoder_block_out_channels
@@ -98,4 +120,6 @@ def untiled_elements_per_pixel(config: Config, direction: str) -> float:
 
     Of a temporal decoder: per pixel of each of the frames that are decoded together.
     """
+    if isinstance(config, WanConfig):
+        return _wan_elements(config, direction)
     return _kl_elements(config, direction) if isinstance(config, KLConfig) else _tiny_elements(config, direction)

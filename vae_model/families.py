@@ -10,11 +10,12 @@ from typing import Any
 from torch import nn
 
 from .autoencoder import build_kl
-from .config import Config, KLConfig, LevelsConfig, TinyConfig, VideoConfig
+from .config import Config, KLConfig, LevelsConfig, TinyConfig, VideoConfig, WanConfig
 from .flux2 import PATCH, build_flux2
 from .tiny import AutoencoderTiny
 from .video import TIME_MODES
 from .vq import build_vq
+from .wan import build_wan
 
 Shapes = Mapping[str, tuple[int, ...]]
 Hints = Mapping[str, str]
@@ -120,6 +121,47 @@ def infer_vq(shapes: Shapes, hints: Hints) -> KLConfig:
     return replace(infer_kl(shapes, hints), codebook=shapes["quantize.embedding.weight"][0], double_z=False)
 
 
+def _row_of_levels(shapes: Shapes, row: str) -> tuple[list[int], int, list[bool]]:
+    """Of blocks and resamplings in one row: the level widths, the blocks of a level, whether steps act over time."""
+    widths, blocks, over_time = list[int](), list[int](), list[bool]()
+    number, starts = 0, True
+    while True:
+        layer = f"{row}.{number}"
+        if f"{layer}.residual.2.weight" in shapes:
+            if starts:
+                widths.append(shapes[f"{layer}.residual.2.weight"][0])
+                blocks.append(0)
+            blocks[-1] += 1
+            starts = False
+        elif f"{layer}.resample.1.weight" in shapes:
+            over_time.append(f"{layer}.time_conv.weight" in shapes)
+            starts = True
+        else:
+            return widths, blocks[0], over_time
+        number += 1
+
+
+def infer_wan(shapes: Shapes, hints: Hints) -> WanConfig:
+    """Everything from tensors."""
+    encoder = decoder = None
+    over_time: list[bool] = []
+    if "decoder.conv1.weight" in shapes:
+        widths, blocks, over_time = _row_of_levels(shapes, "decoder.upsamples")
+        decoder = LevelsConfig(widths[-1], tuple(widths[::-1]), blocks - 1)
+        over_time.reverse()
+    if "encoder.conv1.weight" in shapes:
+        widths, blocks, over_time = _row_of_levels(shapes, "encoder.downsamples")
+        encoder = LevelsConfig(shapes["encoder.conv1.weight"][0], tuple(widths), blocks)
+    return WanConfig(
+        latent_channels=shapes["decoder.conv1.weight"][1] if decoder else shapes["encoder.head.2.weight"][0] // 2,
+        encoder=encoder,
+        decoder=decoder,
+        over_time=tuple(over_time),
+        in_channels=shapes["encoder.conv1.weight"][1] if encoder else 3,
+        out_channels=shapes["decoder.head.2.weight"][0] if decoder else 3,
+    )
+
+
 def _tiny_layers(shapes: Shapes, half: str) -> list[str]:
     """The kind of each numbered layer of half a tiny model: conv, block, or none (activation, upsampling)."""
     numbers = [int(m[1]) for m in (re.match(rf"{half}\.layers\.(\d{{1,4}})\.", key) for key in shapes) if m]
@@ -200,6 +242,11 @@ def _vq_core(layout: str) -> tuple[str, ...]:
     return (*_kl_core(layout), "quantize.embedding.weight")
 
 
+def _wan_core(_layout: str) -> tuple[str, ...]:
+    names = ("conv1.weight", "middle.0.residual.2.weight", "middle.1.to_qkv.weight", "upsamples.0.residual.2.weight")
+    return ("conv2.weight", *(f"decoder.{name}" for name in (*names, "head.2.weight")))
+
+
 def _tiny_core(layout: str) -> tuple[str, ...]:
     encoder = ("encoder.layers.0.weight", "encoder.layers.1.conv.0.weight", "encoder.layers.2.weight")
     decoder = ("decoder.layers.0.weight", "decoder.layers.2.conv.0.weight", "decoder.layers.6.weight")
@@ -218,6 +265,13 @@ FAMILIES: dict[str, Family] = {
     ),
     "vq": Family(
         "VQ autoencoder", _vq_core, infer_vq, build_vq, {"act_fn": ("silu", "swish"), "norm_type": ("group",)}
+    ),
+    "wan": Family(
+        "Wan 2.1 or Qwen-Image autoencoder",
+        _wan_core,
+        infer_wan,
+        build_wan,
+        {"attn_scales": ("[]",), "is_residual": ("False",), "patch_size": ("None",)},
     ),
     "tiny": Family(
         "TAESD tiny autoencoder",

@@ -14,10 +14,12 @@ from torch import Tensor, nn
 
 from .exact.program import Program, build_program, packed_last, unpacked_first
 from .exact.spec import Statistics, UnsupportedModule, describe, read_statistics, require_children, require_plain
+from .exact.wan_program import wan_program
 from .tiny import AutoencoderTiny
 from .vq import VectorQuantizer
 
 _KL_CLASSES = ("AutoencoderKL", "AutoencodingEngine", "AutoencodingEngineLegacy", "AutoencoderFlux2", "AutoencoderVQ")
+_WAN_CLASS, _WAN_PARTS = "WanVAE", {"encoder", "decoder", "conv1", "conv2"}
 _KL_PARTS = {"encoder", "decoder", "quant_conv", "post_quant_conv", "regularization"}
 _KL_PARTS_AROUND = {"loss", "model_ema", "bn", "quantize"}
 
@@ -39,6 +41,8 @@ def decoder_half(model: Any) -> Half:
     if isinstance(model, AutoencoderTiny):
         layers, shift, scale = model.decoder, model.shift_factor, model.scaling_factor
         return Half(build_program(layers), lambda rows: _limit((rows - shift).mul_(scale)), lambda rows: rows * 2 - 1)
+    if describe(model) == _WAN_CLASS:
+        return Half(wan_program(model.decoder, before=model.conv2), _same, _same)
     program = build_program(model.decoder, before=getattr(model, "post_quant_conv", None))
     if getattr(model, "bn", None) is not None:
         return Half(unpacked_first(program, _statistics(model, 4 * program.in_channels)), _same, _same)
@@ -55,6 +59,10 @@ def encoder_half(model: Any, latent_channels: int) -> Half:
     if isinstance(model, AutoencoderTiny):
         layers, shift, scale = model.encoder, model.shift_factor, model.scaling_factor
         return Half(build_program(layers), lambda rows: (rows + 1).div_(2), lambda rows: rows / scale + shift)
+    if describe(model) == _WAN_CLASS:
+        program = wan_program(model.encoder, after=model.conv1)
+        _require_moments(model, program, latent_channels)
+        return Half(program, _same, lambda rows: rows[:, :latent_channels])
     regularization = getattr(model, "regularization", None)
     plain = ("NoneType", "IdentityRegularizer") if hasattr(model, "quantize") else ("NoneType",)
     if type(regularization).__name__ not in (*plain, "DiagonalGaussianRegularizer"):
@@ -115,11 +123,12 @@ def _require_known(model: Any, part: str, method: str) -> None:
         raise UnsupportedModule(f"{describe(model)}: expected its own {method}, got a replaced one: it runs untiled")
     if isinstance(model, AutoencoderTiny):
         return
-    if describe(model) not in _KL_CLASSES:
+    if describe(model) not in (*_KL_CLASSES, _WAN_CLASS):
         raise UnsupportedModule(
             f"{describe(model)}: expected an image autoencoder of the KL or TAESD family: it runs untiled"
         )
-    require_children(model, describe(model), _KL_PARTS | _KL_PARTS_AROUND)
+    wan = describe(model) == _WAN_CLASS
+    require_children(model, describe(model), _WAN_PARTS if wan else _KL_PARTS | _KL_PARTS_AROUND)
 
 
 # -- the host's TAESD: two plain sequences, and two numbers that may be parameters ------------------------------------

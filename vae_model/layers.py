@@ -211,7 +211,7 @@ def make_attn(in_channels: int, attn_type: str = "vanilla", attn_kwargs: Mapping
 
 
 def set_attention(module: nn.Module, attend: AttentionFunction) -> None:
-    """Make every AttnBlock inside `module` use `attend`: (q, k, v), each (B, N, C) -> (B, N, C)."""
+    """Make every attention layer inside `module` use `attend`: (q, k, v), each (B, N, C) -> (B, N, C)."""
     for layer in module.modules():
-        if isinstance(layer, AttnBlock):
-            layer.attend = attend
+        if "attend" in vars(layer):
+            vars(layer)["attend"] = attend

@@ -1,8 +1,9 @@
 """Key layouts as data: how each kind of file names the tensors that our modules hold, invertibly.
 
 A rule pairs a file's key template with ours. Placeholders: {c} encoder or decoder, {i} a level, {i~} the same level
-counted from the other end, {j} or {k} a number, {k+1} one more, {m} a layer name, {p} weight or bias, {rest} anything.
-Our own names are ldm's for KL autoencoders and diffusers' for tiny ones.
+counted from the other end, {j} or {k} a number, {k+1} one more, {m} a layer name, {p} weight or bias, {rest} anything;
+{i:j} is number j of level i, {i:last} the last number of level i, where numbers run on from level to level.
+Our own names are ldm's for KL autoencoders, diffusers' for tiny ones and the original's for Wan.
 Source of the names: latent-diffusion (MIT), diffusers (Apache-2.0), madebyollin/taesd (MIT), read as facts.
 """
 
@@ -17,6 +18,7 @@ from .video_names import (
     VIDEO_MARKS,
     VIDEO_RULES,
 )
+from .wan_names import WAN_DIFFUSERS_MARKS, WAN_DIFFUSERS_RULES, WAN_MARKS, WAN_RULES
 
 Rule = tuple[str, str]
 
@@ -190,6 +192,20 @@ LAYOUTS: tuple[Layout, ...] = (
         required=(_CODEBOOK,),
     ),
     Layout(
+        name="wan",
+        family="wan",
+        marks=WAN_MARKS,
+        forbidden=(),
+        rules=WAN_RULES,
+    ),
+    Layout(
+        name="diffusers",
+        family="wan",
+        marks=WAN_DIFFUSERS_MARKS,
+        forbidden=(),
+        rules=WAN_DIFFUSERS_RULES,
+    ),
+    Layout(
         name="taesd-encoder",
         family="tiny",
         marks=("0.weight",),
@@ -237,7 +253,8 @@ SCALARS = ("vae_scale", "vae_shift")
 OTHER_MODELS: tuple[tuple[str, str], ...] = (
     ("bn.running_mean", "a Flux.2 autoencoder"),
     ("decoder.conv_in.conv.weight", "a video autoencoder"),
-    ("decoder.middle.0.residual.0.gamma", "a Wan or Qwen-Image autoencoder"),
+    (".upsamples.0.upsamples.", "a Wan 2.2 autoencoder"),
+    (".upsampler.resample.", "a Wan 2.2 autoencoder"),
     ("decoder.22.bias", "a tiny video autoencoder (TAEHV)"),
     ("quantize.embedding.weight", "a VQ autoencoder"),
     ("vquantizer.codebook.weight", "a Stable Cascade stage A autoencoder"),

@@ -14,16 +14,18 @@ from torch import Tensor, nn
 from .errors import InputError
 from .files.atomic import atomic_path
 from .flux2 import AutoencoderFlux2
-from .keys import count_levels, is_attention_weight, to_theirs
+from .keys import count_levels, count_per_level, is_attention_weight, to_theirs
 from .layouts import COUNTERS, LAYOUTS, Layout
 from .tiny import AutoencoderTiny
 from .video import VideoDecoder
 from .vq import AutoencoderVQ
+from .wan import WanVAE
 
 _FAMILIES: tuple[tuple[type[nn.Module], str], ...] = (
     (AutoencoderTiny, "tiny"),
     (AutoencoderFlux2, "flux2"),
     (AutoencoderVQ, "vq"),
+    (WanVAE, "wan"),
     (nn.Module, "kl"),
 )
 """The family of a model: the first row that its class belongs to."""
@@ -44,14 +46,16 @@ def to_layout(model: nn.Module, layout: str) -> dict[str, Tensor]:
         raise InputError(f"layout: expected one of {', '.join(rows)}, got {layout!r}: choose one of these")
     row = rows[layout]
     state = {key: tensor for key, tensor in model.state_dict().items() if not key.startswith("model_ema.")}
-    levels = count_levels(state)
+    levels, per_level = count_levels(state), count_per_level(state)
     named: dict[str, Tensor] = {}
     for key, tensor in state.items():
-        theirs = to_theirs(key, row, levels)
+        theirs = to_theirs(key, row, levels, per_level)
         if theirs is None and layout in ("taesd-encoder", "taesd-decoder"):
             continue  # these two layouts hold one half only
         if theirs is None:
-            raise InputError(f"layout {layout}: expected a place for {key}, found none: save in the ldm layout")
+            raise InputError(
+                f"layout {layout}: expected a place for {key}, found none: save in the {next(iter(rows))} layout"
+            )
         if row.linear_attention and is_attention_weight(key):
             tensor = tensor.flatten(1)  # (C, C)
         named[theirs] = tensor
@@ -72,14 +76,14 @@ def save(
     """Write a VAE, or its bare model, as safetensors; the file appears whole or not at all.
 
     Args:    path: ends in .safetensors.
-             layout: a name in `layouts_of(model)`; None is taesd-diffusers for tiny models, ldm for all others.
+             layout: a name in `layouts_of(model)`; None is taesd-diffusers for tiny models, the first for all others.
              dtype: of the written weights; None keeps them as they are.
     """
     model: nn.Module = getattr(vae, "first_stage_model", vae)
     target = Path(path)
     if target.suffix.lower() not in (".safetensors", ".sft"):
         raise InputError(f"save: expected a name ending in .safetensors, got {target.name!r}: change the ending")
-    default = "taesd-diffusers" if isinstance(model, AutoencoderTiny) else "ldm"
+    default = "taesd-diffusers" if isinstance(model, AutoencoderTiny) else next(iter(layouts_of(model)))
     tensors = to_layout(model, layout or default)
     kinds = {key: t.dtype if dtype is None or key in COUNTERS else dtype for key, t in tensors.items()}
     written = {key: t.detach().to("cpu", kinds[key]).contiguous() for key, t in tensors.items()}

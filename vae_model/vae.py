@@ -13,19 +13,18 @@ from torch import Tensor, nn
 
 from .bytesize import parse_bytes
 from .checks import cells, check_latents, check_method, check_pixels, check_timesteps, crop_centre
-from .config import VideoConfig, image_channels
+from .config import VideoConfig, WanConfig, image_channels
 from .errors import InputError
 from .estimate import untiled_elements_per_pixel
 from .exact.spec import UnsupportedModule
-from .flux2 import AutoencoderFlux2
 from .halves import Half, decoder_half, encoder_half
 from .host import Host, PlanProtocol
 from .layers import set_attention
 from .load import LoadedModel
+from .raw import decode_raw, encode_raw
 from .report import Report, Watch
 from .run import Progress, Run, run_blend, run_untiled
 from .run_exact import ExactRun
-from .tiny import AutoencoderTiny
 
 logger = logging.getLogger(__name__)
 
@@ -35,6 +34,8 @@ OVERLAP_PIXELS = 64
 
 class VAE:
     """An autoencoder on a device. Images are (B, H, W, C) float32 0..1, latents (B, c, h, w) raw as in ComfyUI.
+
+    Latents of Wan and Qwen-Image are single frames, (B, c, 1, h, w); (B, c, h, w) will do, too.
 
     `decode` and `encode` take `method`: "exact" (the default) runs the layers strip by strip in the memory there is,
     with the result of "untiled", which runs the whole image at once; "blend" is approximate, overlapping tiles.
@@ -48,6 +49,8 @@ class VAE:
     last_report: Report | None = None
     patcher: Any = None
     """The host's handle on the model, inside ComfyUI."""
+    not_video: bool = True
+    """Whether a batch of images is that to a model of videos, too; else it would be the frames of one video."""
     memory_limit: int | None = None
     """Bytes that every run keeps to which is given no `memory` of its own."""
 
@@ -62,6 +65,7 @@ class VAE:
         self.downscale_ratio = self.upscale_ratio = config.factor
         self.input_channels, self.output_channels = image_channels(config)
         self.is_temporal = isinstance(config, VideoConfig)
+        self.latent_dim = 3 if isinstance(config, WanConfig) else 2
         set_attention(self.first_stage_model, host.attend)
 
     def spacial_compression_decode(self) -> int:
@@ -179,15 +183,18 @@ class VAE:
         Args:    pixels: (B, H, W, C) 0..1; channels beyond the model's (alpha) are dropped, both sides are cropped
                  centrally to multiples of the factor.
                  method, memory, tile_size, overlap, progress: as for `decode`.
-        Returns: (B, latent_channels, H // f, W // f) float32 on `output_device`.
+        Returns: (B, latent_channels, H // f, W // f), of a model of videos (B, latent_channels, 1, H // f, W // f),
+                 float32 on `output_device`.
         Raises:  InputError for images this VAE cannot take, MemoryBudgetError where the run does not fit.
         """
         check_method(method)
         f = self.downscale_ratio
-        x = crop_centre(check_pixels(pixels, self.input_channels, f), f).movedim(-1, 1)  # (B, C, H, W)
+        as_video = self.latent_dim == 3 and not self.not_video
+        x = crop_centre(check_pixels(pixels, self.input_channels, f, as_video), f).movedim(-1, 1)  # (B, C, H, W)
         shape = (x.shape[0], self.latent_channels, x.shape[2] // f, x.shape[3] // f)
         with torch.inference_mode(), self._watch("encode", method, len(x), x.shape[3], x.shape[2]) as watch:
             out = torch.empty(shape, dtype=torch.float32, device=self.output_device)
+            result = out[:, :, None] if self.latent_dim == 3 else out
             run = self._new_run("encode", memory, progress)
 
             def put(item: int, top: int, rows: Tensor) -> None:
@@ -195,10 +202,10 @@ class VAE:
 
             strip = None if tile_size is None else cells(tile_size, f)
             if method == "exact" and self._run_exact(run, self._encoder_half, x, strip, put, watch):
-                return out
+                return result
             if method != "blend":
                 run_untiled(run, x, out, Tensor.float, self.memory_used_encode(x.shape, self.vae_dtype))
-                return out
+                return result
             run_blend(
                 run,
                 x,
@@ -209,7 +216,7 @@ class VAE:
                 default_tile=TILE_PIXELS // f * f,
                 tile_bytes=lambda h, w: self.memory_used_encode((1, 1, h, w), self.vae_dtype),
             )
-            return out
+            return result
 
     def decode_tiled(
         self,
@@ -286,17 +293,7 @@ class VAE:
         return Run(what, model, load, self.host, self.device, self.vae_dtype, limit, progress)
 
     def _decode_raw(self, z: Tensor, timesteps: int | None = None) -> Tensor:
-        model: Any = self.first_stage_model
-        if isinstance(model, AutoencoderTiny):
-            return model.decode((z - model.shift_factor) * model.scaling_factor)[0]
-        return model.decode(z) if timesteps is None else model.decode(z, timesteps=timesteps)
+        return decode_raw(self.first_stage_model, z, timesteps)
 
     def _encode_raw(self, x: Tensor) -> Tensor:
-        model: Any = self.first_stage_model
-        x = self.process_input(x)
-        if isinstance(model, AutoencoderTiny):
-            return model.encode(x)[0] / model.scaling_factor + model.shift_factor
-        if isinstance(model, AutoencoderFlux2):
-            return model.pack(model.encode(x, unregularized=True)[0][:, : model.embed_dim])
-        moments, _ = model.encode(x, unregularized=True)
-        return moments[:, : self.latent_channels]  # the mean; without a log-variance it is all there is
+        return encode_raw(self.first_stage_model, self.process_input(x), self.latent_channels)

@@ -106,6 +106,10 @@ class ConvolvedRows(Windowed):
     def _weight_bytes(self) -> int:
         return super()._weight_bytes() if self._tiles is None else self._tiles.weight_bytes
 
+    def _fill_bytes(self, source_bytes: int) -> int:
+        work_bytes: Callable[[int], int] | None = getattr(self.make_fill, "work_bytes", None)
+        return 0 if work_bytes is None else work_bytes(source_bytes)
+
     def work(self) -> int:
         return conv_work(self.conv, self.context.batch, self.bottom - self.top, self.size.width) + self.source.work()
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ..attention import pytorch_attention
 from .program import Size
-from .spec import Conv, Norm
+from .spec import Conv, Norm, PixelNorm
 from .spill import Spill
 
 Attention = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -21,8 +21,9 @@ Weights = Callable[[nn.Module, Tensor], "tuple[Tensor, Tensor | None]"]
 
 
 def own_weights(layer: nn.Module, like: Tensor) -> tuple[Tensor, Tensor | None]:
-    """The provider for layers that hold their weights themselves."""
-    weight, bias = cast(Tensor, layer.weight), cast("Tensor | None", layer.bias)
+    """The provider for layers that hold their weights themselves; norms of single pixels call theirs gamma."""
+    weight = cast(Tensor, layer.gamma if hasattr(layer, "gamma") else layer.weight)
+    bias = cast("Tensor | None", layer.bias)
     return weight.to(like), None if bias is None else bias.to(like)
 
 
@@ -70,7 +71,7 @@ class Context:
 
     def layer_weights(self, conv: Conv) -> tuple[Tensor, Tensor | None]:
         """Weight (out, in, k, k) and bias (out,) of a convolution as the provider gives them."""
-        return self.weights(conv.module, torch.empty(0, dtype=self.dtype, device=self.device))
+        return conv.of(*self.weights(conv.module, torch.empty(0, dtype=self.dtype, device=self.device)))
 
     def conv_weights(self, conv: Conv) -> tuple[Tensor, Tensor | None]:
         """The same in this run's memory order."""
@@ -84,8 +85,14 @@ class Context:
         assert bias is not None
         return weight, bias
 
+    def pixel_weight(self, norm: PixelNorm) -> Tensor:
+        """The weight of a norm of single pixels, (channels, 1, 1), in float32 or better."""
+        wide = torch.promote_types(self.dtype, torch.float32)
+        weight, _ = self.weights(norm.module, torch.empty(0, dtype=wide, device=self.device))
+        return weight.reshape(-1, 1, 1)
+
     def weight_bytes(self, conv: Conv) -> int:
         """Bytes of the copy that `conv_weights` makes, at most."""
-        if not self.channels_last or conv.kernel == 1:
+        if conv.kernel == 1 or not (self.channels_last or conv.over_frames):
             return 0
         return conv.out_channels * conv.in_channels * conv.kernel**2 * self.dtype.itemsize

@@ -14,6 +14,7 @@ from torch import nn
 from .spec import (
     Conv,
     Norm,
+    PixelNorm,
     Statistics,
     UnsupportedModule,
     describe,
@@ -27,10 +28,10 @@ from .temporal_program import TIME_CODERS, TimeConvolve, TimeResidual, last_conv
 
 @dataclass(frozen=True)
 class Convolve:
-    """A convolution; GroupNorm and an activation may come before it, a function of single values after it."""
+    """A convolution; a norm and an activation may come before it, a function of single values after it."""
 
     conv: Conv
-    norm: Norm | None = None
+    norm: Norm | PixelNorm | None = None
     before: str | None = None
     after: str | None = None
 
@@ -39,18 +40,23 @@ class Convolve:
 class Residual:
     """norm1, SiLU, conv1, norm2, SiLU, conv2, plus the input or its 1x1 shortcut."""
 
-    norm1: Norm
+    norm1: Norm | PixelNorm
     conv1: Conv
-    norm2: Norm
+    norm2: Norm | PixelNorm
     conv2: Conv
     shortcut: Conv | None
+
+    @property
+    def sweeps(self) -> bool:
+        """Whether it needs statistics of the whole image, and its input once more after these."""
+        return isinstance(self.norm1, Norm) or isinstance(self.norm2, Norm)
 
 
 @dataclass(frozen=True)
 class Attend:
     """x + proj_out(attention(norm(x))) over all positions, one head."""
 
-    norm: Norm
+    norm: Norm | PixelNorm
     q: Conv
     k: Conv
     v: Conv

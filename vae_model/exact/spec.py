@@ -5,10 +5,10 @@ Specifications hold the module itself but never its weights: those come from the
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 
 class UnsupportedModule(ValueError):
@@ -33,6 +33,20 @@ class Conv:
     pad_after: int = 1
     """Below and on the right."""
     mode: str = "zeros"
+    first: int = 0
+    """The first of the module's output channels that are computed."""
+    over_frames: bool = False
+    """Whether the stored weights are over frames, too; of a single frame only the last of these taps counts."""
+
+    def part(self, first: int, channels: int) -> Conv:
+        """So many of its output channels, from `first` on."""
+        return replace(self, first=self.first + first, out_channels=channels)
+
+    def of(self, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """What of the module's weights it computes with: (out, in, k, k) and (out,)."""
+        weight = weight[:, :, -1] if self.over_frames else weight
+        rows = slice(self.first, self.first + self.out_channels)
+        return weight[rows], None if bias is None else bias[rows]
 
     @property
     def circular(self) -> bool:
@@ -53,6 +67,15 @@ class Norm:
     channels: int
     groups: int
     eps: float
+
+
+@dataclass(frozen=True)
+class PixelNorm:
+    """Every pixel to the length sqrt(channels), times the module's `gamma`: it needs nothing of other pixels."""
+
+    module: nn.Module
+    name: str
+    channels: int
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 import torch
@@ -11,10 +13,11 @@ from torch import Tensor
 from .computed import ACTIVATE
 from .context import Context
 from .moments import Moments
+from .pixel_norm import PixelFill
 from .plane import Plane
 from .program import Size
 from .rows import PlaneRows, Rows
-from .spec import Norm
+from .spec import Norm, PixelNorm
 from .windowed import Fill
 
 
@@ -54,6 +57,16 @@ def norm_fill(context: Context, norm: Norm, moments: Moments, activation: str | 
             ACTIVATE[activation](target)
 
     return fill
+
+
+def fill_maker(
+    context: Context, norm: Norm | PixelNorm, moments: Moments | None, activation: str | None
+) -> Callable[[], Fill]:
+    """What makes the fill of a norm, `moments` (None where it needs none) being complete by then."""
+    if isinstance(norm, PixelNorm):
+        return PixelFill(context, norm, activation)
+    assert moments is not None
+    return partial(norm_fill, context, norm, moments, activation)
 
 
 def stored(plane: Plane) -> Value:

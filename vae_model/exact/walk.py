@@ -20,10 +20,10 @@ from .program import Attend, Convolve, Enlarge, Pack, Program, Residual, Size, S
 from .rows import InputRows, Recipe, Rows, Source
 from .schedule import LevelSchedule, Schedule
 from .shared import Shared
-from .spec import Conv, Norm
+from .spec import Conv, Norm, PixelNorm
 from .temporal import walk_time_convolve, walk_time_residual
 from .temporal_program import TimeConvolve, TimeResidual
-from .value import Value, norm_fill, stored
+from .value import Value, fill_maker, norm_fill, stored
 from .windowed import Fill
 
 
@@ -110,9 +110,8 @@ class Walk:
     # -- single steps ----------------------------------------------------------------------------------------------
 
     def _convolve(self, step: Convolve, value: Value, size: Size, level: int) -> Value:
-        fill, fast = None, self.schedule[level].fast_rows
-        if step.norm is not None:
-            fill = partial(norm_fill, self.context, step.norm, self._moments(value, step.norm, level), step.before)
+        fast = self.schedule[level].fast_rows
+        fill = None if step.norm is None else self._fill(value, step.norm, level, step.before)
 
         def read(top: int, bottom: int, last: bool) -> Rows:
             source = value.last if last else value.again
@@ -145,9 +144,9 @@ class Walk:
 
     def _residual(self, step: Residual, value: Value, size: Size, level: int) -> Value:
         context, fast = self.context, self.schedule[level].fast_rows
-        first = partial(norm_fill, context, step.norm1, self._moments(value, step.norm1, level), "silu")
-        moments = Moments(step.norm2.groups)
-        second = partial(norm_fill, context, step.norm2, moments, "silu")
+        first = self._fill(value, step.norm1, level, "silu")
+        moments = Moments(step.norm2.groups) if isinstance(step.norm2, Norm) else None
+        second = fill_maker(context, step.norm2, moments, "silu")
 
         def hidden(source: Recipe) -> Recipe:
             return partial(_normed, context, step.conv1, source, value.size, first, fast)
@@ -158,16 +157,17 @@ class Walk:
         def skip(rows: Rows) -> Rows:
             return rows if step.shortcut is None else PointwiseRows(context, step.shortcut, rows)
 
-        if self.schedule[level].store_hidden:
+        # Without statistics nothing is computed twice, so there is no reason to store what is inside.
+        if self.schedule[level].store_hidden and moments is not None:
             inner, kept = self._store_hidden(step, value, size, level, hidden, skip, moments)
 
             def from_stored(top: int, bottom: int, last: bool) -> Rows:
                 return AddedRows(result(inner.last if last else inner.again)(top, bottom), kept.rows(top, bottom, last))
 
             return Value(size, from_stored)
-        height = size.height
-        sweep = Sink(hidden(value.again)(0, height), moments=moments)
-        self._perform(f"{step.conv1.name} (statistics)", level, [sweep], size)
+        if moments is not None:
+            sweep = Sink(hidden(value.again)(0, size.height), moments=moments)
+            self._perform(f"{step.conv1.name} (statistics)", level, [sweep], size)
 
         def computed(top: int, bottom: int, last: bool) -> Rows:
             shared = Shared(context, value.size, value.last if last else value.again, lag=2)
@@ -239,12 +239,16 @@ class Walk:
         assert value.plane is not None  # a plane always stands before attention
         moments = None if groups is None else Moments(groups)
         target = self._plane(value.size, level)
-        fill = partial(norm_fill, self.context, step.norm, self._moments(value, step.norm, level), None)
+        fill = self._fill(value, step.norm, level, None)
         stream = self.schedule[level].stream_attention
         self.perform(AttentionPass(self.context, step, level, value.plane, target, moments, fill, stream))
         return Value(value.size, stored(target).rows, moments, target)
 
     # -- planes and passes -----------------------------------------------------------------------------------------
+
+    def _fill(self, value: Value, norm: Norm | PixelNorm, level: int, activation: str | None) -> Callable[[], Fill]:
+        moments = self._moments(value, norm, level) if isinstance(norm, Norm) else None
+        return fill_maker(self.context, norm, moments, activation)
 
     def _moments(self, value: Value, norm: Norm, level: int) -> Moments:
         """Those collected when the value was stored, else a pass for nothing but them."""
@@ -290,7 +294,7 @@ def _normed(
 def _groups(step: Step | None) -> int | None:
     """Groups of the norm that a step begins with."""
     norm = step.norm1 if isinstance(step, (Residual, TimeResidual)) else getattr(step, "norm", None)
-    return None if norm is None else norm.groups
+    return getattr(norm, "groups", None)
 
 
 def _needs_sweep(step: Step) -> bool:
@@ -300,7 +304,9 @@ def _needs_sweep(step: Step) -> bool:
 
 def _streams(step: Step) -> bool:
     """Whether a step can follow without anything being stored."""
-    return isinstance(step, TinyBlock) or (isinstance(step, Convolve) and step.norm is None)
+    if isinstance(step, Residual):
+        return not step.sweeps
+    return isinstance(step, TinyBlock) or (isinstance(step, Convolve) and not isinstance(step.norm, Norm))
 
 
 def _name(step: Step) -> str:

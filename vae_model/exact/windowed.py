@@ -116,10 +116,15 @@ class Windowed(Rows):
             return Cost(0, 0)
         source = self.source.cost(*self._spans(top, bottom))
         out = (bottom - top) * self.row_bytes
-        return Cost(max(source.peak, source.held, out + self._extra(top, bottom)), out)
+        filling = source.held + self._fill_bytes(source.held)
+        return Cost(max(source.peak, filling, out + self._extra(top, bottom)), out)
 
     def _extra(self, top: int, bottom: int) -> int:
         """Bytes beside window and result while the result is made."""
+        return 0
+
+    def _fill_bytes(self, source_bytes: int) -> int:
+        """Bytes beside the window and so many bytes of source rows while these are written into it."""
         return 0
 
     def standing(self, top: int, bottom: int) -> int:
@@ -135,6 +140,7 @@ class Windowed(Rows):
         before, rest = self.source.first(*spans)
         window, carry = self._window_bytes(top, bottom), self._carry_bytes(bottom)
         filling = self.source.cost(*spans).held
+        filling += self._fill_bytes(filling)
         work = rest + window + max(filling, carry + max(0, out + self._extra(top, bottom)))
         return weights + max(before, work), weights + rest + carry
 

@@ -25,7 +25,8 @@ OLD_SCALE = 0.18215
 def read_latent(path: str | os.PathLike[str]) -> Tensor:
     """Raw model latents from a `.latent` file.
 
-    Returns: (B, C, h, w), float32, on the CPU; a copy, so that the file may be replaced while it is in use.
+    Returns: (B, C, h, w), or (B, C, 1, h, w) of a single frame, float32, on the CPU; a copy, so that the file may be
+             replaced while it is in use.
     Raises:  ValueError, in one line, if the file is not such a file.
     """
     source = Path(path)
@@ -67,7 +68,7 @@ def require_latent_suffix(path: str | os.PathLike[str]) -> None:
 def write_latent(z: Tensor, path: str | os.PathLike[str], metadata: dict[str, str] | None = None) -> None:
     """Save raw model latents so that ComfyUI's LoadLatent reads them back; the file is whole or not there at all.
 
-    Args:    z: (B, C, h, w), any floating type; stored as float32.
+    Args:    z: (B, C, h, w) or (B, C, 1, h, w), any floating type; stored as float32.
              metadata: strings for the header, as ComfyUI keeps its workflow there.
     """
     _check_latent(z, "the latent to write")
@@ -79,9 +80,9 @@ def write_latent(z: Tensor, path: str | os.PathLike[str], metadata: dict[str, st
 
 def _check_latent(z: Tensor, source: str) -> None:
     shape = tuple(z.shape)
-    if z.ndim == 5:
+    if z.ndim == 5 and shape[2] != 1:
         raise ValueError(f"latent: expected 4 dimensions (B, C, h, w), got {shape} in {source}: this is a video latent")
-    if z.ndim != 4 or z.numel() == 0:
+    if z.ndim not in (4, 5) or z.numel() == 0:
         raise ValueError(
             f"latent: expected 4 dimensions (B, C, h, w), none of them 0, got {shape} in {source}: save it again"
         )

@@ -94,7 +94,7 @@ def _read_config(path: Path) -> dict[str, str]:
         config = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
         return {}
-    if not isinstance(config, dict) or "latent_channels" not in config:
+    if not isinstance(config, dict) or config.keys().isdisjoint(("latent_channels", "z_dim")):
         return {}
     return {str(key): str(value) for key, value in cast(dict[str, object], config).items()}
 

@@ -1,0 +1,59 @@
+"""Names of the Wan 2.1 and Qwen-Image autoencoder's tensors in files, for `layouts`: the original's (ours), diffusers'.
+
+The original numbers the decoder's blocks and enlargements in one row over all levels, diffusers level by level.
+Source of the names: Wan-Video Wan2.1 and diffusers (Apache-2.0), read as facts.
+"""
+
+from __future__ import annotations
+
+Rule = tuple[str, str]
+
+WAN_MARKS = ("decoder.middle.0.residual.0.gamma", "encoder.middle.0.residual.0.gamma")
+WAN_DIFFUSERS_MARKS = ("decoder.mid_block.resnets.0.norm1.gamma", "encoder.mid_block.resnets.0.norm1.gamma")
+
+_BLOCK = {
+    "norm1.gamma": "residual.0.gamma",
+    "conv1.{p}": "residual.2.{p}",
+    "norm2.gamma": "residual.3.gamma",
+    "conv2.{p}": "residual.6.{p}",
+    "conv_shortcut.{p}": "shortcut.{p}",
+}
+_ATTENTION = ("norm.gamma", "to_qkv.{p}", "proj.{p}")
+_RESAMPLE = ("resample.1.{p}", "time_conv.{p}")
+_ROWS = ("encoder.downsamples.{k}", "decoder.upsamples.{k}")
+
+WAN_RULES: tuple[Rule, ...] = tuple(
+    (template, template)
+    for template in (
+        "conv1.{p}",
+        "conv2.{p}",
+        "{c}.conv1.{p}",
+        "{c}.head.0.gamma",
+        "{c}.head.2.{p}",
+        *(f"{{c}}.middle.1.{name}" for name in _ATTENTION),
+        *(f"{{c}}.middle.{number}.{name}" for number in (0, 2) for name in _BLOCK.values()),
+        *(f"{row}.{name}" for row in _ROWS for name in (*_BLOCK.values(), *_RESAMPLE)),
+    )
+)
+
+_DIFFUSERS_BLOCKS: tuple[Rule, ...] = (
+    ("{c}.mid_block.resnets.0", "{c}.middle.0"),
+    ("{c}.mid_block.resnets.1", "{c}.middle.2"),
+    ("encoder.down_blocks.{k}", "encoder.downsamples.{k}"),
+    ("decoder.up_blocks.{i}.resnets.{j}", "decoder.upsamples.{i:j}"),
+)
+_DIFFUSERS_RESAMPLE: tuple[Rule, ...] = (
+    ("encoder.down_blocks.{k}", "encoder.downsamples.{k}"),
+    ("decoder.up_blocks.{i}.upsamplers.0", "decoder.upsamples.{i:last}"),
+)
+
+WAN_DIFFUSERS_RULES: tuple[Rule, ...] = (
+    ("quant_conv.{p}", "conv1.{p}"),
+    ("post_quant_conv.{p}", "conv2.{p}"),
+    ("{c}.conv_in.{p}", "{c}.conv1.{p}"),
+    ("{c}.norm_out.gamma", "{c}.head.0.gamma"),
+    ("{c}.conv_out.{p}", "{c}.head.2.{p}"),
+    *((f"{{c}}.mid_block.attentions.0.{name}", f"{{c}}.middle.1.{name}") for name in _ATTENTION),
+    *((f"{theirs}.{a}", f"{ours}.{b}") for theirs, ours in _DIFFUSERS_BLOCKS for a, b in _BLOCK.items()),
+    *((f"{theirs}.{name}", f"{ours}.{name}") for theirs, ours in _DIFFUSERS_RESAMPLE for name in _RESAMPLE),
+)
