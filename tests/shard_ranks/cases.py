@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
 from typing import Any
 
 import torch
@@ -89,10 +90,14 @@ def compared(actual: Tensor, expected: Tensor) -> Answer:
 def engine(make: Callable[[], Program], batch: int, height: int, width: int, rows: int, *names: str) -> Case:
     """One program under some schedules; every rank has strips of another height."""
 
-    def case(ranks: DistributedRanks) -> Answer:
+    @cache
+    def reference() -> tuple[Program, Tensor, Tensor]:
         program = make()
         x = hard_input(batch, program.in_channels, height, width)
-        expected = run(program, uniform(program.level_count, 64), x, None, rows)
+        return program, x, run(program, uniform(program.level_count, 64), x, None, rows)
+
+    def case(ranks: DistributedRanks) -> Answer:
+        program, x, expected = reference()
         share = Share(rows, ranks.rank, ranks.count)
         top, bottom = (row * expected.shape[2] // rows for row in share.bounds(ranks.rank))
         worst: Answer = {"difference": 0.0, "spread": 1e9}
@@ -143,19 +148,19 @@ def temporal() -> Program:
 
 
 ENGINE: dict[str, Case] = {
-    "decoder, 5 rows": engine(decoder(), 2, 5, 7, 5),
+    "decoder, 5 rows": engine(decoder(), 2, 5, 4, 5),
     "decoder, 11 rows": engine(decoder(num_res_blocks=2), 1, 11, 3, 11, "resident", "recompute"),
-    "decoder, a row for each rank": engine(decoder(), 1, 4, 5, 4),
-    "circular": engine(decoder("circular"), 1, 5, 4, 5),
+    "decoder, a row for each rank": engine(decoder(), 1, 4, 3, 4, "recompute all"),
+    "circular": engine(decoder("circular"), 1, 5, 4, 5, "resident", "half spill"),
     "circular, a row for each rank": engine(decoder("circular"), 1, 4, 4, 4, "recompute all"),
-    "reflect": engine(decoder("reflect"), 1, 5, 4, 5, "recompute all", "half spill"),
+    "reflect": engine(decoder("reflect"), 1, 5, 4, 5, "recompute all"),
     "replicate": engine(decoder("replicate"), 1, 4, 4, 4, "recompute all"),
     "attention in levels": engine(decoder(attn_resolutions=(256, 128), resolution=256), 1, 5, 3, 5, "half spill"),
-    "encoder": engine(encoder, 1, 5 * 4, 12, 5),
+    "encoder": engine(encoder, 1, 5 * 4, 8, 5, "resident", "recompute all"),
     "tiny decoder": engine(tiny("decoder"), 1, 5, 4, 5, "resident"),
     "tiny encoder": engine(tiny("encoder"), 1, 4 * 5, 4, 5, "resident"),
     "tiny decoder with GroupNorm": engine(tiny("decoder", midblock_gn=True), 1, 5, 4, 5, "resident", "half spill"),
-    "Flux.2": engine(flux2, 1, 5, 3, 5, "resident", "recompute all"),
+    "Flux.2 program": engine(flux2, 1, 5, 3, 5, "resident", "recompute all"),
     "temporal": engine(temporal, 3, 5, 4, 5, "resident", "recompute all"),
 }
 """float64: within 1e-12 of the range."""
@@ -184,9 +189,13 @@ class RankHost(LocalHost):
             raise error
 
 
+@cache
+def weights(name: str) -> Any:
+    return to_layout(random_model(ROWS[name]), ROWS[name].layouts[0])
+
+
 def family(name: str) -> VAE:
-    model: Any = to_layout(random_model(ROWS[name]), ROWS[name].layouts[0])
-    return load_vae(model, device="cpu", dtype="float32", config=hints(ROWS[name].config), host=RankHost())
+    return load_vae(weights(name), device="cpu", dtype="float32", config=hints(ROWS[name].config), host=RankHost())
 
 
 def against_untiled(vae: VAE, z: Tensor, ranks: DistributedRanks, **options: Any) -> Answer:
@@ -215,6 +224,7 @@ def bundled(ranks: DistributedRanks) -> Answer:
 
 def wide_statistics(ranks: DistributedRanks) -> Answer:
     """As many norms of as many groups as the decoders of SD, SDXL, SD3 and Flux.1 have; eight values a group less."""
+    torch.manual_seed(0)
     levels = LevelsConfig(32, (32, 32, 32, 32), num_res_blocks=2)
     model = build_kl(KLConfig(4, 4, levels, levels, num_groups=32))
     vae = load_vae(model.state_dict(), device="cpu", dtype="float32", host=RankHost())
@@ -224,8 +234,8 @@ def wide_statistics(ranks: DistributedRanks) -> Answer:
 def little_memory_on_one(ranks: DistributedRanks) -> Answer:
     """The last rank can store little: none stores more, and every rank keeps to its own budget."""
     vae = family("SD1, SD2, SDXL")
-    z = hard_input(1, 4, 24, 16).float()
-    limit = 900_000 if ranks.rank == ranks.count - 1 else 2**30
+    z = hard_input(1, 4, 25, 16).float()
+    limit = 700_000 if ranks.rank == ranks.count - 1 else 2**30
     answer = against_untiled(vae, z, ranks, memory=limit)
     plan: Any = vae.last_plan
     names = [_structure(level) for level in plan.schedule]
@@ -269,7 +279,7 @@ def fails_on_one(make: Callable[[], BaseException], *, times: int = 1) -> Case:
     def case(ranks: DistributedRanks) -> Answer:
         vae = family("SD1, SD2, SDXL")
         host: Any = vae.host
-        z, failed = hard_input(1, 4, 8, 6).float(), 0
+        z, failed = hard_input(1, 4, 24, 16).float(), 0
 
         def fails(strip: int) -> BaseException | None:
             nonlocal failed
@@ -294,21 +304,8 @@ def fails_on_all(ranks: DistributedRanks) -> Answer:
     return raised(lambda: decode_sharded(vae, hard_input(1, 4, 8, 6).float(), ranks))
 
 
-def nan_on_one(ranks: DistributedRanks) -> Answer:
-    """float16 overflows in the rows of one rank: all repeat the image in float32."""
-    vae = family("SD1, SD2, SDXL")
-    model: Any = vae.first_stage_model
-    with torch.no_grad():
-        model.decoder.conv_out.weight.mul_(2e5)
-    vae.vae_dtype = torch.float16
-    vae.first_stage_model.half()
-    z = hard_input(1, 4, 8, 6).float()
-    z[:, :, :4] = 0
-    decode_sharded(vae, z, ranks)
-    assert vae.last_report is not None
-    return {"dtype": vae.last_report.dtype}
-
-
+FAMILY_RANKS = 3
+"""So many decode every family."""
 DECODES: dict[str, Case] = {name: of_family(name) for name in ROWS}
 OTHERS: dict[str, Case] = {
     "bundled": bundled,

@@ -8,6 +8,7 @@ gone without a word closes its connections, which ends the others as well.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
@@ -198,10 +199,6 @@ class DistributedRanks:
                             self._swap({}, {rank: flat(part)}, "output")
                             out[item, start:stop] = part
 
-    def gathered_traffic(self, sent: Sequence[int]) -> list[list[int]]:
-        """What every rank has sent, by rank."""
-        return self.meet("traffic", sent)
-
     # -- the wire ----------------------------------------------------------------------------------------------------
 
     def _gather(self, kind: str, own: Tensor) -> list[Tensor]:
@@ -248,7 +245,7 @@ class DistributedRanks:
         except RankLost:
             raise
         except Exception as error:
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            reason = re.sub(r"^\[[^]]*\] *", "", (str(error).splitlines() or [type(error).__name__])[0]).split(". ")[0]
             raise RankLost(
                 f"shard: expected {self.count} ranks to be there, rank {self.rank} lost them ({reason}): "
                 "see what the others said"
