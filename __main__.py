@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from .model_management.jobs import Outcome, Result
     from .vae_model.vae import VAE
 
@@ -39,6 +41,11 @@ def make_parser() -> argparse.ArgumentParser:
     decode = commands.add_parser("decode", parents=[running], help="latents to images")
     decode.add_argument("inputs", nargs="+", type=Path, metavar="LATENT", help="safetensors with the key latent_tensor")
     decode.add_argument("--format", default="png", help="of files in a folder: png (default), jpg, webp or tiff")
+    decode.add_argument(
+        "--shard",
+        action="store_true",
+        help="share the rows over processes: torchrun --nproc-per-node N -m exact_vae decode --shard ...",
+    )
     plan = commands.add_parser("plan", parents=[common], help="how a size would run, and what it would take")
     plan.add_argument("--size", required=True, metavar="WxH", help="of the image in pixels, such as 4096x4096")
     plan.add_argument("--memory", default=None, metavar="AMOUNT", help="budget above the weights; default: all free")
@@ -95,8 +102,10 @@ def _run(options: argparse.Namespace) -> int:
     require_suffix(f"name{suffix}")
     if options.output.suffix and not options.output.is_dir():
         require_suffix(options.output)
-    outputs = name_outputs(options.inputs, options.output, suffix)
     files = options.vae or ["bundled"]
+    if getattr(options, "shard", False):
+        return _run_sharded(options, files, suffix)
+    outputs = name_outputs(options.inputs, options.output, suffix)
     vae = load_vae(files if len(files) > 1 else files[0], dtype=options.dtype, device=options.device)
     work = _encode_file if options.command == "encode" else _decode_file
 
@@ -107,6 +116,31 @@ def _run(options: argparse.Namespace) -> int:
     outcomes = run_jobs(options.inputs, outputs, run_one, what=options.command, quiet=quiet)
     _report(outcomes, options)
     return 1 if any(outcome.error for outcome in outcomes) else 0
+
+
+def _run_sharded(options: argparse.Namespace, files: list[str], suffix: str) -> int:
+    """decode as one of the processes that torchrun started; the first of them writes and reports."""
+    from .model_management.shard_command import decode_files
+    from .vae_model.exact.ranks import RankLost
+
+    if options.method != "exact":
+        raise ValueError(f"method: expected exact with --shard, got {options.method!r}: leave out one of the two")
+    quiet = options.quiet or options.json
+    try:
+        rank, outcomes = decode_files(
+            options.inputs, options.output, suffix, files, _write_images,
+            dtype=options.dtype, device=options.device, memory=options.memory, quiet=quiet,
+        )  # fmt: skip
+    except RankLost as error:
+        print(f"exact-vae: {error}", file=sys.stderr, flush=True)
+        return 2
+    if rank == 0:
+        _report(outcomes, options)
+        return 1 if any(outcome.error for outcome in outcomes) else 0
+    for outcome in outcomes:
+        if outcome.error:
+            print(f"exact-vae: rank {rank}: {outcome.error}", file=sys.stderr, flush=True)
+    return 0
 
 
 def _encode_file(vae: VAE, source: Path, target: Path, **run: Any) -> Result:
@@ -125,11 +159,15 @@ def _encode_file(vae: VAE, source: Path, target: Path, **run: Any) -> Result:
 
 
 def _decode_file(vae: VAE, source: Path, target: Path, **run: Any) -> Result:
-    from .model_management.jobs import Result
-    from .vae_model.files.images import write_image
     from .vae_model.files.latents import read_latent
 
-    images = vae.decode(read_latent(source), **run)
+    return _write_images(vae.decode(read_latent(source), **run), target)
+
+
+def _write_images(images: Tensor, target: Path) -> Result:
+    from .model_management.jobs import Result
+    from .vae_model.files.images import write_image
+
     paths = [target]
     if len(images) > 1:
         paths = [target.with_name(f"{target.stem}_{number + 1:05d}{target.suffix}") for number in range(len(images))]

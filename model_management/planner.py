@@ -6,7 +6,7 @@ resident, recompute, partial spill, full spill, computing everything again, each
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -16,6 +16,7 @@ from ..vae_model.bytesize import format_bytes
 from ..vae_model.errors import MemoryBudgetError
 from ..vae_model.exact.program import Attend, Enlarge, Program, Residual, Size
 from ..vae_model.exact.schedule import LevelSchedule
+from ..vae_model.exact.share import WHOLE, Share
 from ..vae_model.exact.sizing import Need, Sizing, level_sizes, untiled_work
 from ..vae_model.exact.value import Value
 from .plan import LevelPlan, Plan
@@ -54,6 +55,8 @@ def make_plan(
     device_type: str = "cpu",
     prefer: str | None = None,
     strip_rows: int | None = None,
+    share: Share = WHOLE,
+    allow: Callable[[int, LevelSchedule], bool] | None = None,
 ) -> Plan:
     """The plan of least predicted time within the budgets.
 
@@ -63,6 +66,7 @@ def make_plan(
              prefer: "resident", "recompute" or "spill" allows only that at levels of more than a quarter of the pixels.
              strip_rows: rows of the last level's strips, other levels in proportion; lower where they do not fit. None
              chooses.
+             share: which rows of the whole image these are. allow: (level, schedule) -> whether it may be chosen.
     Raises:  MemoryBudgetError with the smallest budget that would do; ValueError for a budget or height below 1.
     """
     if device_budget <= 0:
@@ -76,6 +80,8 @@ def make_plan(
             f"shape: expected (batch, {program.in_channels}, height, width), got {shape}: plan another one"
         )
     search = _Search(program, shape, dtype, device_budget, host_budget, device_type, prefer, strip_rows)
+    search.sizing = Sizing(program, shape, dtype, device_type, share)
+    search.allow = allow
     found = search.run()
     if isinstance(found, Plan):
         return found
@@ -117,6 +123,7 @@ class _Search:
         self.sizes = level_sizes(program, shape[2], shape[3])
         self.sizing = Sizing(program, shape, dtype, device_type)
         self.elements = STRIP_ELEMENTS.get(device_type, GPU_STRIP_ELEMENTS)
+        self.allow: Callable[[int, LevelSchedule], bool] | None = None
         self.smallest_host_bytes = 0
         self.work_per_byte = WORK_PER_BYTE.get(device_type, GPU_WORK_PER_BYTE)
         self.fast = device_type == "cpu" and dtype == torch.float32
@@ -211,7 +218,7 @@ class _Search:
 
     def _variants(self, level: int, rows: int) -> list[LevelSchedule]:
         """What may be stored, from least time to most."""
-        variants = list(self._stored(level, rows))
+        variants = [found for found in self._stored(level, rows) if self.allow is None or self.allow(level, found)]
         if not self.fast:
             return variants
         fast = [replace(variant, fast_convolution=True) for variant in variants if rows % _FAST_ROWS == 0]

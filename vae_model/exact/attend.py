@@ -13,6 +13,7 @@ from .moments import Moments
 from .passes import Check
 from .plane import Plane
 from .program import Attend
+from .ranks import Tokens, block_rows
 from .rows import PlaneRows
 from .spec import Conv
 from .spill import Parked
@@ -46,6 +47,8 @@ class AttentionPass:
         self.stream = stream
         self.name = step.proj_out.name
         self.height, self.width = source.size.height, source.size.width
+        self.place = context.share.place(self.height)
+        self._all_rows = source.size._replace(height=self.place.whole)
 
     def run(self, check: Check, report: Callable[[int], None]) -> None:
         """Both sweeps. `report` gets the operations done with each strip."""
@@ -74,6 +77,7 @@ class AttentionPass:
             done = work * bottom // self.height
         for block in blocks:
             self._forget(block)
+        self.context.ranks.merge([] if self.moments is None else [self.moments])
         if self.context.spill is not None:
             self.context.spill.settle()
 
@@ -84,7 +88,7 @@ class AttentionPass:
         blocks: list[Block] = []
         whole: tuple[Tensor, Tensor] | None = None
         if not self.stream:
-            shape = (context.batch, self.height * self.width, channels)
+            shape = (context.batch, self.place.whole * self.width, channels)
             like = {"dtype": context.dtype, "device": context.device}
             whole = (torch.empty(shape, **like), torch.empty(shape, **like))  # pyright: ignore
         rows = PlaneRows(self.source, 0, self.height, consume=False)
@@ -94,12 +98,48 @@ class AttentionPass:
             tokens = self._normalised(fill, x)
             if whole is not None:
                 for target, (weight, bias) in zip(whole, weights, strict=True):
-                    target[:, top * self.width : bottom * self.width] = linear(tokens, weight, bias)
+                    target[:, self._tokens(top, bottom)] = linear(tokens, weight, bias)
             else:
                 assert context.spill is not None
                 keys, values = (context.spill.park(linear(tokens, weight, bias)) for weight, bias in weights)
                 blocks.append(Block(keys, values))
+        self._gather(blocks, whole)
         return blocks, whole
+
+    def _tokens(self, top: int, bottom: int) -> slice:
+        """Where own rows stand among the tokens of all rows."""
+        return slice((self.place.offset + top) * self.width, (self.place.offset + bottom) * self.width)
+
+    def _gather(self, blocks: list[Block], whole: tuple[Tensor, Tensor] | None) -> None:
+        """Add the keys and values of the other ranks, and give them ours."""
+        spill, mine = self.context.spill, list(blocks)
+
+        def own(top: int, bottom: int) -> tuple[Tensor, Tensor]:
+            if whole is not None:
+                return whole[0][:, self._tokens(top, bottom)], whole[1][:, self._tokens(top, bottom)]
+            return self._parked_rows(mine, 0, top, bottom), self._parked_rows(mine, 1, top, bottom)
+
+        def take(part: Tokens) -> None:
+            if whole is None:
+                assert spill is not None
+                blocks.append(Block(spill.park(part.keys), spill.park(part.values)))
+                return
+            rows = slice(part.top * self.width, part.bottom * self.width)
+            whole[0][:, rows], whole[1][:, rows] = part.keys, part.values
+
+        self.context.ranks.tokens(self.source, own, take)
+
+    def _parked_rows(self, blocks: list[Block], number: int, top: int, bottom: int) -> Tensor:
+        """Keys (number 0) or values of own rows, out of the strips that wait."""
+        rows, parts = self.source.strip_rows, list[Tensor]()
+        while top < bottom:
+            first = top // rows * rows
+            end = min(bottom, first + rows)
+            parked = blocks[top // rows][number]
+            assert isinstance(parked, Parked)
+            parts.append(parked.settled()[:, (top - first) * self.width : (end - first) * self.width])
+            top = end
+        return torch.cat(parts, dim=1).to(self.context.device)
 
     def _normalised(self, fill: Fill, x: Tensor) -> Tensor:
         """norm(x) as tokens, (B, rows * W, C)."""
@@ -137,30 +177,32 @@ class AttentionPass:
         """Floating point operations."""
         tokens, channels = self.height * self.width, self.source.size.channels
         convs: tuple[Conv, ...] = (self.step.q, self.step.k, self.step.v, self.step.proj_out)
-        products = 4 * tokens * tokens * channels
+        products = 4 * tokens * self.place.whole * self.width * channels
         return self.context.batch * (products + sum(2 * tokens * c.in_channels * c.out_channels for c in convs))
 
     def peak_bytes(self) -> int:
         """Device bytes at the worst moment; of a plane that is replaced strip by strip, the larger of the two."""
-        plane = self.context.plane_bytes(self.source.size)
+        plane = self.context.plane_bytes(self._all_rows)
         strip = min(self.height, self.source.strip_rows) * self.source.row_bytes
         spilled = self.source.device_share < 1
         stored = self.source.device_bytes(0, self.source.count) + (3 * strip if spilled else 0)
         tokens = min(self.height, self.source.strip_rows) * self.width * self.context.batch
-        keys = tokens if self.stream else self.height * self.width
+        keys = tokens if self.stream else self.place.whole * self.width
         workspace = streaming_bytes(tokens, keys, self.source.size.channels, self.context.dtype)
+        if self.place.whole > self.height:
+            workspace += 3 * min(self.place.whole, block_rows(self.source)) * self.source.row_bytes  # on the wire
         if not self.stream:
             return stored + 2 * plane + 2 * strip + (workspace if self.context.device.type == "cpu" else strip)
         return stored + 4 * strip + strip + workspace  # blocks: one being used, one coming; then the queries
 
     def host_bytes(self) -> int:
         """Host bytes of keys, values and spilled strips at the worst moment."""
-        keys_and_values = 2 * self.context.plane_bytes(self.source.size) if self.stream else 0
+        keys_and_values = 2 * self.context.plane_bytes(self._all_rows) if self.stream else 0
         return keys_and_values + self.source.host_bytes()
 
     def moved_bytes(self) -> int:
         """Bytes copied to host memory and back: every strip of queries fetches all keys and values."""
-        keys_and_values = 2 * self.context.plane_bytes(self.source.size) if self.stream else 0
+        keys_and_values = 2 * self.context.plane_bytes(self._all_rows) if self.stream else 0
         return keys_and_values * (1 + self.source.count) + 3 * self.source.host_bytes()
 
 

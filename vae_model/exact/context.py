@@ -11,6 +11,8 @@ from torch import Tensor, nn
 
 from ..attention import pytorch_attention
 from .program import Size
+from .ranks import ALONE, Ranks
+from .share import WHOLE, Share
 from .spec import Conv, Norm, PixelNorm
 from .spill import Spill
 
@@ -38,6 +40,10 @@ class Context:
     weights: Weights = own_weights
     spill: Spill | None = None
     attend: Attention = pytorch_attention
+    share: Share = WHOLE
+    """Which rows of every plane are computed here; all sizes are those of this share."""
+    ranks: Ranks = ALONE
+    """Those who compute the others."""
     _scratch: Tensor | None = None
 
     def row_bytes(self, channels: int, width: int) -> int:

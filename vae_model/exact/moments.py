@@ -6,6 +6,8 @@ those of the whole without ever subtracting large squares, so images with a stro
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor
 
@@ -42,6 +44,12 @@ class Moments:
         self.mean = self.mean + delta * (count / total)
         self.m2 = self.m2 + m2 + delta.square() * (self.count * (count / total))
         self.count = total
+
+    def become(self, parts: Iterable[tuple[int, Tensor, Tensor]]) -> None:
+        """Those of all parts (count, mean, M2) together, instead of what was taken in."""
+        self.count, self.mean, self.m2 = 0, None, None
+        for part in parts:
+            self._merge(*part)
 
     def over_images(self) -> Moments:
         """Those of all images together, for a norm over the frames of a group: (1, G)."""

@@ -71,13 +71,17 @@ class Pass:
     def run(self, check: Check, report: Callable[[int], None]) -> None:
         """Pull everything. `report` gets the operations done with each strip."""
         work = self.work()
+        context, readers = self.sinks[0].rows.context, [reader for reader, _ in self._readers(self.height)]
+        context.ranks.exchange(readers)
         for index, top in enumerate(range(0, self.height, self.strip_rows)):
             check()
             bottom = min(self.height, top + self.strip_rows)
             for sink in self.sinks:
                 sink.take(index, top, bottom)
             report(work * bottom // self.height - work * top // self.height)
-        context = self.sinks[0].rows.context
+        for reader in readers:
+            reader.plane.beyond = None
+        context.ranks.merge([sink.moments for sink in self.sinks if sink.moments is not None])
         context.free_scratch()
         if context.spill is not None:
             context.spill.settle()

@@ -6,6 +6,7 @@ from torch import Tensor
 
 from .context import Context
 from .program import Size
+from .ranks import Beyond
 from .spill import Parked
 
 
@@ -20,6 +21,8 @@ class Plane:
         self.strip_rows, self.device_share = strip_rows, device_share
         self.row_bytes = context.row_bytes(size.channels, size.width)
         self._strips: dict[int, Tensor | Parked] = {}
+        self.beyond: Beyond | None = None
+        """Rows of other ranks that the pass under way reads."""
 
     @property
     def count(self) -> int:

@@ -91,9 +91,10 @@ class InputRows(Rows):
     def take(self, bottom: int) -> list[Tensor]:
         assert self.source is not None
         pieces: list[Tensor] = []
+        offset, height = self.context.share.place(self.size.height)
         while self.at < bottom:
-            start = self.at % self.size.height
-            end = min(self.size.height, start + bottom - self.at)
+            start = (offset + self.at) % height
+            end = min(height, start + bottom - self.at)
             piece = self.context.empty(self.size.channels, end - start, self.size.width)
             pieces.append(piece.copy_(self.source(start, end)))
             self.at += end - start
@@ -115,10 +116,13 @@ class PlaneRows(Rows):
         self.plane, self.consume = plane, consume
         self._fetched: dict[int, tuple[Tensor, object]] = {}
         self._first_rows: Tensor | None = None
+        self.reach = max(0, -top), max(0, bottom - self.size.height)
+        """Rows needed above and below the plane's own; where ranks share the rows others have them."""
+        self._shared = plane.context.share.count > 1
 
     def take(self, bottom: int) -> list[Tensor]:
         again = min(self.bottom - self.size.height, self.size.height)
-        if self.at == self.top and again > 0 and self.consume:
+        if self.at == self.top and again > 0 and self.consume and not self._shared:
             strips = range(-(-again // self.plane.strip_rows))
             self._first_rows = torch.cat([self._strip(index) for index in strips], dim=2)[:, :, :again].clone()
         pieces: list[Tensor] = []
@@ -130,6 +134,8 @@ class PlaneRows(Rows):
     def _piece(self, bottom: int) -> Tensor:
         """From the current row to the end of its strip, or to `bottom`."""
         height, strip_rows = self.size.height, self.plane.strip_rows
+        if self.plane.beyond is not None and not 0 <= self.at < height:
+            return self.plane.beyond.rows(self.at, bottom, height)
         row = self.at % height
         if self.at >= height and self._first_rows is not None:
             return self._first_rows[:, :, row : row + bottom - self.at]
@@ -201,4 +207,5 @@ class PlaneRows(Rows):
         stored = self.plane.most_device_bytes(last if self.consume else 0, self.plane.count)
         begun = bottom % self.plane.strip_rows != 0
         ahead = self._spilled(min(1 + begun, self.plane.count - last))
-        return stored + self._rows_in(last, last + ahead) * self.row_bytes
+        beyond = 2 * sum(self.reach) if self._shared else 0  # as they came, and on the wire
+        return stored + (self._rows_in(last, last + ahead) + beyond) * self.row_bytes

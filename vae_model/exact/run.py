@@ -29,7 +29,8 @@ def run_program(
 
     Args:    x: (B, C, H, W) on any device, in any float dtype; converted strip by strip.
              prepare: applied to each strip of x as it lies there, before the conversion.
-             emit: called with (first row, rows (B, C, n, W)) in order.
+             emit: called with (first row, rows (B, C, n, W)) in order; rows of the context's share, counted from its
+             first one.
              check: called before every strip; it may raise to stop the run.
              report: called with the floating point operations done since the last call.
     Raises:  whatever `check` and `emit` raise, and the device's own error where memory runs out.
@@ -40,7 +41,8 @@ def run_program(
 
     try:
         walk = Walk(program, schedule, context, perform, emit)
-        walk.run(walk.start(x.shape[2], x.shape[3], lambda top, bottom: prepare(x[:, :, top:bottom])))
+        height = context.share.local(x.shape[2])
+        walk.run(walk.start(height, x.shape[3], lambda top, bottom: prepare(x[:, :, top:bottom])))
     finally:
         if context.spill is not None:
             context.spill.close()

@@ -12,6 +12,7 @@ from .context import Context
 from .passes import Pass
 from .program import Attend, Convolve, Enlarge, Pack, Program, Residual, Size, Unpack, step_size
 from .schedule import LevelSchedule
+from .share import WHOLE, Share
 from .temporal import time_work
 from .temporal_program import TimeConvolve, TimeResidual
 from .value import Value
@@ -46,12 +47,17 @@ class Sizing:
     """One program at one shape. Levels are sized in order, each for any schedule, given what came before it."""
 
     def __init__(
-        self, program: Program, shape: tuple[int, int, int, int], dtype: torch.dtype, device_type: str
+        self,
+        program: Program,
+        shape: tuple[int, int, int, int],
+        dtype: torch.dtype,
+        device_type: str,
+        share: Share = WHOLE,
     ) -> None:
-        """shape: (B, C, H, W) of the input."""
+        """shape: (B, C, H, W) of the input; of the share of it where ranks share the rows."""
         batch, _, height, width = shape
         self.program = program
-        self._context = Context(batch, dtype, torch.device(device_type))
+        self._context = Context(batch, dtype, torch.device(device_type), share=share)
         filler = (LevelSchedule(1),) * program.level_count
         self._walk = Walk(program, filler, self._context, self._record)
         self._schedule = list(filler)

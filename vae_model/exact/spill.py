@@ -33,6 +33,12 @@ class Parked:
         flat = self.buffer[: self.shape.numel() * self.dtype.itemsize].view(self.dtype)
         return flat.as_strided(self.shape, self.stride)
 
+    def settled(self) -> Tensor:
+        """The same, once it is written: for readers in main memory."""
+        if self.written is not None:
+            self.written.synchronize()
+        return self.view()
+
 
 class Spill:
     """Parks strips of one run and brings them back."""

@@ -25,8 +25,9 @@ class Windowed(Rows):
         first = self._first(top)
         # Without a border of its own a 1x1 convolution may be asked for rows of the other end, too.
         self.wraps = conv.circular or conv.kernel == 1
-        self.source = source(first if self.wraps else max(0, first), self._reach(bottom))
-        if self._mode() == "reflect" and min(self.source.size.height, self.source.size.width) < 2:
+        self.place = context.share.place(self.source_height)
+        self.source = source(first if self.wraps else max(-self.place.offset, first), self._reach(bottom))
+        if self._mode() == "reflect" and min(self.place.whole, self.source.size.width) < 2:
             raise ValueError(
                 f"{conv.name}: expected at least 2 rows and columns to reflect, got fewer: enlarge the image"
             )
@@ -56,8 +57,8 @@ class Windowed(Rows):
 
     def _reach(self, bottom: int) -> int:
         """Source rows that are read once the results above `bottom` are made."""
-        height = self.source_height
-        return self._end(bottom) if self.wraps else min(height, self._end(bottom))
+        end = self.place.whole - self.place.offset
+        return self._end(bottom) if self.wraps else min(end, self._end(bottom))
 
     @property
     def source_height(self) -> int:
@@ -84,14 +85,14 @@ class Windowed(Rows):
         if self._carried is not None:
             window[:, :, :row] = self._carried
         else:
-            row = 0 if self.wraps else max(0, -first)
+            row = 0 if self.wraps else max(0, -self.place.offset - first)
         while pieces:  # each piece is let go as soon as it is in the window
             piece = pieces.pop(0)
             fill(inner[:, :, row : row + piece.shape[2]], piece)
             row += piece.shape[2]
             del piece
         if not self.wraps:
-            fill_rows(window, first, size.height, self._mode())
+            fill_rows(window, self.place.offset + first, self.place.whole, self._mode())
         if left + right:
             border = left + size.width + self.conv.pad_after
             fill_columns(window[..., :border], left, size.width, self._mode())
