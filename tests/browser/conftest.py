@@ -133,7 +133,7 @@ class Ui:
         self.link(decode, preview, "images")
         return decode
 
-    def run(self) -> list[dict[str, Any]]:
+    def run(self, milliseconds: int = RUN_MS) -> list[dict[str, Any]]:
         """Queue the workflow and wait for its end; the progress events of our pack in their order."""
         self.js("""() => {
             const api = window.comfyAPI.api.api;
@@ -146,7 +146,7 @@ class Ui:
             }
             return window.app.queuePrompt(0);
         }""")
-        self.page.wait_for_function("() => window.seen.end !== null", timeout=RUN_MS)
+        self.page.wait_for_function("() => window.seen.end !== null", timeout=milliseconds)
         seen = self.js("() => window.seen")
         assert seen["end"]["name"] == "execution_success", seen["end"]
         return seen["progress"]

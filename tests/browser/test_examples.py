@@ -21,6 +21,7 @@ FOLDER = Path(__file__).resolve().parents[2] / "example_workflows"
 EXAMPLES = sorted(path.stem for path in FOLDER.glob("*.json"))
 PACK = "exact-vae"
 """The folder in custom_nodes, by which the template browser lists examples."""
+RUN_MS = 600_000
 MARGIN, LARGEST_BYTES, WIDEST = 24, 145_000, 1280
 
 NODES = """() => window.app.graph.nodes.map((node) => ({
@@ -29,18 +30,24 @@ NODES = """() => window.app.graph.nodes.map((node) => ({
 
 
 def open_template(ui: Ui, name: str) -> None:
-    """By the template browser; its picture must have been there."""
+    """By the template browser, where its picture has taken the place of the frontend's own."""
     ui.js("() => window.app.extensionManager.command.execute('Comfy.BrowseTemplates')")
     ui.page.locator("[role=dialog]").get_by_text(PACK, exact=True).first.dispatch_event("click")
     ui.page.wait_for_function(
-        """(name) => [...document.querySelectorAll("[role=dialog] img")].some((image) =>
-            image.src.endsWith(`/${name}.jpg`) && image.complete && image.naturalWidth > 0)""",
-        arg=name,
+        """([name, width]) => [...document.querySelectorAll("[role=dialog] img")].some((image) =>
+            image.alt === name && image.naturalWidth === width)""",
+        arg=[name, width_of(FOLDER / f"{name}.jpg")],
     )
     title = re.compile(f"^{name.replace('_', '[_ ]')}$")
     ui.page.locator("[role=dialog]").get_by_text(title).first.dispatch_event("click")
     ui.page.wait_for_function("() => window.app.graph.nodes.length > 5")
     ui.page.locator("[role=dialog]").first.wait_for(state="hidden")
+
+
+def width_of(path: Path) -> int:
+    """In pixels."""
+    with Image.open(path) as picture:
+        return picture.width
 
 
 def covered(nodes: list[dict[str, Any]]) -> list[str]:
@@ -60,7 +67,7 @@ def test_example_opens_from_the_template_browser_and_runs(
 ) -> None:
     open_template(ui, name)
     assert ui.js("() => window.app.graph.nodes.filter((node) => node.has_errors).length") == 0
-    ui.run()
+    ui.run(RUN_MS)
     ui.page.locator(".exact-vae-line").first.wait_for()
     ui.page.wait_for_timeout(1000)  # nodes grow once their lines and pictures are drawn
     picture(ui, name)
