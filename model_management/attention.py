@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Mapping
-from functools import cache
+from functools import cache, partial
 
 import torch
 from torch import Tensor
@@ -24,6 +24,9 @@ _ELEMENT_LIMIT = 2**31
 _FLASH_WIDTH = 256
 # The scores, their softmax, and one more copy for a cast.
 _SCORE_COPIES = 3
+_CHECK_WORK = {"cpu": 2**36}
+"""Operations of a back end that cannot be stopped in its middle: a tenth of a second on a fast CPU, seconds on a slow
+one. A GPU works through the largest strip of queries in less."""
 
 
 @cache
@@ -64,12 +67,14 @@ def attend(
     get_free_memory: Callable[[torch.device], int] = get_free_memory,
     soft_empty_cache: Callable[[], None] = soft_empty_cache,
     table: Mapping[str, Callable[..., Tensor]] = ATTENTION,
+    check: Callable[[], None] = lambda: None,
 ) -> Tensor:
     """softmax(q k^T / sqrt(C)) v by the fastest back end that fits, and by ever smaller slices when memory runs out.
 
     From WORTH_TIMING keys on, those that fit have been timed against each other.
 
     Args:    q: (B, n, C), k and v (B, N, C), one float dtype, one device.
+             check: called now and then on the way; it may raise to stop.
     Returns: (B, n, C), dtype and device of v.
     Raises:  the back end's own out-of-memory error once the scores of a single query do not fit.
     """
@@ -81,11 +86,33 @@ def attend(
     if tokens >= WORTH_TIMING and table is ATTENTION and q.device.type in ("cpu", "cuda"):
         names = [*fastest_first((*names[:-1], "streamed"), width, q.dtype, q.device), names[-1]]
     for name in names[:-1]:
-        result = _attempt(table[name], q, k, v, unsupported=True)
+        result = _attempt(_stoppable(name, table, check), q, k, v, unsupported=True)
         if result is not None:
             return result
         soft_empty_cache()
     return _attend_sliced(table[names[-1]], q, k, v, get_free_memory, soft_empty_cache)
+
+
+def _stoppable(
+    name: str, table: Mapping[str, Callable[..., Tensor]], check: Callable[[], None]
+) -> Callable[..., Tensor]:
+    """A back end that looks for a cancel on the way: by itself, or between slices of its queries."""
+    function = table[name]
+    if table is ATTENTION and name == "streamed":
+        return partial(function, check=check)
+
+    def by_slices(q: Tensor, k: Tensor, v: Tensor, *, max_bytes: int | None) -> Tensor:
+        work = 4 * q.shape[0] * k.shape[1] * q.shape[2]
+        rows = max(1, _CHECK_WORK.get(q.device.type, q.shape[1] * work) // work)
+        if rows >= q.shape[1]:
+            return function(q, k, v, max_bytes=max_bytes)
+        out = torch.empty((*q.shape[:2], v.shape[2]), dtype=v.dtype, device=v.device)
+        for start in range(0, q.shape[1], rows):
+            check()
+            out[:, start : start + rows] = function(q[:, start : start + rows], k, v, max_bytes=max_bytes)
+        return out
+
+    return by_slices
 
 
 def _candidates(

@@ -32,7 +32,7 @@ def takes(seconds: float) -> Callable[..., Tensor]:
 
 
 def fails(error: Exception) -> Callable[..., Tensor]:
-    def run(q: Tensor, k: Tensor, v: Tensor, *, max_bytes: int | None) -> Tensor:
+    def run(q: Tensor, k: Tensor, v: Tensor, *, max_bytes: int | None, **_: object) -> Tensor:
         raise error
 
     return run

@@ -8,7 +8,9 @@ import re
 from pathlib import Path
 from typing import Any
 
+import numpy
 import pytest
+from PIL import Image
 
 FOLDER = Path(__file__).resolve().parents[1] / "example_workflows"
 NAMES = sorted(path.stem for path in FOLDER.glob("*.json"))
@@ -179,6 +181,22 @@ def test_it_can_be_read_at_a_glance(name: str) -> None:
     for one in workflow["nodes"]:
         for other in workflow["nodes"]:
             assert one is other or not overlap(one, other), f"{one['type']} covers {other['type']}"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_it_has_a_picture_for_the_template_browser(name: str) -> None:
+    """The host offers `<name>.jpg` beside `<name>.json`; other formats are not looked for."""
+    path = FOLDER / f"{name}.jpg"
+    assert path.stat().st_size < 150_000
+    with Image.open(path) as picture:
+        assert picture.format == "JPEG"
+        assert 800 <= picture.width <= 1600
+        assert 0.4 < picture.height / picture.width < 1.2
+        assert numpy.asarray(picture.convert("L")).std() > 10, "nothing is in it"
+
+
+def test_there_is_no_picture_of_nothing() -> None:
+    assert sorted(path.stem for path in FOLDER.iterdir() if path.suffix != ".json") == NAMES
 
 
 def overlap(one: dict[str, Any], other: dict[str, Any]) -> bool:

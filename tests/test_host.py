@@ -61,6 +61,30 @@ def test_a_plan_keeps_to_the_limit_and_ample_knows_none(program: Program, monkey
     assert (again.schedule, again.peak_bytes) == (ample.schedule, ample.peak_bytes)
 
 
+@pytest.mark.parametrize("kind", ["cpu", "cuda"])
+@pytest.mark.parametrize("share", [1.0, 1.001, 3.0])
+def test_a_plan_that_fits_is_made_once(
+    program: Program, monkeypatch: pytest.MonkeyPatch, kind: str, share: float
+) -> None:
+    """And is the one that would have been made: also where strips may wait in host memory."""
+    monkeypatch.setattr(memory, "get_free_memory", lambda device: 2**40)
+    device, host = torch.device(kind), LocalHost()
+    ample = host.make_plan(program, SHAPE, torch.float32, device, None, ample=True)
+    limit = int(share * ample.peak_bytes)
+    expected = LocalHost().make_plan(program, SHAPE, torch.float32, device, limit)
+    monkeypatch.setattr("exact_vae.model_management.host.make_plan", lambda *_, **__: pytest.fail("planned again"))
+    assert host.make_plan(program, SHAPE, torch.float32, device, limit) == expected
+    assert host.make_plan(program, SHAPE, torch.float32, device, None).schedule == ample.schedule
+
+
+def test_another_shape_is_planned_anew(program: Program) -> None:
+    host = LocalHost()
+    ample = host.make_plan(program, SHAPE, torch.float32, CPU, None, ample=True)
+    larger = host.make_plan(program, (1, 4, 32, 24), torch.float32, CPU, 2**40)
+    assert larger.peak_bytes > ample.peak_bytes
+    assert larger == LocalHost().make_plan(program, (1, 4, 32, 24), torch.float32, CPU, 2**40)
+
+
 def test_without_a_limit_a_plan_has_what_is_free_less_a_reserve(
     program: Program, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -58,9 +58,14 @@ def sliced_attention(q: Tensor, k: Tensor, v: Tensor, *, max_bytes: int | None =
     return out
 
 
-def streamed_by_blocks(q: Tensor, k: Tensor, v: Tensor, *, max_bytes: int | None = None) -> Tensor:
-    """Online softmax over slices that stay in the cache; never more scores than one such slice."""
-    return streamed_attention(q, [(k, v)])
+def streamed_by_blocks(
+    q: Tensor, k: Tensor, v: Tensor, *, max_bytes: int | None = None, check: Callable[[], None] = lambda: None
+) -> Tensor:
+    """Online softmax over slices that stay in the cache; never more scores than one such slice.
+
+    `check` is called between slices; it may raise to stop.
+    """
+    return streamed_attention(q, [(k, v)], check)
 
 
 ATTENTION: dict[str, Callable[..., Tensor]] = {

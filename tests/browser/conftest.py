@@ -133,7 +133,7 @@ class Ui:
         self.link(decode, preview, "images")
         return decode
 
-    def run(self) -> list[dict[str, Any]]:
+    def run(self, milliseconds: int = RUN_MS) -> list[dict[str, Any]]:
         """Queue the workflow and wait for its end; the progress events of our pack in their order."""
         self.js("""() => {
             const api = window.comfyAPI.api.api;
@@ -146,7 +146,7 @@ class Ui:
             }
             return window.app.queuePrompt(0);
         }""")
-        self.page.wait_for_function("() => window.seen.end !== null", timeout=RUN_MS)
+        self.page.wait_for_function("() => window.seen.end !== null", timeout=milliseconds)
         seen = self.js("() => window.seen")
         assert seen["end"]["name"] == "execution_success", seen["end"]
         return seen["progress"]
@@ -179,6 +179,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         pytest.skip("COMFYUI_DIR does not name a checkout of ComfyUI")
     base = tmp_path_factory.mktemp("comfyui")
     shutil.copytree(ROOT, base / "custom_nodes" / "exact-vae", ignore=LEFT_OUT)
+    write_example_image(base / "input" / "example.png")
     (base / "user" / "default").mkdir(parents=True)
     (base / "user" / "default" / "comfy.settings.json").write_text(json.dumps(SETTINGS), encoding="utf-8")
     port = free_port()
@@ -200,6 +201,15 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait(15)
+
+
+def write_example_image(path: Path) -> None:
+    """Under the name of the host's own example, NASA's portrait of Eileen Collins (public domain)."""
+    from PIL import Image
+    from skimage import data
+
+    path.parent.mkdir(parents=True)
+    Image.fromarray(data.astronaut()).save(path)
 
 
 def wait_until_it_answers(process: subprocess.Popen[bytes], address: str, log: Path) -> None:

@@ -1,5 +1,9 @@
-"""Nodes that only these tests use, as a pack of one file in the test host: make latents and images, write tensors."""
+"""Nodes that only these tests use, as a pack of one file in the test host.
 
+They make latents and images, write tensors, and run other nodes while memory runs out.
+"""
+
+import importlib
 import json
 import os
 
@@ -72,9 +76,49 @@ class DumpLatent(_Dump):
         return self.save(name, samples["samples"])
 
 
+class _Failing:
+    """Runs a node that is there under the same name, with one allocation, or all from one on, failing on the way."""
+
+    CATEGORY, FUNCTION, DECODES = "exact_vae_test", "run", True
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        kind = {"samples": ("LATENT",)} if cls.DECODES else {"pixels": ("IMAGE",)}
+        share = ("FLOAT", {"default": 0.5, "min": 0.0, "max": 1.0})
+        more = {"vae": ("VAE",), "node": ("STRING", {"default": ""}), "share": share, "once": ("BOOLEAN", {})}
+        return {"required": {**kind, **more}}
+
+    def run(self, vae, node, share, once, **inputs):
+        import nodes
+
+        pack = nodes.NODE_CLASS_MAPPINGS["ExactVAEDecode"].__module__.rsplit(".", 2)[0]
+        injector = importlib.import_module(pack + ".model_management.injector")
+        kind = nodes.NODE_CLASS_MAPPINGS[node]
+        call = getattr(kind(), kind.FUNCTION)
+        with injector.AllocationFailures() as counted:
+            call(vae=vae, **inputs)
+        number = 1 + int(share * (counted.count - 1))
+        with injector.AllocationFailures(fail_at=number, once=once) as failures:
+            result = call(vae=vae, **inputs)
+        told = {"count": counted.count, "number": number, "failed": failures.failed, "retried": failures.count}
+        ui = {"text": [json.dumps(told)]}
+        result = result if isinstance(result, dict) else {"result": result}
+        return {"ui": {**result.get("ui", {}), **ui}, "result": result["result"]}
+
+
+class FailingDecode(_Failing):
+    RETURN_TYPES = ("IMAGE",)
+
+
+class FailingEncode(_Failing):
+    RETURN_TYPES, DECODES = ("LATENT",), False
+
+
 NODE_CLASS_MAPPINGS = {
     "ExactVAETestLatent": MakeLatent,
     "ExactVAETestImage": MakeImage,
     "ExactVAETestDumpImage": DumpImage,
     "ExactVAETestDumpLatent": DumpLatent,
+    "ExactVAETestFailingDecode": FailingDecode,
+    "ExactVAETestFailingEncode": FailingEncode,
 }

@@ -1,0 +1,117 @@
+"""Each example as a new user meets it: found in the template browser by its picture, opened, run, and legible after it."""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from PIL import Image
+
+if TYPE_CHECKING:
+    from .conftest import Ui
+
+pytestmark = pytest.mark.browser
+
+FOLDER = Path(__file__).resolve().parents[2] / "example_workflows"
+EXAMPLES = sorted(path.stem for path in FOLDER.glob("*.json"))
+PACK = "exact-vae"
+"""The folder in custom_nodes, by which the template browser lists examples."""
+RUN_MS = 600_000
+MARGIN, LARGEST_BYTES, WIDEST = 24, 145_000, 1280
+
+NODES = """() => window.app.graph.nodes.map((node) => ({
+    name: `${node.type} (${node.id})`, x: node.pos[0], y: node.pos[1] - 30, right: node.pos[0] + node.size[0],
+    bottom: node.pos[1] + node.size[1]}))"""
+
+
+def open_template(ui: Ui, name: str) -> None:
+    """By the template browser, where its picture has taken the place of the frontend's own."""
+    ui.js("() => window.app.extensionManager.command.execute('Comfy.BrowseTemplates')")
+    ui.page.locator("[role=dialog]").get_by_text(PACK, exact=True).first.dispatch_event("click")
+    ui.page.wait_for_function(
+        """([name, width]) => [...document.querySelectorAll("[role=dialog] img")].some((image) =>
+            image.alt === name && image.naturalWidth === width)""",
+        arg=[name, width_of(FOLDER / f"{name}.jpg")],
+    )
+    title = re.compile(f"^{name.replace('_', '[_ ]')}$")
+    ui.page.locator("[role=dialog]").get_by_text(title).first.dispatch_event("click")
+    ui.page.wait_for_function("() => window.app.graph.nodes.length > 5")
+    ui.page.locator("[role=dialog]").first.wait_for(state="hidden")
+
+
+def width_of(path: Path) -> int:
+    """In pixels."""
+    with Image.open(path) as picture:
+        return picture.width
+
+
+def covered(nodes: list[dict[str, Any]]) -> list[str]:
+    """Pairs of nodes of which one lies on the other."""
+    return [
+        f"{one['name']} and {other['name']}"
+        for number, one in enumerate(nodes)
+        for other in nodes[number + 1 :]
+        if one["x"] < other["right"] and other["x"] < one["right"]
+        if one["y"] < other["bottom"] and other["y"] < one["bottom"]
+    ]
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_example_opens_from_the_template_browser_and_runs(
+    ui: Ui, name: str, picture: Callable[[Ui, str], None]
+) -> None:
+    open_template(ui, name)
+    assert ui.js("() => window.app.graph.nodes.filter((node) => node.has_errors).length") == 0
+    ui.run(RUN_MS)
+    ui.page.locator(".exact-vae-line").first.wait_for()
+    ui.page.wait_for_timeout(1000)  # nodes grow once their lines and pictures are drawn
+    picture(ui, name)
+    assert covered(ui.js(NODES)) == []
+    assert ui.console.unexplained() == []
+
+
+@pytest.fixture
+def picture() -> Callable[[Ui, str], None]:
+    """Writes a picture of the whole workflow where EXACT_VAE_SCREENSHOTS names a folder."""
+
+    def write(ui: Ui, name: str) -> None:
+        if folder := os.environ.get("EXACT_VAE_SCREENSHOTS"):
+            path = Path(folder) / f"{name}.jpg"
+            path.write_bytes(as_jpeg(photograph(ui)))
+
+    return write
+
+
+def photograph(ui: Ui) -> Image.Image:
+    """The workflow alone, as large as a page of its size shows it."""
+    groups = "window.app.graph.groups.map((group) => [...group.pos, ...group.size])"
+    boxes = ui.js(f"() => {groups}")
+    left, top = (min(box[axis] for box in boxes) - MARGIN for axis in (0, 1))
+    width, height = (max(box[axis] + box[axis + 2] for box in boxes) + MARGIN for axis in (0, 1))
+    width, height = width - left, height - top
+    ui.page.set_viewport_size({"width": int(width), "height": int(height)})
+    # Whatever lies over the canvas, but what belongs to nodes.
+    ui.js("() => window.app.extensionManager.command.execute('Workspace.ToggleFocusMode')")
+    ui.page.wait_for_timeout(1500)
+    ui.js("([x, y]) => { Object.assign(window.app.canvas.ds, {scale: 1, offset: [-x, -y]}); }", [left, top])
+    ui.js("() => window.app.canvas.setDirty(true, true)")
+    ui.page.wait_for_timeout(1500)
+    shown = Image.open(io.BytesIO(ui.page.screenshot())).convert("RGB")
+    ui.js("() => window.app.extensionManager.command.execute('Workspace.ToggleFocusMode')")
+    return shown
+
+
+def as_jpeg(shown: Image.Image) -> bytes:
+    """The picture as a file for the template browser: small enough, as good as that allows."""
+    shown = shown.resize((min(WIDEST, shown.width), shown.height * min(WIDEST, shown.width) // shown.width))
+    for quality in range(92, 40, -4):
+        file = io.BytesIO()
+        shown.save(file, "JPEG", quality=quality, optimize=True)
+        if file.tell() <= LARGEST_BYTES:
+            break
+    return file.getvalue()
