@@ -1,4 +1,4 @@
-"""Each example as a new user meets it: found in the template browser by its picture, opened, run, and legible after it."""
+"""Each example as a new user meets it: found in the template browser by its picture, opened, run, legible."""
 
 from __future__ import annotations
 
