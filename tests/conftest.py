@@ -31,6 +31,13 @@ from exact_vae.tests.stub_host.plugin import new_host, old_host, stub_host  # no
 SHARED = ROOT.parent / "shared"
 
 
+def pytest_configure() -> None:
+    """The profile of the long run of `test_fuzz_files.py`, five tests of so many cases."""
+    from hypothesis import settings
+
+    settings.register_profile("fuzz-10000", max_examples=2000)
+
+
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """The folder of photos and foreign weights beside the checkout; tests that need it are skipped without it."""

@@ -8,11 +8,13 @@ from functools import cache
 
 from .layouts import Layout
 
+_NUMBER = "0|[1-9][0-9]{0,3}"
+"""Written in one way only: no leading zeros, no digits of other scripts."""
 _PATTERNS = {
     "c": "encoder|decoder",
-    "i": r"\d+",
-    "j": r"\d+",
-    "k": r"\d+",
+    "i": _NUMBER,
+    "j": _NUMBER,
+    "k": _NUMBER,
     "m": r"\w+",
     "p": "weight|bias",
     "rest": ".+",
@@ -75,7 +77,7 @@ def to_theirs(key: str, layout: Layout, levels: int) -> str | None:
 
 def count_levels(keys: Iterable[str]) -> int:
     """How many resolution levels the keys of one file name, in any layout; 0 where levels are not named."""
-    pattern = re.compile(r"(?:decoder\.up(?:_blocks)?|encoder\.down(?:_blocks)?)\.(\d{1,3})\.")
+    pattern = re.compile(r"(?:decoder\.up(?:_blocks)?|encoder\.down(?:_blocks)?)\.([0-9]{1,3})\.")
     return 1 + max((int(match[1]) for match in map(pattern.match, keys) if match), default=-1)
 
 
