@@ -19,6 +19,9 @@ _ITEM_BYTES = {
     "ComplexDoubleStorage": 16,
 }
 """Of torch's storage classes; all others hold single bytes."""
+_LONGEST_LINE = 1000
+"""Only names of modules and classes, and numbers, are written as lines."""
+_KNOWN_MODULES = ("torch", "collections", "_codecs")
 _REBUILD = ("_rebuild_tensor", "_rebuild_tensor_v2", "_rebuild_tensor_v3", "_rebuild_qtensor")
 """Functions of torch._utils that lay a tensor over a storage: (storage, offset, size, stride, ...)."""
 
@@ -27,20 +30,50 @@ class FalseSize(ValueError):
     """A pickle declares more numbers than there are."""
 
 
-class MakesMemory(ValueError):
-    """A pickle tells to make something of a size of its own choice."""
+class ForeignObjects(ValueError):
+    """A pickle tells to make what is no weight, or something of a size of its own choice."""
 
 
-def scan(file: BinaryIO, check: Check, count: int) -> bool:
-    """Look through consecutive pickles; False where they are none. Raises FalseSize and MakesMemory."""
+class Damage(ValueError):
+    """No pickle, or one that ends too early."""
+
+
+def scan(file: BinaryIO, size: int, check: Check, count: int) -> None:
+    """Look through `count` consecutive pickles in a file of `size` bytes.
+
+    Raises: FalseSize, ForeignObjects, Damage. Without one of them torch may read the file: no operation in it takes
+            more bytes than the file has, and no tensor more than its storage.
+    """
+    foreign = False
     try:
         for _ in range(count):
-            _Scanner(file, check).load()
-    except (FalseSize, MakesMemory):
+            scanner = _Scanner(_Bounded(file, size), check)
+            try:
+                scanner.load()
+            finally:
+                foreign |= scanner.foreign
+    except (FalseSize, ForeignObjects):
         raise
-    except Exception:  # the file may be anything, and so may what goes wrong
-        return False
-    return True
+    except Exception as error:  # the file may be anything, and so may what goes wrong
+        raise (ForeignObjects() if foreign else Damage("it is no pickle, or half of one")) from error
+
+
+class _Bounded:
+    """A file that is never asked for more than it has: Python sets aside what is asked for before it reads."""
+
+    def __init__(self, file: BinaryIO, size: int) -> None:
+        self.file, self.size = file, size
+
+    def read(self, count: int) -> bytes:
+        if not 0 <= count <= self.size - self.file.tell():
+            raise EOFError
+        return self.file.read(count)
+
+    def readline(self) -> bytes:
+        line = self.file.readline(_LONGEST_LINE)
+        if not line.endswith(b"\n"):
+            raise EOFError
+        return line
 
 
 class _Inert:
@@ -74,7 +107,7 @@ class _Rebuilt(_Inert):
     def __init__(self, *values: Any, **named: Any) -> None:
         storage, offset, size, stride = values[:4]
         if not isinstance(storage, _Storage):
-            raise MakesMemory
+            raise ForeignObjects
         last = int(offset) + sum((int(n) - 1) * int(step) for n, step in zip(size, stride, strict=True))
         negative = min((int(offset), *size, *stride)) < 0
         if negative or (0 not in size and last >= storage.number):
@@ -93,7 +126,7 @@ class _Maker(_Inert):
 
     def __new__(cls, *values: Any, **named: Any) -> _Inert:
         if named or not all(isinstance(value, (str, bytes)) for value in values):
-            raise MakesMemory
+            raise ForeignObjects
         return super().__new__(cls)
 
     def __setstate__(self, state: Any) -> None:
@@ -111,12 +144,13 @@ class _Scanner(_PythonUnpickler):
     }
     """Without the one operation that sets memory aside before reading; torch does not have it, either."""
 
-    def __init__(self, file: BinaryIO, check: Check) -> None:
+    def __init__(self, file: _Bounded, check: Check) -> None:
         super().__init__(file)
-        self.check = check
+        self.check, self.foreign = check, False
 
     def find_class(self, module: str, name: str) -> type[_Inert]:
         kind = _Inert
+        self.foreign |= module.split(".")[0] not in _KNOWN_MODULES
         if name in _REBUILD:
             kind = _Rebuilt
         elif name == "_rebuild_from_type_v2":

@@ -15,7 +15,7 @@ from typing import Any, cast
 import torch
 
 from ..errors import VAEFileError
-from .pickle_scan import FalseSize, MakesMemory, scan
+from .pickle_scan import FalseSize, ForeignObjects, scan
 
 _MAX_UNPACKED_RATIO = 20
 """A weight archive that unpacks to more than this many times its size is no weight archive."""
@@ -28,10 +28,8 @@ _LEGACY_PICKLES = 4
 def unpickle(path: Path, head: bytes) -> Mapping[str, Any]:
     """The dictionary that a pickle of tensors holds; VAEFileError, one line, for anything else."""
     try:
-        scanned, mappable = _scan_archive(path) if head.startswith(b"PK") else (_scan_legacy(path), False)
+        mappable = _scan_archive(path) if head.startswith(b"PK") else _scan_legacy(path)
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=mappable)
-        if not scanned:
-            raise ValueError("it cannot be looked through")
     except (MemoryError, VAEFileError):
         raise
     except FalseSize as error:
@@ -39,7 +37,7 @@ def unpickle(path: Path, head: bytes) -> Mapping[str, Any]:
             f"{path}: expected as many numbers as it declares, found fewer ({error}): download it again"
         ) from error
     except Exception as error:  # the unpickler meets arbitrary bytes, so any exception type may come out of it
-        refused = isinstance(error, MakesMemory) or any(word in str(error) for word in _REFUSALS)
+        refused = isinstance(error, ForeignObjects) or any(word in str(error) for word in _REFUSALS)
         found = "objects that are not weights; their code was not run" if refused else f"damage ({first_line(error)})"
         raise VAEFileError(
             f"{path}: expected a pickle of tensors, found {found}: get the .safetensors version or download it again"
@@ -57,11 +55,10 @@ def first_line(error: Exception) -> str:
     return text if text.isprintable() else ascii(text)
 
 
-def _scan_archive(path: Path) -> tuple[bool, bool]:
-    """Refuse archives that would unpack to far more than they are; FalseSize where they hold less than they declare.
+def _scan_archive(path: Path) -> bool:
+    """Refuse archives that would unpack to far more than they are, or hold other than what they declare.
 
-    Returns: whether its pickle could be looked through, and whether nothing in it is compressed, as torch writes it.
-    Only then are its bytes the tensors' bytes.
+    Returns: whether nothing in it is compressed, as torch writes it. Only then are its bytes the tensors' bytes.
     """
     try:
         with zipfile.ZipFile(path) as archive:
@@ -87,11 +84,12 @@ def _scan_archive(path: Path) -> tuple[bool, bool]:
         if not 0 <= declared <= sizes.get(folder + key, 0):
             raise FalseSize(f"{declared} bytes, room for {sizes.get(folder + key, 0)}")
 
-    return scan(io.BytesIO(content), check, 1), all(entry.compress_type == zipfile.ZIP_STORED for entry in entries)
+    scan(io.BytesIO(content), len(content), check, 1)
+    return all(entry.compress_type == zipfile.ZIP_STORED for entry in entries)
 
 
 def _scan_legacy(path: Path) -> bool:
-    """FalseSize for files that declare more numbers than they hold; whether the pickles could be looked through."""
+    """Refuse files that declare more numbers than they hold. Such files are never mapped: False."""
     available = path.stat().st_size
     declared: dict[str, int] = {}
 
@@ -101,4 +99,5 @@ def _scan_legacy(path: Path) -> bool:
             raise FalseSize(f"{sum(declared.values())} bytes, room for {available}")
 
     with path.open("rb") as file:
-        return scan(file, check, _LEGACY_PICKLES)
+        scan(file, available, check, _LEGACY_PICKLES)
+    return False
