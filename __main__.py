@@ -1,4 +1,4 @@
-"""The command line: `exact-vae encode | decode | convert | plan | info`, also `python -m exact_vae`.
+"""The command line: `exact-vae encode | decode | convert | evaluate | plan | info`, also `python -m exact_vae`.
 
 Exit codes: 0 done, 1 some inputs failed, 2 nothing was done (wrong usage, no such VAE, output not writable).
 """
@@ -61,6 +61,13 @@ def make_parser() -> argparse.ArgumentParser:
     )
     convert.add_argument("--layout", required=True, help="ldm, diffusers, or another that the family has")
     convert.add_argument("--dtype", default=None, help="float32, bfloat16 or float16; default: as in the input")
+    evaluate = commands.add_parser("evaluate", parents=[common], help="how well VAEs reconstruct pictures")
+    evaluate.add_argument("vaes", nargs="+", metavar="VAE", help='a VAE file, two halves joined by "+", or bundled')
+    evaluate.add_argument("--images", type=Path, required=True, metavar="DIR", help="a folder of pictures")
+    evaluate.add_argument("--crop", type=int, default=512, metavar="PIXELS", help="side of the centre crops; 512")
+    evaluate.add_argument("--sheet", type=Path, metavar="FILE.png", help="write a contact sheet of the first pictures")
+    evaluate.add_argument("--dtype", default="float32", help="float32 (default), bfloat16, float16 or auto")
+    evaluate.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps, xpu")
     info = commands.add_parser("info", parents=[common], help="what a VAE file is, read from its header")
     info.add_argument("inputs", nargs="+", metavar="VAE_FILE", help="a VAE file, or its two halves")
     return parser
@@ -76,6 +83,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return _plan(options)
         if options.command == "convert":
             return _convert(options)
+        if options.command == "evaluate":
+            from .model_management.evaluate_command import run_evaluate
+
+            return run_evaluate(options)
         return _run(options)
     except KeyboardInterrupt:
         print("exact-vae: interrupted; files that were finished are whole", file=sys.stderr)

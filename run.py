@@ -226,11 +226,11 @@ def test(arguments: list[str]) -> int:
     results += [check_types(), check_javascript()]
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "pytest.xml"
-        results.append(check("pytest", [PYTHON, "-m", "pytest", f"--junitxml={report}", *arguments]))
+        share = ["-n", str(min(os.cpu_count() or 1, 4)), "--dist", "worksteal"]  # processes; a later -n 0 undoes it
+        results.append(check("pytest", [PYTHON, "-m", "pytest", *share, f"--junitxml={report}", *arguments]))
         passed, failed = count_tests(report, results[-1])
-    print()
-    for name, outcome, seconds in results:
-        print(f"  {name:<12} {seconds:6.1f} s  {outcome}")
+    table = (f"  {name:<12} {seconds:6.1f} s  {outcome}" for name, outcome, seconds in results)
+    print("", *table, sep="\n")
     others = [result.outcome.partition(":")[0] for result in results[:-1]]
     failed += others.count("failed")
     print(f"{passed + others.count('passed')} passed, {failed} failed", flush=True)

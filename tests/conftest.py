@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +16,11 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 ROOT = Path(__file__).resolve().parents[1]
+
+# Of several pytest processes each gets its share of the cores. Read by OpenMP when torch is imported first.
+WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "0"))
+if WORKERS:
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // WORKERS)))
 
 if "exact_vae" not in sys.modules:
     spec = importlib.util.spec_from_file_location(
@@ -29,6 +35,13 @@ if "exact_vae" not in sys.modules:
 from exact_vae.tests.stub_host.plugin import new_host, old_host, stub_host  # noqa: E402, F401
 
 SHARED = ROOT.parent / "shared"
+
+
+def pytest_configure() -> None:
+    """The profile of the long run of `test_fuzz_files.py`, five tests of so many cases."""
+    from hypothesis import settings
+
+    settings.register_profile("fuzz-10000", max_examples=2000)
 
 
 @pytest.fixture(scope="session")

@@ -283,6 +283,7 @@ def test_all_checks_run_even_if_one_fails(
     assert run.test(["-k", "x"]) == 1
     assert [command[2] for command in commands.seen] == ["ruff", "ruff", "pyright", "pytest"]
     assert commands.seen[-1][-2:] == ["-k", "x"]
+    assert commands.seen[-1][3] == "-n"  # before what the user says, which then counts
     lines = capsys.readouterr().out.splitlines()
     assert lines[-1] == "3 passed, 1 failed"
     assert any("node --test" in line and "skipped: node not found" in line for line in lines)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -68,6 +69,8 @@ class KLConfig:
             )
         if min(self.num_groups, self.z_channels, self.embed_dim, self.in_channels, self.out_ch) < 1:
             raise ValueError(f"autoencoder: expected positive channel and group counts, got {self}: correct them")
+        if not (math.isfinite(self.batch_norm_eps) and self.batch_norm_eps >= 0):
+            raise ValueError(f"autoencoder: expected batch_norm_eps from 0 on, got {self.batch_norm_eps}: correct it")
         for levels in (self.encoder, self.decoder):
             if levels and any(width % self.num_groups for width in (levels.ch, *levels.widths)):
                 raise ValueError(
@@ -131,6 +134,11 @@ class TinyConfig:
     def __post_init__(self) -> None:
         if self.encoder_block_out_channels is None and self.decoder_block_out_channels is None:
             raise ValueError("tiny autoencoder: expected an encoder or a decoder, got neither: configure at least one")
+        if not (math.isfinite(self.scaling_factor) and self.scaling_factor and math.isfinite(self.shift_factor)):
+            raise ValueError(
+                "tiny autoencoder: expected a finite shift and a finite scale that is not 0, "
+                f"got {self.shift_factor} and {self.scaling_factor}: correct them"
+            )
         encoder, decoder = self.encoder_block_out_channels, self.decoder_block_out_channels
         stages = {len(w) + extra for w, extra in ((encoder, self.strided_stem), (decoder, 0)) if w is not None}
         if len(stages) > 1:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from .errors import VAEFileError
 from .families import FAMILIES
-from .files.weights import Weights
+from .files.weights import Weights, on_one_line
 from .keys import count_levels, count_per_level, is_attention_weight, to_ours, to_theirs
 from .layouts import IGNORED, LAYOUTS, OTHER_MODELS, PREFIXES, SCALARS, Layout
 
@@ -31,7 +31,7 @@ class Detected:
     keys: Mapping[str, str]
     """Our key -> the file's key."""
     unknown: tuple[str, ...]
-    """The file's keys, without their prefix, that no rule knows."""
+    """The file's keys, without their prefix, that no rule knows, or that mean what another one means already."""
     scalars: Mapping[str, str]
     """Scale and shift stored beside the model: name -> the file's key."""
 
@@ -89,7 +89,7 @@ def _translate(weights: Weights, layout: Layout, prefix: str, names: list[str]) 
     scalars: dict[str, str] = {}
     for name in names:
         ours = to_ours(name, layout, levels, per_level)
-        if ours is not None:
+        if ours is not None and ours not in keys:
             keys[ours] = prefix + name
         elif name in SCALARS:
             scalars[name] = prefix + name
@@ -123,11 +123,5 @@ def _explain_no_match(shapes: Shapes) -> str:
 
 def shorten(names: list[str], most: int = 4) -> str:
     """The first few names, sorted, and how many more there are."""
-    listed = ", ".join(_on_one_line(name) for name in sorted(names)[:most])
+    listed = ", ".join(on_one_line(name) for name in sorted(names)[:most])
     return listed if len(names) <= most else f"{listed} and {len(names) - most} more"
-
-
-def _on_one_line(name: str, most: int = 80) -> str:
-    """A key as an error may show it, whatever characters the file has put into it."""
-    shown = name if name.isprintable() else ascii(name)
-    return shown if len(shown) <= most else f"{shown[:most]}..."

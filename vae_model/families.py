@@ -61,12 +61,19 @@ def _infer_levels(shapes: Shapes, half: str) -> LevelsConfig | None:
     )
 
 
+def _hinted(hints: Hints, name: str, kind: Callable[[str], float], default: float) -> Any:
+    """A number of the configuration; ValueError where it is none."""
+    try:
+        return kind(hints[name]) if name in hints else default
+    except ValueError as error:
+        raise ValueError(f"expected a number as {name}, got {hints[name]!r}") from error
+
+
 def _norm_groups(hints: Hints, levels: list[LevelsConfig]) -> int:
     """The hinted number of groups, else 32 as everywhere in the field, else the most that divides all widths."""
-    if "norm_num_groups" in hints:
-        return int(hints["norm_num_groups"])
     widths = [width for one in levels for width in (one.ch, *one.widths)]
-    return next(groups for groups in (32, 16, 8, 4, 2, 1) if all(width % groups == 0 for width in widths))
+    usual = next(groups for groups in (32, 16, 8, 4, 2, 1) if all(width % groups == 0 for width in widths))
+    return _hinted(hints, "norm_num_groups", int, usual)
 
 
 def infer_kl(shapes: Shapes, hints: Hints) -> KLConfig:
@@ -112,7 +119,7 @@ def infer_video(shapes: Shapes, hints: Hints) -> VideoConfig:
 
 def infer_flux2(shapes: Shapes, hints: Hints) -> KLConfig:
     """As for KL, with latents in 2x2 squares."""
-    eps = float(hints.get("batch_norm_eps", KLConfig.batch_norm_eps))
+    eps = _hinted(hints, "batch_norm_eps", float, KLConfig.batch_norm_eps)
     return replace(infer_kl(shapes, hints), patch=PATCH, batch_norm_eps=eps)
 
 
@@ -188,7 +195,7 @@ def infer_tiny(shapes: Shapes, hints: Hints) -> TinyConfig:
     """Stages from the order of convolutions and blocks, widths from the convolutions."""
     encoder_kinds, decoder_kinds = _tiny_layers(shapes, "encoder"), _tiny_layers(shapes, "decoder")
     if "block" not in encoder_kinds + decoder_kinds:
-        raise ValueError("no residual block in it")
+        raise ValueError("found no residual block")
     convs = {
         half: [shapes[f"{half}.layers.{number}.weight"] for number, kind in enumerate(kinds) if kind == "conv"]
         for half, kinds in (("encoder", encoder_kinds), ("decoder", decoder_kinds))
@@ -205,8 +212,8 @@ def infer_tiny(shapes: Shapes, hints: Hints) -> TinyConfig:
         num_decoder_blocks=_stages(decoder_kinds) if decoder else defaults.num_decoder_blocks,
         midblock_gn=any(".pool." in key for key in shapes),
         strided_stem=encoder_kinds[:2] == ["conv", "none"],
-        scaling_factor=float(hints.get("vae_scale", 1.0)),
-        shift_factor=float(hints.get("vae_shift", 0.0)),
+        scaling_factor=_hinted(hints, "vae_scale", float, 1.0),
+        shift_factor=_hinted(hints, "vae_shift", float, 0.0),
     )
 
 

@@ -10,11 +10,13 @@ from .layouts import Layout
 
 PER_LEVEL = 4
 """Numbers that a level takes in a row over all levels unless a file says otherwise: three blocks and an enlargement."""
+_NUMBER = "0|[1-9][0-9]{0,3}"
+"""Written in one way only: no leading zeros, no digits of other scripts."""
 _PATTERNS = {
     "c": "encoder|decoder",
-    "i": r"\d+",
-    "j": r"\d+",
-    "k": r"\d+",
+    "i": _NUMBER,
+    "j": _NUMBER,
+    "k": _NUMBER,
     "m": r"\w+",
     "p": "weight|bias",
     "rest": ".+",
@@ -89,7 +91,7 @@ def to_theirs(key: str, layout: Layout, levels: int, per_level: int = PER_LEVEL)
 
 def count_levels(keys: Iterable[str]) -> int:
     """How many resolution levels the keys of one file name, in any layout; 0 where levels are not named."""
-    pattern = re.compile(r"(?:decoder\.up(?:_blocks)?|encoder\.down(?:_blocks)?)\.(\d{1,3})\.")
+    pattern = re.compile(r"(?:decoder\.up(?:_blocks)?|encoder\.down(?:_blocks)?)\.([0-9]{1,3})\.")
     return 1 + max((int(match[1]) for match in map(pattern.match, keys) if match), default=-1)
 
 

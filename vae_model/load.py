@@ -15,7 +15,7 @@ from .config import Config
 from .detect import Detected, detect, shorten
 from .errors import VAEFileError
 from .families import FAMILIES
-from .files.weights import open_weights
+from .files.weights import on_one_line, open_weights
 from .layouts import COUNTERS
 
 Source = str | os.PathLike[str] | Mapping[str, Any]
@@ -65,21 +65,30 @@ def inspect_model(
         )
     hints = _hints(parts) | {key: str(value) for key, value in (config or {}).items()}
     for field, values in FAMILIES[family].fixed.items():
-        if hints.get(field, values[0]) not in values:
+        found = hints.get(field, values[0])
+        if found not in values:
             raise VAEFileError(
-                f"{name}: expected {field} {' or '.join(values)} in its configuration, got {hints[field]}: "
-                "this version has no such network"
+                f"{name}: expected {field} {' or '.join(values)} in its configuration, "
+                f"got {on_one_line(found) or 'nothing'}: this version has no such network"
             )
     try:
         model_config = FAMILIES[family].infer(shapes, hints)
     except (KeyError, IndexError, ValueError, ZeroDivisionError) as error:
-        missing = [key for key in FAMILIES[family].core_keys(parts[-1].layout.name) if key not in shapes]
-        lacks = f"missing {shorten([parts[-1].file_name_of(key) for key in missing])}" if missing else str(error)
         raise VAEFileError(
-            f"{name}: expected a whole {FAMILIES[family].title} in {parts[-1].layout.name} layout, {lacks}: "
-            "download it again or choose another file"
+            f"{name}: expected a whole {FAMILIES[family].title} in {parts[-1].layout.name} layout, "
+            f"{_lacking(parts[-1], shapes, error)}: download it again or choose another file"
         ) from error
     return parts, family, model_config, hints
+
+
+def _lacking(part: Detected, shapes: Mapping[str, tuple[int, ...]], error: Exception) -> str:
+    """Why no configuration could be read from these shapes."""
+    missing = [key for key in FAMILIES[part.layout.family].core_keys(part.layout.name) if key not in shapes]
+    if isinstance(error, KeyError) and not missing:
+        missing = [str(error.args[0])]
+    if missing:
+        return f"missing {shorten([part.file_name_of(key) for key in missing])}"
+    return "found a tensor with too few sides" if isinstance(error, IndexError) else on_one_line(str(error), 300)
 
 
 def _hints(parts: list[Detected]) -> dict[str, str]:
@@ -130,7 +139,7 @@ def build_empty(parts: list[Detected], family: str, config: Config) -> nn.Module
     except ValueError as error:
         name = " + ".join(part.weights.name for part in parts)
         raise VAEFileError(
-            f"{name}: expected a whole {FAMILIES[family].title}, {error}: choose another file"
+            f"{name}: expected a whole {FAMILIES[family].title}, {on_one_line(str(error), 300)}: choose another file"
         ) from error
     _check_keys(model, parts, family)
     return model

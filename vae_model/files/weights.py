@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,12 +17,11 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from ..errors import VAEFileError
+from .pickles import first_line, unpickle
 
 PICKLE_SUFFIXES = (".pt", ".pth", ".ckpt", ".bin")
 SAFETENSORS_SUFFIXES = (".safetensors", ".sft")
 _DIFFUSERS_FILES = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.fp16.safetensors")
-_MAX_UNPACKED_RATIO = 20
-"""A weight archive that unpacks to more than this many times its size is no weight archive."""
 _MAX_WRAPPINGS = 8
 """How many times a checkpoint may hold its weights one level further down, under "state_dict"."""
 
@@ -60,7 +58,7 @@ def open_weights(source: str | os.PathLike[str] | Mapping[str, Any]) -> Weights:
     if suffix in SAFETENSORS_SUFFIXES:
         return _open_safetensors(path, metadata)
     if suffix in PICKLE_SUFFIXES:
-        return _from_mapping(str(path), _unpickle(path, head), metadata)
+        return _from_mapping(str(path), unpickle(path, head), metadata)
     known = " ".join((*SAFETENSORS_SUFFIXES, *PICKLE_SUFFIXES))
     raise VAEFileError(
         f"{path}: expected a file ending in one of {known}, got {suffix or 'no ending'}: rename or convert it"
@@ -136,62 +134,38 @@ def _explain_safetensors(path: Path, error: Exception) -> str:
     needed = 8 + header_bytes + max(ends, default=0)
     if ends and needed > size:
         return f"expected {needed} bytes of safetensors, found {size}: the file is truncated, download it again"
-    return f"expected safetensors, found something else ({_first_line(error)}): download the file again"
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:160]
-
-
-def _unpickle(path: Path, head: bytes) -> Mapping[str, Any]:
-    mappable = head.startswith(b"PK") and _check_archive(path)
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=mappable)
-    except Exception as error:  # the unpickler meets arbitrary bytes, so any exception type may come out of it
-        if isinstance(error, MemoryError):
-            raise
-        refused = "weights_only" in str(error) or "Unsupported" in str(error) or "GLOBAL" in str(error)
-        found = "objects that are not weights; their code was not run" if refused else f"damage ({_first_line(error)})"
-        raise VAEFileError(
-            f"{path}: expected a pickle of tensors, found {found}: get the .safetensors version or download it again"
-        ) from error
-    if not isinstance(content, Mapping):
-        raise VAEFileError(
-            f"{path}: expected a state dict, found {type(content).__name__}: choose a checkpoint of weights"
-        )
-    return cast(Mapping[str, Any], content)
-
-
-def _check_archive(path: Path) -> bool:
-    """Refuse archives that would unpack to far more than they are.
-
-    Returns: whether nothing in it is compressed, as torch writes it. Only then are its bytes the tensors' bytes.
-    """
-    try:
-        with zipfile.ZipFile(path) as archive:
-            entries = archive.infolist()
-    except (zipfile.BadZipFile, NotImplementedError, OSError) as error:
-        raise VAEFileError(f"{path}: expected a torch archive, found a damaged one: download it again") from error
-    unpacked = sum(entry.file_size for entry in entries)
-    if unpacked > _MAX_UNPACKED_RATIO * path.stat().st_size:
-        raise VAEFileError(
-            f"{path}: expected at most {_MAX_UNPACKED_RATIO} times its size when unpacked, found {unpacked} bytes: "
-            "this is no weight file, do not use it"
-        )
-    return all(entry.compress_type == zipfile.ZIP_STORED for entry in entries)
+    return f"expected safetensors, found something else ({first_line(error)}): download the file again"
 
 
 def _from_mapping(name: str, content: Mapping[str, Any], metadata: dict[str, str]) -> Weights:
     for _ in range(_MAX_WRAPPINGS):  # not until it ends: a pickle can hold itself
         content = content["state_dict"] if isinstance(content.get("state_dict"), Mapping) else content
-    tensors = {str(key): value for key, value in content.items() if isinstance(value, Tensor)}
+    named = [(str(key), value) for key, value in content.items() if isinstance(value, Tensor)]
+    tensors = dict(named)
     if not tensors:
         raise VAEFileError(f"{name}: expected named tensors, found none: choose a checkpoint of weights")
+    if len(tensors) < len(named):
+        raise VAEFileError(f"{name}: expected every name once, found two alike: choose a checkpoint of weights")
     # A pickle may also claim a huge tensor over a few stored bytes, every one of its numbers the same.
     odd = [key for key, t in tensors.items() if t.layout != torch.strided or t.nbytes > t.untyped_storage().nbytes()]
     if odd:
         raise VAEFileError(
-            f"{name}: expected dense tensors, found {odd[0]!r} sparse or expanded: choose a checkpoint of weights"
+            f"{name}: expected dense tensors, found '{on_one_line(odd[0])}' sparse or expanded: "
+            "choose a checkpoint of weights"
         )
+
+    def read(key: str) -> Tensor:
+        if tensors[key].is_meta:
+            raise VAEFileError(
+                f"{name}: expected numbers in all tensors, found none in {on_one_line(key)}: choose another checkpoint"
+            )
+        return tensors[key]
+
     shapes = {key: tuple(tensor.shape) for key, tensor in tensors.items()}
-    return Weights(name, shapes, {key: t.dtype for key, t in tensors.items()}, tensors.__getitem__, metadata)
+    return Weights(name, shapes, {key: t.dtype for key, t in tensors.items()}, read, metadata)
+
+
+def on_one_line(name: str, most: int = 80) -> str:
+    """A key, or another text of a file, as an error may show it, whatever characters are in it."""
+    shown = name if name.isprintable() else ascii(name)
+    return shown if len(shown) <= most else f"{shown[:most]}..."

@@ -1,0 +1,46 @@
+"""`exact-vae evaluate VAE [VAE2 ...] --images DIR`: what it prints and how it ends."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+
+
+def run_evaluate(options: argparse.Namespace) -> int:
+    """Compare the VAEs; 1 where pictures had to be left out."""
+    from tqdm import tqdm
+
+    from .contact_sheet import require_sheet_name, write_sheet
+    from .evaluate import evaluate
+
+    if options.sheet is not None:
+        require_sheet_name(options.sheet)
+    with tqdm(total=1.0, desc="evaluate", disable=options.quiet or options.json, bar_format=_BAR) as bar:
+
+        def progress(fraction: float) -> None:
+            bar.n = round(fraction, 4)
+            bar.refresh()
+
+        result = evaluate(
+            options.vaes,
+            options.images,
+            crop=options.crop,
+            dtype=options.dtype,
+            device=options.device,
+            keep_samples=options.sheet is not None,
+            progress=progress,
+        )
+    if options.sheet is not None:
+        write_sheet(result, options.sheet)
+    for name, reason in result.skipped.items():
+        print(f"exact-vae: {name} skipped: {reason}", file=sys.stderr)
+    if options.json:
+        sheet = None if options.sheet is None else str(options.sheet)
+        print(json.dumps({"command": "evaluate", "sheet": sheet, **result.as_dict()}))
+    elif not options.quiet:
+        print(result.table())
+    return 1 if result.skipped else 0
+
+
+_BAR = "{desc}: {percentage:3.0f}%|{bar}| [{elapsed} elapsed, {remaining} left]"

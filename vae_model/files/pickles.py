@@ -1,0 +1,103 @@
+"""Checkpoints in torch's pickle formats: looked through first, then read by torch's restricted unpickler.
+
+torch believes the sizes that a pickle declares: it sets memory aside for them in the format before 1.6, and in an
+archive that is mapped into memory it takes whatever bytes follow. So the sizes are compared with the file before.
+"""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+
+from ..errors import VAEFileError
+from .pickle_scan import FalseSize, ForeignObjects, scan
+
+_MAX_UNPACKED_RATIO = 20
+"""A weight archive that unpacks to more than this many times its size is no weight archive."""
+_REFUSALS = ("weights_only", "Unsupported", "GLOBAL")
+"""Words of torch's unpickler where it refuses to make an object."""
+_LEGACY_PICKLES = 4
+"""Before the numbers of a file older than torch 1.6: a magic number, the version, facts of the machine, the content."""
+
+
+def unpickle(path: Path, head: bytes) -> Mapping[str, Any]:
+    """The dictionary that a pickle of tensors holds; VAEFileError, one line, for anything else."""
+    try:
+        mappable = _scan_archive(path) if head.startswith(b"PK") else _scan_legacy(path)
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=mappable)
+    except (MemoryError, VAEFileError):
+        raise
+    except FalseSize as error:
+        raise VAEFileError(
+            f"{path}: expected as many numbers as it declares, found fewer ({error}): download it again"
+        ) from error
+    except Exception as error:  # the unpickler meets arbitrary bytes, so any exception type may come out of it
+        refused = isinstance(error, ForeignObjects) or any(word in str(error) for word in _REFUSALS)
+        found = "objects that are not weights; their code was not run" if refused else f"damage ({first_line(error)})"
+        raise VAEFileError(
+            f"{path}: expected a pickle of tensors, found {found}: get the .safetensors version or download it again"
+        ) from error
+    if not isinstance(content, Mapping):
+        raise VAEFileError(
+            f"{path}: expected a state dict, found {type(content).__name__}: choose a checkpoint of weights"
+        )
+    return cast(Mapping[str, Any], content)
+
+
+def first_line(error: Exception) -> str:
+    """The first line of an error's text, not long, and printable whatever bytes it quotes."""
+    text = (str(error).splitlines() or [""])[0][:160] or type(error).__name__
+    return text if text.isprintable() else ascii(text)
+
+
+def _scan_archive(path: Path) -> bool:
+    """Refuse archives that would unpack to far more than they are, or hold other than what they declare.
+
+    Returns: whether nothing in it is compressed, as torch writes it. Only then are its bytes the tensors' bytes.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            entries = archive.infolist()
+            unpacked = sum(entry.file_size for entry in entries)
+            if unpacked > _MAX_UNPACKED_RATIO * path.stat().st_size:
+                raise VAEFileError(
+                    f"{path}: expected at most {_MAX_UNPACKED_RATIO} times its size when unpacked, found {unpacked} "
+                    "bytes: this is no weight file, do not use it"
+                )
+            sizes = {entry.filename: entry.file_size for entry in entries}
+            pickles = [name for name in sizes if name.endswith("/data.pkl") or name == "data.pkl"]
+            if len(sizes) < len(entries) or len(pickles) != 1:
+                raise zipfile.BadZipFile
+            content = archive.read(pickles[0])
+    except VAEFileError:
+        raise
+    except Exception as error:  # as above: zipfile checks little before it computes with what it reads
+        raise VAEFileError(f"{path}: expected a torch archive, found a damaged one: download it again") from error
+    folder = pickles[0].removesuffix("data.pkl") + "data/"
+
+    def check(key: str, declared: int) -> None:
+        if not 0 <= declared <= sizes.get(folder + key, 0):
+            raise FalseSize(f"{declared} bytes, room for {sizes.get(folder + key, 0)}")
+
+    scan(io.BytesIO(content), len(content), check, 1)
+    return all(entry.compress_type == zipfile.ZIP_STORED for entry in entries)
+
+
+def _scan_legacy(path: Path) -> bool:
+    """Refuse files that declare more numbers than they hold. Such files are never mapped: False."""
+    available = path.stat().st_size
+    declared: dict[str, int] = {}
+
+    def check(key: str, size: int) -> None:
+        declared[key] = max(size, declared.get(key, 0))
+        if size < 0 or sum(declared.values()) > available:
+            raise FalseSize(f"{sum(declared.values())} bytes, room for {available}")
+
+    with path.open("rb") as file:
+        scan(file, available, check, _LEGACY_PICKLES)
+    return False
