@@ -19,9 +19,10 @@ from exact_vae.vae_model.autoencoder import build_kl
 from exact_vae.vae_model.config import KLConfig
 from exact_vae.vae_model.exact import streamed
 from exact_vae.vae_model.exact.context import Context
-from exact_vae.vae_model.exact.program import Program, build_program
+from exact_vae.vae_model.exact.program import build_program
 from exact_vae.vae_model.exact.run import run_program
 from exact_vae.vae_model.exact.spill import Spill
+from exact_vae.vae_model.exact.step import Program
 from torch import Tensor
 from torch.utils._python_dispatch import _disable_current_modes
 

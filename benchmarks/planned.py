@@ -13,10 +13,11 @@ from exact_vae.model_management.attention import attend
 from exact_vae.model_management.memory import get_free_memory
 from exact_vae.vae_model.errors import MemoryBudgetError
 from exact_vae.vae_model.exact.context import Context
-from exact_vae.vae_model.exact.program import Program, build_program
+from exact_vae.vae_model.exact.program import build_program
 from exact_vae.vae_model.exact.run import run_program
 from exact_vae.vae_model.exact.schedule import Schedule
 from exact_vae.vae_model.exact.spill import Spill
+from exact_vae.vae_model.exact.step import Program
 from torch import Tensor
 from torch.utils._python_dispatch import _disable_current_modes
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..vae_model.errors import InputError
 from ..vae_model.files.images import read_image
-from ..vae_model.training.learned_metrics import frechet_distance, load_inception, load_lpips
+from ..vae_model.training.learned_metrics import Metric, frechet_distance, load_inception, load_lpips
 from ..vae_model.training.metrics import LEAST_SIDE_MS, ms_ssim, psnr, round_to_8_bits, ssim
 from ..vae_model.training.photos import SUFFIXES, centre_crop
 from ..vae_model.vae import VAE
@@ -180,7 +180,7 @@ class _Judge:
     def add(self, image: str, x: Tensor, y: Tensor, scores: Scores) -> Tensor:
         """Measure one reconstruction; it comes back rounded to 8 bits."""
         x, y = round_to_8_bits(x), round_to_8_bits(y)
-        metrics = {"psnr": psnr, "ssim": ssim}
+        metrics: dict[str, Metric] = {"psnr": psnr, "ssim": ssim}
         if min(x.shape[2:]) >= LEAST_SIDE_MS:
             metrics["ms_ssim"] = ms_ssim
         if self.lpips is not None:

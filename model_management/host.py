@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ..vae_model.exact.context import own_weights
-from ..vae_model.exact.program import Program
+from ..vae_model.exact.step import Program
 from ..vae_model.host import Host
 from ..vae_model.report import Report
 from . import attention, loaded, memory, oom

@@ -14,10 +14,10 @@ import torch
 
 from ..vae_model.bytesize import format_bytes
 from ..vae_model.errors import MemoryBudgetError
-from ..vae_model.exact.program import Attend, Enlarge, Program, Residual, Size
 from ..vae_model.exact.schedule import LevelSchedule
 from ..vae_model.exact.share import WHOLE, Share
 from ..vae_model.exact.sizing import Need, Sizing, level_sizes, untiled_work
+from ..vae_model.exact.step import Attend, Enlarge, Program, Residual, Size
 from ..vae_model.exact.value import Value
 from .plan import LevelPlan, Plan
 

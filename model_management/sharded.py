@@ -15,12 +15,12 @@ from torch import Tensor
 from ..vae_model.checks import check_latents, check_timesteps
 from ..vae_model.errors import InputError, MemoryBudgetError
 from ..vae_model.exact.context import Context
-from ..vae_model.exact.program import Program
 from ..vae_model.exact.ranks import RankStopped
 from ..vae_model.exact.schedule import LevelSchedule
 from ..vae_model.exact.shard import DistributedRanks
 from ..vae_model.exact.share import Share
 from ..vae_model.exact.spec import UnsupportedModule
+from ..vae_model.exact.step import Program
 from ..vae_model.halves import Half, decoder_half
 from ..vae_model.report import Report, Watch
 from ..vae_model.run import Progress, Run

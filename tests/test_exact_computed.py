@@ -12,9 +12,9 @@ from exact_vae.vae_model.exact.computed import AddedRows, ConvolvedRows, Pointwi
 from exact_vae.vae_model.exact.context import Context
 from exact_vae.vae_model.exact.enlarged import EnlargedRows
 from exact_vae.vae_model.exact.plane import Plane
-from exact_vae.vae_model.exact.program import Size
 from exact_vae.vae_model.exact.rows import PlaneRows, Recipe, Rows
 from exact_vae.vae_model.exact.spec import Conv, read_conv
+from exact_vae.vae_model.exact.step import Size
 from torch import Tensor, nn
 from torch.nn import functional
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 from exact_vae.vae_model.exact.context import Context
 from exact_vae.vae_model.exact.plane import Plane
-from exact_vae.vae_model.exact.program import Size
 from exact_vae.vae_model.exact.spill import Parked, Spill
+from exact_vae.vae_model.exact.step import Size
 from torch import Tensor
 
 CPU = torch.device("cpu")

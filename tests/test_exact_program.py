@@ -5,15 +5,8 @@ from typing import Any
 import pytest
 import torch
 from exact_vae.vae_model.coder import Decoder, Encoder
-from exact_vae.vae_model.exact.program import (
-    Attend,
-    Program,
-    Residual,
-    Size,
-    TinyBlock,
-    build_program,
-    step_size,
-)
+from exact_vae.vae_model.exact.program import build_program
+from exact_vae.vae_model.exact.step import Attend, Program, Residual, Size, TinyBlock, step_size
 from exact_vae.vae_model.tiny import AutoencoderTiny
 from torch import nn
 

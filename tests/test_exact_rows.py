@@ -8,10 +8,10 @@ import torch
 from exact_vae.model_management.meter import LiveTensorMeter
 from exact_vae.vae_model.exact.context import Context
 from exact_vae.vae_model.exact.plane import Plane
-from exact_vae.vae_model.exact.program import Size
 from exact_vae.vae_model.exact.rows import InputRows, PlaneRows, Rows
 from exact_vae.vae_model.exact.shared import Shared
 from exact_vae.vae_model.exact.spill import Spill
+from exact_vae.vae_model.exact.step import Size
 from torch import Tensor
 
 CPU = torch.device("cpu")

@@ -16,7 +16,6 @@ from exact_vae.vae_model.errors import InputError
 from exact_vae.vae_model.exact.context import Context
 from exact_vae.vae_model.exact.moments import Moments
 from exact_vae.vae_model.exact.plane import Plane
-from exact_vae.vae_model.exact.program import Size
 from exact_vae.vae_model.exact.ranks import OwnTokens, Tokens, block_rows, copy_rows
 from exact_vae.vae_model.exact.rows import PlaneRows
 from exact_vae.vae_model.exact.run import run_program
@@ -24,6 +23,7 @@ from exact_vae.vae_model.exact.schedule import LevelSchedule
 from exact_vae.vae_model.exact.share import WHOLE, Piece, Place, Share
 from exact_vae.vae_model.exact.sizing import SMALL_TENSORS
 from exact_vae.vae_model.exact.spill import Spill
+from exact_vae.vae_model.exact.step import Size
 from exact_vae.vae_model.exact.traffic import KINDS, Traffic, describe
 from exact_vae.vae_model.exact.wire import (
     halo_rows,

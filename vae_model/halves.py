@@ -12,8 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .exact.program import Program, build_program, packed_last, unpacked_first
+from .exact.program import build_program, packed_last, unpacked_first
 from .exact.spec import Statistics, UnsupportedModule, describe, read_statistics, require_children, require_plain
+from .exact.step import Program
 from .exact.wan_program import wan_program
 from .tiny import AutoencoderTiny
 from .vq import VectorQuantizer

@@ -20,13 +20,14 @@ from exact_vae.vae_model.coder import Decoder, Encoder
 from exact_vae.vae_model.config import KLConfig, LevelsConfig, VideoConfig
 from exact_vae.vae_model.errors import InputError, MemoryBudgetError
 from exact_vae.vae_model.exact.context import Context
-from exact_vae.vae_model.exact.program import Program, build_program
+from exact_vae.vae_model.exact.program import build_program
 from exact_vae.vae_model.exact.ranks import RankStopped
 from exact_vae.vae_model.exact.run import run_program
 from exact_vae.vae_model.exact.schedule import LevelSchedule, Schedule, uniform
 from exact_vae.vae_model.exact.shard import DistributedRanks
 from exact_vae.vae_model.exact.share import Share
 from exact_vae.vae_model.exact.spill import Spill
+from exact_vae.vae_model.exact.step import Program
 from exact_vae.vae_model.halves import decoder_half
 from exact_vae.vae_model.save import to_layout
 from exact_vae.vae_model.tiny import AutoencoderTiny

@@ -12,11 +12,11 @@ from .context import Context
 from .moments import Moments
 from .passes import Check
 from .plane import Plane
-from .program import Attend
 from .ranks import Tokens, block_rows
 from .rows import PlaneRows
 from .spec import Conv
 from .spill import Parked
+from .step import Attend
 from .streamed import linear, streamed_attention, streaming_bytes
 from .windowed import Fill
 

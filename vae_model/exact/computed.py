@@ -9,9 +9,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from .context import Context
-from .program import Size
 from .rows import Cost, PlaneRows, Recipe, Rows
 from .spec import Conv
+from .step import Size
 from .windowed import Fill, Windowed
 from .winograd import Geometry, convolve_tiles, pays, plan_tiles, transform_bytes, transform_weight, window_rows
 

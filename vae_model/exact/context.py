@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from ..attention import pytorch_attention
-from .program import Size
 from .ranks import ALONE, Ranks
 from .share import WHOLE, Share
 from .spec import Conv, Norm, PixelNorm
 from .spill import Spill
+from .step import Size
 
 Attention = Callable[[Tensor, Tensor, Tensor], Tensor]
 """(q, k, v), q (B, n, C), k and v (B, N, C) -> (B, n, C)."""

@@ -9,9 +9,9 @@ from torch.nn import functional
 from .computed import conv_work, copy_in
 from .context import Context
 from .enlarge_nine import NINE_TAPS, enlarge_nine, plan_nine
-from .program import Size
 from .rows import Cost, Recipe
 from .spec import Conv
+from .step import Size
 from .windowed import Windowed
 from .winograd import pays, transform_bytes, transform_weight
 

@@ -13,9 +13,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from .context import Context
-from .program import Size
 from .rows import Cost, PlaneRows, Recipe, Rows
 from .spec import Statistics
+from .step import Size
 
 
 class _Repacked(Rows):

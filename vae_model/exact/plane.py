@@ -5,9 +5,9 @@ from __future__ import annotations
 from torch import Tensor
 
 from .context import Context
-from .program import Size
 from .ranks import Beyond
 from .spill import Parked
+from .step import Size
 
 
 class Plane:

@@ -16,8 +16,8 @@ from torch import Tensor
 
 from .context import Context
 from .plane import Plane
-from .program import Size
 from .spill import Parked
+from .step import Size
 
 Recipe = Callable[[int, int], "Rows"]
 """(top, bottom) -> a new source of those rows."""

@@ -9,8 +9,8 @@ from torch import Tensor
 from .attend import AttentionPass
 from .context import Context
 from .passes import Check, Emit, Pass
-from .program import Program
 from .schedule import Schedule
+from .step import Program
 from .walk import Walk
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from torch import Tensor
 
 from .context import Context
-from .program import Size
 from .rows import Cost, PlaneRows, Recipe, Rows
+from .step import Size
 
 
 class Shared:

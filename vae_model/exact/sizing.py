@@ -10,9 +10,9 @@ from .attend import AttentionPass
 from .computed import conv_work
 from .context import Context
 from .passes import Pass
-from .program import Attend, Convolve, Enlarge, Pack, Program, Residual, Size, Unpack, step_size
 from .schedule import LevelSchedule
 from .share import WHOLE, Share
+from .step import Attend, Convolve, Enlarge, Pack, Program, Residual, Size, Unpack, step_size
 from .temporal import time_work
 from .temporal_program import TimeConvolve, TimeResidual
 from .value import Value

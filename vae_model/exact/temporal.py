@@ -13,10 +13,10 @@ from .computed import AddedRows, copy_in
 from .context import Context
 from .moments import Moments
 from .passes import Sink
-from .program import Size
 from .rows import Cost, PlaneRows, Rows
 from .shared import Shared
 from .spec import Norm
+from .step import Size
 from .temporal_program import TimeConv, TimeConvolve, TimeResidual
 from .value import Value, norm_fill
 from .windowed import Fill

@@ -9,8 +9,8 @@ from typing import Any
 
 from torch import nn
 
-from .program import Convolve, Enlarge, Step, TinyBlock
 from .spec import Conv, UnsupportedModule, describe, read_conv, read_norm, require_children
+from .step import Convolve, Enlarge, Step, TinyBlock
 
 ACTIVATIONS: dict[type[nn.Module], str] = {nn.ReLU: "relu", nn.SiLU: "silu", nn.GELU: "gelu", nn.Mish: "mish"}
 

@@ -15,9 +15,9 @@ from .context import Context
 from .moments import Moments
 from .pixel_norm import PixelFill
 from .plane import Plane
-from .program import Size
 from .rows import PlaneRows, Rows
 from .spec import Norm, PixelNorm
+from .step import Size
 from .windowed import Fill
 
 

@@ -16,14 +16,15 @@ from .moments import Moments
 from .passes import Emit, Pass, Sink
 from .patches import PackedRows, UnpackedRows
 from .plane import Plane
-from .program import Attend, Convolve, Enlarge, Pack, Program, Residual, Size, Step, TinyBlock, Unpack, step_size
 from .rows import InputRows, Recipe, Rows, Source
 from .schedule import LevelSchedule, Schedule
 from .shared import Shared
 from .spec import Conv, Norm, PixelNorm
+from .step import Attend, Convolve, Enlarge, Pack, Program, Residual, Size, Step, TinyBlock, Unpack, step_size
 from .temporal import walk_time_convolve, walk_time_residual
 from .temporal_program import TimeConvolve, TimeResidual
-from .value import Value, fill_maker, norm_fill, stored
+from .tiny_walk import walk_tiny_block
+from .value import Value, fill_maker, stored
 from .windowed import Fill
 
 
@@ -79,7 +80,7 @@ class Walk:
             Convolve: self._convolve,
             Residual: self._residual,
             Enlarge: self._enlarge,
-            TinyBlock: self._tiny_block,
+            TinyBlock: partial(walk_tiny_block, self.context, self._perform),
             TimeResidual: partial(walk_time_residual, self.context, self._moments, self._perform),
             TimeConvolve: partial(walk_time_convolve, self.context),
             Unpack: self._unpack,
@@ -200,41 +201,6 @@ class Walk:
         self._perform(step.conv1.name, level, sinks, size)
         return stored(inner), stored(kept)
 
-    def _tiny_block(self, step: TinyBlock, value: Value, size: Size, level: int) -> Value:
-        context = self.context
-        source = value if step.pool is None else self._pooled(step, value, level)
-
-        def read(top: int, bottom: int, last: bool) -> Rows:
-            shared = Shared(context, value.size, source.last if last else source.again, lag=3)
-            recipe: Recipe = shared.reader
-            for number, conv in enumerate(step.convs):
-                recipe = partial(
-                    _plain_conv, context, conv, recipe, value.size, step.activation if number < 2 else None
-                )
-            main = recipe(top, bottom)
-            other = shared.reader(top, bottom)
-            return AddedRows(main, other if step.skip is None else PointwiseRows(context, step.skip, other), step.fuse)
-
-        return Value(size, read)
-
-    def _pooled(self, step: TinyBlock, value: Value, level: int) -> Value:
-        """x + pool(x): the norm in the middle of the pool is over the whole image."""
-        assert step.pool is not None
-        first, norm, activation, last_conv = step.pool
-        context, moments = self.context, Moments(norm.groups)
-        inner_size = value.size._replace(channels=first.out_channels)
-        sweep = Sink(PointwiseRows(context, first, value.again(0, value.size.height)), moments=moments)
-        self._perform(f"{first.name} (statistics)", level, [sweep], inner_size)
-        fill = partial(norm_fill, context, norm, moments, activation)
-
-        def read(top: int, bottom: int, last: bool) -> Rows:
-            shared = Shared(context, value.size, value.last if last else value.again, lag=0)
-            inner: Recipe = lambda t, b: PointwiseRows(context, first, shared.reader(t, b))  # noqa: E731
-            main = ConvolvedRows(context, last_conv, top, bottom, inner, inner_size, fill)
-            return AddedRows(main, shared.reader(top, bottom))
-
-        return Value(value.size, read)
-
     def _attend(self, step: Attend, value: Value, groups: int | None, level: int) -> Value:
         assert value.plane is not None  # a plane always stands before attention
         moments = None if groups is None else Moments(groups)
@@ -270,12 +236,6 @@ class Walk:
 
     def _perform(self, name: str, level: int, sinks: list[Sink], size: Size) -> None:
         self.perform(Pass(name, level, sinks, size.height, self.schedule[level].strip_rows))
-
-
-def _plain_conv(
-    context: Context, conv: Conv, source: Recipe, size: Size, after: str | None, top: int, bottom: int
-) -> Rows:
-    return ConvolvedRows(context, conv, top, bottom, source, size, None, after)
 
 
 def _normed(

@@ -11,8 +11,8 @@ from typing import Any
 
 from torch import nn
 
-from .program import Attend, Convolve, Enlarge, Program, Residual, Size, Step, step_size
 from .spec import Conv, PixelNorm, UnsupportedModule, describe, read_conv, require_children, require_plain
+from .step import Attend, Convolve, Enlarge, Program, Residual, Size, Step, step_size
 
 _BLOCK = ("RMS_norm", "SiLU", "CausalConv3d", "RMS_norm", "SiLU", "Dropout", "CausalConv3d")
 _HEAD = ("RMS_norm", "SiLU", "CausalConv3d")

@@ -8,9 +8,9 @@ from torch import Tensor
 
 from .border import fill_columns, fill_rows, padded_columns
 from .context import Context
-from .program import Size
 from .rows import Cost, PlaneRows, Recipe, Rows
 from .spec import Conv
+from .step import Size
 
 Fill = Callable[[Tensor, Tensor], None]
 """(target, x): write what stands before a convolution (norm, activation) into a piece of its window."""

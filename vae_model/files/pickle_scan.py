@@ -149,7 +149,7 @@ class _Scanner(_PythonUnpickler):
         self.check, self.foreign = check, False
 
     def find_class(self, module: str, name: str) -> type[_Inert]:
-        kind = _Inert
+        kind: type[_Inert] = _Inert
         self.foreign |= module.split(".")[0] not in _KNOWN_MODULES
         if name in _REBUILD:
             kind = _Rebuilt
@@ -157,11 +157,11 @@ class _Scanner(_PythonUnpickler):
             kind = _FromType
         elif name == "bytearray" or name.endswith(("Tensor", "Storage")):
             kind = _Maker
-        return type(name, (kind,), {})
+        return type(name, (kind,), {})  # pyright: ignore[reportReturnType]
 
     def persistent_load(self, pid: Any) -> _Storage:
         _, kind, key, _, number = pid[:5]
         self.check(str(key), int(number) * _ITEM_BYTES.get(kind.__name__, 1))
-        storage = _Storage()
+        storage: Any = _Storage()
         storage.number = int(number)
         return storage

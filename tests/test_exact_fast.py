@@ -1,0 +1,74 @@
+"""Whole programs with fast convolutions: equal to the module within the tolerance of float32, for every schedule."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+from exact_vae.tests.exact_families import (
+    FAMILIES,
+    MODES,
+    SCHEDULES,
+    assert_exact,
+    decoder,
+    encoder,
+    hard_input,
+    pixels,
+    run,
+)
+from exact_vae.vae_model.exact import winograd
+from exact_vae.vae_model.exact.schedule import uniform
+
+
+@pytest.fixture(autouse=True)
+def _inference(one_thread: None) -> Iterator[None]:
+    with torch.inference_mode():
+        yield
+
+
+@pytest.fixture
+def everywhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small layers are fast ones, too."""
+    monkeypatch.setattr(winograd, "LEAST_CHANNELS", 1)
+    monkeypatch.setattr(winograd, "LEAST_WIDTH", 1)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_every_family(name: str, everywhere: None) -> None:
+    family = FAMILIES[name]().to(torch.float32)
+    program, scale = family.program, pixels(name)
+    for batch, height, width in ((1, scale, 9 * scale), (2, 5 * scale + scale // 2, 3 * scale)):
+        x = hard_input(program, batch, height, width).to(torch.float32)
+        expected = family.run(x)
+        for options in SCHEDULES.values():
+            for strip_rows in (1, 4, 6):
+                plan = uniform(program.level_count, strip_rows, fast_convolution=True, **options)
+                assert_exact(run(program, plan, x), expected)
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("name", ["decoder", "encoder"])
+def test_every_border(name: str, mode: str, everywhere: None) -> None:
+    family = FAMILIES[name]().pad(mode).to(torch.float32)
+    program, scale = family.program, pixels(name)
+    x = hard_input(program, 1, 3 * scale, 4 * scale + scale - 1).to(torch.float32)
+    expected = family.run(x)
+    for options in SCHEDULES.values():
+        for strip_rows in (3, 4):
+            plan = uniform(program.level_count, strip_rows, fast_convolution=True, **options)
+            assert_exact(run(program, plan, x), expected)
+
+
+@pytest.mark.parametrize("name", ["decoder", "encoder"])
+def test_wide_models_as_they_are(name: str) -> None:
+    """Channels and columns enough for the method to be chosen by itself; 16 times the values, so errors would show."""
+    make = decoder if name == "decoder" else encoder
+    family = make(ch=96, ch_mult=(1, 2), num_groups=32).to(torch.float32)
+    program = family.program
+    x = hard_input(program, 1, 12 * (2 if name == "encoder" else 1), 40 * (2 if name == "encoder" else 1)).float()
+    expected = family.run(x.double().float())
+    results = [run(program, uniform(2, 8, fast_convolution=fast), x) for fast in (True, False)]
+    for result in results:
+        assert_exact(result, expected)
+    assert not torch.equal(*results), "fast convolutions were not used"
