@@ -95,6 +95,7 @@ def photograph(ui: Ui) -> Image.Image:
     width, height = (max(box[axis] + box[axis + 2] for box in boxes) + MARGIN for axis in (0, 1))
     width, height = width - left, height - top
     ui.page.set_viewport_size({"width": int(width), "height": int(height)})
+    ui.js("() => window.app.ui.settings.setSettingValue('Comfy.Minimap.Visible', false)")
     # Whatever lies over the canvas, but what belongs to nodes.
     ui.js("() => window.app.extensionManager.command.execute('Workspace.ToggleFocusMode')")
     ui.page.wait_for_timeout(1500)
