@@ -1,4 +1,4 @@
-"""The command line: `exact-vae encode | decode | convert | plan | info`, also `python -m exact_vae`.
+"""The command line: `exact-vae encode | decode | convert | plan | info | train`, also `python -m exact_vae`.
 
 Exit codes: 0 done, 1 some inputs failed, 2 nothing was done (wrong usage, no such VAE, output not writable).
 """
@@ -54,6 +54,11 @@ def make_parser() -> argparse.ArgumentParser:
     )
     convert.add_argument("--layout", required=True, help="ldm, diffusers, or another that the family has")
     convert.add_argument("--dtype", default=None, help="float32, bfloat16 or float16; default: as in the input")
+    train = commands.add_parser("train", help="train an autoencoder as a configuration says")
+    train.add_argument("config", metavar="CONFIG", help="a YAML file, or the name of one that comes with the project")
+    train.add_argument("overrides", nargs="*", metavar="key=value", help="such as trainer.batches=100")
+    train.add_argument("--resume", action="store_true", help="go on from the last checkpoint of output.folder")
+    train.add_argument("--quiet", action="store_true", help="no progress bar, nothing but errors")
     info = commands.add_parser("info", parents=[common], help="what a VAE file is, read from its header")
     info.add_argument("inputs", nargs="+", metavar="VAE_FILE", help="a VAE file, or its two halves")
     return parser
@@ -69,6 +74,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return _plan(options)
         if options.command == "convert":
             return _convert(options)
+        if options.command == "train":
+            return _train(options)
         return _run(options)
     except KeyboardInterrupt:
         print("exact-vae: interrupted; files that were finished are whole", file=sys.stderr)
@@ -178,6 +185,16 @@ def _convert(options: argparse.Namespace) -> int:
         ends = "".join(f"; {note}" for note in notes)
         print(f"{' + '.join(options.inputs)} -> {', '.join(map(str, written))} ({options.layout}{ends})")
     return 0
+
+
+def _train(options: argparse.Namespace) -> int:
+    """Train; 1 when it was stopped before its end."""
+    from .vae_model.training.command import train
+
+    lines = train(options.config, options.overrides, resume=options.resume, quiet=options.quiet)
+    if not options.quiet:
+        print("\n".join(lines))
+    return int(len(lines) > 1)
 
 
 def _info(options: argparse.Namespace) -> int:

@@ -1,0 +1,237 @@
+"""One training from its configuration: everything is checked first, then Lightning runs it."""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import platform
+import warnings
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning import LightningDataModule, Trainer
+from lightning.pytorch.callbacks import TQDMProgressBar
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from ..files.atomic import require_writable
+from .checkpoint import LAST, AtomicCheckpointIO, Checkpoints
+from .config import ConfigError, DataSection, TrainConfig, one_of, require
+from .crops import BatchItems, CentreCrops, RandomCrops, Timetable
+from .kl_module import AutoEncoderKL
+from .losses import call_checked
+from .photo_set import PhotoSet, find_pictures
+from .record import Pictures, Record
+from .trained import Trained
+
+logger = logging.getLogger(__name__)
+
+MODELS: dict[str, Any] = {"AutoEncoderKL": AutoEncoderKL, "AutoencoderKL": AutoEncoderKL}
+"""What `model.target` may name, by its last part."""
+
+
+class Photographs(LightningDataModule):
+    """Random crops for training and centre crops for judging."""
+
+    def __init__(self, section: DataSection, train: PhotoSet, val: PhotoSet | None, multiple: int, seed: int) -> None:
+        super().__init__()
+        self.section, self.train, self.val = section, train, val
+        self.multiple, self.seed = multiple, seed
+
+    def train_dataloader(self) -> ResumableLoader:
+        """From the batch on that comes next."""
+        trainer: Any = self.trainer
+        module: Any = trainer.lightning_module
+        timetable = Timetable(stages_of(self.section), module.total_batches, trainer.world_size)
+        items = BatchItems(timetable, len(self.train), self.seed, module.batches_done, trainer.global_rank)
+        crops = RandomCrops(self.train, self.seed, self.section.scales, self.section.flip)
+        return ResumableLoader(
+            crops,
+            batch_sampler=items,
+            num_workers=self.section.workers,
+            persistent_workers=self.section.workers > 0,
+            worker_init_fn=_leave_signals_to_the_parent,
+        )
+
+    def val_dataloader(self) -> DataLoader[Tensor] | list[Any]:
+        """One picture at a time: their sizes differ."""
+        if self.val is None:
+            return []
+        crops = CentreCrops(self.val, self.section.val_crop, self.multiple, self.section.val_limit)
+        return DataLoader(crops, batch_size=1)
+
+
+class ResumableLoader(DataLoader[dict[str, Tensor]]):
+    """Says to Lightning that it starts where it should; the batch number is in the module."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Nothing beyond the batch number."""
+        return {}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Nothing to do."""
+
+
+def _leave_signals_to_the_parent(worker: int) -> None:
+    """Ctrl-C reaches every process of a terminal; the readers go on until the training is saved."""
+    import signal
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def stages_of(section: DataSection) -> tuple[tuple[float, int, int], ...]:
+    """The stages of crop and batch sizes, also where there is one only."""
+    return section.stages or ((0.0, section.crop, section.batch_size),)
+
+
+@dataclass
+class Prepared:
+    """A training that is ready to run."""
+
+    trainer: Trainer
+    module: Trained
+    data: Photographs
+    checkpoint: Path | None
+
+
+def prepare(config: TrainConfig, *, resume: bool = False, progress: bool = True) -> Prepared:
+    """Check a configuration against the world and put the training together; nothing is trained or written.
+
+    Raises: ConfigError (or another one-line ValueError) for missing folders, a monitor that nothing logs, a checkpoint
+            that does not fit, and whatever else would end the training later.
+    """
+    name = config.model.target.rsplit(".", 1)[-1]
+    require(one_of("model.target", name, MODELS))
+    train_paths = find_pictures(config.data.train, "data.train")
+    val_paths = find_pictures(config.data.val, "data.val") if config.data.val else []
+    folder = Path(config.output.folder)
+    checkpoint = _checkpoint(folder, resume)
+    require_writable(folder / LAST)
+    torch.manual_seed(config.trainer.seed)
+    module: Trained = call_checked(MODELS[name], config.model.params, "model.params")
+    _check_monitor(module, bool(val_paths))
+    cache_bytes = config.data.cache_gib * 2**30
+    train = PhotoSet(train_paths, cache_bytes)
+    val = PhotoSet(val_paths, cache_bytes / 4) if val_paths else None
+    if len(train) == 0 or (val is not None and len(val) == 0):
+        raise ConfigError("data: expected pictures, got only files that cannot be read: name other folders")
+    _configure(module, config, len(train))
+    factor = module.factor()
+    wrong = [size for _, size, _ in stages_of(config.data) if size % factor]
+    if wrong:
+        raise ConfigError(f"data.crop: expected multiples of {factor} pixels, got {wrong[0]}: change it")
+    data = Photographs(config.data, train, val, max(32, factor), config.trainer.seed)
+    return Prepared(_trainer(config, module, folder, progress), module, data, checkpoint)
+
+
+def run(prepared: Prepared) -> None:
+    """Train to the end, or until the user or the clock stops it."""
+    with warnings.catch_warnings():
+        # Both advise many worker processes; pictures that are kept decoded need none.
+        warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+        warnings.filterwarnings("ignore", message=".*Consider increasing the value of the `num_workers`.*")
+        prepared.trainer.fit(
+            prepared.module, datamodule=prepared.data, ckpt_path=prepared.checkpoint, weights_only=True
+        )
+
+
+def _checkpoint(folder: Path, resume: bool) -> Path | None:
+    path = folder / LAST
+    if resume and not path.is_file():
+        raise ConfigError(f"--resume: expected {path}, found none: train without --resume, or name output.folder")
+    if not resume and path.is_file():
+        raise ConfigError(
+            f"output.folder: expected one without a training, got {folder}: go on with --resume, or name another"
+        )
+    return path if resume else None
+
+
+def _check_monitor(module: Trained, judged: bool) -> None:
+    if module.monitor is None:
+        return
+    if not judged:
+        raise ConfigError(f"monitor: expected data.val to judge {module.monitor} on, got none: add it")
+    require(one_of("monitor", module.monitor, tuple(module.logged_keys())))
+
+
+def _configure(module: Trained, config: TrainConfig, photos: int) -> None:
+    """Tell the module how long, how fast and how."""
+    wanted, per_batch = config.trainer, stages_of(config.data)[0][2] * processes(config)
+    batches = wanted.batches or -(-photos * (wanted.epochs or 0) // per_batch)
+    if not batches:
+        raise ConfigError("trainer: expected batches or epochs, got neither: say how long to train")
+    module.total_batches = -(-batches // wanted.accumulate) * wanted.accumulate
+    module.accumulate, module.clip, module.seed = wanted.accumulate, wanted.clip, wanted.seed
+    module.settings = config.optimizer
+    if config.model.base_learning_rate is not None:
+        rate = config.model.base_learning_rate * per_batch * wanted.accumulate
+        module.settings = replace(config.optimizer, lr=rate)
+    if wanted.channels_last:
+        module.model.to(memory_format=torch.channels_last)
+
+
+def processes(config: TrainConfig) -> int:
+    """How many processes share a training; "auto" devices count as one here."""
+    devices = config.trainer.devices
+    return (devices if isinstance(devices, int) and devices > 0 else 1) * config.trainer.num_nodes
+
+
+def _trainer(config: TrainConfig, module: Trained, folder: Path, progress: bool) -> Trainer:
+    wanted = config.trainer
+    settings = asdict(config)
+    settings["data"] = {k: v for k, v in settings["data"].items() if k not in ("train", "val")}
+    settings.pop("output")
+    callbacks: list[Any] = [
+        Record(folder / "training.json", settings),
+        Checkpoints(folder, config.output.weights, config.output.dtype, wanted.check_every, wanted.max_minutes),
+    ]
+    if config.output.grids:
+        callbacks.append(Pictures(folder / "images", config.output.grids))
+    if progress:
+        callbacks.append(TQDMProgressBar(refresh_rate=min(wanted.log_every, 10)))
+    loggers: list[Any] = [CSVLogger(folder, name="", version="log")]
+    if importlib.util.find_spec("tensorboard") is not None:
+        loggers.append(TensorBoardLogger(folder, name="", version="log"))
+    return Trainer(
+        accelerator=wanted.accelerator,
+        devices=wanted.devices,
+        num_nodes=wanted.num_nodes,
+        strategy=_strategy(config, module),
+        precision=_precision(wanted.precision, wanted.accelerator),  # pyright: ignore[reportArgumentType]
+        max_epochs=1,
+        val_check_interval=wanted.check_every,
+        check_val_every_n_epoch=None,
+        num_sanity_val_steps=0,
+        log_every_n_steps=wanted.log_every,
+        logger=loggers,
+        callbacks=callbacks,
+        plugins=[AtomicCheckpointIO()],
+        enable_checkpointing=False,
+        enable_progress_bar=progress,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+        deterministic="warn" if torch.cuda.is_available() else True,
+        default_root_dir=folder,
+    )
+
+
+def _strategy(config: TrainConfig, module: Trained) -> str:
+    wanted = config.trainer.strategy
+    if wanted == "auto" and processes(config) > 1:
+        wanted = "ddp"
+    return "ddp_find_unused_parameters_true" if wanted == "ddp" and module.loss.discriminator is not None else wanted
+
+
+def _precision(wanted: str, accelerator: str) -> str:
+    """What `auto` means here."""
+    if wanted != "auto":
+        return wanted
+    if torch.cuda.is_available() and accelerator != "cpu":
+        return "bf16-mixed" if torch.cuda.is_bf16_supported() else "32-true"
+    native = platform.machine() in ("x86_64", "AMD64") and (
+        torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    )
+    return "bf16-mixed" if native else "32-true"
