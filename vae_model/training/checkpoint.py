@@ -82,6 +82,8 @@ class Checkpoints(Callback):
             wants = trainer.strategy.reduce_boolean_decision(wants, all=False)
         if complete and wants:
             trainer.should_stop = True
+            if not late:
+                trainer.limit_val_batches = 0  # who interrupts does not want to wait for a check
         if (complete and wants) or done % self.every == 0 or done == pl_module.total_batches:
             self.save(trainer, pl_module)
 
@@ -99,14 +101,14 @@ class Checkpoints(Callback):
 
     def save(self, trainer: Trainer, pl_module: Trained) -> None:
         """Write the full checkpoint and the weights."""
-        trainer.save_checkpoint(self.folder / LAST)
+        trainer.save_checkpoint(self.folder / LAST, weights_only=False)
         self.export(trainer, pl_module, self.weights)
 
     def export(self, trainer: Trainer, pl_module: Trained, name: str) -> None:
         """Write the weights, the averaged ones where there are any, for every loader."""
-        with pl_module.averaged():
+        with pl_module.finished() as model:
             if trainer.is_global_zero:
-                save(pl_module.model, self.folder / name, dtype=self.dtype)
+                save(model, self.folder / name, dtype=self.dtype)
         trainer.strategy.barrier()
 
     def state_dict(self) -> dict[str, Any]:

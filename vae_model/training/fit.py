@@ -14,6 +14,7 @@ import torch
 from lightning import LightningDataModule, Trainer
 from lightning.pytorch.callbacks import TQDMProgressBar
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy
 from torch import Tensor
 from torch.utils.data import DataLoader
 
@@ -113,6 +114,7 @@ def prepare(config: TrainConfig, *, resume: bool = False, progress: bool = True)
     torch.manual_seed(config.trainer.seed)
     module: Trained = call_checked(MODELS[name], config.model.params, "model.params")
     _check_monitor(module, bool(val_paths))
+    _check_strategy(config, module)
     cache_bytes = config.data.cache_gib * 2**30
     train = PhotoSet(train_paths, cache_bytes)
     val = PhotoSet(val_paths, cache_bytes / 4) if val_paths else None
@@ -133,6 +135,9 @@ def run(prepared: Prepared) -> None:
         # Both advise many worker processes; pictures that are kept decoded need none.
         warnings.filterwarnings("ignore", message=".*does not have many workers.*")
         warnings.filterwarnings("ignore", message=".*Consider increasing the value of the `num_workers`.*")
+        # Its own use of what torch has deprecated, and a loader that counts its batches itself.
+        warnings.filterwarnings("ignore", category=FutureWarning, module="lightning.*")
+        warnings.filterwarnings("ignore", message=".*smaller than the logging interval.*")
         prepared.trainer.fit(
             prepared.module, datamodule=prepared.data, ckpt_path=prepared.checkpoint, weights_only=True
         )
@@ -169,7 +174,7 @@ def _configure(module: Trained, config: TrainConfig, photos: int) -> None:
     if config.model.base_learning_rate is not None:
         rate = config.model.base_learning_rate * per_batch * wanted.accumulate
         module.settings = replace(config.optimizer, lr=rate)
-    if wanted.channels_last:
+    if wanted.channels_last and wanted.strategy != "fsdp":  # which spreads ordinary tensors only
         module.model.to(memory_format=torch.channels_last)
 
 
@@ -218,11 +223,30 @@ def _trainer(config: TrainConfig, module: Trained, folder: Path, progress: bool)
     )
 
 
-def _strategy(config: TrainConfig, module: Trained) -> str:
-    wanted = config.trainer.strategy
-    if wanted == "auto" and processes(config) > 1:
-        wanted = "ddp"
-    return "ddp_find_unused_parameters_true" if wanted == "ddp" and module.loss.discriminator is not None else wanted
+def _strategy(config: TrainConfig, module: Trained) -> Any:
+    """Lightning's: plain, DDP, or FSDP (version 2, which also runs on CPUs)."""
+    wanted, count = config.trainer.strategy, processes(config)
+    if wanted == "fsdp":
+        return ModelParallelStrategy(
+            data_parallel_size=count, tensor_parallel_size=1, save_distributed_checkpoint=False
+        )
+    if wanted == "auto" and count == 1:
+        return "auto"
+    return DDPStrategy(find_unused_parameters=module.loss.discriminator is not None, broadcast_buffers=False)
+
+
+def _check_strategy(config: TrainConfig, module: Trained) -> None:
+    """What spread weights cannot do."""
+    learned: Any = getattr(module.loss, "get_trainable_autoencoder_parameters", tuple)
+    if config.trainer.strategy != "fsdp":
+        return
+    if module.loss.discriminator is not None or list(learned()):
+        raise ConfigError(
+            "trainer.strategy: expected ddp for a loss with parameters of its own (discriminator, learned logvar), "
+            "got fsdp: change one of them"
+        )
+    if not isinstance(config.trainer.devices, int) or config.trainer.devices < 1:
+        raise ConfigError(f"trainer.devices: expected a number with fsdp, got {config.trainer.devices!r}: say how many")
 
 
 def _precision(wanted: str, accelerator: str) -> str:

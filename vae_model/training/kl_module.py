@@ -166,7 +166,7 @@ class AutoEncoderKL(Trained):
         names = ["rec_loss", "kl_loss", "total_loss"]
         if not isinstance(self.loss, DefaultLoss):
             names += ["nll_loss", "logvar"] + (["g_loss", "d_weight"] if self.loss.discriminator is not None else [])
-        return [*super().logged_keys(), *(f"val/{name}" for name in names)]
+        return [*super().logged_keys(), "val/latent_std", *(f"val/{name}" for name in names)]
 
 
 def _load(path: str) -> LoadedModel:

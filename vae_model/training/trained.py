@@ -19,8 +19,9 @@ from ..errors import InputError
 from ..instantiate import instantiate_optimizer
 from .config import OptimizerSection
 from .crops import generator_of
-from .photos import psnr
+from .metrics import LEAST_SIDE, psnr, ssim
 from .schedule import rate_share
+from .sharded import filled, shard_parts, whole_tensors, without_weights
 
 _RANGE_SLACK = 1e-3
 """How far beyond -1..1 an image may lie: more than rounding, less than any other scaling."""
@@ -39,11 +40,14 @@ class Trained(LightningModule):
         super().__init__()
         self.automatic_optimization = False
         self.model, self.loss, self.monitor = model, loss, monitor
-        self.model_ema = None if ema_decay is None else LitEma(model, ema_decay)
+        self.ema_decay, self.model_ema = ema_decay, None
         self.settings = OptimizerSection()
         self.total_batches, self.accumulate, self.seed = 1, 1, 0
         self.clip: float | None = None
         self.batches_done = 0
+        self._spread = False
+        self._twin: list[nn.Module] = []
+        """A copy without weights of a model whose weights are spread; in a list, so that it is no part of this."""
 
     # What differs between trainings.
 
@@ -65,9 +69,17 @@ class Trained(LightningModule):
 
     def logged_keys(self) -> list[str]:
         """Names under which values of the validation are logged, for `monitor`."""
-        return ["val/psnr", "val/latent_std"]
+        return ["val/psnr", "val/ssim"]
 
     # Lightning's hooks.
+
+    def configure_model(self) -> None:
+        """Spread the weights, where the strategy asks for it, and start the moving average."""
+        if self.device_mesh is not None and not self._spread:
+            self._spread, self._twin = True, [without_weights(self.model)]
+            shard_parts(self.model, self.device_mesh["data_parallel"])
+        if self.ema_decay is not None and self.model_ema is None:
+            self.model_ema = LitEma(self.model, self.ema_decay)
 
     def training_step(self, batch: Tensor | Mapping[str, Tensor], batch_idx: int) -> Tensor:
         """One batch: the autoencoder's step, then the discriminator's."""
@@ -99,19 +111,24 @@ class Trained(LightningModule):
         """Losses and PSNR of one batch; returns inputs and reconstructions for the pictures."""
         x, _ = self.get_input(batch)
         y, log = self.validation_losses(x)
-        log["val/psnr"] = torch.tensor([psnr(a[None].float(), b[None].float()) for a, b in zip(x, y, strict=True)]).mean()
-        shown = {"val/psnr": log.pop("val/psnr")}
+        shown = {"val/psnr": psnr(x, y).mean().float()}
+        if min(x.shape[-2:]) >= LEAST_SIDE:
+            log["val/ssim"] = ssim(x, y).mean().float()
         together = self._processes() > 1
         self.log_dict(shown, prog_bar=True, sync_dist=together, batch_size=len(x))
         self.log_dict(log, sync_dist=together, batch_size=len(x))
         return {"inputs": x, "reconstructions": y}
 
     @contextmanager
-    def averaged(self) -> Iterator[None]:
-        """Within it `model` has the averaged weights, where there are any."""
+    def finished(self) -> Iterator[nn.Module]:
+        """The model to write out: with the averaged weights where there are any, in one piece. For all processes."""
         self.on_validation_epoch_start()
         try:
-            yield
+            if not self._spread:
+                yield self.model
+                return
+            with filled(self._twin[0], whole_tensors(self.model)) as whole:
+                yield whole
         finally:
             self.on_validation_epoch_end()
 
