@@ -12,7 +12,7 @@ _NEEDED = {"lightning": "lightning", "yaml": "PyYAML"}
 
 
 def train(name: str, overrides: Sequence[str] = (), *, resume: bool = False, quiet: bool = False) -> list[str]:
-    """Train as a configuration says; returns lines to print. ConfigError, in one line, for all that is wrong with it."""
+    """Train as a configuration says; returns lines to print. ConfigError, in one line, for all that is wrong."""
     missing = [package for module, package in _NEEDED.items() if importlib.util.find_spec(module) is None]
     if missing:
         raise ConfigError(

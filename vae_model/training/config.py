@@ -138,7 +138,8 @@ class TrainerSection:
     def __post_init__(self) -> None:
         problems = one_of("trainer.precision", self.precision, PRECISIONS)
         problems += one_of("trainer.strategy", self.strategy, STRATEGIES)
-        least = {"batches": 1, "epochs": 1, "check_every": 1, "accumulate": 1, "num_nodes": 1, "log_every": 1, "seed": 0}
+        counts = ("batches", "epochs", "check_every", "accumulate", "num_nodes", "log_every")
+        least = dict.fromkeys(counts, 1.0) | {"seed": 0.0, "max_minutes": 0.0}
         problems += at_least(self, "trainer", least)
         if self.batches is not None and self.epochs is not None:
             problems.append("trainer: expected one of batches and epochs, got both: remove one")

@@ -103,9 +103,7 @@ def _draw(limit: int, generator: torch.Generator) -> int:
     return int(torch.randint(0, limit, (1,), generator=generator))
 
 
-def random_crop(
-    photo: Tensor, size: int, scales: Sequence[float], flip: bool, generator: torch.Generator
-) -> Tensor:
+def random_crop(photo: Tensor, size: int, scales: Sequence[float], flip: bool, generator: torch.Generator) -> Tensor:
     """A random square of a (3, H, W) uint8 picture as (3, size, size) in -1..1, shrunk or enlarged where necessary."""
     shorter = min(photo.shape[1:])
     side = min(round(size * scales[_draw(len(scales), generator)]), shorter)
@@ -128,8 +126,11 @@ class CentreCrops(Dataset[Tensor]):
 
     def __getitem__(self, index: int) -> Tensor:
         photo = self.photos[index]
-        if photo is None:  # a grey square in its place: the number of judged pictures stays what it was
-            return torch.zeros(3, self.multiple, self.multiple)
+        while photo is None:  # the next readable one, so that as many are judged as before
+            if self.photos.readable == 0:
+                raise ValueError("data.val: expected pictures, got only files that cannot be read: name others")
+            index = (index + 1) % len(self.photos)
+            photo = self.photos[index]
         return middle(photo, self.size, self.multiple)
 
 

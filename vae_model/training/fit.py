@@ -11,81 +11,28 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning import LightningDataModule, Trainer
+from lightning import Trainer
 from lightning.pytorch.callbacks import TQDMProgressBar
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy
-from torch import Tensor
-from torch.utils.data import DataLoader
 
 from ..files.atomic import require_writable
 from .checkpoint import LAST, AtomicCheckpointIO, Checkpoints
-from .config import ConfigError, DataSection, TrainConfig, one_of, require
-from .crops import BatchItems, CentreCrops, RandomCrops, Timetable
+from .config import ConfigError, TrainConfig, one_of, require
+from .distill import TinyDistillation
 from .kl_module import AutoEncoderKL
+from .loaders import Photographs, stages_of
 from .losses import call_checked
 from .photo_set import PhotoSet, find_pictures
 from .record import Pictures, Record
 from .trained import Trained
 
-logger = logging.getLogger(__name__)
-
-MODELS: dict[str, Any] = {"AutoEncoderKL": AutoEncoderKL, "AutoencoderKL": AutoEncoderKL}
+MODELS: dict[str, Any] = {
+    "AutoEncoderKL": AutoEncoderKL,
+    "AutoencoderKL": AutoEncoderKL,
+    "TinyDistillation": TinyDistillation,
+}
 """What `model.target` may name, by its last part."""
-
-
-class Photographs(LightningDataModule):
-    """Random crops for training and centre crops for judging."""
-
-    def __init__(self, section: DataSection, train: PhotoSet, val: PhotoSet | None, multiple: int, seed: int) -> None:
-        super().__init__()
-        self.section, self.train, self.val = section, train, val
-        self.multiple, self.seed = multiple, seed
-
-    def train_dataloader(self) -> ResumableLoader:
-        """From the batch on that comes next."""
-        trainer: Any = self.trainer
-        module: Any = trainer.lightning_module
-        timetable = Timetable(stages_of(self.section), module.total_batches, trainer.world_size)
-        items = BatchItems(timetable, len(self.train), self.seed, module.batches_done, trainer.global_rank)
-        crops = RandomCrops(self.train, self.seed, self.section.scales, self.section.flip)
-        return ResumableLoader(
-            crops,
-            batch_sampler=items,
-            num_workers=self.section.workers,
-            persistent_workers=self.section.workers > 0,
-            worker_init_fn=_leave_signals_to_the_parent,
-        )
-
-    def val_dataloader(self) -> DataLoader[Tensor] | list[Any]:
-        """One picture at a time: their sizes differ."""
-        if self.val is None:
-            return []
-        crops = CentreCrops(self.val, self.section.val_crop, self.multiple, self.section.val_limit)
-        return DataLoader(crops, batch_size=1)
-
-
-class ResumableLoader(DataLoader[dict[str, Tensor]]):
-    """Says to Lightning that it starts where it should; the batch number is in the module."""
-
-    def state_dict(self) -> dict[str, Any]:
-        """Nothing beyond the batch number."""
-        return {}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Nothing to do."""
-
-
-def _leave_signals_to_the_parent(worker: int) -> None:
-    """Ctrl-C reaches every process of a terminal; the readers go on until the training is saved."""
-    import signal
-
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-
-def stages_of(section: DataSection) -> tuple[tuple[float, int, int], ...]:
-    """The stages of crop and batch sizes, also where there is one only."""
-    return section.stages or ((0.0, section.crop, section.batch_size),)
 
 
 @dataclass
@@ -104,6 +51,8 @@ def prepare(config: TrainConfig, *, resume: bool = False, progress: bool = True)
     Raises: ConfigError (or another one-line ValueError) for missing folders, a monitor that nothing logs, a checkpoint
             that does not fit, and whatever else would end the training later.
     """
+    for source in ("lightning.pytorch", "lightning.fabric"):  # they say at length which accelerators there are not
+        logging.getLogger(source).setLevel(logging.WARNING)
     name = config.model.target.rsplit(".", 1)[-1]
     require(one_of("model.target", name, MODELS))
     train_paths = find_pictures(config.data.train, "data.train")
@@ -197,9 +146,9 @@ def _trainer(config: TrainConfig, module: Trained, folder: Path, progress: bool)
         callbacks.append(Pictures(folder / "images", config.output.grids))
     if progress:
         callbacks.append(TQDMProgressBar(refresh_rate=min(wanted.log_every, 10)))
-    loggers: list[Any] = [CSVLogger(folder, name="", version="log")]
+    loggers: list[Any] = [CSVLogger(folder, name="log")]
     if importlib.util.find_spec("tensorboard") is not None:
-        loggers.append(TensorBoardLogger(folder, name="", version="log"))
+        loggers.append(TensorBoardLogger(folder, name="log"))
     return Trainer(
         accelerator=wanted.accelerator,
         devices=wanted.devices,
@@ -210,6 +159,7 @@ def _trainer(config: TrainConfig, module: Trained, folder: Path, progress: bool)
         val_check_interval=wanted.check_every,
         check_val_every_n_epoch=None,
         num_sanity_val_steps=0,
+        limit_val_batches=1.0 if config.data.val else 0,
         log_every_n_steps=wanted.log_every,
         logger=loggers,
         callbacks=callbacks,

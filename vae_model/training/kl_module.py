@@ -58,9 +58,7 @@ class AutoEncoderKL(Trained):
         train: Sequence[str] = PARTS,
         gradient_checkpointing: bool = False,
     ) -> None:
-        require(one_of("model.start", start, STARTS) + [p for part in train for p in one_of("model.train", part, PARTS)])
-        if not train:
-            raise ConfigError("model.train: expected encoder, decoder or both, got nothing: name one")
+        require(one_of("model.start", start, STARTS) + check_parts(train))
         loaded = None if ckpt_path is None else _load(ckpt_path)
         model = _build(ddconfig, embed_dim, loaded)
         if loaded is None:
@@ -169,11 +167,20 @@ class AutoEncoderKL(Trained):
         return [*super().logged_keys(), "val/latent_std", *(f"val/{name}" for name in names)]
 
 
+def check_parts(train: Sequence[str]) -> list[str]:
+    """The problems of a list of halves to train."""
+    if not train:
+        return ["model.train: expected encoder, decoder or both, got nothing: name one"]
+    return [problem for part in train for problem in one_of("model.train", part, PARTS)]
+
+
 def _load(path: str) -> LoadedModel:
     """The weights to start from; only image autoencoders of the KL family have what is trained here."""
     loaded = load_model(BUNDLED_FILE if path == "bundled" else path, dtype=torch.float32)
     if not isinstance(loaded.model, AutoencoderKL) or type(loaded.config) is not KLConfig or loaded.family != "kl":
-        raise ConfigError(f"model.ckpt_path: expected a KL image autoencoder, got {loaded.family} in {path}: use another")
+        raise ConfigError(
+            f"model.ckpt_path: expected a KL image autoencoder, got {loaded.family} in {path}: use another"
+        )
     return loaded
 
 
@@ -184,7 +191,9 @@ def _build(ddconfig: Mapping[str, Any] | None, embed_dim: int | None, loaded: Lo
         assert loaded is not None
         options = engine_options(cast(KLConfig, loaded.config))
         if options["parts"] != PARTS:
-            raise ConfigError(f"model.ckpt_path: expected encoder and decoder, got {options['parts']}: use a whole file")
+            raise ConfigError(
+                f"model.ckpt_path: expected encoder and decoder, got {options['parts']}: use a whole file"
+            )
         return AutoencoderKL(**options)
     _check_ddconfig(ddconfig)
     if embed_dim is None:

@@ -79,7 +79,9 @@ class AutoencoderLoss(nn.Module):
         self.terms = dict(terms or {"l1": 1.0, "gradient": 1.0, "structure": 0.5})
         problems = [problem for name in self.terms for problem in one_of("loss.terms", name, TERMS)]
         problems += one_of("loss.reduction", reduction, REDUCTIONS)
-        problems += one_of("loss.disc_loss", disc_loss, DISCRIMINATOR_LOSSES) + one_of("loss.disc_norm", disc_norm, NORMS)
+        problems += one_of("loss.disc_loss", disc_loss, DISCRIMINATOR_LOSSES) + one_of(
+            "loss.disc_norm", disc_norm, NORMS
+        )
         require(problems)
         if "lpips" in self.terms:
             load_lpips()  # here, and not after an hour
@@ -87,7 +89,9 @@ class AutoencoderLoss(nn.Module):
         self.logvar = nn.Parameter(torch.tensor(float(logvar_init)), requires_grad=learn_logvar)
         self.disc_weight, self.disc_start, self.disc_factor = disc_weight, disc_start, disc_factor
         self.disc_loss = DISCRIMINATOR_LOSSES[disc_loss]
-        self.discriminator = PatchDiscriminator(in_channels, disc_width, disc_layers, disc_norm) if disc_weight else None
+        self.discriminator = (
+            PatchDiscriminator(in_channels, disc_width, disc_layers, disc_norm) if disc_weight else None
+        )
 
     def get_trainable_autoencoder_parameters(self) -> Iterator[nn.Parameter]:
         """What the autoencoder's optimiser holds: the log-variance, where it is learned."""

@@ -101,7 +101,9 @@ def _build(kind: Any, tree: Mapping[str, Any], where: str, problems: list[str]) 
     values: dict[str, Any] = {}
     for key, value in tree.items():
         if key not in known:
-            problems.append(f"{where}{key}: expected one of {', '.join(known)}, got an unknown key: correct or remove it")
+            problems.append(
+                f"{where}{key}: expected one of {', '.join(known)}, got an unknown key: correct or remove it"
+            )
         elif is_dataclass(hints[key]):
             if isinstance(value, Mapping):
                 values[key] = _build(hints[key], cast("Mapping[str, Any]", value), f"{where}{key}.", problems)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from typing import Any
 
@@ -42,7 +42,7 @@ def without_weights(model: nn.Module) -> nn.Module:
 
 
 @contextmanager
-def filled(empty: nn.Module, tensors: dict[str, Tensor]) -> Iterator[nn.Module]:
+def filled(empty: nn.Module, tensors: dict[str, Tensor]) -> Generator[nn.Module, None, None]:
     """`empty` with these tensors; on the meta device again afterwards."""
     empty.load_state_dict(tensors, strict=True, assign=True)
     try:

@@ -6,7 +6,7 @@ the state in the checkpoint, so a training that was interrupted goes on as if it
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -120,7 +120,7 @@ class Trained(LightningModule):
         return {"inputs": x, "reconstructions": y}
 
     @contextmanager
-    def finished(self) -> Iterator[nn.Module]:
+    def finished(self) -> Generator[nn.Module, None, None]:
         """The model to write out: with the averaged weights where there are any, in one piece. For all processes."""
         self.on_validation_epoch_start()
         try:
@@ -169,7 +169,9 @@ class Trained(LightningModule):
         """(images (B, C, H, W) in -1..1, numbers of the crops or None) of a batch."""
         x, numbers = (batch, None) if isinstance(batch, Tensor) else (batch["jpg"], batch.get("crop"))
         if x.ndim != 4 or not x.is_floating_point() or not bool((x.abs() <= 1 + _RANGE_SLACK).all()):
-            raise InputError(f"images: expected floats (B, C, H, W) in -1..1, got {x.dtype} {tuple(x.shape)}: scale them")
+            raise InputError(
+                f"images: expected floats (B, C, H, W) in -1..1, got {x.dtype} {tuple(x.shape)}: scale them"
+            )
         if x.is_floating_point() and self.device.type != "meta":
             x = x.to(next(self.model.parameters()).dtype)
         return x, numbers
@@ -199,9 +201,7 @@ class Trained(LightningModule):
 
     def _set_rates(self, optimizers: list[Any]) -> None:
         wanted = self.settings
-        share = rate_share(
-            wanted.schedule, self.batches_done, self.total_batches, wanted.warm_up, wanted.final_share
-        )
+        share = rate_share(wanted.schedule, self.batches_done, self.total_batches, wanted.warm_up, wanted.final_share)
         rates = (wanted.lr, wanted.lr if wanted.discriminator_lr is None else wanted.discriminator_lr)
         for optimizer, rate in zip(optimizers, rates, strict=False):
             for group in optimizer.param_groups:
@@ -217,7 +217,7 @@ class Trained(LightningModule):
 
 
 @contextmanager
-def _without_gradients(module: nn.Module | None) -> Iterator[None]:
+def _without_gradients(module: nn.Module | None) -> Generator[None, None, None]:
     """The module passes gradients through and collects none itself."""
     if module is None:
         yield
