@@ -1,4 +1,4 @@
-"""The command line: `exact-vae encode | decode | convert | evaluate | plan | info`, also `python -m exact_vae`.
+"""The command line: `exact-vae encode | decode | convert | evaluate | plan | info | train`, or `python -m exact_vae`.
 
 Exit codes: 0 done, 1 some inputs failed, 2 nothing was done (wrong usage, no such VAE, output not writable).
 """
@@ -68,6 +68,11 @@ def make_parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--sheet", type=Path, metavar="FILE.png", help="write a contact sheet of the first pictures")
     evaluate.add_argument("--dtype", default="float32", help="float32 (default), bfloat16, float16 or auto")
     evaluate.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps, xpu")
+    train = commands.add_parser("train", help="train an autoencoder as a configuration says")
+    train.add_argument("config", metavar="CONFIG", help="a YAML file, or the name of one that comes with the project")
+    train.add_argument("overrides", nargs="*", metavar="key=value", help="such as trainer.batches=100")
+    train.add_argument("--resume", action="store_true", help="go on from the last checkpoint of output.folder")
+    train.add_argument("--quiet", action="store_true", help="no progress bar, nothing but errors")
     info = commands.add_parser("info", parents=[common], help="what a VAE file is, read from its header")
     info.add_argument("inputs", nargs="+", metavar="VAE_FILE", help="a VAE file, or its two halves")
     return parser
@@ -75,7 +80,13 @@ def make_parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
-    options = make_parser().parse_args(arguments)
+    parser = make_parser()
+    options, rest = parser.parse_known_args(arguments)
+    if options.command == "train":  # argparse takes no second group of words behind an option
+        options.overrides += [word for word in rest if not word.startswith("-")]
+        rest = [word for word in rest if word.startswith("-")]
+    if rest:
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
     try:
         if options.command == "info":
             return _info(options)
@@ -87,6 +98,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             from .model_management.evaluate_command import run_evaluate
 
             return run_evaluate(options)
+        if options.command == "train":
+            return _train(options)
         return _run(options)
     except KeyboardInterrupt:
         print("exact-vae: interrupted; files that were finished are whole", file=sys.stderr)
@@ -228,6 +241,16 @@ def _convert(options: argparse.Namespace) -> int:
         ends = "".join(f"; {note}" for note in notes)
         print(f"{' + '.join(options.inputs)} -> {', '.join(map(str, written))} ({options.layout}{ends})")
     return 0
+
+
+def _train(options: argparse.Namespace) -> int:
+    """Train; 1 when it was stopped before its end."""
+    from .vae_model.training.command import train
+
+    lines = train(options.config, options.overrides, resume=options.resume, quiet=options.quiet)
+    if not options.quiet:
+        print("\n".join(lines))
+    return int(len(lines) > 1)
 
 
 def _info(options: argparse.Namespace) -> int:

@@ -1,18 +1,19 @@
-"""The training script of the bundled VAE: crops, losses, start values, one short run."""
+"""Photographs as tensors: whole folders, crops that follow from a number, the deterministic middle; start values."""
 
-import argparse
-import json
+from __future__ import annotations
+
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from exact_vae.vae_model.autoencoder import build_kl
 from exact_vae.vae_model.config import SMALL
 from exact_vae.vae_model.files.images import write_image
-from exact_vae.vae_model.load import load_model
-from exact_vae.vae_model.training import train_bundled
-from exact_vae.vae_model.training.photos import centre_crop, psnr, random_crops, read_photos
+from exact_vae.vae_model.training.config import ConfigError
+from exact_vae.vae_model.training.crops import CentreCrops, RandomCrops, Timetable
+from exact_vae.vae_model.training.photo_set import PhotoSet, find_pictures
+from exact_vae.vae_model.training.photos import centre_crop, psnr, read_photos
+from exact_vae.vae_model.training.start import START_LOGVAR, STARTS
 
 
 @pytest.fixture(scope="module")
@@ -33,18 +34,6 @@ def test_photos_are_read_sorted_and_folders_without_any_are_refused(folder: Path
         read_photos(tmp_path)
 
 
-def test_random_crops_repeat_with_the_seed_and_stay_in_range(folder: Path) -> None:
-    photos = read_photos(folder)
-    first = random_crops(photos, 6, 64, torch.Generator().manual_seed(5))
-    again = random_crops(photos, 6, 64, torch.Generator().manual_seed(5))
-    other = random_crops(photos, 6, 64, torch.Generator().manual_seed(6))
-    assert first.shape == (6, 3, 64, 64)
-    assert torch.equal(first, again)
-    assert not torch.equal(first, other)
-    assert first.min() >= -1
-    assert first.max() <= 1
-
-
 def test_centre_crop_takes_the_middle_in_whole_cells() -> None:
     photo = torch.zeros(3, 100, 70, dtype=torch.uint8)
     photo[:, 50, 35] = 255
@@ -61,55 +50,57 @@ def test_psnr_of_one_step_of_eight_bits() -> None:
     assert psnr(x, x + 0.2 / 255) > 100
 
 
-def test_the_opponent_axes_are_orthonormal() -> None:
-    product = train_bundled.OPPONENT @ train_bundled.OPPONENT.T
-    torch.testing.assert_close(product, torch.eye(3), rtol=0, atol=1e-6)  # float32 rounding of three products
+def test_crops_follow_from_their_number_alone(folder: Path) -> None:
+    photos = PhotoSet(find_pictures([str(folder)], "data.train"), cache_bytes=2**30)
+    crops, again = (RandomCrops(photos, 5, (1.0, 1.5)) for _ in range(2))
+    items = [(number, number % 3, 32) for number in range(8)]
+    made = [crops[item]["jpg"] for item in items]
+    for item, crop in reversed(list(zip(items, made, strict=True))):
+        assert torch.equal(again[item]["jpg"], crop)
+        assert crop.shape == (3, 32, 32)
+        assert float(crop.abs().max()) <= 1
+    assert not torch.equal(made[0], made[3])
+    assert not torch.equal(RandomCrops(photos, 6)[items[0]]["jpg"], made[0])
 
 
-def test_the_loss_sees_colour_behind_a_brightness_error() -> None:
-    """With a brightness error everywhere, the gradient must still point at the colour error."""
-    x = torch.zeros(1, 3, 4, 4)
-    y = (x + 0.1 + torch.tensor([0.06, 0.0, -0.04])[:, None, None]).requires_grad_()
-    zeros = torch.zeros(1, 2, 1, 1)
-    train_bundled.reconstruction_loss(x, y, zeros, zeros).backward()
-    assert y.grad is not None
-    red, green, blue = y.grad.mean(dim=(0, 2, 3))
-    # Taken on red, green and blue, the absolute error would give all three the same gradient.
-    assert red > 2 * blue
-    assert red > 2 * green.abs()
+def test_lists_and_subfolders_are_searched_and_bad_files_counted(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "deep" / "er").mkdir(parents=True)
+    (tmp_path / "deep" / "er" / "bad.png").write_bytes(b"no picture")
+    (tmp_path / "list.txt").write_text(f"# two of three\n{folder / '0.png'}\n{folder / '2.png'}\n")
+    paths = find_pictures([str(tmp_path / "list.txt"), str(tmp_path / "deep")], "data.train")
+    for cache_bytes in (0, 2**30):
+        photos = PhotoSet(paths, cache_bytes)
+        assert (len(photos), photos.unreadable) == (2, 1)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ConfigError, match=r"data.val: expected folders or lists with pictures, got .*empty"):
+        find_pictures([str(tmp_path / "empty")], "data.val")
 
 
-def test_the_learning_rate_warms_up_and_ends_at_a_hundredth() -> None:
-    rates = [train_bundled.learning_rate(step, 1000, 1.0) for step in range(1000)]
-    assert rates[0] == pytest.approx(0.01, rel=1e-3)
-    assert max(rates) == pytest.approx(rates[99], rel=1e-9)
-    assert rates[-1] == pytest.approx(0.01, rel=1e-2)
+def test_a_file_that_breaks_off_is_replaced_by_another(folder: Path, tmp_path: Path) -> None:
+    whole = (folder / "0.png").read_bytes()
+    (tmp_path / "a.png").write_bytes(whole[: len(whole) // 2])  # its header is in order
+    (tmp_path / "b.png").write_bytes(whole)
+    photos = PhotoSet(find_pictures([str(tmp_path)], "data.train"))
+    assert RandomCrops(photos, 0)[(0, 0, 16)]["jpg"].shape == (3, 16, 16)
+    assert (photos.unreadable, photos.readable) == (1, 1)
+    assert CentreCrops(photos, 64, 32)[0].shape == (3, 64, 64)
+
+
+def test_processes_share_the_crops_of_one_larger_batch() -> None:
+    stages = ((0.0, 16, 4), (0.5, 32, 2))
+    one = Timetable(stages, 10)
+    two = Timetable([(share, size, count // 2) for share, size, count in stages], 10, processes=2)
+    for number in range(10):
+        expected, size = one.batch(number)
+        parts = [two.batch(number, process) for process in range(2)]
+        assert [*parts[0][0], *parts[1][0]] == list(expected)
+        assert {part[1] for part in parts} == {size}
 
 
 def test_start_values_leave_the_residual_branches_empty_and_the_posterior_quiet() -> None:
-    torch.manual_seed(0)
     model = build_kl(SMALL)
-    train_bundled.prepare(model)
+    STARTS["skip"](model)
     moments, _ = model.encode(torch.rand(1, 3, 32, 32) * 2 - 1, unregularized=True)
-    expected = torch.full((1, 16, 4, 4), train_bundled.START_LOGVAR)
-    torch.testing.assert_close(moments[:, 16:], expected, rtol=0, atol=0)
-    assert all(not block.conv2.weight.any() for block in model.encoder.down[0].block)
-
-
-def test_a_short_training_learns_and_its_file_loads(folder: Path, tmp_path: Path) -> None:
-    options = argparse.Namespace(
-        photos=folder, val=folder, out=tmp_path, steps=12, batch=4, crop=32, lr=2e-3, seed=0, evaluate_every=6
-    )
-    train_bundled.train(options)
-    report = json.loads((tmp_path / "training.json").read_text(encoding="utf-8"))
-    assert [record["step"] for record in report["curve"]] == [6, 12]
-    assert report["curve"][1]["loss"] < report["curve"][0]["loss"]
-    loaded = load_model(tmp_path / "exact_vae_small.safetensors", dtype=torch.float32)
-    assert loaded.config == SMALL
-    assert loaded.stored_dtype == torch.float16
-    model: Any = loaded.model
-    crops = [centre_crop(photo, 512) for photo in read_photos(folder)]
-    with torch.inference_mode():
-        scores = [psnr(x, model.decode(model.encode(x))) for x in crops]
-    # The file holds the averaged weights in half precision; the report's scores are theirs in single precision.
-    assert scores == pytest.approx(report["psnr_db"], abs=0.05)
+    expected = torch.full((1, 16, 4, 4), START_LOGVAR)
+    torch.testing.assert_close(moments[:, 16:], expected, rtol=0, atol=1e-6)
+    assert not any(bool(block.conv2.weight.any()) for block in model.modules() if hasattr(block, "conv2"))

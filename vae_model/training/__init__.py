@@ -1,1 +1,1 @@
-"""Training of the bundled VAE. Nothing in this folder is imported when a VAE is used."""
+"""Training and judging of autoencoders. Nothing in this folder is imported when a VAE is used."""

@@ -1,4 +1,4 @@
-"""Photographs for training and judging: whole folders in memory as 8-bit tensors, random crops, centre crops."""
+"""Photographs for judging: whole folders in memory as 8-bit tensors, and their centre crops."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from ..files.images import read_image
 
@@ -21,30 +20,6 @@ def read_photos(folder: Path) -> list[Tensor]:
             f"photos: expected a folder of pictures, got {folder}: name one that holds JPEG, PNG, WebP or TIFF"
         )
     return [(read_image(path)[0][0] * 255).round().to(torch.uint8).permute(2, 0, 1).contiguous() for path in paths]
-
-
-def random_crops(photos: list[Tensor], count: int, size: int, generator: torch.Generator) -> Tensor:
-    """`count` random crops, some from photographs shrunk to half or three quarters, half of them mirrored.
-
-    Returns (count, 3, size, size) float32 in -1..1.
-    """
-
-    def draw(limit: int) -> int:
-        return int(torch.randint(0, limit, (1,), generator=generator))
-
-    crops: list[Tensor] = []
-    while len(crops) < count:
-        photo = photos[draw(len(photos))]
-        side = (size, size, size, size * 4 // 3, size * 2)[draw(5)]
-        height, width = photo.shape[1:]
-        if min(height, width) < side:
-            continue
-        top, left = draw(height - side + 1), draw(width - side + 1)
-        crop = photo[:, top : top + side, left : left + side].float()[None] / 127.5 - 1
-        if side != size:
-            crop = functional.interpolate(crop, size=(size, size), mode="bilinear", antialias=True)
-        crops.append(crop.flip(3) if draw(2) else crop)
-    return torch.cat(crops)
 
 
 def centre_crop(photo: Tensor, size: int) -> Tensor:

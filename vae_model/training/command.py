@@ -1,0 +1,31 @@
+"""`exact-vae train`: reads a configuration, checks it, trains."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Sequence
+
+from .config import ConfigError
+from .recipe import read_config
+
+_NEEDED = {"lightning": "lightning", "yaml": "PyYAML"}
+
+
+def train(name: str, overrides: Sequence[str] = (), *, resume: bool = False, quiet: bool = False) -> list[str]:
+    """Train as a configuration says; returns lines to print. ConfigError, in one line, for all that is wrong."""
+    missing = [package for module, package in _NEEDED.items() if importlib.util.find_spec(module) is None]
+    if missing:
+        raise ConfigError(
+            f"train: expected the packages {', '.join(_NEEDED.values())}, {', '.join(missing)} missing: "
+            "pip install 'exact-vae[train]'"
+        )
+    config = read_config(name, overrides)
+    from .fit import prepare, run
+
+    prepared = prepare(config, resume=resume, progress=not quiet)
+    run(prepared)
+    module, folder = prepared.module, config.output.folder
+    lines = [f"{module.batches_done} of {module.total_batches} batches; weights in {folder}/{config.output.weights}"]
+    if module.batches_done < module.total_batches:
+        lines.append("stopped before the end; the same command with --resume goes on")
+    return lines

@@ -1,0 +1,178 @@
+"""The settings of a training, as checked frozen dataclasses: one per section of the YAML file, all defaults here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..errors import InputError
+
+PRECISIONS = ("auto", "32-true", "64-true", "bf16-mixed")
+STRATEGIES = ("auto", "ddp", "fsdp")
+EXPORT_DTYPES = ("float32", "bfloat16", "float16")
+
+
+class ConfigError(InputError):
+    """A configuration that cannot be trained with: all its problems, in one line."""
+
+
+def require(problems: list[str]) -> None:
+    """ConfigError naming all problems, sorted, where there are any."""
+    if problems:
+        raise ConfigError(f"config: {'; '.join(sorted(problems))}")
+
+
+def one_of(name: str, value: str, known: Mapping[str, Any] | tuple[str, ...]) -> list[str]:
+    """The problem, if `value` is not among the `known` names."""
+    return [] if value in known else [f"{name}: expected one of {', '.join(known)}, got {value!r}: choose one of these"]
+
+
+def at_least(section: Any, where: str, least: Mapping[str, float]) -> list[str]:
+    """The problems of those fields that are below what they must at least be."""
+    return [
+        f"{where}.{name}: expected at least {low:g}, got {getattr(section, name)}: raise it"
+        for name, low in least.items()
+        if getattr(section, name) is not None and getattr(section, name) < low
+    ]
+
+
+@dataclass(frozen=True)
+class ModelSection:
+    """What is trained, by the name of its class, with the arguments of that class."""
+
+    target: str = "AutoEncoderKL"
+    params: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    base_learning_rate: float | None = None
+    """The old way to give the rate: this times all images of one step. `optimizer.lr` otherwise."""
+
+
+@dataclass(frozen=True)
+class OptimizerSection:
+    """The two optimisers and their common schedule: a linear warm-up, then the named curve down to `final_share`."""
+
+    target: str = "torch.optim.AdamW"
+    lr: float = 1e-4
+    params: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    """Further arguments of the autoencoder's optimiser."""
+    discriminator_target: str = "torch.optim.Adam"
+    discriminator_lr: float | None = None
+    """None: as `lr`."""
+    discriminator_params: Mapping[str, Any] = field(default_factory=lambda: {"betas": [0.5, 0.9]})
+    schedule: str = "constant"
+    warm_up: int = 0
+    """Batches until the full rate."""
+    final_share: float = 0.01
+    """The rate at the end of a falling schedule, as a share of the peak."""
+
+    def __post_init__(self) -> None:
+        from .schedule import SCHEDULES
+
+        problems = one_of("optimizer.schedule", self.schedule, SCHEDULES)
+        require(problems + at_least(self, "optimizer", {"lr": 0, "warm_up": 0, "final_share": 0}))
+
+
+@dataclass(frozen=True)
+class DataSection:
+    """Where the photographs are and how they are cut; sizes in pixels."""
+
+    train: tuple[str, ...] = ()
+    """Folders (searched through all their subfolders), picture files, or .txt lists of files."""
+    val: tuple[str, ...] = ()
+    """The same, for judging; may be empty."""
+    batch_size: int = 8
+    """Crops per batch and process."""
+    crop: int = 256
+    stages: tuple[tuple[float, int, int], ...] = ()
+    """Instead of `crop` and `batch_size`: (share of the training from which it holds, crop, batch_size)."""
+    scales: tuple[float, ...] = (1.0,)
+    """How much larger than the crop the square may be that is cut and then shrunk to it; drawn evenly."""
+    flip: bool = True
+    val_crop: int = 256
+    val_limit: int | None = None
+    """How many photographs the checks during the training look at."""
+    workers: int = 0
+    """Processes that read pictures."""
+    cache_gib: float = 2.0
+    """Pictures stay decoded in memory where all of them fit into this."""
+
+    def __post_init__(self) -> None:
+        least = {"batch_size": 1, "crop": 8, "val_crop": 8, "val_limit": 1, "workers": 0, "cache_gib": 0}
+        problems = at_least(self, "data", least)
+        starts = [stage[0] for stage in self.stages]
+        if starts and (starts[0] != 0 or starts != sorted(starts) or starts[-1] >= 1):
+            problems.append(f"data.stages: expected rising shares from 0 to below 1, got {starts}: put them in order")
+        if any(crop < 8 or batch < 1 for _, crop, batch in self.stages):
+            problems.append("data.stages: expected crops of at least 8 and batches of at least 1, got less: raise them")
+        if not self.scales or min(self.scales) < 1:
+            problems.append(f"data.scales: expected numbers of at least 1, got {list(self.scales)}: raise them")
+        require(problems)
+
+
+@dataclass(frozen=True)
+class TrainerSection:
+    """How long and on what. Batches are counted per process, whatever the number of optimisers."""
+
+    batches: int | None = None
+    """The length of the training; or `epochs`, how often every photograph is seen."""
+    epochs: int | None = None
+    check_every: int = 500
+    """Batches between checks: judging, pictures, checkpoint, weights."""
+    accumulate: int = 1
+    """Batches whose gradients make one step."""
+    clip: float | None = 1.0
+    """Largest norm of all gradients of one optimiser; null for no limit."""
+    precision: str = "auto"
+    """auto: bf16-mixed where the processor or GPU computes in bfloat16, else 32-true. The loss is never in 16 bits."""
+    channels_last: bool = True
+    """Keep activations with their channels together in memory, which convolutions mostly prefer."""
+    accelerator: str = "auto"
+    devices: str | int = 1
+    num_nodes: int = 1
+    strategy: str = "auto"
+    seed: int = 0
+    max_minutes: float | None = None
+    """Stop at the end of the batch in which this is over; `--resume` goes on."""
+    log_every: int = 10
+
+    def __post_init__(self) -> None:
+        problems = one_of("trainer.precision", self.precision, PRECISIONS)
+        problems += one_of("trainer.strategy", self.strategy, STRATEGIES)
+        counts = ("batches", "epochs", "check_every", "accumulate", "num_nodes", "log_every")
+        least = dict.fromkeys(counts, 1.0) | {"seed": 0.0, "max_minutes": 0.0}
+        problems += at_least(self, "trainer", least)
+        if self.batches is not None and self.epochs is not None:
+            problems.append("trainer: expected one of batches and epochs, got both: remove one")
+        if self.clip is not None and self.clip <= 0:
+            problems.append(f"trainer.clip: expected a positive number or null, got {self.clip}: correct it")
+        require(problems)
+
+
+@dataclass(frozen=True)
+class OutputSection:
+    """What is written, and where."""
+
+    folder: str = "training"
+    weights: str = "vae.safetensors"
+    """The newest weights (the averaged ones, if there are any), to be opened by every loader."""
+    dtype: str = "float16"
+    """Of the written weights."""
+    grids: int = 4
+    """Photographs in the picture of input, reconstruction and difference; 0 for none."""
+
+    def __post_init__(self) -> None:
+        problems = one_of("output.dtype", self.dtype, EXPORT_DTYPES) + at_least(self, "output", {"grids": 0})
+        if not self.weights.endswith((".safetensors", ".sft")):
+            problems.append(f"output.weights: expected a name ending in .safetensors, got {self.weights!r}: rename it")
+        require(problems)
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """A whole training."""
+
+    model: ModelSection = field(default_factory=ModelSection)
+    optimizer: OptimizerSection = field(default_factory=OptimizerSection)
+    data: DataSection = field(default_factory=DataSection)
+    trainer: TrainerSection = field(default_factory=TrainerSection)
+    output: OutputSection = field(default_factory=OutputSection)

@@ -1,0 +1,212 @@
+"""One training from its configuration: everything is checked first, then Lightning runs it."""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import platform
+import warnings
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning import Trainer
+from lightning.pytorch.callbacks import TQDMProgressBar
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy
+
+from ..files.atomic import require_writable
+from .checkpoint import LAST, AtomicCheckpointIO, Checkpoints
+from .config import ConfigError, TrainConfig, one_of, require
+from .distill import TinyDistillation
+from .kl_module import AutoEncoderKL
+from .loaders import Photographs, stages_of
+from .losses import call_checked
+from .photo_set import PhotoSet, find_pictures
+from .record import Pictures, Record
+from .trained import Trained
+
+MODELS: dict[str, Any] = {
+    "AutoEncoderKL": AutoEncoderKL,
+    "AutoencoderKL": AutoEncoderKL,
+    "TinyDistillation": TinyDistillation,
+}
+"""What `model.target` may name, by its last part."""
+
+
+@dataclass
+class Prepared:
+    """A training that is ready to run."""
+
+    trainer: Trainer
+    module: Trained
+    data: Photographs
+    checkpoint: Path | None
+
+
+def prepare(config: TrainConfig, *, resume: bool = False, progress: bool = True) -> Prepared:
+    """Check a configuration against the world and put the training together; nothing is trained or written.
+
+    Raises: ConfigError (or another one-line ValueError) for missing folders, a monitor that nothing logs, a checkpoint
+            that does not fit, and whatever else would end the training later.
+    """
+    for source in ("lightning.pytorch", "lightning.fabric"):  # they say at length which accelerators there are not
+        logging.getLogger(source).setLevel(logging.WARNING)
+    name = config.model.target.rsplit(".", 1)[-1]
+    require(one_of("model.target", name, MODELS))
+    train_paths = find_pictures(config.data.train, "data.train")
+    val_paths = find_pictures(config.data.val, "data.val") if config.data.val else []
+    folder = Path(config.output.folder)
+    checkpoint = _checkpoint(folder, resume)
+    require_writable(folder / LAST)
+    torch.manual_seed(config.trainer.seed)
+    module: Trained = call_checked(MODELS[name], config.model.params, "model.params")
+    _check_monitor(module, bool(val_paths))
+    _check_strategy(config, module)
+    cache_bytes = config.data.cache_gib * 2**30
+    train = PhotoSet(train_paths, cache_bytes)
+    val = PhotoSet(val_paths, cache_bytes / 4) if val_paths else None
+    if len(train) == 0 or (val is not None and len(val) == 0):
+        raise ConfigError("data: expected pictures, got only files that cannot be read: name other folders")
+    _configure(module, config, len(train))
+    factor = module.factor()
+    wrong = [size for _, size, _ in stages_of(config.data) if size % factor]
+    if wrong:
+        raise ConfigError(f"data.crop: expected multiples of {factor} pixels, got {wrong[0]}: change it")
+    data = Photographs(config.data, train, val, max(32, factor), config.trainer.seed)
+    return Prepared(_trainer(config, module, folder, progress), module, data, checkpoint)
+
+
+def run(prepared: Prepared) -> None:
+    """Train to the end, or until the user or the clock stops it."""
+    with warnings.catch_warnings():
+        # Both advise many worker processes; pictures that are kept decoded need none.
+        warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+        warnings.filterwarnings("ignore", message=".*Consider increasing the value of the `num_workers`.*")
+        # Its own use of what torch has deprecated, and a loader that counts its batches itself.
+        warnings.filterwarnings("ignore", category=FutureWarning, module="lightning.*")
+        warnings.filterwarnings("ignore", message=".*smaller than the logging interval.*")
+        prepared.trainer.fit(
+            prepared.module, datamodule=prepared.data, ckpt_path=prepared.checkpoint, weights_only=True
+        )
+
+
+def _checkpoint(folder: Path, resume: bool) -> Path | None:
+    path = folder / LAST
+    if resume and not path.is_file():
+        raise ConfigError(f"--resume: expected {path}, found none: train without --resume, or name output.folder")
+    if not resume and path.is_file():
+        raise ConfigError(
+            f"output.folder: expected one without a training, got {folder}: go on with --resume, or name another"
+        )
+    return path if resume else None
+
+
+def _check_monitor(module: Trained, judged: bool) -> None:
+    if module.monitor is None:
+        return
+    if not judged:
+        raise ConfigError(f"monitor: expected data.val to judge {module.monitor} on, got none: add it")
+    require(one_of("monitor", module.monitor, tuple(module.logged_keys())))
+
+
+def _configure(module: Trained, config: TrainConfig, photos: int) -> None:
+    """Tell the module how long, how fast and how."""
+    wanted, per_batch = config.trainer, stages_of(config.data)[0][2] * processes(config)
+    batches = wanted.batches or -(-photos * (wanted.epochs or 0) // per_batch)
+    if not batches:
+        raise ConfigError("trainer: expected batches or epochs, got neither: say how long to train")
+    module.total_batches = -(-batches // wanted.accumulate) * wanted.accumulate
+    module.accumulate, module.clip, module.seed = wanted.accumulate, wanted.clip, wanted.seed
+    module.settings = config.optimizer
+    if config.model.base_learning_rate is not None:
+        rate = config.model.base_learning_rate * per_batch * wanted.accumulate
+        module.settings = replace(config.optimizer, lr=rate)
+    if wanted.channels_last and wanted.strategy != "fsdp":  # which spreads ordinary tensors only
+        module.model.to(memory_format=torch.channels_last)  # pyright: ignore
+
+
+def processes(config: TrainConfig) -> int:
+    """How many processes share a training; "auto" devices count as one here."""
+    devices = config.trainer.devices
+    return (devices if isinstance(devices, int) and devices > 0 else 1) * config.trainer.num_nodes
+
+
+def _trainer(config: TrainConfig, module: Trained, folder: Path, progress: bool) -> Trainer:
+    wanted = config.trainer
+    settings = asdict(config)
+    settings["data"] = {k: v for k, v in settings["data"].items() if k not in ("train", "val")}
+    settings.pop("output")
+    callbacks: list[Any] = [
+        Record(folder / "training.json", settings),
+        Checkpoints(folder, config.output.weights, config.output.dtype, wanted.check_every, wanted.max_minutes),
+    ]
+    if config.output.grids:
+        callbacks.append(Pictures(folder / "images", config.output.grids))
+    if progress:
+        callbacks.append(TQDMProgressBar(refresh_rate=min(wanted.log_every, 10)))
+    loggers: list[Any] = [CSVLogger(folder, name="log")]
+    if importlib.util.find_spec("tensorboard") is not None:
+        loggers.append(TensorBoardLogger(folder, name="log"))
+    return Trainer(
+        accelerator=wanted.accelerator,
+        devices=wanted.devices,
+        num_nodes=wanted.num_nodes,
+        strategy=_strategy(config, module),
+        precision=_precision(wanted.precision, wanted.accelerator),  # pyright: ignore[reportArgumentType]
+        max_epochs=1,
+        val_check_interval=wanted.check_every,
+        check_val_every_n_epoch=None,
+        num_sanity_val_steps=0,
+        limit_val_batches=1.0 if config.data.val else 0,
+        log_every_n_steps=wanted.log_every,
+        logger=loggers,
+        callbacks=callbacks,
+        plugins=[AtomicCheckpointIO()],
+        enable_checkpointing=False,
+        enable_progress_bar=progress,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+        deterministic="warn" if torch.cuda.is_available() else True,
+        default_root_dir=folder,
+    )
+
+
+def _strategy(config: TrainConfig, module: Trained) -> Any:
+    """Lightning's: plain, DDP, or FSDP (version 2, which also runs on CPUs)."""
+    wanted, count = config.trainer.strategy, processes(config)
+    if wanted == "fsdp":
+        return ModelParallelStrategy(
+            data_parallel_size=count, tensor_parallel_size=1, save_distributed_checkpoint=False
+        )
+    if wanted == "auto" and count == 1:
+        return "auto"
+    return DDPStrategy(find_unused_parameters=module.loss.discriminator is not None, broadcast_buffers=False)
+
+
+def _check_strategy(config: TrainConfig, module: Trained) -> None:
+    """What spread weights cannot do."""
+    learned: Any = getattr(module.loss, "get_trainable_autoencoder_parameters", tuple)
+    if config.trainer.strategy != "fsdp":
+        return
+    if module.loss.discriminator is not None or list(learned()):
+        raise ConfigError(
+            "trainer.strategy: expected ddp for a loss with parameters of its own (discriminator, learned logvar), "
+            "got fsdp: change one of them"
+        )
+    if not isinstance(config.trainer.devices, int) or config.trainer.devices < 1:
+        raise ConfigError(f"trainer.devices: expected a number with fsdp, got {config.trainer.devices!r}: say how many")
+
+
+def _precision(wanted: str, accelerator: str) -> str:
+    """What `auto` means here."""
+    if wanted != "auto":
+        return wanted
+    if torch.cuda.is_available() and accelerator != "cpu":
+        return "bf16-mixed" if torch.cuda.is_bf16_supported() else "32-true"
+    native = platform.machine() in ("x86_64", "AMD64") and (
+        torch.cpu._is_avx512_bf16_supported()  # pyright: ignore[reportPrivateUsage]
+        or torch.cpu._is_amx_tile_supported()  # pyright: ignore[reportPrivateUsage]
+    )
+    return "bf16-mixed" if native else "32-true"

@@ -1,0 +1,117 @@
+"""The pictures of a training: found in folders and lists, read once or on demand, the unreadable ones left out.
+
+Paths lie in one array of bytes and decoded pictures in tensors, not in lists of Python objects: worker processes share
+such memory with their parent, while counting references would copy it to every one of them, picture by picture.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from ..files.images import read_image
+from .config import ConfigError
+
+logger = logging.getLogger(__name__)
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif")
+
+
+def find_pictures(sources: Sequence[str], where: str) -> list[Path]:
+    """The picture files of folders (with all subfolders), of .txt lists and themselves, sorted, each once.
+
+    Raises: ConfigError for a source that does not exist and where there is no picture at all.
+    """
+    found: set[Path] = set()
+    for source in sources:
+        path = Path(source).expanduser()
+        if path.is_dir():
+            files = (Path(folder) / name for folder, _, names in os.walk(path, followlinks=True) for name in names)
+            found.update(file for file in files if file.suffix.lower() in SUFFIXES)
+        elif path.suffix.lower() == ".txt" and path.is_file():
+            lines = (line.strip() for line in path.read_text(encoding="utf-8").splitlines())
+            found.update(path.parent / line for line in lines if line and not line.startswith("#"))
+        elif path.is_file():
+            found.add(path)
+        else:
+            raise ConfigError(f"{where}: expected a folder, a picture or a .txt list, got {source}: no such file")
+    if not found:
+        names = ", ".join(sources) or "nothing"
+        raise ConfigError(f"{where}: expected folders or lists with pictures, got {names}: name others")
+    return sorted(found)
+
+
+def read_photo(path: str | os.PathLike[str]) -> Tensor:
+    """A picture of any mode, upright, as (3, H, W) uint8; ValueError where it cannot be read."""
+    pixels = read_image(path)[0][0]  # (H, W, 3)
+    return (pixels * 255).round().to(torch.uint8).permute(2, 0, 1).contiguous()
+
+
+class PhotoSet:
+    """Pictures by number. Those that turn out to be unreadable are None, counted in `unreadable`."""
+
+    def __init__(self, paths: Sequence[Path], cache_bytes: float = 0) -> None:
+        readable = [(path, size) for path in paths if (size := _pixels(path))]
+        self._names = np.array([os.fsencode(path) for path, _ in readable], dtype=np.bytes_)
+        self._bad = torch.zeros(len(readable), dtype=torch.bool).share_memory_()
+        self._cached: list[Tensor] = []
+        left_out = [path for path in paths if path not in {path for path, _ in readable}]
+        if 3 * sum(size for _, size in readable) <= cache_bytes:
+            pictures = [(path, self._read_or_none(path)) for path, _ in readable]
+            left_out += [path for path, picture in pictures if picture is None]
+            kept = [(path, picture) for path, picture in pictures if picture is not None]
+            self._names = np.array([os.fsencode(path) for path, _ in kept], dtype=np.bytes_)
+            self._bad = torch.zeros(len(kept), dtype=torch.bool).share_memory_()
+            self._cached = [picture for _, picture in kept]
+        self._left_out = len(left_out)
+        if left_out:
+            names = ", ".join(str(path) for path in left_out[:3]) + (" ..." if len(left_out) > 3 else "")
+            logger.warning("%d of %d pictures cannot be read and are left out: %s", len(left_out), len(paths), names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    @property
+    def readable(self) -> int:
+        """How many of the pictures are not known to be unreadable."""
+        return len(self) - int(self._bad.sum())
+
+    @property
+    def unreadable(self) -> int:
+        """How many files could not be read so far, in all processes."""
+        return self._left_out + int(self._bad.sum())
+
+    def __getitem__(self, index: int) -> Tensor | None:
+        """(3, H, W) uint8, or None for a file whose end is missing or the like."""
+        if self._cached:
+            return self._cached[index]
+        if self._bad[index]:
+            return None
+        photo = self._read_or_none(os.fsdecode(self._names[index]))
+        if photo is None:
+            self._bad[index] = True
+            logger.warning("a picture cannot be read and is left out: %s", os.fsdecode(self._names[index]))
+        return photo
+
+    @staticmethod
+    def _read_or_none(path: str | os.PathLike[str]) -> Tensor | None:
+        try:
+            return read_photo(path)
+        except ValueError:
+            return None
+
+
+def _pixels(path: Path) -> int:
+    """Pixels of a picture, from its header; 0 where that cannot be read."""
+    try:
+        with Image.open(path) as image:
+            return image.width * image.height
+    except (OSError, SyntaxError, ValueError, TypeError, Image.DecompressionBombError):
+        return 0

@@ -1,0 +1,161 @@
+"""From a YAML file and `key=value` words to a checked TrainConfig. The file is data: nothing it names is imported.
+
+The shape of latent-diffusion's and of the seed's files is read too: `model.target` is known by its last part,
+`embed_dim` and `monitor` may stand beside `params`, and a `lossconfig` may be theirs.
+"""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Mapping, Sequence
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import Any, Union, cast, get_args, get_origin, get_type_hints
+
+from .config import ConfigError, TrainConfig, require
+
+CONFIG_FOLDER = Path(__file__).resolve().parent / "configs"
+_BESIDE_PARAMS = ("embed_dim", "monitor", "lossconfig", "ddconfig", "ckpt_path")
+"""Arguments of the model that old files have one level higher."""
+_NAMES = {int: "a whole number", float: "a number", str: "text", bool: "true or false", type(None): "null"}
+
+
+def bundled_configs() -> dict[str, Path]:
+    """The configurations that come with the project, by name."""
+    return {path.stem: path for path in sorted(CONFIG_FOLDER.glob("*.yaml"))}
+
+
+def read_config(name: str, overrides: Sequence[str] = ()) -> TrainConfig:
+    """The configuration of a file, or of a bundled one by name, with `section.key=value` words applied.
+
+    Raises: ConfigError, in one line, with everything that is wrong.
+    """
+    import yaml
+
+    path = bundled_configs().get(name, Path(name))
+    if not path.is_file():
+        known = ", ".join(bundled_configs())
+        raise ConfigError(f"config: expected a YAML file or one of {known}, got {name!r}: check the name")
+    content = _load(path.read_text(encoding="utf-8"), str(path))
+    if not isinstance(content, Mapping):
+        raise ConfigError(f"config: expected sections in {path}, got {type(content).__name__}: see the bundled ones")
+    tree = _copy(cast("Mapping[str, Any]", content))
+    for word in overrides:
+        key, equals, text = word.partition("=")
+        if not equals or not key or key.startswith("-"):
+            raise ConfigError(f"config: expected key=value, got {word!r}: write for example trainer.batches=100")
+        try:
+            value = yaml.safe_load(text)
+        except yaml.YAMLError:
+            value = text
+        _set(tree, key.split("."), value)
+    return config_from(tree)
+
+
+def _load(text: str, name: str) -> Any:
+    import yaml
+
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        reason = " ".join(str(error).split())
+        raise ConfigError(f"config: expected YAML in {name}, got a mistake: correct it ({reason})") from error
+
+
+def _copy(tree: Any) -> Any:
+    if isinstance(tree, Mapping):
+        return {str(key): _copy(value) for key, value in cast("Mapping[Any, Any]", tree).items()}
+    return tree
+
+
+def _set(tree: dict[str, Any], keys: list[str], value: Any) -> None:
+    """tree["a"]["b"] = value; what stands in the way is replaced."""
+    for key in keys[:-1]:
+        if not isinstance(tree.get(key), dict):
+            tree[key] = {}
+        tree = tree[key]
+    tree[keys[-1]] = value
+
+
+def config_from(tree: Mapping[str, Any]) -> TrainConfig:
+    """A TrainConfig from nested mappings; ConfigError naming every unknown key and every wrong type."""
+    tree = dict(tree)
+    model = tree.get("model")
+    if isinstance(model, Mapping):
+        section = dict(cast("Mapping[str, Any]", model))
+        params: Any = section.get("params") or {}
+        if isinstance(params, Mapping):
+            above = {name: section.pop(name) for name in _BESIDE_PARAMS if name in section}
+            section["params"] = above | dict(cast("Mapping[str, Any]", params))
+        tree["model"] = section
+    problems: list[str] = []
+    config = _build(TrainConfig, tree, "", problems)
+    require(problems)
+    return config
+
+
+def _build(kind: Any, tree: Mapping[str, Any], where: str, problems: list[str]) -> Any:
+    """A dataclass from a mapping; what is wrong is added to `problems`."""
+    hints = get_type_hints(kind)
+    known = [entry.name for entry in fields(kind)]
+    values: dict[str, Any] = {}
+    for key, value in tree.items():
+        if key not in known:
+            problems.append(
+                f"{where}{key}: expected one of {', '.join(known)}, got an unknown key: correct or remove it"
+            )
+        elif is_dataclass(hints[key]):
+            if isinstance(value, Mapping):
+                values[key] = _build(hints[key], cast("Mapping[str, Any]", value), f"{where}{key}.", problems)
+            elif value is not None:
+                problems.append(f"{where}{key}: expected a section, got {value!r}: indent its keys below it")
+        else:
+            try:
+                values[key] = convert(value, hints[key])
+            except TypeError as error:
+                problems.append(f"{where}{key}: expected {error}, got {value!r}: correct it")
+    if problems:
+        return None
+    return kind(**values)
+
+
+def convert(value: Any, kind: Any) -> Any:
+    """`value` as that type; TypeError saying which type where it is none. Text such as 1e-6 is a number to us."""
+    origin, arguments = get_origin(kind), get_args(kind)
+    if origin in (Union, types.UnionType):
+        for argument in arguments:
+            try:
+                return convert(value, argument)
+            except TypeError:
+                continue
+        raise TypeError(" or ".join(_name(argument) for argument in arguments))
+    if origin is tuple:
+        items = [value] if isinstance(value, str) else value
+        if not isinstance(items, (list, tuple)):
+            raise TypeError(_name(kind))
+        items = cast("Sequence[Any]", items)
+        if arguments[-1] is Ellipsis:
+            return tuple(convert(item, arguments[0]) for item in items)
+        if len(items) != len(arguments):
+            raise TypeError(_name(kind))
+        return tuple(convert(item, argument) for item, argument in zip(items, arguments, strict=True))
+    if origin is not None and issubclass(origin, Mapping):
+        if not isinstance(value, Mapping):
+            raise TypeError("keys with values")
+        return dict(cast("Mapping[str, Any]", value))
+    if kind is float and isinstance(value, (int, str)) and not isinstance(value, bool):
+        try:
+            return float(value)
+        except ValueError:
+            raise TypeError(_name(kind)) from None
+    if isinstance(value, kind) and not (isinstance(value, bool) and kind is int):
+        return value
+    raise TypeError(_name(kind))
+
+
+def _name(kind: Any) -> str:
+    if get_origin(kind) is tuple:
+        arguments = get_args(kind)
+        inner = _name(arguments[0]) if arguments[-1] is Ellipsis else ", ".join(_name(a) for a in arguments)
+        return f"a list of ({inner})"
+    return _NAMES.get(kind, "keys with values")

@@ -1,0 +1,114 @@
+"""What a training leaves to look at: training.json with settings and curve, and pictures of its reconstructions."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning import Callback, Trainer
+from torch import Tensor
+
+from ..files.atomic import atomic_path
+from ..files.images import write_image
+
+logger = logging.getLogger(__name__)
+
+_LOSS_MEMORY = 0.98
+_BOOST = 3.0
+
+
+class Record(Callback):
+    """training.json: a row for every check, the loss in it a running mean; rows survive an interruption."""
+
+    def __init__(self, path: Path, settings: Mapping[str, Any]) -> None:
+        self.path, self.settings = path, settings
+        self.rows: list[dict[str, float]] = []
+        self._loss: float | None = None
+        self._seconds, self._started = 0.0, time.monotonic()
+
+    def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
+        """Start the clock."""
+        self._started = time.monotonic()
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Follow the loss."""
+        loss = outputs["loss"] if isinstance(outputs, Mapping) else outputs
+        value = float(loss)
+        self._loss = value if self._loss is None else _LOSS_MEMORY * self._loss + (1 - _LOSS_MEMORY) * value
+
+    def on_validation_end(self, trainer: Trainer, pl_module: Any) -> None:
+        """One row more."""
+        if trainer.sanity_checking:
+            return
+        row = {"batch": pl_module.batches_done, "loss": self._loss or 0.0}
+        row |= {key[4:]: float(value) for key, value in trainer.callback_metrics.items() if key.startswith("val/")}
+        row["minutes"] = self._elapsed() / 60
+        self.rows.append({name: round(value, 4) for name, value in row.items()})
+        if trainer.is_global_zero:
+            text = json.dumps({"settings": self.settings, "curve": self.rows}, indent=1) + "\n"
+            with atomic_path(self.path) as temporary:
+                temporary.write_text(text, encoding="utf-8")
+
+    def _elapsed(self) -> float:
+        return self._seconds + time.monotonic() - self._started
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a resumed training must know."""
+        return {"rows": self.rows, "loss": self._loss, "seconds": self._elapsed()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take it back."""
+        self.rows, self._loss = list(state_dict["rows"]), state_dict["loss"]
+        self._seconds = state_dict["seconds"]
+
+
+class Pictures(Callback):
+    """At every check a grid of the first pictures: input, reconstruction, three times the difference; one row each."""
+
+    def __init__(self, folder: Path, count: int) -> None:
+        self.folder, self.count = folder, count
+        self._rows: list[Tensor] = []
+
+    def on_validation_batch_end(
+        self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        """Keep the first few."""
+        if trainer.is_global_zero and not trainer.sanity_checking and outputs is not None:
+            to_rgb: Any = getattr(pl_module, "to_rgb", _clamped)
+            x, y = (outputs[name].detach().float() for name in ("inputs", "reconstructions"))
+            for pair in zip(x, y, strict=True):
+                if len(self._rows) < self.count:
+                    self._rows.append(comparison(*(to_rgb(image[None])[0].cpu() for image in pair)))
+
+    def on_validation_end(self, trainer: Trainer, pl_module: Any) -> None:
+        """Write them."""
+        rows, self._rows = self._rows, []
+        if not rows:
+            return
+        grid = stack(rows)  # (3, H, W) in 0..1
+        write_image(grid.permute(1, 2, 0), self.folder / f"{pl_module.batches_done:08d}.png")
+        for logger_ in trainer.loggers:
+            board = getattr(logger_, "experiment", None)
+            if hasattr(board, "add_image"):
+                board.add_image("val/reconstructions", grid, pl_module.batches_done)  # pyright: ignore
+
+
+def comparison(x: Tensor, y: Tensor) -> Tensor:
+    """Two images (3, H, W) in -1..1 and their difference side by side: (3, H, 3 W) in 0..1."""
+    difference = ((y - x) / 2 * _BOOST).abs()
+    return torch.cat([(x + 1) / 2, (y.clamp(-1, 1) + 1) / 2, difference], dim=2).clamp(0, 1)
+
+
+def stack(rows: list[Tensor]) -> Tensor:
+    """Rows (3, H, W) of different sizes one above the other, black where they are narrower."""
+    width = max(row.shape[2] for row in rows)
+    return torch.cat([torch.nn.functional.pad(row, (0, width - row.shape[2])) for row in rows], dim=1)
+
+
+def _clamped(x: Tensor) -> Tensor:
+    return x.clamp(-1, 1)
