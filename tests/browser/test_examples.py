@@ -68,7 +68,8 @@ def test_example_opens_from_the_template_browser_and_runs(
     open_template(ui, name)
     assert ui.js("() => window.app.graph.nodes.filter((node) => node.has_errors).length") == 0
     ui.run(RUN_MS)
-    ui.page.locator(".exact-vae-line:visible").first.wait_for()
+    if name != "make_any_vae_exact":  # there the core's own nodes do the work, and they have no line
+        ui.page.locator(".exact-vae-line").first.wait_for(state="attached")
     ui.page.wait_for_timeout(1000)  # nodes grow once their lines and pictures are drawn
     picture(ui, name)
     assert covered(ui.js(NODES)) == []
