@@ -137,7 +137,7 @@ def test_rows_of_several_planes_travel_in_one_message(dtype: torch.dtype, device
     assert message.numel() == (2 * a.row_bytes + 8 * b.row_bytes)
     expected = [all_a[:, :, 8:10], all_b[:, :, 1:8], all_b[:, :, 9:10]]
     for (rows, parcel), wanted, sent in zip(unpack(message, parcels), expected, parcels, strict=True):
-        assert parcel is sent
+        assert parcel == sent
         assert torch.equal(rows, wanted)
 
 

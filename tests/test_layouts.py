@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from exact_vae.vae_model.config import Config, KLConfig, LevelsConfig, TinyConfig, VideoConfig
+from exact_vae.vae_model.config import Config, KLConfig, LevelsConfig, TinyConfig, VideoConfig, WanConfig
 from exact_vae.vae_model.errors import InputError
 from exact_vae.vae_model.families import FAMILIES
 from exact_vae.vae_model.layouts import LAYOUTS
@@ -75,7 +75,18 @@ VQ_CONFIGS = {
     "VQ-f8": kl(levels(8, 16, 16, 24, attn=(3,)), levels(8, 16, 16, 24, attn=(3,)), double_z=False, codebook=9),
     "other width": kl(levels(8, 16), levels(8, 16), z_channels=16, embed_dim=6, double_z=False, codebook=5),
 }
-CONFIGS = {"kl": KL_CONFIGS, "flux2": FLUX2_CONFIGS, "vq": VQ_CONFIGS, "tiny": TINY_CONFIGS, "video": VIDEO_CONFIGS}
+WAN_CONFIGS = {
+    "Wan 2.1": WanConfig(16, *[levels(8, 16, 32, 32, blocks=2)] * 2, over_time=(False, True, True)),
+    "decoder only, RGBA": WanConfig(4, None, levels(8, 16), over_time=(True,), out_channels=4),
+}
+CONFIGS = {
+    "kl": KL_CONFIGS,
+    "flux2": FLUX2_CONFIGS,
+    "vq": VQ_CONFIGS,
+    "tiny": TINY_CONFIGS,
+    "video": VIDEO_CONFIGS,
+    "wan": WAN_CONFIGS,
+}
 ROUND_TRIPS = [
     pytest.param(row.name, row.family, config, id=f"{row.name}: {row.family}: {name}")
     for row in LAYOUTS
@@ -120,6 +131,8 @@ def hints(config: Config) -> dict[str, Any]:
     """What no shape tells, as a config.json would."""
     if isinstance(config, KLConfig):
         return {"norm_num_groups": config.num_groups, "batch_norm_eps": config.batch_norm_eps}
+    if isinstance(config, WanConfig):
+        return {}
     return {"vae_scale": config.scaling_factor, "vae_shift": config.shift_factor}
 
 

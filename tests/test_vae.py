@@ -212,7 +212,7 @@ BAD_LATENTS = {
     ),
     "video": (
         torch.zeros(1, 4, 2, 4, 4),
-        "latents: expected (batch, 4, height, width), got (1, 4, 2, 4, 4): check what made them",
+        "latents: expected a single frame, got a video of 2 frames: this VAE is one of single images",
     ),
     "empty": (
         torch.zeros(0, 4, 4, 4),
