@@ -59,7 +59,7 @@ def test_mistakes_are_named(tree: dict[str, Any], text: str) -> None:
         (["model.params.monitor=val/beauty"], "monitor: expected one of val/psnr"),
         (["model.params.ckpt_path=nowhere.safetensors"], "nowhere.safetensors"),
         (["model.params.ckpt_path=bundled"], "model.ckpt_path: expected weights that fit ddconfig, got bundled with"),
-        (["data.crop=60", "data.stages=[]"], "data.crop: expected multiples of 2 pixels, got 60"),
+        (["data.crop=61"], "data.crop: expected multiples of 2 pixels, got 61"),
         (["nonsense"], "config: expected key=value, got 'nonsense'"),
     ],
 )
@@ -75,8 +75,6 @@ def test_the_command_says_what_is_wrong(
     small = ["model.params.ddconfig.ch=16", "model.params.ddconfig.ch_mult=[1,1]", "data.crop=16", "data.stages=[]"]
     folders = [f"data.train={photos}", f"data.val={photos}", f"output.folder={tmp_path / 'run'}"]
     given = [word for word in folders if words or not word.startswith("data.train")]
-    if "data.crop=60" in words:
-        words, text = ["data.crop=61", "data.stages=[]"], text.replace("60", "61")
     assert main(["train", "kl_f8_small", *small, *given, *words, "--quiet"]) == 2
     printed = capsys.readouterr().err
     assert text in printed

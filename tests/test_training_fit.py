@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -15,8 +17,11 @@ import torch
 pytest.importorskip("lightning", reason="the trainer's packages are absent: pip install 'exact-vae[train]'")
 from exact_vae import load_vae
 from exact_vae.vae_model.files.images import write_image
+from exact_vae.vae_model.training.checkpoint import AtomicCheckpointIO
 from exact_vae.vae_model.training.command import train
 from exact_vae.vae_model.training.config import ConfigError
+from exact_vae.vae_model.training.fit import prepare, run
+from exact_vae.vae_model.training.recipe import read_config
 from safetensors.torch import load_file
 
 # Lightning 2.6 itself uses what torch has deprecated.
@@ -95,19 +100,51 @@ def test_the_seeds_default_loss_collapses(tmp_path: Path, photos: Path) -> None:
     assert row["latent_std"] < 0.1
 
 
+def interrupt_at(batch: int) -> Any:
+    """Ctrl-C behind a batch, as a callback."""
+    from lightning import Callback
+
+    class Interrupt(Callback):
+        def on_train_batch_end(self, trainer: Any, pl_module: Any, *rest: Any) -> None:
+            if pl_module.batches_done == batch:
+                signal.raise_signal(signal.SIGINT)
+
+    return Interrupt()
+
+
 def test_interrupted_and_resumed_is_the_same_to_the_last_bit(tmp_path: Path, photos: Path) -> None:
+    """Interrupted by the user when the discriminator has been trained for two batches, accumulating two batches."""
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     for folder in (whole, parts):
         folder.mkdir()
     loss = {"disc_weight": 0.1, "disc_start": 3, "disc_width": 4, "disc_layers": 1}
     model = {**TINY, "params": {**TINY["params"], "lossconfig": {"params": loss}}}
-    train(write_config(whole, photos, model), quiet=True)
-    lines = train(write_config(parts, photos, model, max_minutes=0.0), quiet=True)
-    assert len(lines) == 2, "the clock did not stop it"
-    train(write_config(parts, photos, model), resume=True, quiet=True)
+    train(write_config(whole, photos, model, accumulate=2), quiet=True)
+    config = write_config(parts, photos, model, accumulate=2)
+    prepared = prepare(read_config(config), progress=False)
+    prepared.trainer.callbacks.append(interrupt_at(5))
+    run(prepared)
+    assert 5 <= prepared.module.batches_done <= 6, "the interruption did not stop it"
+    train(config, resume=True, quiet=True)
     expected, found = weights(whole), weights(parts)
     assert expected.keys() == found.keys()
     assert all(torch.equal(expected[key], found[key]) for key in expected)
+
+
+def test_a_full_disk_leaves_the_checkpoint_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    target = tmp_path / "last.ckpt"
+    AtomicCheckpointIO().save_checkpoint({"batches_done": 1}, target)
+    before = target.read_bytes()
+
+    def full(content: Any, path: Any) -> None:
+        Path(path).write_bytes(b"half a checkp")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(OSError, match=r"expected to write .*last\.ckpt, got No space left on device: make room"):
+        AtomicCheckpointIO().save_checkpoint({"batches_done": 2}, target)
+    assert target.read_bytes() == before
+    assert [path.name for path in tmp_path.iterdir()] == ["last.ckpt"]
 
 
 def test_a_training_is_not_overwritten(tmp_path: Path, photos: Path) -> None:
