@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from exact_vae.vae_model.training.fit import prepare, run
 from exact_vae.vae_model.training.recipe import read_config
 from safetensors.torch import load_file
 
+distributions = metadata.packages_distributions()
 # Lightning 2.6 itself uses what torch has deprecated.
 deprecated = pytest.mark.filterwarnings("ignore::FutureWarning:lightning", "ignore::DeprecationWarning")
 pytestmark = [pytest.mark.usefixtures("one_thread"), deprecated]
@@ -171,6 +173,7 @@ def test_a_tiny_decoder_learns_from_a_teacher(tmp_path: Path, photos: Path) -> N
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(not distributions.get("exact_vae"), reason="exact-vae is not installed: pip install -e .")
 def test_two_processes_equal_one_with_twice_the_batch(tmp_path: Path, photos: Path) -> None:
     """The same crops, the same noise: only the order of additions differs."""
     curves: list[list[dict[str, float]]] = []
