@@ -8,15 +8,9 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from .model_management.jobs import Outcome, Result
-    from .vae_model.vae import VAE
+from typing import Any, cast
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -100,133 +94,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return run_evaluate(options)
         if options.command == "train":
             return _train(options)
-        return _run(options)
+        from .model_management.run_command import run_files
+
+        return run_files(options)
     except KeyboardInterrupt:
         print("exact-vae: interrupted; files that were finished are whole", file=sys.stderr)
         return 1
     except (ValueError, RuntimeError, OSError) as error:
         print(f"exact-vae: {error}", file=sys.stderr)
         return 2
-
-
-def _run(options: argparse.Namespace) -> int:
-    """encode and decode: settle names, load the VAE, run, report."""
-    from .model_management.jobs import name_outputs, run_jobs
-    from .model_management.loader import load_vae
-    from .vae_model.bytesize import parse_bytes
-    from .vae_model.checks import check_method
-    from .vae_model.files.images import require_image_suffix
-    from .vae_model.files.latents import require_latent_suffix
-
-    check_method(options.method)
-    if options.memory is not None:
-        parse_bytes(options.memory)
-    suffix = ".safetensors" if options.command == "encode" else f".{options.format.lower().lstrip('.')}"
-    require_suffix = require_latent_suffix if options.command == "encode" else require_image_suffix
-    require_suffix(f"name{suffix}")
-    if options.output.suffix and not options.output.is_dir():
-        require_suffix(options.output)
-    files = options.vae or ["bundled"]
-    if getattr(options, "shard", False):
-        return _run_sharded(options, files, suffix)
-    outputs = name_outputs(options.inputs, options.output, suffix)
-    vae = load_vae(files if len(files) > 1 else files[0], dtype=options.dtype, device=options.device)
-    work = _encode_file if options.command == "encode" else _decode_file
-
-    def run_one(source: Path, target: Path, progress: Callable[[float], None]) -> Result:
-        return work(vae, source, target, method=options.method, memory=options.memory, progress=progress)
-
-    quiet = options.quiet or options.json
-    outcomes = run_jobs(options.inputs, outputs, run_one, what=options.command, quiet=quiet)
-    _report(outcomes, options)
-    return 1 if any(outcome.error for outcome in outcomes) else 0
-
-
-def _run_sharded(options: argparse.Namespace, files: list[str], suffix: str) -> int:
-    """decode as one of the processes that torchrun started; the first of them writes and reports."""
-    from .model_management.shard_command import decode_files
-    from .vae_model.exact.ranks import RankLost
-
-    if options.method != "exact":
-        raise ValueError(f"method: expected exact with --shard, got {options.method!r}: leave out one of the two")
-    quiet = options.quiet or options.json
-    try:
-        rank, outcomes = decode_files(
-            options.inputs, options.output, suffix, files, _write_images,
-            dtype=options.dtype, device=options.device, memory=options.memory, quiet=quiet,
-        )  # fmt: skip
-    except RankLost as error:
-        print(f"exact-vae: {error}", file=sys.stderr, flush=True)
-        return 2
-    if rank == 0:
-        _report(outcomes, options)
-        return 1 if any(outcome.error for outcome in outcomes) else 0
-    for outcome in outcomes:
-        if outcome.error:
-            print(f"exact-vae: rank {rank}: {outcome.error}", file=sys.stderr, flush=True)
-    return 0
-
-
-def _encode_file(vae: VAE, source: Path, target: Path, **run: Any) -> Result:
-    from .model_management.jobs import Result
-    from .vae_model.files.images import read_image
-    from .vae_model.files.latents import write_latent
-
-    pixels, notes = read_image(source)
-    latent = vae.encode(pixels, **run)
-    f = vae.downscale_ratio
-    height, width = (side * f for side in latent.shape[-2:])
-    if (height, width) != tuple(pixels.shape[1:3]):
-        notes.append(f"cropped to {width} x {height}, whole cells of {f} pixels")
-    write_latent(latent, target)
-    return Result([target], tuple(latent.shape), notes)
-
-
-def _decode_file(vae: VAE, source: Path, target: Path, **run: Any) -> Result:
-    from .vae_model.files.latents import read_latent
-
-    return _write_images(vae.decode(read_latent(source), **run), target)
-
-
-def _write_images(images: Tensor, target: Path) -> Result:
-    from .model_management.jobs import Result
-    from .vae_model.files.images import write_image
-
-    paths = [target]
-    if len(images) > 1:
-        paths = [target.with_name(f"{target.stem}_{number + 1:05d}{target.suffix}") for number in range(len(images))]
-    for image, path in zip(images, paths, strict=True):
-        write_image(image, path)
-    return Result(paths, tuple(images.shape))
-
-
-def _report(outcomes: list[Outcome], options: argparse.Namespace) -> None:
-    """What became of every input: failures to stderr, the rest as text or all as JSON to stdout."""
-    failed = [outcome for outcome in outcomes if outcome.error]
-    for outcome in failed:
-        print(f"exact-vae: {outcome.error}", file=sys.stderr)
-    if options.json:
-        rows = [
-            {
-                "input": str(outcome.source),
-                "outputs": [str(path) for path in outcome.result.outputs] if outcome.result else [],
-                "shape": list(outcome.result.shape) if outcome.result else None,
-                "notes": outcome.result.notes if outcome.result else [],
-                "seconds": round(outcome.seconds, 3),
-                "error": outcome.error,
-            }
-            for outcome in outcomes
-        ]
-        print(json.dumps({"command": options.command, "method": options.method, "files": rows}))
-    elif not options.quiet:
-        for outcome in outcomes:
-            if outcome.result:
-                written = ", ".join(str(path) for path in outcome.result.outputs)
-                notes = "".join(f"; {note}" for note in outcome.result.notes)
-                print(f"{outcome.source} -> {written} ({outcome.seconds:.2f} s{notes})")
-    if failed and not options.json:
-        names = ", ".join(str(outcome.source) for outcome in failed)
-        print(f"exact-vae: {len(failed)} of {len(outcomes)} failed: {names}", file=sys.stderr)
 
 
 def _convert(options: argparse.Namespace) -> int:

@@ -52,6 +52,16 @@ def shared() -> Path:
     return SHARED
 
 
+@pytest.fixture(scope="session")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of small photographs to train on, and one file that is none."""
+    from exact_vae.tests.training_case import write_photos
+
+    folder = tmp_path_factory.mktemp("photos")
+    write_photos(folder)
+    return folder
+
+
 @pytest.fixture
 def one_thread() -> Iterator[None]:
     """For tensors too small to share out: with several threads they mostly wait for each other."""

@@ -1,81 +1,23 @@
 """The start script: what it decides and which commands it composes. Nothing is installed and nothing is run."""
 
-import importlib.util
 import sys
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+from exact_vae.tests.run_starts import ROOT, Commands, fake_commands, load_run
 
-ROOT = Path(__file__).resolve().parents[1]
 PYTHON_NOW = f"{sys.version_info[0]}.{sys.version_info[1]}"
-
-
-class Commands:
-    """Stands in for the two functions that start programs; remembers commands, answers by the last matching rule."""
-
-    def __init__(self, run: ModuleType) -> None:
-        self.seen: list[list[str]] = []
-        self.answers: dict[str, tuple[int, str]] = {}
-        self.run = run
-
-    def answer(self, command: list[str]) -> tuple[int, str]:
-        text = " ".join(command)
-        return next((answer for part, answer in reversed(self.answers.items()) if part in text), (0, ""))
-
-    def call(self, command: list[str], cwd: Path | None = None) -> int:
-        self.seen.append(command)
-        if "venv" in command:
-            self.run.VENV.mkdir(exist_ok=True)
-        return self.answer(command)[0]
-
-    def capture(self, command: list[str]) -> tuple[int, str]:
-        return self.answer(command)
-
-    def pip(self) -> list[list[str]]:
-        return [command[5:] for command in self.seen if command[1:4] == ["-m", "pip", "install"]]
 
 
 @pytest.fixture
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    """run.py itself, in a checkout that holds a pyproject.toml only, under a Python without torch."""
-    spec = importlib.util.spec_from_file_location("run_under_test", ROOT / "run.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, "run_under_test", module)
-    spec.loader.exec_module(module)
-    (tmp_path / "pyproject.toml").write_text("[project]")
-    monkeypatch.setattr(module, "ROOT", tmp_path)
-    monkeypatch.setattr(module, "VENV", tmp_path / ".venv")
-    monkeypatch.setattr(module, "STAMP", tmp_path / ".venv" / "stamp.json")
-    monkeypatch.setattr(module, "PYTHON", "venv-python")
-    monkeypatch.setattr(module, "INSIDE", False)  # the tests themselves may run in the environment
-    monkeypatch.setattr(module, "find_torch", lambda: None)
-    return module
+    return load_run(tmp_path, monkeypatch)
 
 
 @pytest.fixture
 def commands(run: ModuleType, monkeypatch: pytest.MonkeyPatch) -> Commands:
-    fake = Commands(run)
-    monkeypatch.setattr(run, "call", fake.call)
-    monkeypatch.setattr(run, "capture", fake.capture)
-    missing_python(fake)
-    return fake
-
-
-def missing_python(commands: Commands) -> None:
-    """The environment has no Python until `venv` has made one, and torch is there afterwards."""
-    before = commands.answer
-
-    def answer(command: list[str]) -> tuple[int, str]:
-        if "-c" in command and "find_spec" in " ".join(command):
-            made = commands.run.VENV.exists()
-            site = str(commands.run.VENV).replace("\\", "/")
-            return (0, f'{{"torch": "2.13.0+cpu", "ours": "here", "site": "{site}"}}') if made else (1, "no python")
-        return before(command)
-
-    commands.answer = answer  # type: ignore[method-assign]
+    return fake_commands(run, monkeypatch)
 
 
 def test_parse_keeps_the_order_of_what_it_does_not_know(run: ModuleType) -> None:
@@ -269,90 +211,3 @@ def test_the_benchmark_gets_its_arguments_and_its_exit_code_back(run: ModuleType
     commands.answers["bench.py"] = (2, "")
     assert run.main(["bench", "--quick"]) == 2
     assert commands.seen[-1] == ["venv-python", str(run.ROOT / "benchmarks" / "bench.py"), "--quick"]
-
-
-def no_node(run: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(run.shutil, "which", lambda name: None)
-
-
-def test_all_checks_run_even_if_one_fails(
-    run: ModuleType, commands: Commands, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    no_node(run, monkeypatch)
-    commands.answers["ruff check"] = (1, "")
-    assert run.test(["-k", "x"]) == 1
-    assert [command[2] for command in commands.seen] == ["ruff", "ruff", "pyright", "pytest"]
-    assert commands.seen[-1][-2:] == ["-k", "x"]
-    assert commands.seen[-1][3] == "-n"  # before what the user says, which then counts
-    lines = capsys.readouterr().out.splitlines()
-    assert lines[-1] == "3 passed, 1 failed"
-    assert any("node --test" in line and "skipped: node not found" in line for line in lines)
-
-
-@pytest.mark.parametrize(
-    ("ci", "outcome"), [("", "skipped"), ("false", "skipped"), ("true", "failed"), ("1", "failed")]
-)
-def test_a_pyright_that_cannot_start(
-    run: ModuleType, commands: Commands, monkeypatch: pytest.MonkeyPatch, ci: str, outcome: str
-) -> None:
-    monkeypatch.setenv("CI", ci)
-    commands.answers["pyright --version"] = (1, "getaddrinfo failed")
-    result = run.check_types()
-    assert result.outcome == f"{outcome}: could not start: getaddrinfo failed"
-    no_node(run, monkeypatch)
-    assert run.test([]) == int(outcome == "failed")
-
-
-def test_a_type_error_is_a_failure(run: ModuleType, commands: Commands, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("CI", raising=False)
-    commands.answers["pyright --pythonpath"] = (1, "1 error")
-    assert run.check_types().outcome == "failed"
-
-
-@pytest.mark.parametrize(("version", "runs"), [("v20.1.0", True), ("v18.0.0", True), ("v16.9.9", False), ("", False)])
-def test_node_must_be_18(
-    run: ModuleType, commands: Commands, monkeypatch: pytest.MonkeyPatch, version: str, runs: bool
-) -> None:
-    monkeypatch.setattr(run.shutil, "which", lambda name: "node")
-    commands.answers["--version"] = (0, version)
-    (run.ROOT / "tests" / "js").mkdir(parents=True)
-    (run.ROOT / "tests" / "js" / "help.test.mjs").touch()
-    assert run.check_javascript().outcome.startswith("passed" if runs else "skipped: node 18 or newer")
-    assert len(commands.seen) == int(runs)
-    # Files, not the folder: what a folder means to `node --test` differs between its versions.
-    assert not runs or commands.seen[0][2].endswith("help.test.mjs")
-
-
-@pytest.mark.parametrize(
-    ("report", "outcome", "counts"),
-    [
-        ('<testsuites><testsuite errors="1" failures="2" skipped="3" tests="10"/></testsuites>', "failed", (4, 3)),
-        ('<testsuites><testsuite errors="0" failures="0" skipped="3" tests="10"/></testsuites>', "passed", (7, 0)),
-        ('<testsuites><testsuite errors="0" failures="0" skipped="0" tests="0"/></testsuites>', "failed", (0, 1)),
-        ("half a rep", "failed", (0, 1)),
-        ("<testsuites/>", "passed", (1, 0)),
-    ],
-)
-def test_totals_come_from_the_report_of_pytest(
-    run: ModuleType, tmp_path: Path, report: str, outcome: str, counts: tuple[int, int]
-) -> None:
-    (tmp_path / "report.xml").write_text(report)
-    assert run.count_tests(tmp_path / "report.xml", run.Result("pytest", outcome, 1.0)) == counts
-
-
-def test_find_torch_does_not_import_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    spec = importlib.util.spec_from_file_location("run_again", ROOT / "run.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, "run_again", module)
-    spec.loader.exec_module(module)
-    monkeypatch.setattr(module, "INSIDE", False)
-    monkeypatch.setattr("importlib.metadata.version", lambda name: "2.3.1")
-    assert module.find_torch() is None  # Too old.
-    monkeypatch.setattr("importlib.metadata.version", lambda name: "2.10.0+cu130")
-    found = module.find_torch()
-    assert found.requirement == "torch==2.10.0+cu130"
-    assert (Path(found.found_in) / "torch" / "__init__.py").is_file()
-    monkeypatch.setattr(module, "INSIDE", True)
-    assert module.find_torch() is None

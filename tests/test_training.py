@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from exact_vae.vae_model.autoencoder import build_kl
@@ -14,6 +15,7 @@ from exact_vae.vae_model.training.crops import CentreCrops, RandomCrops, Timetab
 from exact_vae.vae_model.training.photo_set import PhotoSet, find_pictures
 from exact_vae.vae_model.training.photos import centre_crop, psnr, read_photos
 from exact_vae.vae_model.training.start import START_LOGVAR, STARTS
+from PIL import Image
 
 
 @pytest.fixture(scope="module")
@@ -84,6 +86,28 @@ def test_a_file_that_breaks_off_is_replaced_by_another(folder: Path, tmp_path: P
     assert RandomCrops(photos, 0)[(0, 0, 16)]["jpg"].shape == (3, 16, 16)
     assert (photos.unreadable, photos.readable) == (1, 1)
     assert CentreCrops(photos, 64, 32)[0].shape == (3, 64, 64)
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGBA", "CMYK", "I;16"])
+def test_pictures_of_every_mode_become_three_channels(tmp_path: Path, mode: str) -> None:
+    colour = Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 48, 3), dtype=np.uint8))
+    name = tmp_path / ("a.tif" if mode == "CMYK" else "a.png")
+    (colour.convert("L").convert("I;16") if mode == "I;16" else colour.convert(mode)).save(name)
+    photo = PhotoSet(find_pictures([str(name)], "data.train"))[0]
+    assert photo is not None
+    assert (photo.dtype, tuple(photo.shape)) == (torch.uint8, (3, 40, 48))
+    if mode in ("1", "L", "LA", "I;16"):
+        assert torch.equal(photo[0], photo[2])
+
+
+def test_validation_crops_are_the_same_every_time(folder: Path) -> None:
+    first, again = (CentreCrops(PhotoSet(find_pictures([str(folder)], "data.val")), 64, 32) for _ in range(2))
+    assert [tuple(crop.shape) for crop in (first[n] for n in range(3))] == [(3, 64, 64)] * 3
+    for number in (2, 0, 1):
+        assert torch.equal(first[number], again[number])
+        photo = read_photos(folder)[number].float() / 127.5 - 1
+        top, left = ((length - 64) // 2 for length in photo.shape[1:])
+        assert torch.equal(first[number], photo[:, top : top + 64, left : left + 64])
 
 
 def test_processes_share_the_crops_of_one_larger_batch() -> None:

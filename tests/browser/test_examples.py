@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 if TYPE_CHECKING:
-    from .conftest import Ui
+    from .ui import Ui
 
 pytestmark = pytest.mark.browser
 

@@ -10,7 +10,7 @@ import pytest
 from exact_vae.nodes import NODE_DISPLAY_NAME_MAPPINGS
 
 if TYPE_CHECKING:
-    from .conftest import Ui
+    from .ui import Ui
 
 pytestmark = pytest.mark.browser
 

@@ -18,10 +18,8 @@ from exact_vae.tests.families_table import ROWS, hints, random_model
 from exact_vae.vae_model.autoencoder import build_kl
 from exact_vae.vae_model.coder import Decoder, Encoder
 from exact_vae.vae_model.config import KLConfig, LevelsConfig, VideoConfig
-from exact_vae.vae_model.errors import InputError, MemoryBudgetError
 from exact_vae.vae_model.exact.context import Context
 from exact_vae.vae_model.exact.program import build_program
-from exact_vae.vae_model.exact.ranks import RankStopped
 from exact_vae.vae_model.exact.run import run_program
 from exact_vae.vae_model.exact.schedule import LevelSchedule, Schedule, uniform
 from exact_vae.vae_model.exact.shard import DistributedRanks
@@ -247,64 +245,6 @@ def _structure(level: LevelSchedule) -> list[bool]:
     return [level.store_hidden, level.store_enlarged, level.store_blocks]
 
 
-def raised(call: Callable[[], object]) -> Answer:
-    try:
-        call()
-    except (InputError, MemoryBudgetError, RankStopped, InterruptedError) as error:
-        return {"error": type(error).__name__, "text": str(error)}
-    return {"error": None}
-
-
-def more_ranks_than_rows(ranks: DistributedRanks) -> Answer:
-    vae = family("kl-f4")
-    vae.host.load_model = None  # type: ignore[method-assign]  # nothing may be loaded
-    before = ranks.traffic.numbers()
-    answer = raised(lambda: decode_sharded(vae, torch.zeros(1, 3, ranks.count - 1, 8), ranks))
-    return answer | {"sent": ranks.traffic.since(before)[:4]}
-
-
-def other_latents(ranks: DistributedRanks) -> Answer:
-    vae = family("kl-f4")
-    return raised(lambda: decode_sharded(vae, torch.zeros(1, 3, 8, 8 + ranks.rank), ranks))
-
-
-def too_little_on_one(ranks: DistributedRanks) -> Answer:
-    vae = family("kl-f4")
-    limit = 5_000 if ranks.rank == 1 else 2**30
-    return raised(lambda: decode_sharded(vae, torch.zeros(1, 3, 8, 8), ranks, limit))
-
-
-def fails_on_one(make: Callable[[], BaseException], *, times: int = 1) -> Case:
-    """Rank 1 fails in the middle of a run; then everybody decodes once more, in step."""
-
-    def case(ranks: DistributedRanks) -> Answer:
-        vae = family("SD1, SD2, SDXL")
-        host: Any = vae.host
-        z, failed = hard_input(1, 4, 24, 16).float(), 0
-
-        def fails(strip: int) -> BaseException | None:
-            nonlocal failed
-            if ranks.rank == 1 and strip % 20 == 0 and failed < times:
-                failed += 1
-                return make()
-            return None
-
-        host.fails = fails
-        first = raised(lambda: decode_sharded(vae, z, ranks))
-        failed = times
-        return first | {"again": against_untiled(vae, z, ranks)}
-
-    return case
-
-
-def fails_on_all(ranks: DistributedRanks) -> Answer:
-    """All at once: each rank keeps its own error."""
-    vae = family("SD1, SD2, SDXL")
-    host: Any = vae.host
-    host.fails = lambda strip: InterruptedError(f"cancelled on {ranks.rank}") if strip == 5 else None
-    return raised(lambda: decode_sharded(vae, hard_input(1, 4, 8, 6).float(), ranks))
-
-
 FAMILY_RANKS = 3
 """So many decode every family."""
 DECODES: dict[str, Case] = {name: of_family(name) for name in ROWS}
@@ -312,10 +252,4 @@ OTHERS: dict[str, Case] = {
     "bundled": bundled,
     "statistics": wide_statistics,
     "little memory on one": little_memory_on_one,
-    "more ranks than rows": more_ranks_than_rows,
-    "other latents": other_latents,
-    "too little on one": too_little_on_one,
-    "cancelled": fails_on_one(lambda: InterruptedError("cancelled by the user")),
-    "out of memory": fails_on_one(lambda: MemoryError("no memory")),
-    "fails on all": fails_on_all,
 }

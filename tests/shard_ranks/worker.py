@@ -17,6 +17,7 @@ import torch
 import torch.distributed as dist
 from exact_vae.model_management.sharded import decode_sharded
 from exact_vae.tests.shard_ranks.cases import DECODES, ENGINE, FAMILY_RANKS, OTHERS, family, hard_input
+from exact_vae.tests.shard_ranks.failures import FAILURES
 from exact_vae.vae_model.exact.ranks import RankLost
 from exact_vae.vae_model.exact.shard import DistributedRanks
 
@@ -39,7 +40,7 @@ def main() -> None:
         if rank < size:
             answers: dict[str, Any] = {}
             ranks = DistributedRanks(group)
-            for name, case in (ENGINE | OTHERS | (DECODES if size == FAMILY_RANKS else {})).items():
+            for name, case in (ENGINE | OTHERS | FAILURES | (DECODES if size == FAMILY_RANKS else {})).items():
                 try:
                     answers[name] = case(ranks)
                 except Exception as error:

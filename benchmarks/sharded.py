@@ -1,0 +1,93 @@
+"""One decode by one process against the same by several that share its rows, on the same processor cores.
+
+`python benchmarks/sharded.py --size 1024 --ranks 2` gives one process all cores and every rank its share of them, lets
+both take turns after a warm-up, and prints median seconds, the worst difference, the largest plan of a rank and
+what every rank sent. Ranks on one machine's cores cannot be faster than the cores: what is shown is what sharing costs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as multiprocessing
+from case import CONFIG, random_input, random_model
+from exact_vae import VAE, load_vae
+from exact_vae.model_management.sharded import decode_sharded
+from exact_vae.vae_model.exact.shard import DistributedRanks
+from exact_vae.vae_model.exact.traffic import KINDS
+
+
+def main() -> None:
+    """Start the ranks; rank 0 prints."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--size", type=int, default=1024, help="side of the image in pixels")
+    parser.add_argument("--ranks", type=int, default=2)
+    parser.add_argument("--repeats", type=int, default=3)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        words = (options.size, options.ranks, options.repeats, folder)
+        multiprocessing.spawn(run_rank, words, nprocs=options.ranks)  # pyright: ignore[reportPrivateImportUsage]
+
+
+def run_rank(rank: int, size: int, count: int, repeats: int, folder: str) -> None:
+    """Rounds of: rank 0 alone with all cores while the others wait, then all ranks together."""
+    cores = len(os.sched_getaffinity(0))
+    dist.init_process_group("gloo", init_method=(Path(folder) / "meeting").as_uri(), rank=rank, world_size=count)
+    ranks, z = DistributedRanks(), random_input(CONFIG.embed_dim, size // CONFIG.factor, size // CONFIG.factor)
+    vae = load_vae(random_model().state_dict(), device="cpu", dtype="float32")
+    alone: list[float] = []
+    together: list[float] = []
+    image = shared = None
+    plan_one = 0
+    before = ranks.traffic.numbers()
+    for _ in range(1 + repeats):
+        torch.set_num_threads(cores)
+        if rank == 0:
+            image, plan_one = timed(alone, lambda: vae.decode(z)), peak(vae)
+        dist.barrier()
+        torch.set_num_threads(max(1, cores // count))
+        before = ranks.traffic.numbers()
+        shared = timed(together, lambda: decode_sharded(vae, z, ranks))
+        dist.barrier()
+    rows: list[Any] = [None] * count
+    dist.all_gather_object(rows, {"sent": ranks.traffic.since(before), "plan": peak(vae)})
+    if rank == 0:
+        assert image is not None
+        assert shared is not None
+        one, several = statistics.median(alone[1:]), statistics.median(together[1:])
+        facts = {
+            "size": size, "ranks": count, "cores": cores, "torch": torch.__version__,
+            "seconds_one": one, "seconds_sharded": several, "ratio": several / one,
+            "difference": float((image - shared).abs().max()), "plan_one": plan_one,
+            "plans": [row["plan"] for row in rows],
+            "sent": [dict(zip(KINDS, row["sent"], strict=True)) for row in rows],
+        }  # fmt: skip
+        print(json.dumps(facts, indent=1), flush=True)
+    dist.destroy_process_group()
+
+
+def timed(seconds: list[float], call: Any) -> Any:
+    """What the call returns; its seconds are added."""
+    started = time.perf_counter()
+    result = call()
+    seconds.append(time.perf_counter() - started)
+    return result
+
+
+def peak(vae: VAE) -> int:
+    """Bytes that the last plan takes."""
+    assert vae.last_plan is not None
+    return vae.last_plan.peak_bytes
+
+
+if __name__ == "__main__":
+    main()

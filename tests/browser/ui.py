@@ -1,0 +1,127 @@
+"""The frontend as the tests use it, and what it wrote to its console."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from playwright.sync_api import ConsoleMessage, Page
+
+RUN_MS = 180_000
+# Console errors that may come while a test works, each with its reason; any other fails the test. What the frontend
+# writes before that, while it opens, counts only if it names a file of ours.
+IGNORED = {
+    r"net::ERR_FAILED": "addresses outside this machine are blocked here",
+    r"Failed to load resource.*status of 404": "files that the host looks for and may lack, such as user.css",
+    r"[Jj]obs ?A[Pp][Ii]": "a frontend newer than its host asks for a list of jobs that the host does not have",
+}
+
+
+class Console:
+    """What a page wrote as errors."""
+
+    def __init__(self) -> None:
+        self.errors: list[str] = []
+        self.opened = 0  # Errors up to the moment when the page was ready.
+
+    def watch(self, page: Page) -> None:
+        page.on("console", self._message)
+        page.on("pageerror", lambda error: self.errors.append(f"uncaught: {error.message}\n{error.stack}"))
+
+    def _message(self, message: ConsoleMessage) -> None:
+        text = f"{message.text} ({message.location.get('url', '')})"
+        if message.type == "error" or "ExactVAE" in message.text:
+            self.errors.append(text)
+
+    def ours(self) -> list[str]:
+        """Errors that name a file or an event of ours."""
+        return [text for text in self.errors if re.search(r"exact.?vae", text, re.IGNORECASE)]
+
+    def unexplained(self) -> list[str]:
+        return [text for text in self.errors[self.opened :] if not any(re.search(pattern, text) for pattern in IGNORED)]
+
+
+class Ui:
+    """The frontend as these tests use it."""
+
+    sizes = itertools.count(1)  # Each workflow has a size of its own: the server answers a known one from its cache.
+
+    def __init__(self, page: Page, console: Console) -> None:
+        self.page, self.console = page, console
+
+    def js(self, expression: str, argument: Any = None) -> Any:
+        return self.page.evaluate(expression, argument)
+
+    def set(self, setting: str, value: Any) -> None:
+        self.js("([id, value]) => window.app.extensionManager.setting.set(id, value)", [setting, value])
+
+    def clear(self) -> None:
+        self.js("""() => {
+            window.app.graph.clear();
+            Object.assign(window.app.canvas.ds, {scale: 1, offset: [60, 20]});
+        }""")
+        self.page.wait_for_function("() => window.app.graph.nodes.length === 0")
+
+    def add(self, kind: str, x: int, y: int, values: dict[str, Any] | None = None) -> int:
+        """A node with values in its widgets; its number."""
+        return self.js(
+            """([kind, x, y, values]) => {
+                const node = window.LiteGraph.createNode(kind);
+                window.app.graph.add(node);
+                node.pos = [x, y];
+                for (const [name, value] of Object.entries(values)) {
+                    const widget = node.widgets.find((widget) => widget.name === name);
+                    if (!widget) throw new Error(`${kind} has no ${name}`);
+                    widget.value = value;
+                }
+                return node.id;
+            }""",
+            [kind, x, y, values or {}],
+        )
+
+    def link(self, source: int, target: int, name: str) -> None:
+        """The first output of a node to an input of another."""
+        self.js(
+            """([source, target, name]) => {
+                const [from, to] = [source, target].map((id) => window.app.graph.getNodeById(id));
+                from.connect(0, to, to.inputs.findIndex((input) => input.name === name));
+            }""",
+            [source, target, name],
+        )
+
+    def decode_workflow(self, size: int = 512) -> int:
+        """bundled VAE, an empty latent of 16 channels, our decode, a preview; the number of the decode node."""
+        self.clear()
+        width = size + 16 * next(Ui.sizes)
+        vae = self.add("ExactVAELoader", 40, 120, {"vae_name": "bundled"})
+        latent = self.add("EmptySD3LatentImage", 40, 300, {"width": width, "height": size})
+        decode = self.add("ExactVAEDecode", 350, 120)
+        preview = self.add("PreviewImage", 660, 120)
+        self.link(vae, decode, "vae")
+        self.link(latent, decode, "samples")
+        self.link(decode, preview, "images")
+        return decode
+
+    def run(self, milliseconds: int = RUN_MS) -> list[dict[str, Any]]:
+        """Queue the workflow and wait for its end; the progress events of our pack in their order."""
+        self.js("""() => {
+            const api = window.comfyAPI.api.api;
+            window.seen = {progress: [], end: null};
+            const note = (event) => window.seen.progress.push(event.detail);
+            const end = (event) => { window.seen.end = event; };
+            api.addEventListener("exact_vae.progress", note);
+            for (const name of ["execution_success", "execution_error", "execution_interrupted"]) {
+                api.addEventListener(name, ({detail}) => end({name, ...detail}), {once: true});
+            }
+            return window.app.queuePrompt(0);
+        }""")
+        self.page.wait_for_function("() => window.seen.end !== null", timeout=milliseconds)
+        seen = self.js("() => window.seen")
+        assert seen["end"]["name"] == "execution_success", seen["end"]
+        return seen["progress"]
+
+    def send(self, event: str, detail: Any) -> None:
+        """An event as if the server had sent it."""
+        self.js("([n, detail]) => window.comfyAPI.api.api.dispatchEvent(new CustomEvent(n, {detail}))", [event, detail])

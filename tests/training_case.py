@@ -1,0 +1,83 @@
+"""A model, photographs and configurations small enough to train in a test."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from exact_vae.vae_model.files.images import write_image
+from safetensors.torch import load_file
+
+TINY: dict[str, Any] = {
+    "target": "AutoEncoderKL",
+    "params": {
+        "embed_dim": 4,
+        "ema_decay": 0.9,
+        "start": "skip",
+        "ddconfig": {
+            "ch": 8,
+            "ch_mult": [1, 2],
+            "num_res_blocks": 1,
+            "in_channels": 3,
+            "out_ch": 3,
+            "z_channels": 4,
+            "num_groups": 4,
+        },
+        "lossconfig": {"params": {"terms": {"l1": 1.0}, "kl_weight": 1e-5}},
+    },
+}
+
+
+def with_params(**params: Any) -> dict[str, Any]:
+    """`TINY` with other arguments of the model."""
+    return {**TINY, "params": {**TINY["params"], **params}}
+
+
+def write_photos(folder: Path) -> None:
+    """Six pictures of smooth colours, one of them grey, and one file that is none."""
+    generator = torch.Generator().manual_seed(0)
+    for number in range(6):
+        coarse = torch.rand(1, 3, 5, 6, generator=generator)
+        picture = torch.nn.functional.interpolate(coarse, size=(64, 72), mode="bilinear")[0].movedim(0, 2)
+        if number == 5:
+            picture = picture.mean(dim=2, keepdim=True).expand(-1, -1, 3)
+        write_image(picture, folder / f"{number}.png")
+    (folder / "broken.jpg").write_bytes(b"no picture")
+
+
+def write_config(folder: Path, photos: Path, model: dict[str, Any] = TINY, **trainer: Any) -> str:
+    """A configuration as YAML, which JSON is."""
+    content = {
+        "model": model,
+        "optimizer": {"lr": 3e-3, "schedule": "cosine"},
+        "data": {"train": [str(photos)], "val": [str(photos)], "batch_size": 4, "crop": 16, "val_crop": 32},
+        "trainer": {"batches": 12, "check_every": 4, "precision": "32-true", "accelerator": "cpu", **trainer},
+        "output": {"folder": str(folder / "run"), "dtype": "float32", "grids": 2},
+    }
+    folder.mkdir(exist_ok=True)
+    path = folder / "config.yaml"
+    path.write_text(json.dumps(content))
+    return str(path)
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    """What a training in `folder` wrote."""
+    return load_file(folder / "run" / "vae.safetensors")
+
+
+def curve(folder: Path) -> list[dict[str, float]]:
+    """The rows of its checks."""
+    return json.loads((folder / "run" / "training.json").read_text())["curve"]
+
+
+def train_in_processes(config: str, *words: str) -> None:
+    """`exact-vae train` in a process of its own, which starts the others; one thread each."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1"}
+    command = [sys.executable, "-m", "exact_vae", "train", config, *words, "--quiet"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
