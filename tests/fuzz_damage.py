@@ -89,7 +89,7 @@ def _strides(draw: Draw, state: dict[str, Tensor], key: str) -> dict[str, Tensor
         return {**state, key: torch.zeros(1).expand(draw(st.sampled_from([tensor.shape, (10**6, 10**6, 3, 3)])))}
     if kind == "view":
         return {**state, key: torch.cat([tensor.reshape(-1), torch.ones(3, dtype=tensor.dtype)])[: tensor.numel()]}
-    if kind == "sparse" and tensor.dtype not in (torch.float32, torch.float16, torch.bfloat16):
+    if kind == "sparse" and (tensor.is_meta or tensor.dtype not in (torch.float32, torch.float16, torch.bfloat16)):
         return state  # torch makes no sparse tensors of all others
     made = {"sparse": Tensor.to_sparse, "meta": lambda t: t.to("meta"), "gradient": _with_gradient}
     return {**state, key: made[kind](tensor)}

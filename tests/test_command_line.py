@@ -9,6 +9,7 @@ import pytest
 import torch
 from exact_vae import VAE
 from exact_vae.__main__ import main
+from exact_vae.model_management import run_command
 from exact_vae.vae_model.files import images as image_files
 from exact_vae.vae_model.files.images import read_image
 from exact_vae.vae_model.files.latents import read_latent, write_latent
@@ -243,7 +244,7 @@ def test_an_interruption_leaves_the_finished_files_whole(
             raise KeyboardInterrupt
         return plain(path)
 
-    monkeypatch.setattr(image_files, "read_image", interrupted)
+    monkeypatch.setattr(run_command, "read_image", interrupted)
     code, out, err = run("encode", *paths, "-o", tmp_path / "out")
     assert (code, out) == (1, "")
     assert err.splitlines()[-1] == "exact-vae: interrupted; files that were finished are whole"

@@ -23,6 +23,14 @@ def shard_parts(model: nn.Module, mesh: Any) -> None:
             fully_shard(part, mesh=mesh)
 
 
+def spread_again(model: nn.Module) -> None:
+    """Let go of the whole parameters that a forward pass put together, so that those seen are this process's shares."""
+    for part in model.children():
+        reshard: Any = getattr(part, "reshard", None)
+        if reshard is not None:
+            reshard()
+
+
 def whole_tensors(model: nn.Module) -> dict[str, Tensor]:
     """The state dict with every spread tensor put together, in all processes; plain models' as it is."""
     return {

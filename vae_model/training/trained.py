@@ -21,7 +21,7 @@ from .config import OptimizerSection
 from .crops import generator_of
 from .metrics import LEAST_SIDE, psnr, ssim
 from .schedule import rate_share
-from .sharded import filled, shard_parts, whole_tensors, without_weights
+from .sharded import filled, shard_parts, spread_again, whole_tensors, without_weights
 
 _RANGE_SLACK = 1e-3
 """How far beyond -1..1 an image may lie: more than rounding, less than any other scaling."""
@@ -134,12 +134,16 @@ class Trained(LightningModule):
 
     def on_validation_epoch_start(self) -> None:
         """Judge the averaged weights; undone by `on_validation_epoch_end`, before any checkpoint is written."""
+        if self._spread:
+            spread_again(self.model)
         if self.model_ema is not None:
             self.model_ema.store(self.model.parameters())
             self.model_ema.copy_to(self.model)
 
     def on_validation_epoch_end(self) -> None:
         """Go on with the training weights."""
+        if self._spread:
+            spread_again(self.model)
         if self.model_ema is not None:
             self.model_ema.restore(self.model.parameters())
 
