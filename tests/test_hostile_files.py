@@ -210,3 +210,16 @@ def test_a_broken_config_beside_the_weights_does_no_harm(tmp_path: Path, small_f
     (tmp_path / "vae.safetensors").write_bytes(small_file.read_bytes())
     (tmp_path / "config.json").write_bytes(text.encode("utf-8", "surrogateescape"))
     assert load_model(tmp_path / "vae.safetensors").config.num_groups == 8  # type: ignore[union-attr]
+
+
+def test_numbers_of_another_type_than_the_archive_holds(tmp_path: Path, state: dict[str, Tensor]) -> None:
+    """float32 declared as float16 needs half the bytes there are: read like that, every weight would be noise."""
+    torch.save(state, tmp_path / "sound.pt")
+    with zipfile.ZipFile(tmp_path / "sound.pt") as sound, zipfile.ZipFile(tmp_path / "a.pt", "w") as changed:
+        for entry in sound.infolist():
+            content = sound.read(entry)
+            if entry.filename.endswith("data.pkl"):
+                assert b"FloatStorage" in content
+                content = content.replace(b"FloatStorage", b"HalfStorage")
+            changed.writestr(entry, content)
+    assert "expected as many numbers as it declares, found others" in refusal(tmp_path / "a.pt")

@@ -27,7 +27,7 @@ _REBUILD = ("_rebuild_tensor", "_rebuild_tensor_v2", "_rebuild_tensor_v3", "_reb
 
 
 class FalseSize(ValueError):
-    """A pickle declares more numbers than there are."""
+    """A pickle declares other numbers than there are."""
 
 
 class ForeignObjects(ValueError):

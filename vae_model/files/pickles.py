@@ -1,7 +1,8 @@
 """Checkpoints in torch's pickle formats: looked through first, then read by torch's restricted unpickler.
 
 torch believes the sizes that a pickle declares: it sets memory aside for them in the format before 1.6, and in an
-archive that is mapped into memory it takes whatever bytes follow. So the sizes are compared with the file before.
+archive that is mapped into memory it takes so many of the bytes that follow, whatever they are. So the sizes are
+compared with the file before.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ def unpickle(path: Path, head: bytes) -> Mapping[str, Any]:
         raise
     except FalseSize as error:
         raise VAEFileError(
-            f"{path}: expected as many numbers as it declares, found fewer ({error}): download it again"
+            f"{path}: expected as many numbers as it declares, found others ({error}): download it again"
         ) from error
     except Exception as error:  # the unpickler meets arbitrary bytes, so any exception type may come out of it
         refused = isinstance(error, ForeignObjects) or any(word in str(error) for word in _REFUSALS)
@@ -81,8 +82,8 @@ def _scan_archive(path: Path) -> bool:
     folder = pickles[0].removesuffix("data.pkl") + "data/"
 
     def check(key: str, declared: int) -> None:
-        if not 0 <= declared <= sizes.get(folder + key, 0):
-            raise FalseSize(f"{declared} bytes, room for {sizes.get(folder + key, 0)}")
+        if declared != sizes.get(folder + key, 0):  # fewer are false, too: numbers of another type, read wrongly
+            raise FalseSize(f"{declared} bytes, there are {sizes.get(folder + key, 0)}")
 
     scan(io.BytesIO(content), len(content), check, 1)
     return all(entry.compress_type == zipfile.ZIP_STORED for entry in entries)
