@@ -162,16 +162,20 @@ class _Search:
         return need.peak_bytes <= self.device_budget and need.host_bytes <= self.host_budget
 
     def _score(self, found: Sized) -> float:
-        cost = PLAIN_COST if self.fast and not found.schedule.fast_convolution else 1.0
-        return cost * found.need.work + self.work_per_byte * found.need.moved_bytes
+        return self._floor(found) + self.work_per_byte * found.need.moved_bytes
+
+    def _floor(self, found: Sized) -> float:
+        """The score without any copies; neither the strips' height nor what waits elsewhere changes it."""
+        return (PLAIN_COST if self.fast and not found.schedule.fast_convolution else 1.0) * found.need.work
 
     def _level(self, level: int, value: Value) -> tuple[Sized, list[str]]:
         """The best schedule that fits, else the smallest one; and a line for each that was rejected."""
         rejected: dict[str, str] = {}
         best: Sized | None = None
         smallest: Sized | None = None
+        floor = float("inf")
         for tries, rows in enumerate(self._heights(level)):
-            if best is not None and tries > _LOWER_TRIES:
+            if best is not None and (tries > _LOWER_TRIES or floor * _LOWER_GAIN >= self._score(best)):
                 break
             for variant in self._variants(level, rows):
                 enough = False
@@ -185,6 +189,9 @@ class _Search:
                         best = found
                     if smallest is None or self._size(found.need) < self._size(smallest.need):
                         smallest = found
+                    floor = min(floor, self._floor(found))
+                    if best is not None and self._floor(found) * _LOWER_GAIN >= self._score(best):
+                        break  # whatever of it waits in main memory
                 if enough:
                     break  # variants come in the order of their work
             if best is not None and best.schedule == self._first(level, best.schedule.strip_rows):
