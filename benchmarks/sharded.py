@@ -1,8 +1,8 @@
 """One decode by one process against the same by several that share its rows, on the same processor cores.
 
 `python benchmarks/sharded.py --size 1024 --ranks 2` gives one process all cores and every rank its share of them, lets
-both take turns after a warm-up, and prints median seconds, the worst difference, the largest plan of a rank and
-what every rank sent. Ranks on one machine's cores cannot be faster than the cores: what is shown is what sharing costs.
+both take turns after a warm-up, and prints median seconds, the worst difference, what each plans and what every rank
+sent. All run on the same cores, so what is shown is the cost of sharing beside that of a process's own threads.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import json
 import os
 import statistics
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +23,7 @@ from exact_vae import VAE, load_vae
 from exact_vae.model_management.sharded import decode_sharded
 from exact_vae.vae_model.exact.shard import DistributedRanks
 from exact_vae.vae_model.exact.traffic import KINDS
+from measure import time_run
 
 
 def main() -> None:
@@ -52,11 +52,14 @@ def run_rank(rank: int, size: int, count: int, repeats: int, folder: str) -> Non
     for _ in range(1 + repeats):
         torch.set_num_threads(cores)
         if rank == 0:
-            image, plan_one = timed(alone, lambda: vae.decode(z)), peak(vae)
+            image, seconds = time_run(lambda: vae.decode(z), vae.device)
+            alone.append(seconds)
+            plan_one = peak(vae)
         dist.barrier()
         torch.set_num_threads(max(1, cores // count))
         before = ranks.traffic.numbers()
-        shared = timed(together, lambda: decode_sharded(vae, z, ranks))
+        shared, seconds = time_run(lambda: decode_sharded(vae, z, ranks), vae.device)
+        together.append(seconds)
         dist.barrier()
     rows: list[Any] = [None] * count
     dist.all_gather_object(rows, {"sent": ranks.traffic.since(before), "plan": peak(vae)})
@@ -73,14 +76,6 @@ def run_rank(rank: int, size: int, count: int, repeats: int, folder: str) -> Non
         }  # fmt: skip
         print(json.dumps(facts, indent=1), flush=True)
     dist.destroy_process_group()
-
-
-def timed(seconds: list[float], call: Any) -> Any:
-    """What the call returns; its seconds are added."""
-    started = time.perf_counter()
-    result = call()
-    seconds.append(time.perf_counter() - started)
-    return result
 
 
 def peak(vae: VAE) -> int:

@@ -49,7 +49,7 @@ def run_files(options: argparse.Namespace) -> int:
 
 def _run_sharded(options: argparse.Namespace, files: list[str], suffix: str) -> int:
     """decode as one of the processes that torchrun started; the first of them writes and reports."""
-    from .shard_command import decode_files  # torch.distributed, which builds may lack
+    from .shard_command import decode_files  # brings torch.distributed, which builds may lack
 
     if options.method != "exact":
         raise ValueError(f"method: expected exact with --shard, got {options.method!r}: leave out one of the two")

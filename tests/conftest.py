@@ -73,6 +73,24 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
+@pytest.fixture
+def inference(one_thread: None) -> Iterator[None]:
+    """For tests of the engine: as it runs in use, on one thread."""
+    import torch
+
+    with torch.inference_mode():
+        yield
+
+
+@pytest.fixture
+def no_gradients(one_thread: None) -> Iterator[None]:
+    """For tests that may change parameters or take gradients in between: none are kept, on one thread."""
+    import torch
+
+    with torch.no_grad():
+        yield
+
+
 @pytest.fixture(scope="session")
 def small_model() -> nn.Module:
     """A random ldm autoencoder: f8, 4 latent channels, 1.3 million parameters."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +17,7 @@ from exact_vae.vae_model.load import load_model
 from exact_vae.vae_model.save import save
 from safetensors.torch import load_file
 
-
-@pytest.fixture(autouse=True)
-def _inference(one_thread: None) -> Iterator[None]:
-    with torch.no_grad():
-        yield
+pytestmark = pytest.mark.usefixtures("no_gradients")
 
 
 def write(name: str, folder: Path, layout: str | None = None) -> Path:

@@ -4,7 +4,6 @@ All in float64: strips only change the order of a few hundred additions, 1e-13 o
 """
 
 import random
-from collections.abc import Iterator
 
 import pytest
 import torch
@@ -18,15 +17,11 @@ from exact_vae.vae_model.exact.step import Size
 from torch import Tensor, nn
 from torch.nn import functional
 
+pytestmark = pytest.mark.usefixtures("inference")
+
 CPU = torch.device("cpu")
 MODES = ["zeros", "circular", "reflect", "replicate"]
 CLOSE = {"rtol": 0, "atol": 1e-12}
-
-
-@pytest.fixture(autouse=True)
-def _inference(one_thread: None) -> Iterator[None]:
-    with torch.inference_mode():
-        yield
 
 
 def context(channels_last: bool = True) -> Context:

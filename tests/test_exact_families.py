@@ -30,11 +30,7 @@ from exact_vae.tests.exact_families import (
 from exact_vae.vae_model.exact.program import UnsupportedModule, build_program
 from exact_vae.vae_model.exact.schedule import LevelSchedule, uniform
 
-
-@pytest.fixture(autouse=True)
-def _inference(one_thread: None) -> Iterator[None]:
-    with torch.inference_mode():
-        yield
+pytestmark = pytest.mark.usefixtures("inference")
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 import torch
 from exact_vae.tests.exact_families import (
@@ -20,11 +18,7 @@ from exact_vae.tests.exact_families import (
 from exact_vae.vae_model.exact import winograd
 from exact_vae.vae_model.exact.schedule import uniform
 
-
-@pytest.fixture(autouse=True)
-def _inference(one_thread: None) -> Iterator[None]:
-    with torch.inference_mode():
-        yield
+pytestmark = pytest.mark.usefixtures("inference")
 
 
 @pytest.fixture

@@ -1,7 +1,6 @@
 """Sources of rows that only move values, planes and inputs, read by any pattern; not one bit may change."""
 
 import random
-from collections.abc import Iterator
 
 import pytest
 import torch
@@ -14,14 +13,10 @@ from exact_vae.vae_model.exact.spill import Spill
 from exact_vae.vae_model.exact.step import Size
 from torch import Tensor
 
+pytestmark = pytest.mark.usefixtures("inference")
+
 CPU = torch.device("cpu")
 SAME = {"rtol": 0, "atol": 0}
-
-
-@pytest.fixture(autouse=True)
-def _inference(one_thread: None) -> Iterator[None]:
-    with torch.inference_mode():
-        yield
 
 
 def context(channels_last: bool = True) -> Context:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -38,13 +38,9 @@ from exact_vae.vae_model.exact.wire import (
 from exact_vae.vae_model.halves import decoder_half
 from torch import Tensor
 
+pytestmark = pytest.mark.usefixtures("inference")
+
 CPU = torch.device("cpu")
-
-
-@pytest.fixture(autouse=True)
-def _inference(one_thread: None) -> Iterator[None]:
-    with torch.inference_mode():
-        yield
 
 
 # -- ranges ------------------------------------------------------------------------------------------------------------

@@ -15,13 +15,9 @@ from exact_vae.vae_model.exact.streamed import StreamedAttention, best_matmul, l
 from torch import Tensor
 from torch.nn import functional
 
+pytestmark = pytest.mark.usefixtures("inference")
+
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 2e-5}
-
-
-@pytest.fixture(autouse=True)
-def _inference(one_thread: None) -> Iterator[None]:
-    with torch.inference_mode():
-        yield
 
 
 def hard_tokens(batch: int, queries: int, keys: int, channels: int, dtype: torch.dtype) -> tuple[Tensor, ...]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +21,10 @@ from exact_vae.vae_model.load import load_model
 from exact_vae.vae_model.save import save, to_layout
 from torch import Tensor, nn
 
+pytestmark = pytest.mark.usefixtures("no_gradients")
+
 ROW = ROWS["Flux.2 small decoder"]
 GROUPS = hints(ROW.config)
-
-
-@pytest.fixture(autouse=True)
-def _inference(one_thread: None) -> Iterator[None]:
-    with torch.no_grad():
-        yield
 
 
 @pytest.fixture

@@ -39,15 +39,23 @@ def test_accumulated_batches_make_the_step_of_a_larger_one(tmp_path: Path, photo
 
 
 def test_recomputed_blocks_change_nothing(tmp_path: Path, photos: Path) -> None:
-    kept, again = tmp_path / "kept", tmp_path / "again"
-    train(write_config(kept, photos), quiet=True)
-    train(write_config(again, photos, with_params(gradient_checkpointing=True)), quiet=True)
-    assert_close(kept, again, atol=0)
+    calls: list[int] = []
+    for name, recomputed in (("kept", False), ("again", True)):
+        config = write_config(tmp_path / name, photos, with_params(gradient_checkpointing=recomputed))
+        prepared = prepare(read_config(config), progress=False)
+        seen: list[None] = []
+        prepared.module.model.encoder.mid.block_1.conv1.register_forward_hook(  # pyright: ignore
+            lambda *_, seen=seen: seen.append(None) if torch.is_grad_enabled() else None
+        )
+        run(prepared)
+        calls.append(len(seen))
+    assert calls == [12, 24]  # once a batch; once more on the way back
+    assert_close(tmp_path / "kept", tmp_path / "again", atol=0)
 
 
 def test_the_loss_is_never_in_16_bits(tmp_path: Path, photos: Path) -> None:
     prepared = prepare(read_config(write_config(tmp_path, photos, precision="bf16-mixed")), progress=False)
-    seen: dict[str, set[torch.dtype]] = {"likeness": set(), "latent": set()}
+    seen: dict[str, set[torch.dtype]] = {"likeness": set(), "activations": set()}
     likeness, convolve = prepared.module.loss.likeness, prepared.module.model.encoder.conv_in.forward  # pyright: ignore
 
     def watched(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
@@ -56,13 +64,13 @@ def test_the_loss_is_never_in_16_bits(tmp_path: Path, photos: Path) -> None:
 
     def watched_convolution(x: torch.Tensor) -> torch.Tensor:
         y = convolve(x)
-        seen["latent"].add(y.dtype)
+        seen["activations"].add(y.dtype)
         return y
 
     prepared.module.loss.likeness = watched
     prepared.module.model.encoder.conv_in.forward = watched_convolution  # pyright: ignore
     run(prepared)
-    assert seen == {"likeness": {torch.float32}, "latent": {torch.bfloat16}}
+    assert seen == {"likeness": {torch.float32}, "activations": {torch.bfloat16}}
     assert {p.dtype for p in prepared.module.model.parameters()} == {torch.float32}
     assert len(curve(tmp_path)) == 3
 

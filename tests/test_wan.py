@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,13 +25,9 @@ from exact_vae.vae_model.wan import build_wan
 from exact_vae.vae_model.wan_layers import RMS_norm
 from torch import Tensor
 
+pytestmark = pytest.mark.usefixtures("no_gradients")
+
 ROW = ROWS["Wan 2.1, Qwen-Image"]
-
-
-@pytest.fixture(autouse=True)
-def _inference(one_thread: None) -> Iterator[None]:
-    with torch.no_grad():
-        yield
 
 
 @pytest.fixture

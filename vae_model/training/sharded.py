@@ -24,7 +24,10 @@ def shard_parts(model: nn.Module, mesh: Any) -> None:
 
 
 def spread_again(model: nn.Module) -> None:
-    """Let go of the whole parameters that a forward pass put together, so that those seen are this process's shares."""
+    """Let go of the whole parameters that a forward pass put together, so that those seen are this process's shares.
+
+    Models that are not spread stay as they are.
+    """
     for part in model.children():
         reshard: Any = getattr(part, "reshard", None)
         if reshard is not None:

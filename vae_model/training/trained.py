@@ -134,16 +134,14 @@ class Trained(LightningModule):
 
     def on_validation_epoch_start(self) -> None:
         """Judge the averaged weights; undone by `on_validation_epoch_end`, before any checkpoint is written."""
-        if self._spread:
-            spread_again(self.model)
+        spread_again(self.model)
         if self.model_ema is not None:
             self.model_ema.store(self.model.parameters())
             self.model_ema.copy_to(self.model)
 
     def on_validation_epoch_end(self) -> None:
         """Go on with the training weights."""
-        if self._spread:
-            spread_again(self.model)
+        spread_again(self.model)
         if self.model_ema is not None:
             self.model_ema.restore(self.model.parameters())
 
