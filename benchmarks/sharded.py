@@ -23,6 +23,7 @@ from exact_vae import VAE, load_vae
 from exact_vae.model_management.sharded import decode_sharded
 from exact_vae.vae_model.exact.shard import DistributedRanks
 from exact_vae.vae_model.exact.traffic import KINDS
+from exact_vae.vae_model.process_group import leave_together
 from measure import time_run
 
 
@@ -75,6 +76,7 @@ def run_rank(rank: int, size: int, count: int, repeats: int, folder: str) -> Non
             "sent": [dict(zip(KINDS, row["sent"], strict=True)) for row in rows],
         }  # fmt: skip
         print(json.dumps(facts, indent=1), flush=True)
+    leave_together()
     dist.destroy_process_group()
 
 

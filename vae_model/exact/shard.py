@@ -18,6 +18,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from ..process_group import leave_together
 from .moments import Moments
 from .plane import Plane
 from .ranks import OwnTokens, RankLost, RankStopped, Tokens, block_rows, copy_rows
@@ -277,6 +278,7 @@ def connect(device: torch.device) -> Generator[DistributedRanks]:
         torch.cuda.set_device(device)
         dist.all_reduce(torch.zeros(1, device=device))  # NCCL wants everybody at its first message
     yield DistributedRanks(on_device=on_device)
+    leave_together()
     dist.destroy_process_group()
 
 

@@ -17,6 +17,7 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy
 
 from ..files.atomic import require_writable
+from ..process_group import leave_together
 from .checkpoint import LAST, AtomicCheckpointIO, Checkpoints
 from .config import ConfigError, TrainConfig, one_of, require
 from .distill import TinyDistillation
@@ -90,6 +91,7 @@ def run(prepared: Prepared) -> None:
         prepared.trainer.fit(
             prepared.module, datamodule=prepared.data, ckpt_path=prepared.checkpoint, weights_only=True
         )
+    leave_together()
 
 
 def _checkpoint(folder: Path, resume: bool) -> Path | None:
