@@ -11,7 +11,8 @@ from itertools import pairwise
 import pytest
 import torch
 from exact_vae.model_management.meter import LiveTensorMeter
-from exact_vae.vae_model.exact.streamed import StreamedAttention, best_matmul, linear, streamed_attention
+from exact_vae.vae_model.exact.product import best_product
+from exact_vae.vae_model.exact.streamed import StreamedAttention, linear, streamed_attention
 from torch import Tensor
 from torch.nn import functional
 
@@ -158,7 +159,7 @@ def test_inputs_are_left_as_they_are() -> None:
 
 def test_scores_never_exist_all_at_once() -> None:
     q, k, v = hard_tokens(1, 512, 512, 8, torch.float32)
-    best_matmul("cpu", torch.float32)  # Its one timing is not what is measured here.
+    best_product("cpu", torch.float32)  # Its one timing is not what is measured here.
     with LiveTensorMeter() as meter:
         attention = StreamedAttention(q, 8, 4096)
         attention.add(k, v)
@@ -176,11 +177,11 @@ def test_no_block_at_all_is_a_mistake_that_is_told() -> None:
 def test_the_product_that_is_chosen_is_a_product(dtype: torch.dtype) -> None:
     generator = torch.Generator().manual_seed(3)
     a, b = torch.randn(7, 5, generator=generator).to(dtype), torch.randn(11, 5, generator=generator).to(dtype)
-    result = best_matmul("cpu", dtype)(a, b)
+    result = best_product("cpu", dtype)(a, b, None)
     # One rounding of each dtype to values of size 5.
     atol = {torch.float64: 1e-14, torch.float32: 2e-6, torch.bfloat16: 0.04}[dtype]
     torch.testing.assert_close(result.double(), a.double() @ b.double().t(), rtol=0, atol=atol)
-    assert best_matmul("cpu", dtype) is best_matmul("cpu", dtype)
+    assert best_product("cpu", dtype) is best_product("cpu", dtype)
 
 
 def test_linear_is_a_1x1_convolution_of_tokens() -> None:

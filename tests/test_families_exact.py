@@ -20,9 +20,9 @@ from exact_vae.tests.families_table import ROWS, hints, random_model
 from exact_vae.vae_model.attention import streamed_by_blocks
 from exact_vae.vae_model.errors import MemoryBudgetError
 from exact_vae.vae_model.exact.context import Context
+from exact_vae.vae_model.exact.product import best_product, best_products
 from exact_vae.vae_model.exact.run import run_program
 from exact_vae.vae_model.exact.sizing import SMALL_TENSORS
-from exact_vae.vae_model.exact.streamed import best_matmul
 from exact_vae.vae_model.halves import Half, decoder_half, encoder_half
 from exact_vae.vae_model.load import LoadedModel, load_model
 from exact_vae.vae_model.save import save, to_layout
@@ -43,7 +43,8 @@ STRIP_PIXELS = 32
 
 @pytest.fixture(autouse=True)
 def _inference(one_thread: None) -> Iterator[None]:
-    best_matmul("cpu", torch.float32)  # timed once in a process, on tensors that the meter must not see
+    best_product("cpu", torch.float32)  # timed once in a process, on tensors that the meter must not see
+    best_products()
     with torch.inference_mode():
         yield
 

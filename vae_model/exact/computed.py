@@ -103,6 +103,9 @@ class ConvolvedRows(Windowed):
     def _own_scratch(self) -> int:
         return 0 if self._tiles is None else max(self._tiles.scratch_bytes, transform_bytes(self.conv))
 
+    def _product_bytes(self) -> int:
+        return 0 if self._tiles is None else self._tiles.product_bytes
+
     def _weight_bytes(self) -> int:
         return super()._weight_bytes() if self._tiles is None else self._tiles.weight_bytes
 

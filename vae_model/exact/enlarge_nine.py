@@ -13,6 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from .product import best_products
 from .spec import Conv
 from .winograd import CHUNK_BYTES
 
@@ -46,6 +47,11 @@ class NineGeometry(NamedTuple):
     def scratch_bytes(self) -> int:
         """Bytes of all of them."""
         return sum(self.sections) * torch.float32.itemsize
+
+    @property
+    def product_bytes(self) -> int:
+        """Bytes that one product takes beside them."""
+        return self.rows * self.pitch * self.out_channels * torch.float32.itemsize
 
 
 def plan_nine(conv: Conv, width: int, rows: int) -> NineGeometry:
@@ -91,6 +97,7 @@ class _Chunk:
 
     def multiply(self, even: range, odd: range, weight: Tensor, bias: Tensor | None) -> None:
         """The products of three kinds of rows and three kinds of columns."""
+        products = best_products()
         for kind, rows in ((0, even), (1, range(self.start, max(even.stop, odd.stop))), (2, odd)):
             plain, beside = (self.plain, self.across) if kind == 1 else (self.down, self.both)
             line = (rows.start - self.low - (kind == 0)) * self.geometry.pitch
@@ -98,10 +105,9 @@ class _Chunk:
             for column in range(3 if len(rows) else 0):
                 tokens = (plain if column == 1 else beside)[line + (column > 0) :][:count]
                 out = self._rows(kind, column, rows).flatten(0, 1)[:count]
+                products.single(tokens, weight[kind, column], out)
                 if bias is not None and kind == column == 1:
-                    torch.addmm(bias, tokens, weight[1, 1], out=out)  # this one is part of every result
-                else:
-                    torch.mm(tokens, weight[kind, column], out=out)
+                    out += bias  # this one is part of every result
 
     def add_up(self, even: range, odd: range, out: Tensor, top: int) -> None:
         """Results from products; those of odd rows are made in the place of what even rows need, so after them."""

@@ -123,10 +123,13 @@ class EnlargedRows(Windowed):
     def _own_scratch(self) -> int:
         return 0 if self._nine is None else max(self._nine.scratch_bytes, transform_bytes(self.conv))
 
+    def _product_bytes(self) -> int:
+        return 0 if self._nine is None else self._nine.product_bytes
+
     def _fold(self) -> tuple[Tensor | list[list[Tensor]], Tensor | None]:
         weight, bias = self.context.layer_weights(self.conv)
         if self._nine is not None:
-            return transform_weight(weight, NINE_TAPS), bias
+            return transform_weight(weight, NINE_TAPS, grouped=False), bias
         order = self.context.memory_format
         return [[fold_upsample(weight, r, c).contiguous(memory_format=order) for c in (0, 1)] for r in (0, 1)], bias
 

@@ -149,10 +149,14 @@ class Windowed(Rows):
         return self.source.readers(self._reach(bottom))
 
     def scratch_bytes(self) -> int:
-        return max(self._own_scratch(), self.source.scratch_bytes())
+        return max(self._own_scratch() + self._product_bytes(), self.source.scratch_bytes())
 
     def _own_scratch(self) -> int:
         """Bytes that the method itself uses within a call."""
+        return 0
+
+    def _product_bytes(self) -> int:
+        """Bytes that a matrix product takes beside the scratch memory."""
         return 0
 
     def _scratch(self) -> Tensor:

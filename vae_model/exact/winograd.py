@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from .context import Context
+from .product import best_products
 from .spec import Conv
 
 TILE = 4
@@ -62,15 +63,21 @@ def pays(context: Context, conv: Conv, width: int) -> bool:
     )
 
 
-def transform_weight(weight: Tensor, taps: Tensor = TAPS) -> Tensor:
-    """(out, in, 3, 3) and, for rows and columns, (n, 3) -> (n, n, in, out), computed in float64 and rounded once."""
+def transform_weight(weight: Tensor, taps: Tensor = TAPS, *, grouped: bool = True) -> Tensor:
+    """(out, in, 3, 3) and, for rows and columns, (n, 3) -> (n, n, out, in), computed in float64 and rounded once.
+
+    The values are in the order that `best_products` wants, for n products at once or, not `grouped`, for single ones.
+    """
     out_channels, in_channels = weight.shape[:2]
+    groups = len(taps) if grouped else 1
     both = torch.kron(taps, taps)  # (n * n, 9)
-    result = torch.empty(len(both), in_channels, out_channels, dtype=weight.dtype)
+    result = torch.empty(len(taps), len(taps), out_channels, in_channels, dtype=weight.dtype)
     for first in range(0, out_channels, _WEIGHT_CHANNELS):
-        part = weight[first : first + _WEIGHT_CHANNELS].double().permute(2, 3, 1, 0).flatten(2).flatten(0, 1)
-        result[..., first : first + _WEIGHT_CHANNELS] = (both @ part).unflatten(1, (in_channels, -1))
-    return result.unflatten(0, (len(taps), len(taps)))
+        part = weight[first : first + _WEIGHT_CHANNELS].double().permute(2, 3, 0, 1).flatten(2).flatten(0, 1)
+        made = (both @ part).view(-1, groups, len(part[0]) // in_channels, in_channels)
+        best_products().arrange(made, first, result.view(-1, groups, out_channels, in_channels))
+        del made
+    return result
 
 
 def transform_bytes(conv: Conv) -> int:
@@ -101,8 +108,7 @@ class Geometry(NamedTuple):
     def halves(self) -> tuple[int, int]:
         """Elements of the two halves of the scratch memory: each step reads one and writes the other."""
         count, wide, narrow = self.tile_rows * self.tiles, self.in_channels, self.out_channels
-        rows = _POINTS * TILE
-        return count * max(rows * wide, _POINTS**2 * narrow), count * max(_POINTS**2 * wide, rows * narrow)
+        return count * _POINTS * TILE * max(wide, narrow), count * _POINTS**2 * wide
 
     @property
     def weight_bytes(self) -> int:
@@ -114,11 +120,16 @@ class Geometry(NamedTuple):
         """Bytes of both halves."""
         return sum(self.halves) * torch.float32.itemsize
 
+    @property
+    def product_bytes(self) -> int:
+        """Bytes that the products of one row of points take beside them."""
+        return _POINTS * self.tile_rows * self.tiles * self.out_channels * torch.float32.itemsize
+
 
 def plan_tiles(conv: Conv, width: int, rows: int) -> Geometry:
     """The geometry for a source of that width and strips of so many rows."""
     one = Geometry(conv.in_channels, conv.out_channels, width, 1)
-    return one._replace(tile_rows=max(1, min(-(-rows // TILE), CHUNK_BYTES // one.scratch_bytes)))
+    return one._replace(tile_rows=max(1, min(-(-rows // TILE), CHUNK_BYTES // (one.scratch_bytes + one.product_bytes))))
 
 
 def window_rows(rows: int) -> int:
@@ -144,48 +155,45 @@ def _chunk(
     geometry: Geometry, window: Tensor, weight: Tensor, bias: Tensor | None, scratch: Tensor, out: Tensor
 ) -> None:
     """Some rows of tiles."""
-    wide, narrow, tiles = geometry.in_channels, geometry.out_channels, geometry.tiles
+    narrow, tiles, products = geometry.out_channels, geometry.tiles, best_products()
+    tile_rows = (window.shape[0] - 2) // TILE
+    count, width = tile_rows * tiles, out.shape[1]
+    result = _RESULT.to(torch.float32)
+    one, other = scratch[: sum(geometry.halves)].split(geometry.halves)
+    tokens = _transform_window(geometry, window, products.parts(geometry.in_channels), one, other)
+    half = one[: _POINTS * TILE * count * narrow].view(_POINTS, count, TILE, narrow)
+    for row in range(_POINTS):
+        product = products.grouped([part[row] for part in tokens], weight[row])  # (count, 6, out)
+        if bias is not None and row == 1:
+            product[:, 1] += bias  # the value at 1, 1 is part of every result, once
+        torch.bmm(result.expand(count, -1, -1), product, out=half[row])
+        del product
+    lines = half.view(_POINTS, tile_rows, -1)  # of a row of tiles all columns in their order
+    for row in range(tile_rows):
+        part = out[row * TILE : (row + 1) * TILE]
+        torch.mm(result[: len(part)], lines[:, row, : width * narrow], out=part.view(len(part), -1))
+
+
+def _transform_window(
+    geometry: Geometry, window: Tensor, parts: list[tuple[int, int]], one: Tensor, other: Tensor
+) -> list[Tensor]:
+    """(6, tiles of all rows, 6, channels) for every part of the channels, in `other`; `one` is for in between."""
+    wide, tiles = geometry.in_channels, geometry.tiles
     tile_rows = (window.shape[0] - 2) // TILE
     count, pitch = tile_rows * tiles, tiles * TILE
-    data, result = _DATA.to(torch.float32), _RESULT.to(torch.float32)
-    one, other = scratch[: sum(geometry.halves)].split(geometry.halves)
-
+    data = _DATA.to(torch.float32)
     by_row = one[: _POINTS * tile_rows * pitch * wide].view(_POINTS, tile_rows, pitch * wide)
     lines = window.view(window.shape[0], pitch * wide)
     for row in range(tile_rows):
         torch.mm(data, lines[row * TILE : row * TILE + _POINTS], out=by_row[:, row])
 
     # Tiles overlap by two columns. The last tile of the last row would reach beyond the window; nobody reads it.
-    spans = by_row.view(-1).as_strided((_POINTS * count - 1, _POINTS, wide), (TILE * wide, wide, 1))
-    by_tile = other[: _POINTS * count * _POINTS * wide].view(_POINTS * count, _POINTS, wide)
-    torch.bmm(data.expand(len(spans), -1, -1), spans, out=by_tile[:-1])
-    by_tile[-1].zero_()
-
-    products = one[: _POINTS**2 * count * narrow].view(_POINTS, _POINTS, count, narrow)
-    for row in range(_POINTS):
-        tokens = by_tile.view(_POINTS, count, _POINTS, wide)[row].transpose(0, 1)  # (6, count, in)
-        torch.bmm(tokens, weight[row], out=products[row])
-
-    half = other[: _POINTS * TILE * count * narrow].view(_POINTS, TILE, count * narrow)
-    torch.bmm(result.expand(_POINTS, -1, -1), products.view(_POINTS, _POINTS, count * narrow), out=half)
-    squares = one[: TILE**2 * count * narrow].view(TILE, TILE * count * narrow)
-    torch.mm(result, half.view(_POINTS, -1), out=squares)
-    _scatter(squares.view(TILE, TILE, tile_rows, tiles, narrow), bias, out)
-
-
-def _scatter(squares: Tensor, bias: Tensor | None, out: Tensor) -> None:
-    """(row in tile, column in tile, tile rows, tiles, C), plus bias, into (rows, width, C)."""
-    rows, width, channels = out.shape
-    squares = squares.permute(2, 0, 3, 1, 4)  # (tile rows, 4, tiles, 4, C)
-    shift = out.new_zeros(channels) if bias is None else bias
-    for top, bottom in ((0, rows // TILE * TILE), (rows // TILE * TILE, rows)):
-        for left, right in ((0, width // TILE * TILE), (width // TILE * TILE, width)):
-            height, breadth = bottom - top, right - left
-            if height == 0 or breadth == 0:
-                continue
-            # A rest of a tile is shorter than a tile: one tile, cut.
-            shape = (max(1, height // TILE), min(TILE, height), max(1, breadth // TILE), min(TILE, breadth))
-            part = squares[top // TILE :][: shape[0], : shape[1], left // TILE :][:, :, : shape[2], : shape[3]]
-            strides = (TILE * out.stride(0), out.stride(0), TILE * channels, channels, 1)
-            target = out[top:, left:].as_strided((*shape, channels), strides)
-            torch.add(part, shift, out=target)
+    result: list[Tensor] = []
+    for start, end in parts:
+        spans = by_row.view(-1)[start:].as_strided((_POINTS * count - 1, _POINTS, end - start), (TILE * wide, wide, 1))
+        by_tile = other[_POINTS**2 * count * start :][: _POINTS**2 * count * (end - start)]
+        by_tile = by_tile.view(_POINTS * count, _POINTS, end - start)
+        torch.bmm(data.expand(len(spans), -1, -1), spans, out=by_tile[:-1])
+        by_tile[-1].zero_()
+        result.append(by_tile.view(_POINTS, count, _POINTS, end - start))
+    return result
