@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -77,12 +79,26 @@ def curve(folder: Path) -> list[dict[str, float]]:
 
 
 def train_in_processes(config: str, *words: str, code: int = 0) -> None:
-    """`exact-vae train` in a process of its own, which starts the others; one thread each. `code` is its exit code."""
+    """`exact-vae train` in a process of its own, which starts the others; one thread each. `code` is its exit code.
+
+    On a busy machine the connection between two processes was lost once in some sixty runs, and the training ended with
+    gloo's own words. Why is not known. It says nothing about what is tested here: such a run is printed and repeated.
+    """
+    done = _run_training(config, *words)
+    if done.returncode != code and re.search(r"gloo.*Connection (reset|closed) by peer", done.stderr):
+        print("the processes of a training lost each other:", done.stderr, sep="\n")
+        if "--resume" not in words:
+            shutil.rmtree(Path(config).parent / "run")
+        done = _run_training(config, *words)
+    assert done.returncode == code, done.stderr[-4000:]
+
+
+def _run_training(config: str, *words: str) -> subprocess.CompletedProcess[str]:
     links = Path(config).parent / "links"
     if not links.exists():
         links.mkdir()
         (links / "exact_vae").symlink_to(ROOT, target_is_directory=True)
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1", "PYTHONPATH": str(links)}
+    environment["PYTHONFAULTHANDLER"] = "1"  # a process that crashes says where
     command = [sys.executable, "-m", "exact_vae", "train", config, *words, "--quiet"]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
-    assert done.returncode == code, done.stderr[-2000:]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
