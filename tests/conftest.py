@@ -44,6 +44,16 @@ def pytest_configure() -> None:
     settings.register_profile("fuzz-10000", max_examples=2000)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _libraries_chosen() -> None:
+    """What multiplies matrices is timed once in a process, on tensors that no test's meter must see."""
+    import torch
+    from exact_vae.vae_model.exact.product import best_product, best_products
+
+    best_product("cpu", torch.float32)
+    best_products()
+
+
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """The folder of photos and foreign weights beside the checkout; tests that need it are skipped without it."""

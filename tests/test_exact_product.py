@@ -120,6 +120,12 @@ def test_a_way_that_is_missing_or_wrong_is_not_chosen() -> None:
     assert product._fastest(("missing", "wrong"), lambda name: ways[name]()) == "missing"
 
 
+def test_the_number_of_threads_is_left_as_found() -> None:
+    threads = torch.get_num_threads()
+    assert product._fastest(("one", "other"), lambda name: torch.full((2,), float(product._PROBE))) in ("one", "other")
+    assert torch.get_num_threads() == threads
+
+
 def test_the_choice_is_made_once() -> None:
     assert best_products() is best_products()
     assert best_product("cpu", torch.float16) is best_product("cuda", torch.float32)

@@ -159,7 +159,6 @@ def test_inputs_are_left_as_they_are() -> None:
 
 def test_scores_never_exist_all_at_once() -> None:
     q, k, v = hard_tokens(1, 512, 512, 8, torch.float32)
-    best_product("cpu", torch.float32)  # Its one timing is not what is measured here.
     with LiveTensorMeter() as meter:
         attention = StreamedAttention(q, 8, 4096)
         attention.add(k, v)

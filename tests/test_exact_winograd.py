@@ -6,7 +6,6 @@ import pytest
 import torch
 from exact_vae.vae_model.exact.context import Context
 from exact_vae.vae_model.exact.enlarge_nine import NINE_TAPS, enlarge_nine, plan_nine
-from exact_vae.vae_model.exact.product import best_products
 from exact_vae.vae_model.exact.spec import Conv, read_conv
 from exact_vae.vae_model.exact.winograd import (
     CHUNK_BYTES,
@@ -118,7 +117,6 @@ def test_weights_are_transformed_in_little_memory() -> None:
     from exact_vae.model_management.meter import LiveTensorMeter
 
     conv = make_conv(128, 128)
-    best_products()  # its one timing is not what is measured here
     with LiveTensorMeter("cpu") as meter:
         made = transform_weight(conv.module.weight)
     assert made.shape == (6, 6, 128, 128)

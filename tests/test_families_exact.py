@@ -20,7 +20,6 @@ from exact_vae.tests.families_table import ROWS, hints, random_model
 from exact_vae.vae_model.attention import streamed_by_blocks
 from exact_vae.vae_model.errors import MemoryBudgetError
 from exact_vae.vae_model.exact.context import Context
-from exact_vae.vae_model.exact.product import best_product, best_products
 from exact_vae.vae_model.exact.run import run_program
 from exact_vae.vae_model.exact.sizing import SMALL_TENSORS
 from exact_vae.vae_model.halves import Half, decoder_half, encoder_half
@@ -43,8 +42,6 @@ STRIP_PIXELS = 32
 
 @pytest.fixture(autouse=True)
 def _inference(one_thread: None) -> Iterator[None]:
-    best_product("cpu", torch.float32)  # timed once in a process, on tensors that the meter must not see
-    best_products()
     with torch.inference_mode():
         yield
 

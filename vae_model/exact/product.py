@@ -6,6 +6,7 @@ fixed. Which is faster depends on the processor: by a half and more in both dire
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterable, Sequence
 from functools import cache
@@ -20,6 +21,7 @@ Product = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 _Way = TypeVar("_Way")
 _PROBE = 256
 """Channels of the products that are timed; the sum of so many ones."""
+_TURNS = 12
 
 
 class Products:
@@ -110,7 +112,7 @@ def best_products() -> Products:
     ways = (Products(), OneDnnProducts())
     if not _has_choice("cpu", torch.float32):
         return ways[0]
-    tokens, weights = torch.ones(256, 6, _PROBE), torch.ones(6, 128, _PROBE)
+    tokens, weights = torch.ones(192, 6, _PROBE), torch.ones(6, 256, _PROBE)
 
     def run(way: Products) -> Tensor:
         return way.grouped([tokens[..., start:end].contiguous() for start, end in way.parts(_PROBE)], weights)
@@ -123,19 +125,26 @@ def _has_choice(device_type: str, dtype: torch.dtype) -> bool:
 
 
 def _fastest(ways: Iterable[_Way], run: Callable[[_Way], Tensor]) -> _Way:
-    """The least of five runs decides between those that multiply ones right; the first way where none can run now."""
+    """The quickest of those that multiply ones right; the first way where none can run now.
+
+    They take turns in one thread, and the least of their times counts, so that what else runs on the machine decides
+    nothing: several threads that must wait for each other would on a busy one.
+    """
     ways = tuple(ways)
     seconds: dict[_Way, float] = {}
-    for way in ways:
-        try:
-            if not bool((run(way) == _PROBE).all()):
-                continue
-            runs: list[float] = []
-            for _ in range(5):
-                started = time.perf_counter()
-                run(way)
-                runs.append(time.perf_counter() - started)
-            seconds[way] = min(runs)
-        except (RuntimeError, AttributeError, NotImplementedError):
-            continue
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        for turn in range(_TURNS):
+            for way in ways if turn == 0 else tuple(seconds):
+                try:
+                    started = time.perf_counter()
+                    result = run(way)
+                    seconds[way] = min(time.perf_counter() - started, seconds.get(way, math.inf))
+                    if turn == 0 and not bool((result == _PROBE).all()):
+                        del seconds[way]
+                except (RuntimeError, AttributeError, NotImplementedError):
+                    seconds.pop(way, None)
+    finally:
+        torch.set_num_threads(threads)
     return min(seconds or ways, key=lambda way: seconds.get(way, 0.0))
