@@ -14,10 +14,10 @@ logger = logging.getLogger(__name__)
 def leave_together(timeout: timedelta = timedelta(minutes=10)) -> None:
     """Return when every process of the default group has come here; the first one goes last.
 
-    A process that is through with its last message and ends closes its connections; another may still be busy with that
-    message, and fails with "Connection reset by peer". No message over these connections can prevent that, as one of
-    them is always the last; so the processes meet at the store that brought them together. The first process may hold
-    it, and therefore stays until all others have gone.
+    A process that is through with its last message and ends closes its connections, while another may still be busy
+    with that message. No message over these connections can prevent that, as one of them is always the last; so the
+    processes meet at the store that brought them together. The first process may hold it, and therefore stays until
+    all others have gone.
 
     Does nothing where there is no group. A process that never comes is waited for until `timeout`, and logged.
     """

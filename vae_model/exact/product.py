@@ -1,7 +1,7 @@
 """Matrix products by the fastest of the libraries there are; timed once in a process.
 
 On processors PyTorch multiplies float32 matrices with one library, and offers another one for layers whose weights are
-fixed. Which is faster depends on the processor: by a half and more in both directions.
+fixed. Which is faster depends on the processor.
 """
 
 from __future__ import annotations

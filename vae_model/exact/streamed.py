@@ -17,7 +17,7 @@ from .product import Product, best_product
 SCORE_BYTES = 4 * 1024**2
 """Scores of a slice: as many as stay in a processor's cache, and on a GPU enough to fill it."""
 _LOG2_E = math.log2(math.e)
-"""Powers of 2 are made three times as fast as those of e on processors; the queries' scale takes the factor in."""
+"""Powers of 2 are made faster than those of e; the queries' scale takes the factor in."""
 
 
 class StreamedAttention:
