@@ -96,7 +96,7 @@ def _strides(draw: Draw, state: dict[str, Tensor], key: str) -> dict[str, Tensor
 
 
 def _with_gradient(tensor: Tensor) -> Tensor:
-    return tensor.clone().requires_grad_() * 1 if tensor.is_floating_point() else tensor
+    return tensor.clone().requires_grad_().clone() if tensor.is_floating_point() else tensor
 
 
 def _half(draw: Draw, state: dict[str, Tensor], key: str) -> dict[str, Tensor]:
