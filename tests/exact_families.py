@@ -133,7 +133,7 @@ def hard_input(program: Program, batch: int, height: int, width: int) -> Tensor:
 
 
 def run(program: Program, schedule: Schedule, x: Tensor, channels_last: bool = True) -> Tensor:
-    context = Context(x.shape[0], x.dtype, CPU, channels_last, spill=Spill(CPU))
+    context = Context(x.shape[0], x.dtype, x.device, channels_last, spill=Spill(x.device))
     rows: list[Tensor] = []
     at = 0
 

@@ -13,7 +13,8 @@ from torch import Tensor
 
 CHUNK_ELEMENTS = 2**20
 """16-bit strips are summed in float32, so many elements at a time, where the kernel does not do it by itself."""
-KERNEL_PIXELS = 2048
+KERNEL_PIXELS = {"cpu": 2048}
+"""Pixels that the kernel gets at a time where it adds up value by value in float32; GPUs add up in trees."""
 _KERNEL_DEVICES = ("cpu", "cuda")
 """Where PyTorch has a kernel for the statistics of channels; in memory order it is 30 times as fast as var_mean."""
 
@@ -96,17 +97,19 @@ def channel_moments(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _image_moments(image: Tensor) -> tuple[Tensor, Tensor]:
-    """Of (1, C, n, W). The kernel adds up value by value in float32, so it gets few pixels at a time."""
+    """Of (1, C, n, W)."""
     pixels = image.permute(0, 2, 3, 1)
     pixels = (pixels.flatten(1, 2) if pixels.is_contiguous() else pixels.flatten(1, 2).contiguous()).permute(0, 2, 1)
     means: list[Tensor] = []
     variances: list[Tensor] = []
     counts: list[int] = []
-    for part in pixels[:, :, None].split(KERNEL_PIXELS, dim=3):  # (1, C, 1, n)
+    for part in pixels[:, :, None].split(KERNEL_PIXELS.get(image.device.type, pixels.shape[2]), dim=3):  # (1, C, 1, n)
         mean, variance = torch.batch_norm_update_stats(part, None, None, 0.0)
         means.append(mean)
         variances.append(variance)
         counts.append(part.shape[3])
+    if len(counts) == 1:  # without the table of counts, for which a GPU would have to be waited for
+        return means[0].double()[None], variances[0].double()[None]
     weight = torch.tensor(counts, dtype=torch.float64, device=image.device)[:, None] / sum(counts)  # (parts, 1)
     all_means = torch.stack(means).double()
     mean = (all_means * weight).sum(dim=0, keepdim=True)  # (1, C)
