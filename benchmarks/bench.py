@@ -44,6 +44,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--only", metavar="PATTERN", help="regular expression for the names of candidates")
     parser.add_argument("--float64-limit", type=int, default=512, metavar="PIXELS", help="largest size run in float64")
     parser.add_argument("--no-tf32", action="store_true", help="CUDA: full float32 in convolutions and products")
+    parser.add_argument("--no-predictions", action="store_true", help="leave out the plans of sizes that are not run")
     parser.add_argument("--date", default=report.today(), help="date to write into the report")
     parser.add_argument("--output", type=Path, default=OUTPUT, metavar="DIR", help="default: benchmarks/results")
     options = parser.parse_args(argv)
@@ -122,6 +123,8 @@ class Bench:
 
     def predict(self) -> None:
         """Peaks of our plans at sizes that nobody has to run."""
+        if self.options.no_predictions:
+            return
         sizes = sorted({*PREDICTED_SIZES, *self.options.sizes})
         rows, failure = measure.attempt(lambda: planned.predict(self.base, self.dtypes, sizes, self.device.type))
         self.content["predictions"] = rows or []
@@ -196,7 +199,7 @@ def run(options: argparse.Namespace) -> None:
     makers = candidates.choose(options.only, comfyui=has_comfyui(device))
     options.output.mkdir(parents=True, exist_ok=True)
     bench = Bench(options, device, makers, new_content(options, device), random_model())
-    for step in (bench.predict, bench.compare, bench.compare_attention, bench.measure_overlap):
+    for step in (bench.compare, bench.compare_attention, bench.measure_overlap, bench.predict):
         step()
         bench.save()
     drawn, failure = measure.attempt(lambda: plots.draw(bench.content, options.output))

@@ -17,7 +17,7 @@ from exact_vae.model_management.meter import LiveTensorMeter
 from exact_vae.model_management.planner import make_plan
 from exact_vae.vae_model.autoencoder import build_kl
 from exact_vae.vae_model.config import KLConfig
-from exact_vae.vae_model.exact import streamed
+from exact_vae.vae_model.exact import streamed, streamed_large
 from exact_vae.vae_model.exact.context import Context
 from exact_vae.vae_model.exact.program import build_program
 from exact_vae.vae_model.exact.run import run_program
@@ -31,12 +31,12 @@ GIB = 1024**3
 SLICES = 2
 
 
-class FewSlices(streamed.StreamedAttention):
+class FewSlices(streamed_large.LargeStreamedAttention):
     """Takes the first slices only; without data there is nothing to be wrong."""
 
     def __init__(self, q: Tensor, values: int) -> None:
         super().__init__(q, values)
-        self._q = self._q[:, : SLICES * self._slice]
+        self._q = q[:, : SLICES * self._slice]
 
     def add(self, k: Tensor, v: Tensor, check: Any = lambda: None) -> None:
         super().add(k[:, : SLICES * self._slice], v[:, : SLICES * self._slice], check)
@@ -61,7 +61,7 @@ def metered(program: Program, shape: tuple[int, int, int, int], budget: int) -> 
 
 def main(arguments: list[str]) -> None:
     """Print a line per direction and size."""
-    streamed.StreamedAttention = FewSlices
+    streamed.begin = FewSlices
     with META:
         model: Any = build_kl(KLConfig(4, 4, LEVELS, LEVELS)).half().eval()
     programs = {

@@ -15,7 +15,10 @@ from .oom import is_oom
 
 WORTH_TIMING = 8192
 """Keys from which on choosing matters more than the trial costs."""
-_QUERIES, _KEYS, _REPEATS = 1024, 4096, 3
+_TOKENS = {"cpu": (1024, 4096)}
+_GPU_TOKENS = (8192, 16384)
+"""Queries and keys of the trial: on a GPU enough to fill it."""
+_REPEATS = 3
 
 
 @cache
@@ -32,8 +35,9 @@ def rank(
     device: torch.device,
 ) -> tuple[str, ...]:
     """Time every back end on a small call of the same kind, in turn, after a warm-up."""
-    q = torch.zeros((1, _QUERIES, width), dtype=dtype, device=device)
-    k = torch.zeros((1, _KEYS, width), dtype=dtype, device=device)
+    queries, keys = _TOKENS.get(device.type, _GPU_TOKENS)
+    q = torch.zeros((1, queries, width), dtype=dtype, device=device)
+    k = torch.zeros((1, keys, width), dtype=dtype, device=device)
     seconds: dict[str, list[float]] = {name: [] for name in names}
     for _ in range(_REPEATS + 1):
         for name in names:

@@ -121,8 +121,9 @@ def _move(model: nn.Module, device: torch.device) -> bool:
     """Whether there was anything to move."""
     if not _bytes_to_move(model, device):
         return False
-    # Moved under inference mode, parameters would become inference tensors and never train again.
-    with torch.inference_mode(False), torch.no_grad():
+    # Moved under inference mode, parameters would become inference tensors and never train again. Those that are such
+    # tensors already, because they were made so, must be moved so: else they are of use in neither mode.
+    with torch.inference_mode(any(tensor.is_inference() for tensor in _tensors(model))), torch.no_grad():
         model.to(device)
     return True
 

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from exact_vae.model_management.meter import LiveTensorMeter
+from exact_vae.vae_model.exact.host_memory import FIRST_SLAB_BYTES, SLAB_BYTES, PinnedSlabs
 from exact_vae.vae_model.exact.spill import Spill
 from torch import Tensor
 
@@ -152,3 +153,19 @@ def _array(size: int):  # type: ignore[no-untyped-def]
     import numpy
 
     return numpy.zeros(size, dtype=numpy.uint8)
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_pinned_memory_comes_in_slabs_and_goes_back() -> None:
+    slabs = PinnedSlabs()
+    sizes = [1, 5000, FIRST_SLAB_BYTES, 3 * 2**20, 2 * SLAB_BYTES, 77]
+    pieces = [slabs(size) for size in sizes]
+    for piece, size in zip(pieces, sizes, strict=True):
+        assert piece.numel() == size
+        assert piece.is_pinned()
+        piece.fill_(size % 251)
+    assert all(bool((piece == size % 251).all()) for piece, size in zip(pieces, sizes, strict=True))
+    slabs.close()
+    assert not pieces[0].is_pinned()
+    slabs.close()  # Twice is no mistake.

@@ -213,6 +213,15 @@ def test_a_model_moved_under_inference_mode_can_still_be_trained() -> None:
     assert not any(p.is_inference() for p in a.parameters())
 
 
+def test_a_model_made_under_inference_mode_runs_after_the_move() -> None:
+    with torch.inference_mode():
+        a = model()
+        LoadedModels(META, lambda device: 0, lambda: None).unload_model(a)
+        assert where(a) == ["meta"]
+        nn.functional.linear(torch.ones(1, next(a.parameters()).shape[-1], device=META), next(a.parameters()))
+        assert all(p.is_inference() for p in a.parameters())
+
+
 def test_the_registry_of_the_process_offloads_to_main_memory() -> None:
     a = model()
     before = [p.clone() for p in a.parameters()]

@@ -1,6 +1,7 @@
 """The VAE object: shapes, ranges, equality with the plain module, ComfyUI's names, and what it says to bad input."""
 
 import copy
+from pathlib import Path
 
 import pytest
 import torch
@@ -291,3 +292,10 @@ def test_half_a_model_says_which_half_is_missing(small_vae: VAE) -> None:
     assert vae.decode(latents()).shape == (1, 24, 40, 3)
     with pytest.raises(RuntimeError, match="expected a model with encoder, got half a model"):
         vae.encode(images())
+
+
+def test_weights_loaded_under_inference_mode_can_be_trained(small_file: Path) -> None:
+    with torch.inference_mode():
+        vae = load_vae(small_file, device="cpu", dtype="float32")
+        vae.decode(torch.zeros(1, 4, 2, 2))
+    assert not any(parameter.is_inference() for parameter in vae.first_stage_model.parameters())

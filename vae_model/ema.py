@@ -38,12 +38,18 @@ class LitEma(nn.Module):
     def forward(self, model: nn.Module) -> None:
         """One step towards the model's parameters."""
         self._follow(model)
-        decay = self.decay
-        if self.num_updates >= 0:
-            self.num_updates += 1
-            decay = torch.minimum(decay, (1 + self.num_updates) / (10 + self.num_updates))
+        counting = (self.num_updates >= 0).to(self.num_updates)  # without waiting for a GPU
+        self.num_updates += counting
+        warm_up = (1 + self.num_updates) / (10 + self.num_updates)
+        step = 1.0 - torch.where(counting > 0, torch.minimum(self.decay, warm_up), self.decay)
+        groups: dict[Any, list[tuple[Tensor, Tensor]]] = {}
         for shadow, parameter in self._pairs(model):
-            shadow -= (1.0 - decay).to(shadow.device) * (shadow - parameter.to(shadow))
+            groups.setdefault((type(shadow), shadow.dtype, shadow.device), []).append((shadow, parameter.to(shadow)))
+        for (_, _, device), pairs in groups.items():  # all at once: a GPU would wait for so many small steps
+            shadows, parameters = [shadow for shadow, _ in pairs], [parameter for _, parameter in pairs]
+            moves = torch._foreach_sub(shadows, parameters)
+            torch._foreach_mul_(moves, step.to(device))
+            torch._foreach_sub_(shadows, moves)
 
     def reset_num_updates(self) -> None:
         """Begin the warm-up of the decay again."""

@@ -121,10 +121,11 @@ def load_model(
     Memory:  the weights once, memory-mapped where the dtype does not change.
     """
     parts, family, model_config, hints = inspect_model(sources, config)
-    model = build_empty(parts, family, model_config)
-    counters = {key: torch.tensor(0) for key in COUNTERS if key in model.state_dict()}
-    state = counters | _read_all(parts, dtype)
-    model.load_state_dict(state, strict=True, assign=True)
+    with torch.inference_mode(False):  # a model loaded under it could never be trained
+        model = build_empty(parts, family, model_config)
+        counters = {key: torch.tensor(0) for key in COUNTERS if key in model.state_dict()}
+        state = counters | _read_all(parts, dtype)
+        model.load_state_dict(state, strict=True, assign=True)
     stored = parts[0].weights.dtypes[next(iter(parts[0].keys.values()))]
     layouts = tuple(part.layout.name for part in parts)
     model.requires_grad_(False)

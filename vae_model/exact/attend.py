@@ -188,11 +188,12 @@ class AttentionPass:
         stored = self.source.device_bytes(0, self.source.count) + (3 * strip if spilled else 0)
         tokens = min(self.height, self.source.strip_rows) * self.width * self.context.batch
         keys = tokens if self.stream else self.place.whole * self.width
-        workspace = streaming_bytes(tokens, keys, self.source.size.channels, self.context.dtype)
+        device_type = self.context.device.type
+        workspace = streaming_bytes(tokens, keys, self.source.size.channels, self.context.dtype, device_type)
         if self.place.whole > self.height:
             workspace += 3 * min(self.place.whole, block_rows(self.source)) * self.source.row_bytes  # on the wire
         if not self.stream:
-            return stored + 2 * plane + 2 * strip + (workspace if self.context.device.type == "cpu" else strip)
+            return stored + 2 * plane + 2 * strip + (workspace if device_type in ("cpu", "cuda") else strip)
         return stored + 4 * strip + strip + workspace  # blocks: one being used, one coming; then the queries
 
     def host_bytes(self) -> int:

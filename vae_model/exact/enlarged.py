@@ -8,6 +8,7 @@ from torch.nn import functional
 
 from .computed import conv_work, copy_in
 from .context import Context
+from .cuda.strips import copy_pixels
 from .enlarge_nine import NINE_TAPS, enlarge_nine, plan_nine
 from .rows import Cost, Recipe
 from .spec import Conv
@@ -56,7 +57,7 @@ def enlarge_window(
         for c in (0, 1):
             # All W + 1 columns are computed: cheaper than cutting one off the input, which would copy it.
             result = functional.conv2d(part, kernels[r][c], bias, padding=(0, pad))
-            out[:, :, start - top :: 2, c::2] = result[..., c : c + width]
+            copy_pixels(out[:, :, start - top :: 2, c::2], result[..., c : c + width])
             del result
     return out
 

@@ -11,6 +11,8 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
+from .cuda.strips import add_moments, can_add_moments
+
 CHUNK_ELEMENTS = 2**20
 """16-bit strips are summed in float32, so many elements at a time, where the kernel does not do it by itself."""
 KERNEL_PIXELS = {"cpu": 2048}
@@ -30,6 +32,12 @@ class Moments:
 
     def add(self, rows: Tensor) -> None:
         """Take in rows (B, C, n, W) with the values that are stored."""
+        if can_add_moments(rows):
+            if self.mean is None or self.m2 is None:
+                shape = (rows.shape[0], self.groups)
+                self.mean, self.m2 = (torch.zeros(shape, dtype=torch.float64, device=rows.device) for _ in range(2))
+            self.count = add_moments(rows, self.count, self.mean, self.m2)
+            return
         for part in _parts(rows):
             mean, variance = channel_moments(part)  # (B, C)
             count = part.shape[2] * part.shape[3]

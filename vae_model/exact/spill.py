@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .host_memory import PinnedSlabs
+
 Allocate = Callable[[int], Tensor]
 """Bytes -> a flat uint8 tensor of host memory."""
 
@@ -40,6 +42,10 @@ class Parked:
         return self.view()
 
 
+def _unpinned(size: int) -> Tensor:
+    return torch.empty(size, dtype=torch.uint8)
+
+
 class Spill:
     """Parks strips of one run and brings them back."""
 
@@ -48,14 +54,12 @@ class Spill:
         self.bytes_out = self.bytes_in = 0
         self.host_bytes = self.peak_host_bytes = 0
         self._asynchronous = device.type == "cuda"
-        self._allocate = allocate or self._allocate_host
+        self._slabs = PinnedSlabs() if self._asynchronous and allocate is None else None
+        self._allocate = allocate or self._slabs or _unpinned
         self._free: dict[int, list[tuple[Tensor, Any]]] = {}
         self._leaving: Tensor | None = None
         if self._asynchronous:
             self._outbound, self._inbound = torch.cuda.Stream(device), torch.cuda.Stream(device)
-
-    def _allocate_host(self, size: int) -> Tensor:
-        return torch.empty(size, dtype=torch.uint8, pin_memory=self._asynchronous)
 
     def park(self, strip: Tensor) -> Parked:
         """Copy a dense strip to host memory; its device memory is held until the next strip is parked."""
@@ -111,6 +115,8 @@ class Spill:
             self._inbound.synchronize()
         self._leaving = None
         self._free.clear()
+        if self._slabs is not None:
+            self._slabs.close()
 
     def settle(self) -> None:
         """Let go of the strip parked last; the current stream first waits until it was copied."""

@@ -13,9 +13,10 @@ import torch
 from torch import Tensor
 
 from .product import Product, best_product
+from .streamed_large import LargeStreamedAttention, large_bytes, runs_large
 
 SCORE_BYTES = 4 * 1024**2
-"""Scores of a slice: as many as stay in a processor's cache, and on a GPU enough to fill it."""
+"""Scores of a slice: as many as stay in a processor's cache."""
 _LOG2_E = math.log2(math.e)
 """Powers of 2 are made faster than those of e; the queries' scale takes the factor in."""
 
@@ -60,13 +61,18 @@ class StreamedAttention:
         return self._sum.div_(self._weight).to(self.dtype)
 
 
+def begin(q: Tensor, values: int) -> StreamedAttention | LargeStreamedAttention:
+    """The method for these queries (B, n, C), which have met no key yet. `values`: channels of v."""
+    return (LargeStreamedAttention if runs_large(q.device.type, q.dtype) else StreamedAttention)(q, values)
+
+
 def streamed_attention(
     q: Tensor, blocks: Iterable[tuple[Tensor, Tensor]], check: Callable[[], None] = lambda: None
 ) -> Tensor:
     """q (B, n, C) over blocks of keys and values (B, m, C) -> (B, n, C)."""
-    attention: StreamedAttention | None = None
+    attention: StreamedAttention | LargeStreamedAttention | None = None
     for k, v in blocks:
-        attention = attention or StreamedAttention(q, v.shape[2])
+        attention = attention or begin(q, v.shape[2])
         attention.add(k, v, check)
     if attention is None:
         raise ValueError("attention: expected at least one block of keys and values, got none")
@@ -78,8 +84,10 @@ def _slice_rows(compute: torch.dtype, max_bytes: int = SCORE_BYTES) -> int:
     return max(1, int((max_bytes // compute.itemsize) ** 0.5))
 
 
-def streaming_bytes(tokens: int, keys: int, channels: int, dtype: torch.dtype) -> int:
+def streaming_bytes(tokens: int, keys: int, channels: int, dtype: torch.dtype, device_type: str = "cpu") -> int:
     """Bytes that attention of so many queries holds beside them and the blocks of so many keys."""
+    if runs_large(device_type, dtype):
+        return large_bytes(tokens, keys, channels, dtype)
     compute = torch.float64 if dtype == torch.float64 else torch.float32
     rows, columns = (min(count, _slice_rows(compute)) for count in (tokens, keys))
     casts = 2 if dtype.itemsize >= 4 else 3

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from .computed import ACTIVATE
 from .context import Context
+from .cuda.strips import normalise
 from .moments import Moments
 from .pixel_norm import PixelFill
 from .plane import Plane
@@ -50,8 +51,12 @@ def norm_fill(context: Context, norm: Norm, moments: Moments, activation: str | 
     assert moments.mean is not None
     weight, bias = context.norm_weights(norm)
     scale, shift = moments.scale_shift(weight, bias, norm.eps)
+    if scale.device.type == "cuda":  # one set for all images is written out
+        scale, shift = (values.expand(context.batch, -1, 1, 1).contiguous() for values in (scale, shift))
 
     def fill(target: Tensor, x: Tensor) -> None:
+        if activation in (None, "silu") and normalise(target, x, scale, shift, silu=activation == "silu"):
+            return
         torch.addcmul(shift, x, scale, out=target)
         if activation is not None:
             ACTIVATE[activation](target)
