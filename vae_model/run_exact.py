@@ -12,6 +12,7 @@ from torch import Tensor
 from .bytesize import format_bytes
 from .errors import MemoryBudgetError
 from .exact.context import Context
+from .exact.host_memory import PinnedSlabs
 from .exact.run import run_program
 from .exact.spill import Spill
 from .halves import Half
@@ -44,6 +45,8 @@ class ExactRun:
     """The fraction reported: an item that starts again does not take it back."""
     _largest: Tensor | None = field(default=None, init=False)
     """The largest value of the item's result so far: NaN once there was one."""
+    _slabs: PinnedSlabs = field(default_factory=PinnedSlabs, init=False)
+    """Where strips of all items wait, one item after the other."""
     _nan: bool = field(default=False, init=False)
     """Whether the item's result holds NaN."""
 
@@ -56,10 +59,13 @@ class ExactRun:
         self.half = self.make_half()
         self.watch.loaded()
         plan = self._plan(shape, self.run.limit)
-        for item in range(0, len(x), self.group):
-            plan = self._item(plan, x, item)
-            if self._nan:
-                plan = self._explain_nan(plan, x, item)
+        try:
+            for item in range(0, len(x), self.group):
+                plan = self._item(plan, x, item)
+                if self._nan:
+                    plan = self._explain_nan(plan, x, item)
+        finally:
+            self._slabs.close()
         return plan
 
     @property
@@ -179,5 +185,5 @@ class ExactRun:
     def _context(self) -> Context:
         run, host = self.run, self.run.host
         channels_last = run.device.type in _CHANNELS_LAST
-        spill = Spill(run.device)
+        spill = Spill(run.device, slabs=self._slabs)
         return Context(self.group, run.dtype, run.device, channels_last, host.weights, spill, host.attend)

@@ -6,6 +6,8 @@ Here a slab's pages are made by all threads at once and then registered with the
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -15,26 +17,27 @@ _ALIGNMENT = 4096
 
 
 class PinnedSlabs:
-    """Pinned memory for one run, in pieces that are never given back one by one."""
+    """Pinned memory in pieces that are given back all at once: to be used again, or to the system."""
 
     def __init__(self) -> None:
         self._slabs: list[Tensor] = []
         self._registered: list[Tensor] = []
-        self._next = FIRST_SLAB_BYTES
-        self._used = 0
+        self._slab, self._used = 0, 0
+        """The slab in use, and how much of it is."""
 
     def __call__(self, size: int) -> Tensor:
         """A piece of `size` bytes: flat, uint8."""
-        size_aligned = -(-size // _ALIGNMENT) * _ALIGNMENT
-        if not self._slabs or self._used + size_aligned > self._slabs[-1].numel():
-            self._slabs.append(self._slab(max(size_aligned, self._next)))
-            self._next = min(2 * self._next, SLAB_BYTES)
-            self._used = 0
-        piece = self._slabs[-1][self._used : self._used + size]
-        self._used += size_aligned
+        aligned = -(-size // _ALIGNMENT) * _ALIGNMENT
+        while self._slab < len(self._slabs) and self._used + aligned > self._slabs[self._slab].numel():
+            self._slab, self._used = self._slab + 1, 0
+        if self._slab == len(self._slabs):
+            usual = min(FIRST_SLAB_BYTES << len(self._slabs), SLAB_BYTES)
+            self._slabs.append(self._new(max(aligned, usual)))
+        piece = self._slabs[self._slab][self._used : self._used + size]
+        self._used += aligned
         return piece
 
-    def _slab(self, size: int) -> Tensor:
+    def _new(self, size: int) -> Tensor:
         slab = torch.empty(size, dtype=torch.uint8)
         slab.view(torch.int64).zero_()  # by all threads; the driver would make the pages one after the other
         if _register(slab):
@@ -43,18 +46,27 @@ class PinnedSlabs:
         del slab
         return torch.empty(size, dtype=torch.uint8, pin_memory=True)
 
+    def rewind(self) -> None:
+        """All pieces are free to be given out again. No copy may be under way any more."""
+        self._slab, self._used = 0, 0
+
     def close(self) -> None:
-        """Give everything back. No copy may be under way any more."""
+        """Give everything back to the system. No copy may be under way any more."""
         for slab in self._registered:
-            torch.cuda.cudart().cudaHostUnregister(slab.data_ptr())
+            _runtime().cudaHostUnregister(slab.data_ptr())
         self._registered.clear()
         self._slabs.clear()
+        self.rewind()
+
+
+def _runtime() -> Any:
+    return torch.cuda.cudart()
 
 
 def _register(slab: Tensor) -> bool:
     """Pin memory that is there already; False where the driver does not."""
     try:
-        status = torch.cuda.cudart().cudaHostRegister(slab.data_ptr(), slab.numel(), 0)
+        status = _runtime().cudaHostRegister(slab.data_ptr(), slab.numel(), 0)
     except (AttributeError, RuntimeError, AssertionError):
         return False
     return int(status) == 0

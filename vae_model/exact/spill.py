@@ -49,12 +49,16 @@ def _unpinned(size: int) -> Tensor:
 class Spill:
     """Parks strips of one run and brings them back."""
 
-    def __init__(self, device: torch.device, allocate: Allocate | None = None) -> None:
+    def __init__(
+        self, device: torch.device, allocate: Allocate | None = None, slabs: PinnedSlabs | None = None
+    ) -> None:
+        """`slabs`: where a GPU's buffers come from and go back to, for runs that follow each other; None: its own."""
         self.device = device
         self.bytes_out = self.bytes_in = 0
         self.host_bytes = self.peak_host_bytes = 0
         self._asynchronous = device.type == "cuda"
-        self._slabs = PinnedSlabs() if self._asynchronous and allocate is None else None
+        self._own_slabs = slabs is None
+        self._slabs = (slabs or PinnedSlabs()) if self._asynchronous and allocate is None else None
         self._allocate = allocate or self._slabs or _unpinned
         self._free: dict[int, list[tuple[Tensor, Any]]] = {}
         self._leaving: Tensor | None = None
@@ -116,7 +120,7 @@ class Spill:
         self._leaving = None
         self._free.clear()
         if self._slabs is not None:
-            self._slabs.close()
+            (self._slabs.close if self._own_slabs else self._slabs.rewind)()
 
     def settle(self) -> None:
         """Let go of the strip parked last; the current stream first waits until it was copied."""
