@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-
 _operations: Any = torch  # its operations on lists, which its optimisers use, have names that begin with an underscore
 
 

@@ -58,7 +58,9 @@ class LargeStreamedAttention:
         self._q, self._slice = q, slice_tokens
         self._scale = q.shape[2] ** -0.5 * _LOG2_E
         self._sum = torch.zeros((*q.shape[:2], values), dtype=torch.float32, device=q.device)
-        self._weight, self._worth = (torch.zeros_like(self._sum[..., 0]) for _ in range(2))
+        self._weight, self._worth = (
+            torch.zeros_like(self._sum[..., 0], memory_format=torch.contiguous_format) for _ in range(2)
+        )
         self._largest = torch.full_like(self._weight, -torch.inf)
 
     def add(self, k: Tensor, v: Tensor, check: Callable[[], None] = lambda: None) -> None:
