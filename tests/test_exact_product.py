@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from exact_vae.vae_model.exact import enlarge_nine, product, winograd
+from exact_vae.vae_model.exact import enlarge_tiles, product, winograd
 from exact_vae.vae_model.exact.product import OneDnnProducts, Products, best_product, best_products
 from exact_vae.vae_model.exact.spec import Conv, read_conv
 from exact_vae.vae_model.exact.winograd import convolve_tiles, plan_tiles, transform_weight, window_rows
@@ -19,7 +19,7 @@ both = pytest.mark.parametrize("way", WAYS, ids=["plain", "onednn"])
 @pytest.fixture(params=WAYS, ids=["plain", "onednn"])
 def chosen(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Products:
     """One of the two wherever the engine asks for the best."""
-    for module in (winograd, enlarge_nine):
+    for module in (winograd, enlarge_tiles):
         monkeypatch.setattr(module, "best_products", lambda: request.param)
     return request.param
 
@@ -98,12 +98,12 @@ def test_enlargements_are_right_by_either(chosen: Products) -> None:
     weight, bias = conv.module.weight, conv.module.bias
     large = functional.interpolate(x.double(), scale_factor=2.0, mode="nearest")
     expected = functional.conv2d(large, weight.double(), bias.double(), padding=1)[0].permute(1, 2, 0)
-    geometry = enlarge_nine.plan_nine(conv, 5, 4)
-    window = functional.pad(x, (1, 1, 1, 1))[0].permute(1, 2, 0).contiguous()
+    geometry = enlarge_tiles.plan_enlargement(conv, 5, 4)
+    window = functional.pad(x, (*geometry.columns, 1, 1))[0].permute(1, 2, 0).contiguous()
     out = torch.full((8, 10, 48), torch.nan)
-    arranged_weight = transform_weight(weight, enlarge_nine.NINE_TAPS, grouped=False)
+    arranged_weight = enlarge_tiles.enlarge_weight(weight)
     scratch = torch.full((geometry.scratch_bytes // 4,), torch.nan)
-    enlarge_nine.enlarge_nine(geometry, window, arranged_weight, bias, scratch, out, 0)
+    enlarge_tiles.enlarge_tiles(geometry, window, arranged_weight, bias, scratch, out, 0)
     assert relative_error(out, expected) < 12
 
 

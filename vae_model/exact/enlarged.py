@@ -9,12 +9,12 @@ from torch.nn import functional
 from .computed import conv_work, copy_in
 from .context import Context
 from .cuda.strips import copy_pixels
-from .enlarge_nine import NINE_TAPS, enlarge_nine, plan_nine
+from .enlarge_tiles import enlarge_tiles, enlarge_weight, plan_enlargement
 from .rows import Cost, Recipe
 from .spec import Conv
 from .step import Size
 from .windowed import Windowed
-from .winograd import pays, transform_bytes, transform_weight
+from .winograd import pays, transform_bytes
 
 _HALVES = (((0,), (1, 2)), ((0, 1), (2,)))
 """By parity of the result's row (or column): which of the three taps fall on its first and on its second source row."""
@@ -67,7 +67,7 @@ _UPSAMPLED_BORDER = {"zeros": "zeros", "circular": "circular", "replicate": "rep
 
 
 class EnlargedRows(Windowed):
-    """Nearest x2 and a 3x3 convolution: four 2x2 convolutions of the small plane, or where it pays nine products."""
+    """Nearest x2 and a 3x3 convolution: four 2x2 convolutions of the small plane, or where it pays `enlarge_tiles`."""
 
     whole = True
 
@@ -83,7 +83,7 @@ class EnlargedRows(Windowed):
     ) -> None:
         """`fast_rows`: rows of a strip for which a faster method may be used where it pays, 0 for the plain one."""
         fast = fast_rows > 0 and pays(context, conv, source_size.width)
-        self._nine = plan_nine(conv, source_size.width, -(-fast_rows // 2)) if fast else None
+        self._tiles = plan_enlargement(conv, source_size.width, -(-fast_rows // 2)) if fast else None
         self._source_height = source_size.height
         size = Size(conv.out_channels, 2 * source_size.height, 2 * source_size.width)
         super().__init__(context, conv, size, top, bottom, source)
@@ -110,33 +110,33 @@ class EnlargedRows(Windowed):
         window = self._window(bottom, copy_in)
         self.at = bottom
         weights, bias = self._layer
-        if self._nine is None or not isinstance(weights, Tensor):
+        if self._tiles is None or not isinstance(weights, Tensor):
             assert isinstance(weights, list)
             return [enlarge_window(self.context, window, weights, bias, top, bottom, pad)]
         out, scratch = self.context.empty(self.size.channels, bottom - top, self.size.width), self._scratch()
         for x, y in zip(window.permute(0, 2, 3, 1), out.permute(0, 2, 3, 1), strict=True):
-            enlarge_nine(self._nine, x, weights, bias, scratch, y, top)
+            enlarge_tiles(self._tiles, x, weights, bias, scratch, y, top)
         return [out]
 
     def _border_columns(self) -> tuple[int, int]:
-        return super()._border_columns() if self._nine is None else (1, 1)
+        return super()._border_columns() if self._tiles is None else self._tiles.columns
 
     def _own_scratch(self) -> int:
-        return 0 if self._nine is None else max(self._nine.scratch_bytes, transform_bytes(self.conv))
+        return 0 if self._tiles is None else max(self._tiles.scratch_bytes, transform_bytes(self.conv))
 
     def _product_bytes(self) -> int:
-        return 0 if self._nine is None else self._nine.product_bytes
+        return 0 if self._tiles is None else self._tiles.product_bytes
 
     def _fold(self) -> tuple[Tensor | list[list[Tensor]], Tensor | None]:
         weight, bias = self.context.layer_weights(self.conv)
-        if self._nine is not None:
-            return transform_weight(weight, NINE_TAPS, grouped=False), bias
+        if self._tiles is not None:
+            return enlarge_weight(weight), bias
         order = self.context.memory_format
         return [[fold_upsample(weight, r, c).contiguous(memory_format=order) for c in (0, 1)] for r in (0, 1)], bias
 
     def cost(self, top: int, bottom: int) -> Cost:
         cost = super().cost(top, bottom)
-        if top > self.top or self._nine is not None:
+        if top > self.top or self._tiles is not None:
             return cost
         above, below = self._spans(top, bottom)
         unread = self.source.standing(above, above) - self.source.standing(above, below)
@@ -145,7 +145,7 @@ class EnlargedRows(Windowed):
 
     def first(self, top: int, bottom: int) -> tuple[int, int]:
         peak, stays = super().first(top, bottom)
-        if self._nine is not None:
+        if self._tiles is not None:
             return peak, stays
         # While kernels are made nothing has been read: only planes stand.
         planes = sum(reader.standing(reader.top, reader.top) for reader, _ in self.source.readers(self.source.top))
@@ -153,14 +153,15 @@ class EnlargedRows(Windowed):
         return max(peak, self._weight_bytes() + folding + planes), stays
 
     def _extra(self, top: int, bottom: int) -> int:
-        if self._nine is not None:
+        if self._tiles is not None:
             return 0
         rows = -(-(bottom - top) // 2)
         return rows * self.context.row_bytes(self.size.channels, self.source.size.width + 1)
 
     def _weight_bytes(self) -> int:
-        kernels = 16 if self._nine is None else 9
-        return self.conv.out_channels * self.conv.in_channels * kernels * self.context.dtype.itemsize
+        if self._tiles is not None:
+            return self._tiles.weight_bytes
+        return self.conv.out_channels * self.conv.in_channels * 16 * self.context.dtype.itemsize
 
     def work(self) -> int:
         rows = self.bottom - self.top

@@ -50,7 +50,7 @@ class Products:
         return torch.bmm(whole.transpose(0, 1), weights.transpose(1, 2)).transpose(0, 1)
 
     def single(self, a: Tensor, weights: Tensor, out: Tensor) -> None:
-        """(count, C) and arranged (m, C) into (count, m), dense."""
+        """(count, C) and arranged (m, C) into (count, m), whose rows may lie apart."""
         torch.mm(a, weights.t(), out=out)
 
 
