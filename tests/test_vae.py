@@ -299,3 +299,12 @@ def test_weights_loaded_under_inference_mode_can_be_trained(small_file: Path) ->
         vae = load_vae(small_file, device="cpu", dtype="float32")
         vae.decode(torch.zeros(1, 4, 2, 2))
     assert not any(parameter.is_inference() for parameter in vae.first_stage_model.parameters())
+
+
+def test_weights_that_were_made_under_inference_mode_are_taken_as_they_are(state: dict[str, Tensor]) -> None:
+    with torch.inference_mode():
+        made = {key: tensor.clone() for key, tensor in state.items()}
+    for mode in (False, True):
+        with torch.inference_mode(mode):
+            vae = load_vae(made, device="cpu", dtype="float32")
+        assert vae.decode(torch.zeros(1, 4, 2, 2)).isfinite().all()

@@ -121,14 +121,15 @@ def load_model(
     Memory:  the weights once, memory-mapped where the dtype does not change.
     """
     parts, family, model_config, hints = inspect_model(sources, config)
-    with torch.inference_mode(False):  # a model loaded under it could never be trained
+    with torch.inference_mode(False):  # weights read under it could never be trained
+        state = _read_all(parts, dtype)
+    with torch.inference_mode(any(tensor.is_inference() for tensor in state.values())):  # as those of the caller are
         model = build_empty(parts, family, model_config)
         counters = {key: torch.tensor(0) for key in COUNTERS if key in model.state_dict()}
-        state = counters | _read_all(parts, dtype)
-        model.load_state_dict(state, strict=True, assign=True)
+        model.load_state_dict(counters | state, strict=True, assign=True)
+        model.requires_grad_(False)
     stored = parts[0].weights.dtypes[next(iter(parts[0].keys.values()))]
     layouts = tuple(part.layout.name for part in parts)
-    model.requires_grad_(False)
     return LoadedModel(model.eval(), model_config, family, layouts, parts[-1].prefix, hints, stored)
 
 
