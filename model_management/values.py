@@ -15,7 +15,7 @@ MEMORY_INPUT = {
             "default": 0.0,
             "min": 0.0,
             "max": 1024.0,
-            "step": 0.1,
+            "step": 0.01,  # The page rounds what is typed to it, and 0 means something else than a little.
             "tooltip": "GiB that the run may use above the weights. 0: automatic, from what is free.",
         },
     )

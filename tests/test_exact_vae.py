@@ -215,17 +215,38 @@ def test_outside_the_host_other_objects_stay_what_they_are() -> None:
     assert make_exact(vae) is vae
 
 
-def test_asks_for_an_eighth_of_the_core_s_estimate_at_4096_pixels(stub_host: Host) -> None:
-    """The full-width model in 16 bits; the core asks for 68 GiB to decode."""
+def test_asks_for_an_eighth_of_the_core_s_estimate_at_4096_pixels(
+    stub_host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The full-width model in 16 bits; the core asks for 68 GiB to decode. Shown by pytest -s."""
     from exact_vae.vae_model.autoencoder import build_kl
     from exact_vae.vae_model.config import KLConfig, LevelsConfig
 
+    class AskedError(Exception):
+        """Instead of loading and running."""
+
+    asked: list[int] = []
+
+    def load_models_gpu(models: Any, memory_required: int = 0, **_: Any) -> None:
+        asked.append(memory_required)
+        raise AskedError
+
+    monkeypatch.setattr(stub_host.modules["comfy.model_management"], "load_models_gpu", load_models_gpu)
+    stub_host.free_bytes = 24 * 2**30
     vae = stub_host.make_vae()
     levels = LevelsConfig(ch=128, widths=(128, 256, 512, 512), num_res_blocks=2)
     with torch.device("meta"):
         vae.first_stage_model = build_kl(KLConfig(4, 4, levels, levels)).half().eval()
+    vae.vae_dtype = torch.float16
     made = make_exact(vae)
-    for what, shape in (("decode", (1, 4, 512, 512)), ("encode", (1, 3, 4096, 4096))):
+    shapes = {"decode": (1, 4, 512, 512), "encode": (1, 3, 4096, 4096)}
+    for what, shape in shapes.items():
+        x = torch.empty(1).expand(shape)
+        with pytest.raises(AskedError):
+            getattr(made, what)(x if what == "decode" else x.movedim(1, -1))
         theirs, ours = (getattr(kind, f"memory_used_{what}")(shape, torch.float16) for kind in (vae, made))
+        gib = f"{asked[-1] / 2**30:.2f} GiB; the core's estimate {theirs / 2**30:.1f} GiB"
+        print(f"\nmemory_required, {what} of 4096 x 4096 in 16 bits: {gib}")
+        assert asked[-1] == ours
         assert theirs > 50 * 2**30
         assert 8 * 2**30 < ours < 10 * 2**30

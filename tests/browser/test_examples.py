@@ -83,6 +83,7 @@ def picture() -> Callable[[Ui, str], None]:
     def write(ui: Ui, name: str) -> None:
         if folder := os.environ.get("EXACT_VAE_SCREENSHOTS"):
             path = Path(folder) / f"{name}.jpg"
+            path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(as_jpeg(photograph(ui)))
 
     return write

@@ -188,6 +188,22 @@ def test_the_plan_is_shown_as_text(any_ui: Ui, screenshot: Callable[[Ui, str], N
     assert ui.page.locator(".exact-vae-text").all_inner_texts() == [PLAN]
 
 
+def test_little_memory_stays_what_was_typed(ui: Ui) -> None:
+    """The page rounds numbers to the input's step; rounded to 0 it would be automatic."""
+    node = ui.add("ExactVAEDecode", 300, 200)
+    kept = ui.js(
+        """(id) => {
+            const widget = window.app.graph.getNodeById(id).widgets.find((widget) => widget.name === "memory");
+            return [0.04, 0.12, 2.5].map((typed) => {
+                widget.callback(typed);
+                return [widget.value, widget.value.toFixed(widget.options.precision)];
+            });
+        }""",
+        node,
+    )
+    assert kept == [[0.04, "0.04"], [0.12, "0.12"], [2.5, "2.50"]]
+
+
 def test_nodes_of_others_show_nothing(ui: Ui) -> None:
     ui.clear()
     foreign = ui.add("PreviewImage", 300, 200)
