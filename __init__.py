@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .model_management.loader import load_vae
     from .nodes import NODE_CLASS_MAPPINGS, NODE_DISPLAY_NAME_MAPPINGS
+    from .vae_model.errors import InputError, MemoryBudgetError, VAEFileError
     from .vae_model.save import save
     from .vae_model.vae import VAE
 
@@ -18,14 +19,27 @@ __version__ = "0.1.0"
 WEB_DIRECTORY = "./js"
 
 _HOME = {
+    "InputError": ".vae_model.errors",
+    "MemoryBudgetError": ".vae_model.errors",
     "NODE_CLASS_MAPPINGS": ".nodes",
     "NODE_DISPLAY_NAME_MAPPINGS": ".nodes",
     "VAE": ".vae_model.vae",
+    "VAEFileError": ".vae_model.errors",
     "load_vae": ".model_management.loader",
     "save": ".vae_model.save",
 }
 
-__all__ = ["NODE_CLASS_MAPPINGS", "NODE_DISPLAY_NAME_MAPPINGS", "VAE", "WEB_DIRECTORY", "load_vae", "save"]
+__all__ = [
+    "NODE_CLASS_MAPPINGS",
+    "NODE_DISPLAY_NAME_MAPPINGS",
+    "VAE",
+    "WEB_DIRECTORY",
+    "InputError",
+    "MemoryBudgetError",
+    "VAEFileError",
+    "load_vae",
+    "save",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from exact_vae.model_management.exact_vae import ExactVAE, make_exact
-from exact_vae.vae_model.errors import MemoryBudgetError
+from exact_vae.vae_model.errors import InputError, MemoryBudgetError
 from exact_vae.vae_model.vae import VAE
 from torch import Tensor
 
@@ -79,6 +79,7 @@ def test_what_is_not_known_runs_by_its_own_methods_and_says_why(stub_host: Host,
     assert not made.last_report.exact
     assert made.last_report.reason
     assert made.last_report.line.startswith("host's own method · ")
+    assert "load the other half" not in made.last_report.reason  # there may be none
 
 
 def test_reserves_its_own_peak_and_never_the_untiled_estimate(stub_host: Host) -> None:
@@ -208,6 +209,11 @@ def test_a_vae_of_ours_takes_a_limit_on_a_copy(small_vae: VAE) -> None:
     made.decode(torch.randn(1, 4, 16, 16))
     assert made.last_plan is not None
     assert made.last_plan.peak_bytes <= 10_000_000
+
+
+def test_an_image_smaller_than_a_cell_is_refused(stub_host: Host) -> None:
+    with pytest.raises(InputError, match="one latent cell, got 7 x 5: enlarge the image"):
+        make_exact(stub_host.make_vae()).encode(torch.rand(1, 5, 7, 3))
 
 
 def test_outside_the_host_other_objects_stay_what_they_are() -> None:

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from exact_vae import NODE_CLASS_MAPPINGS, VAE
+from exact_vae import NODE_CLASS_MAPPINGS, VAE, InputError
 from exact_vae.model_management.masks import grey_out, grow_mask
 
 
@@ -50,3 +50,9 @@ def test_the_node_encodes_the_greyed_image(small_vae: VAE) -> None:
     assert latent["noise_mask"].shape == (1, 1, 40, 48)
     assert latent["noise_mask"].sum() == 21 * 21
     assert output["ui"]["exact_vae"][0]["what"] == "encode"
+
+
+def test_an_image_smaller_than_a_cell_is_told_by_its_own_size(small_vae: VAE) -> None:
+    node = NODE_CLASS_MAPPINGS["ExactVAEEncodeForInpaint"]()
+    with pytest.raises(InputError, match="one latent cell, got 7 x 5: enlarge the image"):
+        node.encode(torch.rand(1, 5, 7, 3), small_vae, torch.zeros(1, 5, 7))

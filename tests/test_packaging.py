@@ -107,6 +107,13 @@ def test_every_public_name_can_be_read(name: str) -> None:
     assert getattr(exact_vae, name) is not None
 
 
+@pytest.mark.parametrize("name", ["InputError", "MemoryBudgetError", "VAEFileError"])
+def test_errors_are_named_by_the_package_that_offers_them(name: str) -> None:
+    """As the host shows them: not by the path of a file in custom_nodes."""
+    error = getattr(exact_vae, name)
+    assert f"{error.__module__}.{error.__qualname__}" == f"exact_vae.{name}"
+
+
 def pyproject() -> dict[str, dict[str, object]]:
     return tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 

@@ -64,13 +64,17 @@ def check_pixels(pixels: Tensor, channels: int, factor: int, as_video: bool = Fa
         )
     if not pixels.is_floating_point():
         raise InputError(f"pixels: expected floats in 0..1, got {pixels.dtype}: divide by the largest possible value")
-    if min(shape[1:3]) < factor:
-        raise InputError(
-            f"pixels: expected at least {factor} x {factor}, one latent cell, got {shape[2]} x {shape[1]}: "
-            "enlarge the image"
-        )
+    _require_one_cell(pixels, factor)
     _check_finite(pixels, "pixels", "check what made the image")
     return pixels[..., :channels]
+
+
+def _require_one_cell(pixels: Tensor, factor: int) -> None:
+    height, width = pixels.shape[1:3]
+    if min(height, width) < factor:
+        raise InputError(
+            f"pixels: expected at least {factor} x {factor}, one latent cell, got {width} x {height}: enlarge the image"
+        )
 
 
 def _require_one_frame(what: str, frames: int) -> None:
@@ -88,7 +92,11 @@ def _check_finite(x: Tensor, what: str, remedy: str) -> None:
 
 
 def crop_centre(pixels: Tensor, factor: int) -> Tensor:
-    """Cut both sides of (B, H, W, C) to multiples of `factor`, keeping the middle, as ComfyUI does."""
+    """Cut both sides of (B, H, W, C) to multiples of `factor`, keeping the middle, as ComfyUI does.
+
+    InputError where nothing would be left.
+    """
+    _require_one_cell(pixels, factor)
     height, width = pixels.shape[1:3]
     h, w = height // factor * factor, width // factor * factor
     top, left = (height % factor) // 2, (width % factor) // 2

@@ -118,16 +118,17 @@ def _limit(rows: Tensor) -> Tensor:
 
 def _require_known(model: Any, part: str, method: str) -> None:
     """Refuse a model that may do something around its coder that nobody here knows of."""
+    tiny = isinstance(model, AutoencoderTiny)
+    if not tiny and describe(model) not in (*_KL_CLASSES, _WAN_CLASS):
+        raise UnsupportedModule(
+            f"{describe(model)}: expected an image autoencoder of the KL or TAESD family: it runs untiled"
+        )
     if not hasattr(model, part):
         raise UnsupportedModule(f"{describe(model)}: expected a {part}, got none: load the other half too")
     if method in vars(model) or "forward" in vars(model):
         raise UnsupportedModule(f"{describe(model)}: expected its own {method}, got a replaced one: it runs untiled")
-    if isinstance(model, AutoencoderTiny):
+    if tiny:
         return
-    if describe(model) not in (*_KL_CLASSES, _WAN_CLASS):
-        raise UnsupportedModule(
-            f"{describe(model)}: expected an image autoencoder of the KL or TAESD family: it runs untiled"
-        )
     wan = describe(model) == _WAN_CLASS
     require_children(model, describe(model), _WAN_PARTS if wan else _KL_PARTS | _KL_PARTS_AROUND)
 

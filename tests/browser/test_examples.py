@@ -33,13 +33,14 @@ def open_template(ui: Ui, name: str) -> None:
     """By the template browser, where its picture has taken the place of the frontend's own."""
     ui.js("() => window.app.extensionManager.command.execute('Comfy.BrowseTemplates')")
     ui.page.locator("[role=dialog]").get_by_text(PACK, exact=True).first.dispatch_event("click")
+    title = ui.page.locator("[role=dialog]").get_by_text(re.compile(f"^{name.replace('_', '[_ ]')}$")).first
+    title.scroll_into_view_if_needed()  # older frontends load a picture only once it is in sight
     ui.page.wait_for_function(
         """([name, width]) => [...document.querySelectorAll("[role=dialog] img")].some((image) =>
             image.alt === name && image.naturalWidth === width)""",
         arg=[name, width_of(FOLDER / f"{name}.jpg")],
     )
-    title = re.compile(f"^{name.replace('_', '[_ ]')}$")
-    ui.page.locator("[role=dialog]").get_by_text(title).first.dispatch_event("click")
+    title.dispatch_event("click")
     ui.page.wait_for_function("() => window.app.graph.nodes.length > 5")
     ui.page.locator("[role=dialog]").first.wait_for(state="hidden")
 
