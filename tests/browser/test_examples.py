@@ -32,8 +32,12 @@ NODES = """() => window.app.graph.nodes.map((node) => ({
 def open_template(ui: Ui, name: str) -> None:
     """By the template browser, where its picture has taken the place of the frontend's own."""
     ui.js("() => window.app.extensionManager.command.execute('Comfy.BrowseTemplates')")
-    ui.page.locator("[role=dialog]").get_by_text(PACK, exact=True).first.dispatch_event("click")
     title = ui.page.locator("[role=dialog]").get_by_text(re.compile(f"^{name.replace('_', '[_ ]')}$")).first
+    for _ in range(10):  # an older frontend goes back to its first page when its list has come
+        ui.page.locator("[role=dialog]").get_by_text(PACK, exact=True).first.dispatch_event("click")
+        ui.page.wait_for_timeout(3000)
+        if title.count():
+            break
     title.scroll_into_view_if_needed()  # older frontends load a picture only once it is in sight
     ui.page.wait_for_function(
         """([name, width]) => [...document.querySelectorAll("[role=dialog] img")].some((image) =>
