@@ -1,7 +1,7 @@
 """Host memory that a GPU copies from and to at full speed: pinned in slabs for one run, and given back behind it.
 
-PyTorch's own pinned memory is slow to come (half a second for a GiB), rounded up to powers of two, and kept for good.
-Here a slab's pages are made by all threads at once and then registered with the driver: three times as fast.
+PyTorch's own pinned memory is slow to come, rounded up to powers of two, and kept for good. Here a slab's pages are
+made by all threads at once and then registered with the driver.
 """
 
 from __future__ import annotations

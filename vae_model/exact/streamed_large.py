@@ -1,7 +1,7 @@
 """Streamed attention for GPUs: large slices, products in the inputs' own format with sums in float32.
 
-A GPU multiplies 16-bit matrices several times as fast as its fused attention kernels run for heads as wide as a VAE's,
-so the scores of a slice are written down, turned into weights by one kernel, and multiplied with the values. Scores and
+Fused attention kernels are made for narrow heads; for one as wide as a VAE's a GPU multiplies large matrices faster. So
+the scores of a slice are written down, turned into weights by one kernel, and multiplied with the values. Scores and
 sums are float32; weights are rounded to the inputs' format, as fused kernels round them.
 """
 

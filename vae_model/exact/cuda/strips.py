@@ -1,7 +1,7 @@
 """Norm with activation, moments, softmax and copies of strips on NVIDIA GPUs, by the kernels of strips.cu.
 
-PyTorch's own move such strips at a tenth to a half of a GPU's bandwidth: its statistics of 16-bit values take nearly as
-long as the convolution that made them, and norm and activation are two passes with a rounding in between.
+PyTorch's own leave much of a GPU's bandwidth unused, above all in statistics of 16-bit values; and norm and activation
+are two passes there, with a rounding in between.
 """
 
 from __future__ import annotations
