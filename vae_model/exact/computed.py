@@ -12,8 +12,9 @@ from .context import Context
 from .rows import Cost, PlaneRows, Recipe, Rows
 from .spec import Conv
 from .step import Size
+from .tiles import Tiles, plan_tiles
 from .windowed import Fill, Windowed
-from .winograd import Geometry, convolve_tiles, pays, plan_tiles, transform_bytes, transform_weight, window_rows
+from .winograd import pays, transform_bytes, window_rows
 
 ACTIVATE: dict[str, Callable[[Tensor], Tensor]] = {
     "silu": lambda x: functional.silu(x, inplace=True),
@@ -86,12 +87,12 @@ class ConvolvedRows(Windowed):
         if self._tiles is None:
             return self.context.conv_weights(self.conv)
         weight, bias = self.context.layer_weights(self.conv)
-        return transform_weight(weight), bias
+        return self._tiles.transform_weight(weight), bias
 
-    def _by_tiles(self, tiles: Geometry, window: Tensor, weight: Tensor, bias: Tensor | None, rows: int) -> Tensor:
+    def _by_tiles(self, tiles: Tiles, window: Tensor, weight: Tensor, bias: Tensor | None, rows: int) -> Tensor:
         out, scratch = self.context.empty(self.size.channels, rows, self.size.width), self._scratch()
         for x, y in zip(window.permute(0, 2, 3, 1), out.permute(0, 2, 3, 1), strict=True):
-            convolve_tiles(tiles, x, weight, bias, scratch, y)
+            tiles.convolve(x, weight, bias, scratch, y)
         return out
 
     def _border_columns(self) -> tuple[int, int]:

@@ -11,6 +11,7 @@ products, too, so everything runs at the speed of libraries: `product.py` says w
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -63,33 +64,35 @@ def pays(context: Context, conv: Conv, width: int) -> bool:
     )
 
 
-def transform_weight(weight: Tensor) -> Tensor:
-    """(out, in, 3, 3) -> (6, 6, out, in) in the order that `best_products` wants for six products at once."""
-    result = torch.empty(_POINTS, _POINTS, *weight.shape[:2], dtype=weight.dtype)
-    write_weight(weight, torch.kron(TAPS, TAPS), result)
-    return result
+def write_sums(weight: Tensor, taps: Tensor, write: Callable[[int, Tensor], None]) -> None:
+    """Sums of the taps of (out, in, 3, 3) by a matrix (n, 9), computed in float64.
+
+    Args:    write: takes the number of the first of some results, and their sums (n, some, in).
+    """
+    for first in range(0, weight.shape[0], _WEIGHT_CHANNELS):
+        part = weight[first : first + _WEIGHT_CHANNELS].double().permute(2, 3, 0, 1).flatten(2).flatten(0, 1)
+        write(first, (taps @ part).view(len(taps), -1, weight.shape[1]))
 
 
 def write_weight(weight: Tensor, taps: Tensor, target: Tensor) -> None:
-    """Sums of the taps of (out, in, 3, 3) by a matrix (g * n, 9), computed in float64 and rounded once.
+    """The sums of `write_sums` by a matrix (g * n, 9), rounded once.
 
     Written to (g, n, out, in), dense, in the order that `best_products` wants for n products at once.
     """
-    groups, out_channels, in_channels = target.shape[1:]
-    for first in range(0, out_channels, _WEIGHT_CHANNELS):
-        part = weight[first : first + _WEIGHT_CHANNELS].double().permute(2, 3, 0, 1).flatten(2).flatten(0, 1)
-        made = (taps @ part).view(-1, groups, len(part[0]) // in_channels, in_channels)
-        best_products().arrange(made, first, target)
-        del made
+
+    def write(first: int, made: Tensor) -> None:
+        best_products().arrange(made.unflatten(0, target.shape[:2]), first, target)
+
+    write_sums(weight, taps, write)
 
 
 def transform_bytes(conv: Conv) -> int:
-    """Bytes that `write_weight` takes at most."""
+    """Bytes that `write_sums` takes at most, what it writes to not counted."""
     return 8 * (_POINTS**2 + 2 * 9) * _WEIGHT_CHANNELS * conv.in_channels
 
 
-class Geometry(NamedTuple):
-    """Sizes of one convolution's tiles."""
+class ProductTiles(NamedTuple):
+    """Sizes of one convolution's tiles, and the convolution."""
 
     in_channels: int
     out_channels: int
@@ -128,10 +131,27 @@ class Geometry(NamedTuple):
         """Bytes that the products of one row of points take beside them."""
         return _POINTS * self.tile_rows * self.tiles * self.out_channels * torch.float32.itemsize
 
+    def transform_weight(self, weight: Tensor) -> Tensor:
+        """(out, in, 3, 3) -> (6, 6, out, in) in the order that `best_products` wants for six products at once."""
+        result = torch.empty(_POINTS, _POINTS, *weight.shape[:2], dtype=weight.dtype)
+        write_weight(weight, torch.kron(TAPS, TAPS), result)
+        return result
 
-def plan_tiles(conv: Conv, width: int, rows: int) -> Geometry:
+    def convolve(self, window: Tensor, weight: Tensor, bias: Tensor | None, scratch: Tensor, out: Tensor) -> None:
+        """Write the convolution of a window into `out`, one image.
+
+        Args:    window: (window_rows(n), tiles * TILE, in), dense. weight: from `transform_weight`.
+                 bias: (out,) or None. scratch: flat, float32, of `scratch_bytes`. out: (n, width, out), dense.
+        """
+        rows, step = out.shape[0], self.tile_rows * TILE
+        for first in range(0, rows, step):
+            last = min(rows, first + step)
+            _chunk(self, window[first : first + window_rows(last - first)], weight, bias, scratch, out[first:last])
+
+
+def plan_product_tiles(conv: Conv, width: int, rows: int) -> ProductTiles:
     """The geometry for a source of that width and strips of so many rows."""
-    one = Geometry(conv.in_channels, conv.out_channels, width, 1)
+    one = ProductTiles(conv.in_channels, conv.out_channels, width, 1)
     return one._replace(tile_rows=max(1, min(-(-rows // TILE), CHUNK_BYTES // (one.scratch_bytes + one.product_bytes))))
 
 
@@ -140,22 +160,8 @@ def window_rows(rows: int) -> int:
     return -(-rows // TILE) * TILE + 2
 
 
-def convolve_tiles(
-    geometry: Geometry, window: Tensor, weight: Tensor, bias: Tensor | None, scratch: Tensor, out: Tensor
-) -> None:
-    """Write the convolution of a window into `out`, one image.
-
-    Args:    window: (window_rows(n), tiles * TILE, in), dense. weight: from `transform_weight`. bias: (out,) or None.
-             scratch: flat, float32, of `scratch_bytes`. out: (n, width, out), dense.
-    """
-    rows = out.shape[0]
-    for first in range(0, rows, geometry.tile_rows * TILE):
-        last = min(rows, first + geometry.tile_rows * TILE)
-        _chunk(geometry, window[first : first + window_rows(last - first)], weight, bias, scratch, out[first:last])
-
-
 def _chunk(
-    geometry: Geometry, window: Tensor, weight: Tensor, bias: Tensor | None, scratch: Tensor, out: Tensor
+    geometry: ProductTiles, window: Tensor, weight: Tensor, bias: Tensor | None, scratch: Tensor, out: Tensor
 ) -> None:
     """Some rows of tiles."""
     narrow, tiles, products = geometry.out_channels, geometry.tiles, best_products()
@@ -178,7 +184,7 @@ def _chunk(
 
 
 def _transform_window(
-    geometry: Geometry, window: Tensor, parts: list[tuple[int, int]], one: Tensor, other: Tensor
+    geometry: ProductTiles, window: Tensor, parts: list[tuple[int, int]], one: Tensor, other: Tensor
 ) -> list[Tensor]:
     """(6, tiles of all rows, 6, channels) for every part of the channels, in `other`; `one` is for in between."""
     wide, tiles = geometry.in_channels, geometry.tiles

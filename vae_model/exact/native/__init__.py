@@ -1,0 +1,1 @@
+"""Kernels for processors in C, for machines that have a compiler."""
