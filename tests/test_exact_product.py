@@ -7,7 +7,7 @@ import torch
 from exact_vae.vae_model.exact import enlarge_tiles, product, winograd
 from exact_vae.vae_model.exact.product import OneDnnProducts, Products, best_product, best_products
 from exact_vae.vae_model.exact.spec import Conv, read_conv
-from exact_vae.vae_model.exact.winograd import convolve_tiles, plan_tiles, transform_weight, window_rows
+from exact_vae.vae_model.exact.winograd import plan_product_tiles, window_rows
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -83,12 +83,12 @@ def test_convolutions_are_as_exact_by_either(chosen: Products, channels: int) ->
     x = functional.silu(normal(1, channels, 9, 35))
     weight, bias = conv.module.weight, conv.module.bias
     expected = functional.conv2d(x.double(), weight.double(), bias.double())[0].permute(1, 2, 0)
-    geometry = plan_tiles(conv, 33, 7)
+    geometry = plan_product_tiles(conv, 33, 7)
     window = torch.zeros(window_rows(7), geometry.tiles * winograd.TILE, channels)
     window[:9, :35] = x[0].permute(1, 2, 0)
     out = torch.full((7, 33, 96), torch.nan)
     scratch = torch.full((geometry.scratch_bytes // 4,), torch.nan)
-    convolve_tiles(geometry, window, transform_weight(weight), bias, scratch, out)
+    geometry.convolve(window, geometry.transform_weight(weight), bias, scratch, out)
     assert relative_error(out, expected) <= 32
 
 

@@ -7,15 +7,7 @@ import torch
 from exact_vae.vae_model.exact.context import Context
 from exact_vae.vae_model.exact.enlarge_tiles import enlarge_tiles, enlarge_weight, plan_enlargement
 from exact_vae.vae_model.exact.spec import Conv, read_conv
-from exact_vae.vae_model.exact.winograd import (
-    CHUNK_BYTES,
-    convolve_tiles,
-    pays,
-    plan_tiles,
-    transform_bytes,
-    transform_weight,
-    window_rows,
-)
+from exact_vae.vae_model.exact.winograd import CHUNK_BYTES, pays, plan_product_tiles, window_rows
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -38,7 +30,7 @@ def pixels(x: Tensor) -> Tensor:
 @pytest.mark.parametrize("bias", [True, False])
 def test_tiles_equal_the_convolution(rows: int, width: int, strip_rows: int, bias: bool) -> None:
     conv = make_conv(40, 24, bias=bias)
-    geometry = plan_tiles(conv, width, strip_rows)
+    geometry = plan_product_tiles(conv, width, strip_rows)
     x = torch.randn(1, 40, rows + 2, width + 2)
     expected = functional.conv2d(
         x.double(), conv.module.weight.double(), None if not bias else conv.module.bias.double()
@@ -48,7 +40,7 @@ def test_tiles_equal_the_convolution(rows: int, width: int, strip_rows: int, bia
     window[: rows + 2, : width + 2] = pixels(x)
     scratch = torch.full((geometry.scratch_bytes // 4 + 5,), torch.nan)  # whatever it held must not show
     out = torch.full((rows, width, 24), torch.nan)
-    convolve_tiles(geometry, window, transform_weight(conv.module.weight), conv.module.bias, scratch, out)
+    geometry.convolve(window, geometry.transform_weight(conv.module.weight), conv.module.bias, scratch, out)
     torch.testing.assert_close(out.double(), pixels(expected), **CLOSE)
 
 
@@ -82,11 +74,12 @@ def test_wide_layers_stay_within_32_roundings() -> None:
     x = functional.silu(torch.randn(1, 512, 10, 34))
     weight, bias = conv.module.weight, conv.module.bias
     expected = pixels(functional.conv2d(x.double(), weight.double(), bias.double()))
-    geometry = plan_tiles(conv, 32, 8)
+    geometry = plan_product_tiles(conv, 32, 8)
     window = torch.zeros(10, 2 + 32 + geometry.columns[1] - 1, 512)
     window[:, :34] = pixels(x)
     out = torch.empty(8, 32, 96)
-    convolve_tiles(geometry, window, transform_weight(weight), bias, torch.empty(geometry.scratch_bytes // 4), out)
+    scratch = torch.empty(geometry.scratch_bytes // 4)
+    geometry.convolve(window, geometry.transform_weight(weight), bias, scratch, out)
     error, size = ((values.square().mean().sqrt()) for values in (out.double() - expected, expected))
     assert error <= 32 * 2**-24 * size
 
@@ -107,7 +100,7 @@ def test_only_where_it_pays() -> None:
 
 def test_memory_is_bounded() -> None:
     for width in (32, 1000, 4096):
-        geometry = plan_tiles(make_conv(128, 128), width, 512)
+        geometry = plan_product_tiles(make_conv(128, 128), width, 512)
         assert geometry.scratch_bytes <= CHUNK_BYTES or geometry.tile_rows == 1
         larger = plan_enlargement(make_conv(128, 128), width, 512)
         assert larger.scratch_bytes <= CHUNK_BYTES or larger.rows == 1
@@ -117,7 +110,9 @@ def test_weights_are_transformed_in_little_memory() -> None:
     from exact_vae.model_management.meter import LiveTensorMeter
 
     conv = make_conv(128, 128)
+    tiles = plan_product_tiles(conv, 32, 8)
     with LiveTensorMeter("cpu") as meter:
-        made = transform_weight(conv.module.weight)
+        made = tiles.transform_weight(conv.module.weight)
     assert made.shape == (6, 6, 128, 128)
-    assert meter.peak_bytes <= made.numel() * 4 + transform_bytes(conv)
+    assert made.numel() * 4 == tiles.weight_bytes
+    assert meter.peak_bytes <= tiles.weight_bytes + tiles.transform_bytes

@@ -14,7 +14,7 @@ from .spec import Conv
 from .step import Size
 from .tiles import Tiles, plan_tiles
 from .windowed import Fill, Windowed
-from .winograd import pays, transform_bytes, window_rows
+from .winograd import pays, window_rows
 
 ACTIVATE: dict[str, Callable[[Tensor], Tensor]] = {
     "silu": lambda x: functional.silu(x, inplace=True),
@@ -102,7 +102,7 @@ class ConvolvedRows(Windowed):
         return 0 if self._tiles is None else window_rows(rows) - rows - 2
 
     def _own_scratch(self) -> int:
-        return 0 if self._tiles is None else max(self._tiles.scratch_bytes, transform_bytes(self.conv))
+        return 0 if self._tiles is None else max(self._tiles.scratch_bytes, self._tiles.transform_bytes)
 
     def _product_bytes(self) -> int:
         return 0 if self._tiles is None else self._tiles.product_bytes

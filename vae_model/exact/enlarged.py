@@ -122,7 +122,7 @@ class EnlargedRows(Windowed):
         return super()._border_columns() if self._tiles is None else self._tiles.columns
 
     def _own_scratch(self) -> int:
-        return 0 if self._tiles is None else max(self._tiles.scratch_bytes, transform_bytes(self.conv))
+        return 0 if self._tiles is None else max(self._tiles.scratch_bytes, transform_bytes(self.conv.in_channels))
 
     def _product_bytes(self) -> int:
         return 0 if self._tiles is None else self._tiles.product_bytes

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from .cuda.strips import add_moments, can_add_moments
+from .native import strips as native_strips
 
 CHUNK_ELEMENTS = 2**20
 """16-bit strips are summed in float32, so many elements at a time, where the kernel does not do it by itself."""
@@ -106,6 +107,8 @@ def channel_moments(x: Tensor) -> tuple[Tensor, Tensor]:
 
 def _image_moments(image: Tensor) -> tuple[Tensor, Tensor]:
     """Of (1, C, n, W)."""
+    if (made := native_strips.channel_moments(image)) is not None:
+        return made
     pixels = image.permute(0, 2, 3, 1)
     pixels = (pixels.flatten(1, 2) if pixels.is_contiguous() else pixels.flatten(1, 2).contiguous()).permute(0, 2, 1)
     means: list[Tensor] = []

@@ -12,8 +12,9 @@ from torch import Tensor
 
 from .computed import ACTIVATE
 from .context import Context
-from .cuda.strips import normalise
+from .cuda import strips as cuda_strips
 from .moments import Moments
+from .native import strips as native_strips
 from .pixel_norm import PixelFill
 from .plane import Plane
 from .rows import PlaneRows, Rows
@@ -55,8 +56,9 @@ def norm_fill(context: Context, norm: Norm, moments: Moments, activation: str | 
         scale, shift = (values.expand(context.batch, -1, 1, 1).contiguous() for values in (scale, shift))
 
     def fill(target: Tensor, x: Tensor) -> None:
-        if activation in (None, "silu") and normalise(target, x, scale, shift, silu=activation == "silu"):
-            return
+        for normalise in (cuda_strips.normalise, native_strips.normalise) if activation in (None, "silu") else ():
+            if normalise(target, x, scale, shift, silu=activation == "silu"):
+                return
         torch.addcmul(shift, x, scale, out=target)
         if activation is not None:
             ACTIVATE[activation](target)

@@ -11,7 +11,6 @@ products, too, so everything runs at the speed of libraries: `product.py` says w
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -64,31 +63,22 @@ def pays(context: Context, conv: Conv, width: int) -> bool:
     )
 
 
-def write_sums(weight: Tensor, taps: Tensor, write: Callable[[int, Tensor], None]) -> None:
-    """Sums of the taps of (out, in, 3, 3) by a matrix (n, 9), computed in float64.
-
-    Args:    write: takes the number of the first of some results, and their sums (n, some, in).
-    """
-    for first in range(0, weight.shape[0], _WEIGHT_CHANNELS):
-        part = weight[first : first + _WEIGHT_CHANNELS].double().permute(2, 3, 0, 1).flatten(2).flatten(0, 1)
-        write(first, (taps @ part).view(len(taps), -1, weight.shape[1]))
-
-
 def write_weight(weight: Tensor, taps: Tensor, target: Tensor) -> None:
-    """The sums of `write_sums` by a matrix (g * n, 9), rounded once.
+    """Sums of the taps of (out, in, 3, 3) by a matrix (g * n, 9), computed in float64 and rounded once.
 
     Written to (g, n, out, in), dense, in the order that `best_products` wants for n products at once.
     """
+    groups, out_channels, in_channels = target.shape[1:]
+    for first in range(0, out_channels, _WEIGHT_CHANNELS):
+        part = weight[first : first + _WEIGHT_CHANNELS].double().permute(2, 3, 0, 1).flatten(2).flatten(0, 1)
+        made = (taps @ part).view(-1, groups, len(part[0]) // in_channels, in_channels)
+        best_products().arrange(made, first, target)
+        del made
 
-    def write(first: int, made: Tensor) -> None:
-        best_products().arrange(made.unflatten(0, target.shape[:2]), first, target)
 
-    write_sums(weight, taps, write)
-
-
-def transform_bytes(conv: Conv) -> int:
-    """Bytes that `write_sums` takes at most, what it writes to not counted."""
-    return 8 * (_POINTS**2 + 2 * 9) * _WEIGHT_CHANNELS * conv.in_channels
+def transform_bytes(in_channels: int) -> int:
+    """Bytes that `write_weight` takes at most."""
+    return 8 * (_POINTS**2 + 2 * 9) * _WEIGHT_CHANNELS * in_channels
 
 
 class ProductTiles(NamedTuple):
@@ -130,6 +120,11 @@ class ProductTiles(NamedTuple):
     def product_bytes(self) -> int:
         """Bytes that the products of one row of points take beside them."""
         return _POINTS * self.tile_rows * self.tiles * self.out_channels * torch.float32.itemsize
+
+    @property
+    def transform_bytes(self) -> int:
+        """Bytes that `transform_weight` takes at most, its result not counted."""
+        return transform_bytes(self.in_channels)
 
     def transform_weight(self, weight: Tensor) -> Tensor:
         """(out, in, 3, 3) -> (6, 6, out, in) in the order that `best_products` wants for six products at once."""

@@ -23,7 +23,7 @@ _OPTIONS = ("-O3", "-march=native", "-fno-math-errno", "-fopenmp", "-shared", "-
 _SECONDS = 60
 
 
-def load(source: Path, declare: Callable[[ctypes.CDLL], None], is_right: Callable[[ctypes.CDLL], bool]):
+def load(source: Path, declare: Callable[[ctypes.CDLL], None], is_right: Callable[[ctypes.CDLL], bool]) -> ctypes.CDLL | None:
     """The functions of a C source, compiled for this processor; None where that cannot be done.
 
     Args:    declare: sets the functions' argument and result types. is_right: tries them out.
@@ -49,7 +49,8 @@ def _compile(source: Path) -> ctypes.CDLL:
     with tempfile.TemporaryDirectory() as folder:
         target = str(Path(folder) / "kernels.so")
         # With PyTorch's own threads: a second set of them would wait for the first to be idle.
-        command = [compiler, *_OPTIONS, "-o", target, str(source), "-Wl,--as-needed", "-Wl,-z,defs", _threads_library()]
+        libraries = ("-Wl,--as-needed", "-Wl,-z,defs", _threads_library())
+        command = [compiler, *_OPTIONS, f"-I{Path(__file__).parent}", "-o", target, str(source), *libraries]
         made = subprocess.run(command, capture_output=True, text=True, timeout=_SECONDS, check=False)
         if made.returncode:
             raise OSError(" ".join(made.stderr.split())[:300])

@@ -3,21 +3,14 @@
    A thread takes a block of tiles through all steps in memory that its caches hold: 36 points of every tile, a matrix
    product for each point, and back to 4x4 results. In a product ROWS tiles and COLUMNS vectors of results stay in
    registers for DEPTH channels, so no sum is longer than that. */
-#include <stddef.h>
 #include <string.h>
 
-#if defined(__AVX512F__)
-#define LANES 16
-#define ROWS 12
-#elif defined(__AVX__)
-#define LANES 8
-#define ROWS 6
-#elif defined(__aarch64__)
-#define LANES 4
-#define ROWS 12
+#include "vector.h"
+
+#if defined(__AVX512F__) || defined(__aarch64__)
+#define ROWS 12 /* 32 registers */
 #else
-#define LANES 4
-#define ROWS 6
+#define ROWS 6 /* 16 registers */
 #endif
 #define COLUMNS 2
 #define DEPTH 128
@@ -25,17 +18,10 @@
 
 enum { TILE = 4, SIDE = TILE + 2, POINTS = SIDE * SIDE };
 
-typedef float vec __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
-
-int omp_get_thread_num(void);
-
 int tile_lanes(void) { return LANES; }
 int tile_panel(void) { return COLUMNS * LANES; }
 int tile_rows(void) { return ROWS; }
 int tile_pad(void) { return PAD; }
-
-static inline vec get(const float *p) { return *(const vec *)p; }
-static inline void put(float *p, vec x) { *(vec *)p = x; }
 
 /* Six values of a row or column at the six points: _DATA of winograd.py. */
 static inline void into_points(const vec *x, vec *y, int step) {

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from ..spec import Conv
-from ..winograd import TAPS, TILE, window_rows, write_sums
+from ..winograd import TAPS, TILE, window_rows
 from .compiler import load
 
 _POINTS = (TILE + 2) ** 2
@@ -66,18 +66,20 @@ class NativeTiles(NamedTuple):
         """Bytes of the transformed weights."""
         return _POINTS * self.in_channels * self.out_channels * torch.float32.itemsize
 
+    @property
+    def transform_bytes(self) -> int:
+        """Bytes that `transform_weight` takes at most, its result not counted: float64, those of one panel at a time."""
+        return 8 * (_POINTS + 2 * 9) * self.panel * self.in_channels
+
     def transform_weight(self, weight: Tensor) -> Tensor:
-        """(out, in, 3, 3) -> (36, out / panel, in, panel)."""
+        """(out, in, 3, 3) -> (36, out / panel, in, panel), computed in float64 and rounded once."""
         out_channels, in_channels = weight.shape[:2]
         result = torch.empty(_POINTS, out_channels // self.panel, in_channels, self.panel, dtype=weight.dtype)
-
-        def write(first: int, made: Tensor) -> None:
-            for start in range(first, first + made.shape[1], self.panel):
-                some = made[:, start - first : start - first + self.panel].transpose(1, 2)
-                place = start % self.panel
-                result[:, start // self.panel, :, place : place + some.shape[2]] = some
-
-        write_sums(weight, torch.kron(TAPS, TAPS), write)
+        taps = torch.kron(TAPS, TAPS)
+        for number, some in enumerate(weight.split(self.panel)):
+            made = taps @ some.double().permute(2, 3, 1, 0).reshape(9, -1)
+            result[:, number] = made.view(_POINTS, in_channels, self.panel)
+            del made
         return result
 
     def convolve(self, window: Tensor, weight: Tensor, bias: Tensor | None, scratch: Tensor, out: Tensor) -> None:
