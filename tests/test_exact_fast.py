@@ -15,7 +15,8 @@ from exact_vae.tests.exact_families import (
     pixels,
     run,
 )
-from exact_vae.vae_model.exact import winograd
+from exact_vae.vae_model.exact import tiles, winograd
+from exact_vae.vae_model.exact.native.tiles import kernels
 from exact_vae.vae_model.exact.schedule import uniform
 
 pytestmark = pytest.mark.usefixtures("inference")
@@ -26,6 +27,14 @@ def everywhere(monkeypatch: pytest.MonkeyPatch) -> None:
     """Small layers are fast ones, too."""
     monkeypatch.setattr(winograd, "LEAST_CHANNELS", 1)
     monkeypatch.setattr(winograd, "LEAST_WIDTH", 1)
+
+
+@pytest.fixture(params=["native", "products"])
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """By kernels of our own where there are some, and by a library's products."""
+    if request.param == "products":
+        monkeypatch.setattr(tiles, "plan_native_tiles", lambda *arguments: None)
+    return request.param
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -43,7 +52,7 @@ def test_every_family(name: str, everywhere: None) -> None:
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("name", ["decoder", "encoder"])
-def test_every_border(name: str, mode: str, everywhere: None) -> None:
+def test_every_border(name: str, mode: str, everywhere: None, way: str) -> None:
     family = FAMILIES[name]().pad(mode).to(torch.float32)
     program, scale = family.program, pixels(name)
     x = hard_input(program, 1, 3 * scale, 4 * scale + scale - 1).to(torch.float32)
@@ -55,14 +64,17 @@ def test_every_border(name: str, mode: str, everywhere: None) -> None:
 
 
 @pytest.mark.parametrize("name", ["decoder", "encoder"])
-def test_wide_models_as_they_are(name: str) -> None:
+def test_wide_models_as_they_are(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Channels and columns enough for the method to be chosen by itself; 16 times the values, so errors would show."""
     make = decoder if name == "decoder" else encoder
     family = make(ch=96, ch_mult=(1, 2), num_groups=32).to(torch.float32)
     program = family.program
     x = hard_input(program, 1, 12 * (2 if name == "encoder" else 1), 40 * (2 if name == "encoder" else 1)).float()
     expected = family.run(x.double().float())
-    results = [run(program, uniform(2, 8, fast_convolution=fast), x) for fast in (True, False)]
-    for result in results:
+    native, plain = (run(program, uniform(2, 8, fast_convolution=fast), x) for fast in (True, False))
+    monkeypatch.setattr(tiles, "plan_native_tiles", lambda *arguments: None)
+    products = run(program, uniform(2, 8, fast_convolution=True), x)
+    for result in (native, products, plain):
         assert_exact(result, expected)
-    assert not torch.equal(*results), "fast convolutions were not used"
+    assert not torch.equal(products, plain), "fast convolutions were not used"
+    assert torch.equal(products, native) == (kernels() is None), "kernels of our own were not used"

@@ -90,7 +90,10 @@ def test_others_are_left_to_pytorch() -> None:
     assert strips.channel_moments(values(1, 32, 4, 8)[..., :4]) is None
 
 
-@pytest.mark.parametrize(("right", "wrong"), [("0.693359375f", "0.693259375f"), ("+ 127", "+ 126"), ("known * share", "share")])
+WRONG = [("0.693359375f", "0.693259375f"), ("+ 127", "+ 126"), ("known * share", "share")]
+
+
+@pytest.mark.parametrize(("right", "wrong"), WRONG)
 def test_the_trial_notices_a_wrong_factor(right: str, wrong: str, tmp_path: Path) -> None:
     text = Path(compiler.__file__).with_name("strips.c").read_text(encoding="utf-8")
     assert right in text

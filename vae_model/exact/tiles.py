@@ -1,4 +1,4 @@
-"""How a 3x3 convolution of stride 1 takes fewer multiplications: by kernels of our own, else by a library's products."""
+"""How 3x3 convolutions take fewer multiplications: by kernels of our own, or else by a library's products."""
 
 from __future__ import annotations
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
 from ctypes import CDLL, c_int, c_ssize_t, c_void_p
 from functools import cache
 from pathlib import Path
@@ -34,7 +33,9 @@ def normalise(target: Tensor, x: Tensor, scale: Tensor, shift: Tensor, *, silu: 
     Args:    target, x: (B, C, n, W), channels innermost. scale, shift: (B or 1, C, 1, 1), float32.
     """
     library = _kernels_for(x)
-    if library is None or target.dtype != x.dtype or scale.dtype != torch.float32 or not _dense(x) or not _dense(target):
+    if library is None or target.dtype != x.dtype or scale.dtype != torch.float32:
+        return False
+    if not _dense(x) or not _dense(target):
         return False
     images, channels, rows, width = x.shape
     scale, shift = (values.expand(images, -1, 1, 1).contiguous() for values in (scale, shift))
@@ -61,12 +62,8 @@ def channel_moments(image: Tensor) -> tuple[Tensor, Tensor] | None:
 
 @cache
 def kernels() -> CDLL | None:
-    """The functions of strips.c, or None.
-
-    They are made in a thread of their own, where no mode counts or fakes the tensors of the trial.
-    """
-    with ThreadPoolExecutor(1) as pool:
-        return pool.submit(load, Path(__file__).with_name("strips.c"), _declare, _is_right).result()
+    """The functions of strips.c, or None."""
+    return load(Path(__file__).with_name("strips.c"), _declare, _is_right)
 
 
 def _declare(library: CDLL) -> None:

@@ -6,7 +6,6 @@ stays in a processor's caches from the first step to the last.
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
 from ctypes import CDLL, c_int, c_ssize_t, c_void_p
 from functools import cache
 from pathlib import Path
@@ -68,7 +67,7 @@ class NativeTiles(NamedTuple):
 
     @property
     def transform_bytes(self) -> int:
-        """Bytes that `transform_weight` takes at most, its result not counted: float64, those of one panel at a time."""
+        """Bytes that `transform_weight` takes beside its result, those of one panel in float64."""
         return 8 * (_POINTS + 2 * 9) * self.panel * self.in_channels
 
     def transform_weight(self, weight: Tensor) -> Tensor:
@@ -127,12 +126,8 @@ def _plan(library: CDLL, wide: int, narrow: int, width: int, rows: int, threads:
 
 @cache
 def kernels() -> CDLL | None:
-    """The functions of tiles.c, or None.
-
-    They are made in a thread of their own, where no mode counts or fakes the tensors of the trial.
-    """
-    with ThreadPoolExecutor(1) as pool:
-        return pool.submit(load, Path(__file__).with_name("tiles.c"), _declare, _is_right).result()
+    """The functions of tiles.c, or None."""
+    return load(Path(__file__).with_name("tiles.c"), _declare, _is_right)
 
 
 def _declare(library: CDLL) -> None:
