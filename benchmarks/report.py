@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from exact_vae.vae_model.bytesize import format_bytes
+from exact_vae.vae_model.exact.native.tiles import kernels
 from measure import ratio
 
 FORMAT = 1
@@ -55,6 +56,8 @@ def describe_machine(device: torch.device) -> dict[str, Any]:
         "processor": processor_name(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
+        "vectors": torch.backends.cpu.get_cpu_capability(),
+        "processor_kernels": device.type == "cpu" and kernels() is not None,
         "system": platform.system(),
         "python": platform.python_version(),
         "torch": torch.__version__,
