@@ -1,4 +1,4 @@
-"""C compiled at first use by the machine's own compiler, in about a third of a second; only Linux is tried.
+"""C compiled at first use by the machine's own compiler; only Linux is tried.
 
 Where there is no compiler, or what it made gives wrong results, `load` says so once and gives None: callers then go on
 with PyTorch's own operations. `EXACT_VAE_NATIVE=0` in the environment has the same effect.
