@@ -16,7 +16,7 @@ from exact_vae.tests.exact_families import (
     run,
 )
 from exact_vae.vae_model.exact import tiles, winograd
-from exact_vae.vae_model.exact.native.tiles import kernels
+from exact_vae.vae_model.exact.native.blocks import kernels
 from exact_vae.vae_model.exact.schedule import uniform
 
 pytestmark = pytest.mark.usefixtures("inference")
@@ -33,8 +33,14 @@ def everywhere(monkeypatch: pytest.MonkeyPatch) -> None:
 def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """By kernels of our own where there are some, and by a library's products."""
     if request.param == "products":
-        monkeypatch.setattr(tiles, "plan_native_tiles", lambda *arguments: None)
+        by_products(monkeypatch)
     return request.param
+
+
+def by_products(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave out kernels of our own."""
+    for name in ("plan_native_tiles", "plan_native_enlargement"):
+        monkeypatch.setattr(tiles, name, lambda *arguments: None)
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -72,7 +78,7 @@ def test_wide_models_as_they_are(name: str, monkeypatch: pytest.MonkeyPatch) -> 
     x = hard_input(program, 1, 12 * (2 if name == "encoder" else 1), 40 * (2 if name == "encoder" else 1)).float()
     expected = family.run(x.double().float())
     native, plain = (run(program, uniform(2, 8, fast_convolution=fast), x) for fast in (True, False))
-    monkeypatch.setattr(tiles, "plan_native_tiles", lambda *arguments: None)
+    by_products(monkeypatch)
     products = run(program, uniform(2, 8, fast_convolution=True), x)
     for result in (native, products, plain):
         assert_exact(result, expected)

@@ -98,7 +98,7 @@ def test_enlargements_are_right_by_either(chosen: Products) -> None:
     weight, bias = conv.module.weight, conv.module.bias
     large = functional.interpolate(x.double(), scale_factor=2.0, mode="nearest")
     expected = functional.conv2d(large, weight.double(), bias.double(), padding=1)[0].permute(1, 2, 0)
-    geometry = enlarge_tiles.plan_enlargement(conv, 5, 4)
+    geometry = enlarge_tiles.plan_product_enlargement(conv, 5, 4)
     window = functional.pad(x, (*geometry.columns, 1, 1))[0].permute(1, 2, 0).contiguous()
     out = torch.full((8, 10, 48), torch.nan)
     arranged_weight = enlarge_tiles.enlarge_weight(weight)

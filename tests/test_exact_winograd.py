@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from exact_vae.vae_model.exact.context import Context
-from exact_vae.vae_model.exact.enlarge_tiles import enlarge_tiles, enlarge_weight, plan_enlargement
+from exact_vae.vae_model.exact.enlarge_tiles import enlarge_tiles, enlarge_weight, plan_product_enlargement
 from exact_vae.vae_model.exact.spec import Conv, read_conv
 from exact_vae.vae_model.exact.winograd import CHUNK_BYTES, pays, plan_product_tiles, window_rows
 from torch import Tensor, nn
@@ -53,7 +53,7 @@ def test_tiles_equal_the_enlargement(height: int, width: int, strip_rows: int) -
     x = torch.randn(1, 24, height, width)
     large = functional.interpolate(x.double(), scale_factor=2.0, mode="nearest")
     expected = pixels(functional.conv2d(large, conv.module.weight.double(), conv.module.bias.double(), padding=1))
-    geometry = plan_enlargement(conv, width, strip_rows)
+    geometry = plan_product_enlargement(conv, width, strip_rows)
     padded = functional.pad(x, (*geometry.columns, 1, 1))
     weight = enlarge_weight(conv.module.weight)
     for top in range(2 * height):
@@ -102,7 +102,7 @@ def test_memory_is_bounded() -> None:
     for width in (32, 1000, 4096):
         geometry = plan_product_tiles(make_conv(128, 128), width, 512)
         assert geometry.scratch_bytes <= CHUNK_BYTES or geometry.tile_rows == 1
-        larger = plan_enlargement(make_conv(128, 128), width, 512)
+        larger = plan_product_enlargement(make_conv(128, 128), width, 512)
         assert larger.scratch_bytes <= CHUNK_BYTES or larger.rows == 1
 
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from .product import best_products
 from .spec import Conv
-from .winograd import CHUNK_BYTES, write_weight
+from .winograd import CHUNK_BYTES, transform_bytes, write_weight
 
 _STEP = 3
 """Source columns from one tile to the next; each reads one more."""
@@ -48,8 +48,8 @@ _RESULT = (torch.cat([_COLUMNS, _COLUMNS], dim=1), torch.cat([_COLUMNS, -_COLUMN
 """By parity of the row: from two kinds of seven products."""
 
 
-class EnlargeGeometry(NamedTuple):
-    """Sizes of one enlargement."""
+class ProductEnlargement(NamedTuple):
+    """Sizes of one enlargement, and the enlargement."""
 
     in_channels: int
     out_channels: int
@@ -89,10 +89,33 @@ class EnlargeGeometry(NamedTuple):
         """Bytes that one product takes beside them."""
         return 2 * self.rows * self.tiles * self.out_channels * torch.float32.itemsize
 
+    @property
+    def transform_bytes(self) -> int:
+        """Bytes that `transform_weight` takes beside its result."""
+        return transform_bytes(self.in_channels)
 
-def plan_enlargement(conv: Conv, width: int, rows: int) -> EnlargeGeometry:
+    def transform_weight(self, weight: Tensor, *, odd: bool) -> Tensor:
+        """(out, in, 3, 3) -> (21, out, in), the same for rows that begin with an even and with an odd one."""
+        return enlarge_weight(weight)
+
+    def enlarge(
+        self,
+        window: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        scratch: Tensor,
+        out: Tensor,
+        top: int,
+        *,
+        odd: bool,
+    ) -> None:
+        """See `enlarge_tiles`."""
+        enlarge_tiles(self, window, weight, bias, scratch, out, top)
+
+
+def plan_product_enlargement(conv: Conv, width: int, rows: int) -> ProductEnlargement:
     """The geometry for a source of that width and strips of so many of its rows."""
-    one = EnlargeGeometry(conv.in_channels, conv.out_channels, width, 1)
+    one = ProductEnlargement(conv.in_channels, conv.out_channels, width, 1)
     more = one._replace(rows=2).scratch_bytes - one.scratch_bytes
     return one._replace(rows=max(1, min(rows, 1 + (CHUNK_BYTES - one.scratch_bytes) // more)))
 
@@ -107,7 +130,7 @@ def enlarge_weight(weight: Tensor) -> Tensor:
 
 
 def enlarge_tiles(
-    geometry: EnlargeGeometry,
+    geometry: ProductEnlargement,
     window: Tensor,
     weight: Tensor,
     bias: Tensor | None,
@@ -136,7 +159,7 @@ def enlarge_tiles(
 class _Chunk:
     """Source rows from `start` on; `lines` are those from `low` on, with the neighbours that are needed."""
 
-    def __init__(self, geometry: EnlargeGeometry, lines: Tensor, low: int, start: int, scratch: Tensor) -> None:
+    def __init__(self, geometry: ProductEnlargement, lines: Tensor, low: int, start: int, scratch: Tensor) -> None:
         self.geometry, self.low, self.start = geometry, low, start
         channels, tiles = geometry.in_channels, geometry.tiles
         plain, down, products, self.result = scratch[: sum(geometry.sections)].split(geometry.sections)

@@ -9,12 +9,12 @@ from torch.nn import functional
 from .computed import conv_work, copy_in
 from .context import Context
 from .cuda.strips import copy_pixels
-from .enlarge_tiles import enlarge_tiles, enlarge_weight, plan_enlargement
 from .rows import Cost, Recipe
 from .spec import Conv
 from .step import Size
+from .tiles import plan_enlarged_tiles
 from .windowed import Windowed
-from .winograd import pays, transform_bytes
+from .winograd import pays
 
 _HALVES = (((0,), (1, 2)), ((0, 1), (2,)))
 """By parity of the result's row (or column): which of the three taps fall on its first and on its second source row."""
@@ -67,7 +67,7 @@ _UPSAMPLED_BORDER = {"zeros": "zeros", "circular": "circular", "replicate": "rep
 
 
 class EnlargedRows(Windowed):
-    """Nearest x2 and a 3x3 convolution: four 2x2 convolutions of the small plane, or where it pays `enlarge_tiles`."""
+    """Nearest x2 and a 3x3 convolution: four 2x2 convolutions of the small plane, or where it pays by tiles."""
 
     whole = True
 
@@ -83,11 +83,12 @@ class EnlargedRows(Windowed):
     ) -> None:
         """`fast_rows`: rows of a strip for which a faster method may be used where it pays, 0 for the plain one."""
         fast = fast_rows > 0 and pays(context, conv, source_size.width)
-        self._tiles = plan_enlargement(conv, source_size.width, -(-fast_rows // 2)) if fast else None
+        self._tiles = plan_enlarged_tiles(conv, source_size.width, -(-fast_rows // 2)) if fast else None
         self._source_height = source_size.height
         size = Size(conv.out_channels, 2 * source_size.height, 2 * source_size.width)
         super().__init__(context, conv, size, top, bottom, source)
         self._layer: tuple[Tensor | list[list[Tensor]], Tensor | None] | None = None
+        self._odd = False
 
     @property
     def source_height(self) -> int:
@@ -105,8 +106,11 @@ class EnlargedRows(Windowed):
     def take(self, bottom: int) -> list[Tensor]:
         if bottom <= self.at:
             return []
-        self._layer = self._layer or self._fold()
         top, pad = self.at, 0 if sum(self.columns) else 1
+        if self._layer is None or (top % 2 and not self._odd):
+            self._layer = None  # the old one is freed before the new one is made
+            self._odd = top % 2 == 1 or (bottom < self.bottom and bottom % 2 == 1)  # so will the next strips begin
+            self._layer = self._fold()
         window = self._window(bottom, copy_in)
         self.at = bottom
         weights, bias = self._layer
@@ -115,14 +119,14 @@ class EnlargedRows(Windowed):
             return [enlarge_window(self.context, window, weights, bias, top, bottom, pad)]
         out, scratch = self.context.empty(self.size.channels, bottom - top, self.size.width), self._scratch()
         for x, y in zip(window.permute(0, 2, 3, 1), out.permute(0, 2, 3, 1), strict=True):
-            enlarge_tiles(self._tiles, x, weights, bias, scratch, y, top)
+            self._tiles.enlarge(x, weights, bias, scratch, y, top, odd=self._odd)
         return [out]
 
     def _border_columns(self) -> tuple[int, int]:
         return super()._border_columns() if self._tiles is None else self._tiles.columns
 
     def _own_scratch(self) -> int:
-        return 0 if self._tiles is None else max(self._tiles.scratch_bytes, transform_bytes(self.conv.in_channels))
+        return 0 if self._tiles is None else max(self._tiles.scratch_bytes, self._tiles.transform_bytes)
 
     def _product_bytes(self) -> int:
         return 0 if self._tiles is None else self._tiles.product_bytes
@@ -130,7 +134,7 @@ class EnlargedRows(Windowed):
     def _fold(self) -> tuple[Tensor | list[list[Tensor]], Tensor | None]:
         weight, bias = self.context.layer_weights(self.conv)
         if self._tiles is not None:
-            return enlarge_weight(weight), bias
+            return self._tiles.transform_weight(weight, odd=self._odd), bias
         order = self.context.memory_format
         return [[fold_upsample(weight, r, c).contiguous(memory_format=order) for c in (0, 1)] for r in (0, 1)], bias
 

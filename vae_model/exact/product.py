@@ -27,8 +27,8 @@ _TURNS = 12
 class Products:
     """Products of a few hundred rows with weights that are arranged once; by the library behind `torch.mm`."""
 
-    most_terms = 2**30
-    """So many are summed without a break."""
+    most_terms = 176
+    """So many are summed without a break. Libraries make longer sums: some in one row, some in parts of 256 terms."""
 
     def parts(self, channels: int) -> list[tuple[int, int]]:
         """First and last but one of the channels that are summed without a break."""
@@ -46,22 +46,29 @@ class Products:
 
     def grouped(self, tokens: Sequence[Tensor], weights: Tensor) -> Tensor:
         """n products: for every part (count, n, its channels), dense, and arranged (n, m, C) -> (count, n, m)."""
-        (whole,) = tokens
-        return torch.bmm(whole.transpose(0, 1), weights.transpose(1, 2)).transpose(0, 1)
+        groups, results, channels = weights.shape
+        result = None
+        for (start, end), part in zip(self.parts(channels), tokens, strict=True):
+            kernel = weights.view(-1)[groups * results * start : groups * results * end]
+            kernel = kernel.view(groups, results, end - start).transpose(1, 2)
+            x = part.transpose(0, 1)
+            result = torch.bmm(x, kernel) if result is None else result.baddbmm_(x, kernel)
+        assert result is not None
+        return result.transpose(0, 1)
 
     def single(self, a: Tensor, weights: Tensor, out: Tensor) -> None:
         """(count, C) and arranged (m, C) into (count, m), whose rows may lie apart."""
-        torch.mm(a, weights.t(), out=out)
+        results, channels = weights.shape
+        for start, end in self.parts(channels):
+            part = weights.view(-1)[start * results : end * results].view(results, end - start).t()
+            if start:
+                out.addmm_(a[:, start:end], part)
+            else:
+                torch.mm(a[:, start:end], part, out=out)
 
 
 class OneDnnProducts(Products):
-    """By oneDNN, which sums in one row however many terms there are: so its rows are kept short.
-
-    Several products at once are a convolution of groups, whose results are added in place.
-    """
-
-    most_terms = 176
-    """512 channels in three parts are as exact as the other library makes them at once; in two they are not."""
+    """By oneDNN. Several products at once are a convolution of groups, whose results are added in place."""
 
     def grouped(self, tokens: Sequence[Tensor], weights: Tensor) -> Tensor:
         groups, results, channels = weights.shape

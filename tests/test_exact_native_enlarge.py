@@ -1,0 +1,141 @@
+"""Enlargements by kernels of our own: equal to interpolation and convolution, whatever the rows, in little memory."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from exact_vae.model_management.meter import LiveTensorMeter
+from exact_vae.vae_model.exact import enlarged, tiles
+from exact_vae.vae_model.exact.context import Context
+from exact_vae.vae_model.exact.enlarge_tiles import ProductEnlargement
+from exact_vae.vae_model.exact.native.blocks import kernels
+from exact_vae.vae_model.exact.native.enlarge import NativeEnlargement, plan_native_enlargement
+from exact_vae.vae_model.exact.rows import InputRows
+from exact_vae.vae_model.exact.spec import Conv, read_conv
+from exact_vae.vae_model.exact.step import Size
+from torch import Tensor, nn
+from torch.nn import functional
+
+pytestmark = pytest.mark.skipif(kernels() is None, reason="no C compiler here, or it was told not to be used")
+
+
+def make_conv(in_channels: int, out_channels: int, *, bias: bool = True) -> Conv:
+    torch.manual_seed(in_channels + out_channels)
+    return read_conv(nn.Conv2d(in_channels, out_channels, 3, padding=1, bias=bias).requires_grad_(False), "conv")
+
+
+def plan(conv: Conv, width: int, rows: int) -> NativeEnlargement:
+    geometry = plan_native_enlargement(conv, width, rows)
+    assert geometry is not None
+    return geometry
+
+
+def exact(conv: Conv, x: Tensor) -> Tensor:
+    """(2 * H, 2 * W, out), float64."""
+    large = functional.interpolate(x.double(), scale_factor=2.0, mode="nearest")
+    bias = conv.module.bias
+    bias = None if bias is None else bias.double()
+    return functional.conv2d(large, conv.module.weight.double(), bias, padding=1)[0].permute(1, 2, 0)
+
+
+def enlarge(conv: Conv, geometry: NativeEnlargement, x: Tensor, top: int, bottom: int, *, odd: bool) -> Tensor:
+    """Those rows, (n, 2 * W, out). Memory that nobody wrote must not show, and no other may be written."""
+    padded = functional.pad(x, (*geometry.columns, 1, 1))[0].permute(1, 2, 0)
+    window = padded[(top - 1) // 2 + 1 : bottom // 2 + 2].contiguous()
+    scratch = torch.full((geometry.scratch_bytes // 4 + 5,), torch.nan)
+    room = torch.full((bottom - top + 2, 2 * geometry.width, geometry.out_channels), 7.0)
+    weight = geometry.transform_weight(conv.module.weight, odd=odd)
+    geometry.enlarge(window, weight, conv.module.bias, scratch[:-5], room[1:-1], top, odd=odd)
+    assert scratch[-5:].isnan().all()
+    assert room[0].eq(7).all()
+    assert room[-1].eq(7).all()
+    return room[1:-1]
+
+
+@pytest.mark.parametrize("height", [1, 2, 5])
+@pytest.mark.parametrize("width", [1, 4, 5, 7])
+@pytest.mark.parametrize("strip_rows", [1, 8])
+def test_every_range_of_rows(height: int, width: int, strip_rows: int) -> None:
+    conv = make_conv(48, 64, bias=width != 4)
+    geometry = plan(conv, width, strip_rows)
+    x = torch.randn(1, 48, height, width)
+    expected = exact(conv, x)
+    for top in range(2 * height):
+        for bottom in range(top + 1, 2 * height + 1):
+            for odd in (True,) if top % 2 else (False, True):
+                made = enlarge(conv, geometry, x, top, bottom, odd=odd)
+                torch.testing.assert_close(made.double(), expected[top:bottom], atol=1e-5, rtol=0.0)
+
+
+@pytest.mark.parametrize("odd", [False, True])
+def test_many_blocks_and_threads(odd: bool) -> None:
+    conv, x = make_conv(160, 96), torch.randn(1, 160, 22, 70)
+    for threads in (1, 2, 5):
+        geometry = plan(conv, 70, 22)._replace(threads=threads)
+        made = enlarge(conv, geometry, x, int(odd), 44, odd=odd)
+        torch.testing.assert_close(made.double(), exact(conv, x)[int(odd) :], atol=2e-5, rtol=0.0)
+
+
+@pytest.mark.parametrize("odd", [False, True])
+@pytest.mark.parametrize("channels", [128, 256, 400, 512])
+def test_errors_stay_within_32_roundings(channels: int, odd: bool) -> None:
+    """Mean error against float64, in roundings of the results' own size."""
+    conv = make_conv(channels, 96)
+    x = torch.randn(1, channels, 8, 32)
+    expected = exact(conv, x)[int(odd) :]
+    error = enlarge(conv, plan(conv, 32, 8), x, int(odd), 16, odd=odd).double() - expected
+    assert error.square().mean().sqrt() <= 32 * 2**-24 * expected.square().mean().sqrt()
+
+
+@pytest.mark.parametrize("step", [1, 2, 3, 5, 8])
+@pytest.mark.parametrize("first", [1, 2, 3, 8])
+def test_strips_that_begin_with_any_row(first: int, step: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Weights are made for even or odd first rows at the first strip, and again if that turns out wrong, only once."""
+    made: list[bool] = []
+    transform = NativeEnlargement.transform_weight
+
+    def noted(self: NativeEnlargement, weight: Tensor, *, odd: bool) -> Tensor:
+        made.append(odd)
+        return transform(self, weight, odd=odd)
+
+    monkeypatch.setattr(NativeEnlargement, "transform_weight", noted)
+    conv = make_conv(96, 96)
+    x = torch.randn(1, 96, 9, 33)
+    context = Context(1, torch.float32, torch.device("cpu"))
+    size = Size(96, 9, 33)
+
+    def source(top: int, bottom: int) -> InputRows:
+        return InputRows(context, size, top, bottom, lambda top, bottom: x[:, :, top:bottom])
+
+    rows = enlarged.EnlargedRows(context, conv, 0, 18, source, size, 8)
+    pieces = [*rows.take(first)]
+    while rows.at < 18:
+        pieces += rows.take(min(18, rows.at + step))
+    result = torch.cat(pieces, dim=2)[0].permute(1, 2, 0)
+    torch.testing.assert_close(result.double(), exact(conv, x), atol=1e-5, rtol=0.0)
+    expected = [True] if first % 2 else [False] if step % 2 == 0 else [False, True]
+    assert made == expected
+
+
+def test_channels_that_are_not_whole_vectors_go_the_other_way() -> None:
+    for conv in (make_conv(97, 128), make_conv(128, 97)):
+        assert plan_native_enlargement(conv, 64, 16) is None
+        assert isinstance(tiles.plan_enlarged_tiles(conv, 64, 16), ProductEnlargement)
+    assert isinstance(tiles.plan_enlarged_tiles(make_conv(128, 128), 64, 16), NativeEnlargement)
+
+
+def test_memory_is_bounded() -> None:
+    for channels, width, rows in ((128, 1000, 16), (128, 16384, 64), (512, 64, 4), (512, 2048, 512), (2048, 64, 64)):
+        geometry = plan(make_conv(channels, 32), width, rows)._replace(threads=1)
+        least = geometry._replace(block=12).scratch_bytes  # twelve tiles are the least that some processors can take
+        assert geometry.scratch_bytes <= max(20 * 2**20, least)
+
+
+@pytest.mark.parametrize("odd", [False, True])
+def test_weights_are_transformed_in_little_memory(odd: bool) -> None:
+    conv = make_conv(128, 128)
+    geometry = plan(conv, 64, 16)
+    with LiveTensorMeter("cpu") as meter:
+        made = geometry.transform_weight(conv.module.weight, odd=odd)
+    assert made.numel() * 4 == geometry.weight_bytes
+    assert meter.peak_bytes <= geometry.weight_bytes + geometry.transform_bytes
