@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from ctypes import CDLL, c_int, c_ssize_t, c_void_p
 from functools import cache
 from pathlib import Path
@@ -87,7 +88,7 @@ def _plan(library: CDLL, wide: int, narrow: int, width: int, tiles: int, planes:
     fixed = threads, library.tile_pad(), library.tile_panel(), library.tile_depth()
     one = Blocks(wide, narrow, width, planes, step, *fixed)
     room = max(_SCRATCH_BYTES, threads * _THREAD_BYTES) // one.scratch_bytes * step
-    share = -(-(-(-tiles // threads)) // step) * step
+    share = math.ceil(tiles / threads / step) * step
     return one._replace(block=max(step, min(_BLOCK_TILES // step * step, room, share)))
 
 
