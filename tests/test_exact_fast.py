@@ -16,7 +16,7 @@ from exact_vae.tests.exact_families import (
     run,
 )
 from exact_vae.vae_model.exact import tiles, winograd
-from exact_vae.vae_model.exact.native.blocks import kernels
+from exact_vae.vae_model.exact.native.kernels import kernels
 from exact_vae.vae_model.exact.schedule import uniform
 
 pytestmark = pytest.mark.usefixtures("inference")

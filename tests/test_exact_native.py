@@ -13,7 +13,7 @@ import torch
 from exact_vae.model_management.meter import LiveTensorMeter
 from exact_vae.vae_model.exact import tiles as choice
 from exact_vae.vae_model.exact.native import compiler
-from exact_vae.vae_model.exact.native.blocks import kernels
+from exact_vae.vae_model.exact.native.kernels import kernels
 from exact_vae.vae_model.exact.native.tiles import NativeTiles, plan_native_tiles
 from exact_vae.vae_model.exact.spec import Conv, read_conv
 from exact_vae.vae_model.exact.winograd import ProductTiles, window_rows
@@ -196,13 +196,22 @@ def test_wrong_results_are_found_before_they_are_used(caplog: pytest.LogCaptureF
 
 
 @needs_kernels
-@pytest.mark.parametrize(("right", "wrong"), [("1.5f * (x[3]", "1.5f * (x[2]"), ("- 8 * m[4]", "- 4 * m[4]")])
+@pytest.mark.parametrize(
+    ("right", "wrong"),
+    [
+        ("1.5f * (x[3]", "1.5f * (x[2]"),
+        ("- 8 * m[4]", "- 4 * m[4]"),
+        ("{none, m[1], m[3]", "{none, m[1], m[2]"),
+        ("{m[1], m[2], m[4]", "{m[0], m[2], m[4]"),
+    ],
+)
 def test_the_trial_notices_a_wrong_factor(right: str, wrong: str, tmp_path: Path) -> None:
     from exact_vae.vae_model.exact.native import blocks
+    from exact_vae.vae_model.exact.native import kernels as trial
 
     text = SOURCE.read_text(encoding="utf-8")
     assert right in text
     for number, source in enumerate((text, text.replace(right, wrong))):
         path = tmp_path / f"{number}.c"
         path.write_text(source)
-        assert (compiler.load(path, blocks._declare, blocks._is_right) is None) == (number == 1)
+        assert (compiler.load(path, blocks.declare, trial.is_right) is None) == (number == 1)

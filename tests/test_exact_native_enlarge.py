@@ -8,8 +8,8 @@ from exact_vae.model_management.meter import LiveTensorMeter
 from exact_vae.vae_model.exact import enlarged, tiles
 from exact_vae.vae_model.exact.context import Context
 from exact_vae.vae_model.exact.enlarge_tiles import ProductEnlargement
-from exact_vae.vae_model.exact.native.blocks import kernels
 from exact_vae.vae_model.exact.native.enlarge import NativeEnlargement, plan_native_enlargement
+from exact_vae.vae_model.exact.native.kernels import kernels
 from exact_vae.vae_model.exact.rows import InputRows
 from exact_vae.vae_model.exact.spec import Conv, read_conv
 from exact_vae.vae_model.exact.step import Size

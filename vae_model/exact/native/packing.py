@@ -2,38 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from itertools import groupby
 
 import torch
 from torch import Tensor
 
+from .filters import Filters
+
 _TAPS = 9
 
 
-def pack_weight(weight: Tensor, taps: Tensor, filters: Sequence[int], panel: int, depth: int) -> Tensor:
-    """Sums of the taps of (out, in, 3, 3), computed in float64, rounded once, in the order in which they are read.
+def pack_weight(weight: Tensor, filters: Filters, panel: int, depth: int) -> Tensor:
+    """The filters of (out, in, 3, 3), computed in float64 and rounded once, in the order in which they are read.
 
     That is point by point, of a point `depth` channels of `in` at a time, of these filter by filter `panel` channels of
     `out` at a time: (depth, panel).
 
-    Args:    taps: (planes, 9), float64. filters: how many of these planes belong to each point, in order.
     Returns: flat, of planes * in * out elements.
     """
     out_channels, in_channels = weight.shape[:2]
-    result = torch.empty(len(taps) * out_channels * in_channels, dtype=weight.dtype)
+    planes = len(filters.taps)
+    result = torch.empty(planes * out_channels * in_channels, dtype=weight.dtype)
     for number, some in enumerate(weight.split(panel)):
-        made = taps @ some.permute(2, 3, 1, 0).double().reshape(_TAPS, -1)
-        _place(made.view(len(taps), in_channels, panel), number, out_channels // panel, filters, depth, result)
+        made = filters.taps @ some.permute(2, 3, 1, 0).double().reshape(_TAPS, -1)
+        _place(made.view(planes, in_channels, panel), number, out_channels // panel, filters, depth, result)
         del made
     return result
 
 
-def _place(made: Tensor, number: int, panels: int, filters: Sequence[int], depth: int, result: Tensor) -> None:
-    """Write the sums (planes, in, panel) of one panel to their places."""
+def _place(made: Tensor, number: int, panels: int, filters: Filters, depth: int, result: Tensor) -> None:
+    """Write the filters (planes, in, panel) of one panel to their places."""
     in_channels, panel = made.shape[1:]
     size, plane = in_channels * panel * panels, 0
-    for count, points in [(count, len(list(points))) for count, points in groupby(filters) if count]:
+    for count, points in [(count, len(list(points))) for count, points in groupby(filters.counts) if count]:
         planes = slice(plane, plane + points * count)
         values = made[planes].view(points, count, in_channels, panel)
         target = result[planes.start * size : planes.stop * size].view(points, in_channels, count * panels * panel)

@@ -181,7 +181,7 @@ static void multiply_block(const float *values, ptrdiff_t plane, const float *we
     }
 }
 
-/* window: (have, n, wide), its rows `line` values apart; rows below are zero. weight: see `arrange` of packing.py.
+/* window: (have, n, wide), its rows `line` values apart; rows below are zero. weight: see `pack_weight` of packing.py.
    out: (rows, width, narrow), or of twice the width where `kind` enlarges, without the first `skip` rows of results.
    scratch: for each thread `own` values, enough for `block` tiles, a multiple of ROWS. */
 void tile_convolve(const float *window, ptrdiff_t line, int have, const float *weight, const float *bias, float *out,

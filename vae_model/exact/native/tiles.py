@@ -6,13 +6,12 @@ stays in a processor's caches from the first step to the last.
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from ..spec import Conv
-from ..winograd import TAPS, TILE
-from .blocks import POINTS, Blocks, plan_blocks, run_tiles
-from .packing import pack_weight
+from .blocks import Blocks, plan_blocks, run_tiles
+from .filters import CONVOLVE
+from .kernels import kernels
 
 
 class NativeTiles(Blocks):
@@ -20,7 +19,7 @@ class NativeTiles(Blocks):
 
     def transform_weight(self, weight: Tensor) -> Tensor:
         """(out, in, 3, 3) -> flat, as `convolve` wants it."""
-        return pack_weight(weight, torch.kron(TAPS, TAPS), [1] * POINTS, self.panel, self.depth)
+        return self.pack(weight, CONVOLVE)
 
     def convolve(self, window: Tensor, weight: Tensor, bias: Tensor | None, scratch: Tensor, out: Tensor) -> None:
         """Write the convolution of a window into `out`, one image.
@@ -28,10 +27,15 @@ class NativeTiles(Blocks):
         Args:    window: (n + 2 or more, width + sum(columns), in), dense. weight: from `transform_weight`.
                  bias: (out,) or None. scratch: flat, float32, of `scratch_bytes`. out: (n, width, out), dense.
         """
-        run_tiles(self, window, weight, bias, scratch, out)
+        library = kernels()
+        assert library is not None
+        run_tiles(library, self, CONVOLVE, window, weight, bias, scratch, out)
 
 
 def plan_native_tiles(conv: Conv, width: int, rows: int) -> NativeTiles | None:
     """The geometry for a source of that width and strips of so many rows; None where there are no kernels for it."""
-    blocks = plan_blocks(conv, width, -(-rows // TILE) * -(-width // TILE), POINTS)
+    library = kernels()
+    if library is None:
+        return None
+    blocks = plan_blocks(library, (conv.in_channels, conv.out_channels), width, rows, len(CONVOLVE.taps))
     return None if blocks is None else NativeTiles(*blocks)
