@@ -69,7 +69,8 @@ def test_every_range_of_rows(height: int, width: int, strip_rows: int) -> None:
 
 @pytest.mark.parametrize("odd", [False, True])
 def test_many_blocks_and_threads(odd: bool) -> None:
-    conv, x = make_conv(160, 96), torch.randn(1, 160, 22, 70)
+    """And more results than are made at once."""
+    conv, x = make_conv(160, 320), torch.randn(1, 160, 22, 70)
     for threads in (1, 2, 5):
         geometry = plan(conv, 70, 22)._replace(threads=threads)
         made = enlarge(conv, geometry, x, int(odd), 44, odd=odd)
@@ -128,7 +129,7 @@ def test_memory_is_bounded() -> None:
     for channels, width, rows in ((128, 1000, 16), (128, 16384, 64), (512, 64, 4), (512, 2048, 512), (2048, 64, 64)):
         geometry = plan(make_conv(channels, 32), width, rows)._replace(threads=1)
         least = geometry._replace(block=12).scratch_bytes  # twelve tiles are the least that some processors can take
-        assert geometry.scratch_bytes <= max(20 * 2**20, least)
+        assert geometry.scratch_bytes <= max(14 * 2**20, least)
 
 
 @pytest.mark.parametrize("odd", [False, True])

@@ -16,7 +16,7 @@ from .packing import pack_weight, packing_bytes
 _POINTS = (TILE + 2) ** 2
 _BLOCK_TILES = 48
 """Fewer read the weights more often than these can be fetched, more leave the nearest caches."""
-_SCRATCH_BYTES = 40 * 2**20
+_SCRATCH_BYTES = 14 * 2**20
 _THREAD_BYTES = 4 * 2**20
 """Scratch memory of all threads together, and how much each may take where they are many."""
 
@@ -38,6 +38,8 @@ class Blocks(NamedTuple):
     """Results whose weights lie together."""
     depth: int
     """Channels that are added up at once."""
+    some: int
+    """Channels of results that are made at once."""
 
     @property
     def columns(self) -> tuple[int, int]:
@@ -47,7 +49,7 @@ class Blocks(NamedTuple):
     @property
     def own(self) -> int:
         """Elements of a thread's scratch memory."""
-        values, products = (self.block * channels + self.pad for channels in (self.in_channels, self.out_channels))
+        values, products = (self.block * channels + self.pad for channels in (self.in_channels, self.some))
         return _POINTS * values + self.planes * products
 
     @property
@@ -68,21 +70,30 @@ class Blocks(NamedTuple):
     @property
     def transform_bytes(self) -> int:
         """Bytes that their transformation takes beside the result."""
-        return packing_bytes(self.planes, self.panel, self.in_channels)
+        return packing_bytes(self.planes, self.panel, min(self.depth, self.in_channels))
 
     def pack(self, weight: Tensor, filters: Filters) -> Tensor:
         """(out, in, 3, 3) -> flat, of `weight_bytes`."""
-        return pack_weight(weight, filters, self.panel, self.depth)
+        result = torch.empty(self.weight_bytes // torch.float32.itemsize, dtype=weight.dtype)
+        size = self.planes * self.in_channels * self.some
+        for number, part in enumerate(weight.split(self.some)):
+            pack_weight(part, filters, self.panel, self.depth, result[number * size : (number + 1) * size])
+        return result
 
 
-def plan_blocks(library: CDLL, channels: tuple[int, int], width: int, rows: int, planes: int) -> Blocks | None:
-    """For (in, out) channels and strips of so many rows of the source; None where there is no kernel for these."""
+def plan_blocks(
+    library: CDLL, channels: tuple[int, int], width: int, rows: int, filters: Filters, some: int | None = None
+) -> Blocks | None:
+    """For (in, out) channels and strips of so many rows of the source; None where there is no kernel for these.
+
+    `some`: results that are made at once at most, in channels and whole panels; None: all.
+    """
     wide, narrow = channels
     if wide % library.tile_lanes() or narrow % library.tile_panel():
         return None
     threads, step = torch.get_num_threads(), library.tile_rows()
-    fixed = threads, library.tile_pad(), library.tile_panel(), library.tile_depth()
-    one = Blocks(wide, narrow, width, planes, step, *fixed)
+    fixed = threads, library.tile_pad(), library.tile_panel(), library.tile_depth(), min(narrow, some or narrow)
+    one = Blocks(wide, narrow, width, len(filters.taps), step, *fixed)
     room = max(_SCRATCH_BYTES, threads * _THREAD_BYTES) // one.scratch_bytes * step
     share = math.ceil(math.ceil(rows / TILE) * math.ceil(width / TILE) / threads / step) * step
     return one._replace(block=max(step, min(_BLOCK_TILES // step * step, room, share)))
@@ -94,7 +105,8 @@ def declare(library: CDLL) -> None:
         *(c_void_p, c_ssize_t, c_int),
         *[c_void_p] * 3,
         *[c_int] * 6,
-        *(c_void_p, c_ssize_t, c_int, c_int),
+        *(c_void_p, c_ssize_t),
+        *[c_int] * 3,
     ]
     library.tile_convolve.restype = None
 
@@ -117,5 +129,5 @@ def run_tiles(
         *(window.data_ptr(), window.stride(0), window.shape[0]),
         *(weight.data_ptr(), None if bias is None else bias.data_ptr(), out.data_ptr()),
         *(out.shape[0], blocks.width, blocks.in_channels, blocks.out_channels, blocks.block, blocks.threads),
-        *(scratch.data_ptr(), blocks.own, filters.kind, skip),
+        *(scratch.data_ptr(), blocks.own, blocks.some, filters.kind, skip),
     )

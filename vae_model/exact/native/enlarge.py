@@ -10,6 +10,8 @@ from .filters import ENLARGE_EVEN, ENLARGE_ODD
 from .kernels import kernels
 
 _FILTERS = ENLARGE_EVEN, ENLARGE_ODD
+_SOME_CHANNELS = 128
+"""Results that are made at once: products of more would take more memory than everything else."""
 
 
 class NativeEnlargement(Blocks):
@@ -48,5 +50,5 @@ def plan_native_enlargement(conv: Conv, width: int, rows: int) -> NativeEnlargem
     library = kernels()
     if library is None:
         return None
-    blocks = plan_blocks(library, (conv.in_channels, conv.out_channels), width, rows, len(ENLARGE_EVEN.taps))
+    blocks = plan_blocks(library, (conv.in_channels, conv.out_channels), width, rows, ENLARGE_EVEN, _SOME_CHANNELS)
     return None if blocks is None else NativeEnlargement(*blocks)

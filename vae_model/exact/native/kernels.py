@@ -27,7 +27,7 @@ def kernels() -> CDLL | None:
 @torch.no_grad()
 def is_right(library: CDLL) -> bool:
     """Whether a small convolution and enlargements that begin with either row come out right."""
-    channels = library.tile_panel()
+    channels = 2 * library.tile_panel()
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(1, channels, _ROWS, _WIDTH, generator=generator)
     weight, bias = torch.randn(channels, channels, 3, 3, generator=generator), torch.arange(1.0, channels + 1)
@@ -43,7 +43,7 @@ def is_right(library: CDLL) -> bool:
 
 def _convolve(library: CDLL, filters: Filters, x: Tensor, weight: Tensor, bias: Tensor, skip: int) -> Tensor:
     channels, scale = x.shape[1], 1 if filters is CONVOLVE else 2
-    blocks = plan_blocks(library, (channels, channels), _WIDTH, _ROWS, len(filters.taps))
+    blocks = plan_blocks(library, (channels, channels), _WIDTH, _ROWS, filters, library.tile_panel())
     assert blocks is not None
     window = functional.pad(x, (*blocks.columns, 1, 1))[0].permute(1, 2, 0).contiguous()
     out = torch.full((scale * _ROWS, scale * _WIDTH, channels), torch.nan)

@@ -82,17 +82,18 @@ static void transform(const float *tile, ptrdiff_t line, int have, int channels,
     }
 }
 
-/* Where the results of a tile go: its first row in `out`, and which of its rows and columns are wanted. */
+/* Where the results of a tile go: its first row in `out`, which of its rows and columns are wanted, channels of all. */
 typedef struct {
     float *out;
     ptrdiff_t line;
-    int first, end, columns;
+    int first, end, columns, channels;
 } Target;
 
 static inline ptrdiff_t in_panels(int channel) { return channel / PANEL * (ROWS * PANEL) + channel % PANEL; }
 
-static void write_results(const vec *results, Target to, int row, int channels, int c, vec shift) {
-    for (int j = 0; j < to.columns; j++) put(to.out + row * to.line + (ptrdiff_t)j * channels + c, results[j] + shift);
+static void write_results(const vec *results, Target to, int row, int c, vec shift) {
+    float *out = to.out + row * to.line + c;
+    for (int j = 0; j < to.columns; j++) put(out + (ptrdiff_t)j * to.channels, results[j] + shift);
 }
 
 static void transform_back(const float *products, ptrdiff_t plane, const float *bias, int channels, Target to) {
@@ -105,7 +106,7 @@ static void transform_back(const float *products, ptrdiff_t plane, const float *
         }
         for (int i = to.first; i < to.end; i++) {
             from_points(half + SIDE * i, y, 1);
-            write_results(y, to, i, channels, c, shift);
+            write_results(y, to, i, c, shift);
         }
     }
 }
@@ -122,7 +123,7 @@ static inline void enlarge_back(const float *products, ptrdiff_t plane, const fl
         }
         for (int i = to.first; i < to.end; i++) {
             from_filters(half + FILTERED * i, y, 1, ENLARGE_EVEN);
-            write_results(y, to, i, channels, c, shift);
+            write_results(y, to, i, c, shift);
         }
     }
 }
@@ -183,14 +184,16 @@ static void multiply_block(const float *values, ptrdiff_t plane, const float *we
 
 /* window: (have, n, wide), its rows `line` values apart; rows below are zero. weight: see `pack_weight` of packing.py.
    out: (rows, width, narrow), or of twice the width where `kind` enlarges, without the first `skip` rows of results.
-   scratch: for each thread `own` values, enough for `block` tiles, a multiple of ROWS. */
+   scratch: for each thread `own` values, enough for `block` tiles, a multiple of ROWS, and products of `some` channels:
+   so many are made at once, and their weights stand together. */
 void tile_convolve(const float *window, ptrdiff_t line, int have, const float *weight, const float *bias, float *out,
                    int rows, int width, int wide, int narrow, int block, int threads, float *scratch, ptrdiff_t own,
-                   int kind, int skip) {
+                   int some, int kind, int skip) {
     int scale = kind == CONVOLVE ? 1 : 2, side = scale * TILE, places[FILTERED * FILTERED] = {0};
     int across = (width + TILE - 1) / TILE, tiles = (rows + skip + side - 1) / side * across;
-    int groups = (tiles + ROWS - 1) / ROWS, blocks = (tiles + block - 1) / block;
+    int groups = (tiles + ROWS - 1) / ROWS, blocks = (tiles + block - 1) / block, planes = 0;
     blocks = (blocks + threads - 1) / threads * threads; /* all threads get equally many */
+    for (int p = 0; p < POINTS; p++) planes += ROW_FILTERS[kind][p / SIDE] * COLUMN_FILTERS[kind][p % SIDE];
     if (kind != CONVOLVE) find_places(kind, places);
 #pragma omp parallel for num_threads(threads) schedule(dynamic)
     for (int number = 0; number < blocks; number++) {
@@ -198,26 +201,31 @@ void tile_convolve(const float *window, ptrdiff_t line, int have, const float *w
         int padded = (ptrdiff_t)groups * (number + 1) / blocks * ROWS - start;
         int count = tiles - start < padded ? tiles - start : padded;
         if (padded == 0) continue;
-        ptrdiff_t plane = (ptrdiff_t)padded * wide + PAD, made = (ptrdiff_t)padded * narrow + PAD;
+        ptrdiff_t plane = (ptrdiff_t)padded * wide + PAD, made = (ptrdiff_t)padded * some + PAD;
         float *values = scratch + omp_get_thread_num() * own, *products = values + POINTS * plane;
         for (int t = 0; t < count; t++) {
             int y = (start + t) / across * TILE, x = (start + t) % across * TILE;
             transform(window + y * line + (ptrdiff_t)x * wide, line, have - y, wide,
                       values + t / ROWS * ROWS * wide + t % ROWS * LANES, plane);
         }
-        multiply_block(values, plane, weight, products, made, padded, wide, narrow, kind);
-        for (int t = 0; t < count; t++) {
-            int y = (start + t) / across * side - skip, x = (start + t) % across * side;
-            Target to = {out + ((ptrdiff_t)y * scale * width + x) * narrow, (ptrdiff_t)scale * width * narrow,
-                         y < 0 ? -y : 0, rows - y < side ? rows - y : side,
-                         scale * width - x < side ? scale * width - x : side};
-            const float *from = products + t / ROWS * ROWS * narrow + t % ROWS * PANEL;
-            if (kind == CONVOLVE)
-                transform_back(from, made, bias, narrow, to);
-            else if (kind == ENLARGE_EVEN)
-                enlarge_back(from, made, bias, narrow, to, places, ENLARGE_EVEN);
-            else
-                enlarge_back(from, made, bias, narrow, to, places, ENLARGE_ODD);
+        for (int n = 0; n < narrow; n += some) {
+            int these = narrow - n < some ? narrow - n : some;
+            const float *shift = bias ? bias + n : 0;
+            multiply_block(values, plane, weight + (ptrdiff_t)n * planes * wide, products, made, padded, wide, these,
+                           kind);
+            for (int t = 0; t < count; t++) {
+                int y = (start + t) / across * side - skip, x = (start + t) % across * side;
+                Target to = {out + ((ptrdiff_t)y * scale * width + x) * narrow + n, (ptrdiff_t)scale * width * narrow,
+                             y < 0 ? -y : 0, rows - y < side ? rows - y : side,
+                             scale * width - x < side ? scale * width - x : side, narrow};
+                const float *from = products + t / ROWS * ROWS * these + t % ROWS * PANEL;
+                if (kind == CONVOLVE)
+                    transform_back(from, made, shift, these, to);
+                else if (kind == ENLARGE_EVEN)
+                    enlarge_back(from, made, shift, these, to, places, ENLARGE_EVEN);
+                else
+                    enlarge_back(from, made, shift, these, to, places, ENLARGE_ODD);
+            }
         }
     }
 }

@@ -37,5 +37,5 @@ def plan_native_tiles(conv: Conv, width: int, rows: int) -> NativeTiles | None:
     library = kernels()
     if library is None:
         return None
-    blocks = plan_blocks(library, (conv.in_channels, conv.out_channels), width, rows, len(CONVOLVE.taps))
+    blocks = plan_blocks(library, (conv.in_channels, conv.out_channels), width, rows, CONVOLVE)
     return None if blocks is None else NativeTiles(*blocks)
