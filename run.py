@@ -195,22 +195,18 @@ def install(torch: Torch, extra: str) -> None:
         Path((probe() or {})["site"], "reused-torch.pth").write_text(torch.found_in + "\n", encoding="utf-8")
     pip = [PYTHON, "-m", "pip", "install", "--disable-pip-version-check", "--quiet"]
     verb = "using" if torch.found_in else "installing"
-    size = "" if torch.found_in else SIZES.get(torch.requirement, "")
-    run_pip([*pip, *split_requirement(torch.requirement)], f"{verb} {torch.requirement}", size)
+    download = "" if torch.found_in else torch.requirement
+    run_pip([*pip, *split_requirement(torch.requirement)], f"{verb} {torch.requirement}", download)
     version = (probe() or {}).get("torch")
     if not version:
         stop(f"pip finished but torch is not there: --torch must name torch, got {torch.requirement!r}")
     constraint = VENV / "torch-constraint.txt"  # Other packages depend on torch too; they must not replace this build.
     constraint.write_text(f"torch=={version}\n", encoding="utf-8")
-    run_pip(
-        [*pip, "-c", str(constraint), "-e", f".[{extra}]"],
-        f"installing this project for {extra!r}",
-        SIZES.get(extra, ""),
-    )
+    run_pip([*pip, "-c", str(constraint), "-e", f".[{extra}]"], f"installing this project for {extra!r}", extra)
 
 
-def run_pip(command: list[str], what: str, size: str) -> None:
-    say(f"{what}, a download of about {size}" if size else what)
+def run_pip(command: list[str], what: str, download: str) -> None:
+    say(f"{what}, a download of about {SIZES[download]}" if download in SIZES else what)
     started = time.monotonic()
     if call(command) != 0:
         stop(f"failed: {what}; pip says why above. Check the network, or choose another build with --torch")

@@ -23,7 +23,7 @@ def pyproject() -> dict[str, Any]:
 
 
 def test_the_licence_as_setuptools_and_the_registry_both_take_it(pyproject: dict[str, Any]) -> None:
-    """An SPDX text: setuptools from 77 on (a table is deprecated there), comfy-cli 1.23.0, which writes it so itself."""
+    """An SPDX text: setuptools from 77 on (a table is deprecated), comfy-cli 1.23.0, which writes it so itself."""
     assert pyproject["project"]["license"] == "MIT"
     assert pyproject["project"]["license-files"] == ["LICENSE"]
     assert pyproject["build-system"]["requires"] == ["setuptools>=77"]
