@@ -6,27 +6,24 @@ Source: diffusers `AutoencoderTiny` (Apache-2.0; keys and behaviour) and madebyo
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from .frozen_config import FrozenConfig
+from .pretrained import Pretrained
+from .tiny_output import AutoencoderTinyOutput, DecoderOutput
 from .tiny_tiles import run_in_tiles
 
-ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {"relu": nn.ReLU, "silu": nn.SiLU, "gelu": nn.GELU, "mish": nn.Mish}
-
-
-class AutoencoderTinyOutput(NamedTuple):
-    """What `encode` returns: latents (B, latent_channels, h, w)."""
-
-    latents: Tensor
-
-
-class DecoderOutput(NamedTuple):
-    """What `decode` returns: sample (B, out_channels, H, W), about -1..1."""
-
-    sample: Tensor
+ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
+    "relu": nn.ReLU,
+    "silu": nn.SiLU,
+    "swish": nn.SiLU,
+    "gelu": nn.GELU,
+    "mish": nn.Mish,
+}
 
 
 class AutoencoderTinyBlock(nn.Module):
@@ -141,18 +138,19 @@ class DecoderTiny(nn.Module):
         return _run(self.layers, x, self.gradient_checkpointing) * 2 - 1
 
 
-class AutoencoderTiny(nn.Module):
+class AutoencoderTiny(Pretrained):
     """TAESD-style autoencoder with diffusers' arguments and keys; images in -1..1, latents in the scaled convention.
 
     Stages may differ in width. Either `*_block_out_channels` may be None: half a model. `midblock_gn` adds TAEF2's
     GroupNorm branch to the blocks at latent resolution, `strided_stem` makes the encoder begin as TAESana's. `config`
-    holds the arguments as given.
+    holds the arguments as given; folders of diffusers are read and written by `from_pretrained` and `save_pretrained`.
 
     With slicing, batches run image by image. With tiling, images run in overlapping tiles, which is approximate:
     `tile_sample_min_size` pixels or `tile_latent_min_size` cells wide, of which `tile_overlap_factor` is shared.
     """
 
     _supports_gradient_checkpointing = True
+    _not_in_diffusers = ("midblock_gn", "strided_stem")
 
     def __init__(
         self,
@@ -176,13 +174,15 @@ class AutoencoderTiny(nn.Module):
     ) -> None:
         arguments = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
         super().__init__()
+        if act_fn not in ACTIVATIONS:
+            raise ValueError(f"act_fn: expected one of {', '.join(ACTIVATIONS)}, got {act_fn!r}: choose one of these")
         for half, widths, blocks in (
             ("encoder", encoder_block_out_channels, num_encoder_blocks),
             ("decoder", decoder_block_out_channels, num_decoder_blocks),
         ):
             if widths is not None and len(widths) != len(blocks):
                 raise ValueError(f"`{half}_block_out_channels` should have the same length as `num_{half}_blocks`.")
-        self.config: dict[str, Any] = arguments | {"block_out_channels": decoder_block_out_channels}
+        self.config = FrozenConfig(arguments | {"block_out_channels": decoder_block_out_channels})
         self.latent_magnitude, self.latent_shift = latent_magnitude, latent_shift
         self.force_upcast, self.scaling_factor, self.shift_factor = force_upcast, scaling_factor, shift_factor
         self.use_slicing = self.use_tiling = False
@@ -234,20 +234,6 @@ class AutoencoderTiny(nn.Module):
         """Run images whole."""
         self.enable_tiling(False)
 
-    def _set_gradient_checkpointing(self, module: nn.Module, value: bool = False) -> None:
-        if isinstance(module, (EncoderTiny, DecoderTiny)):
-            module.gradient_checkpointing = value
-
-    def enable_gradient_checkpointing(self) -> None:
-        """Train with less memory: blocks are computed again on the way back. Values and gradients stay the same."""
-        for half in self.children():
-            self._set_gradient_checkpointing(half, True)
-
-    def disable_gradient_checkpointing(self) -> None:
-        """Keep what the way back needs."""
-        for half in self.children():
-            self._set_gradient_checkpointing(half, False)
-
     def _run(self, half: str, x: Tensor) -> Tensor:
         if not hasattr(self, half):
             raise RuntimeError(f"autoencoder: expected a model with {half}, got half a model: load the other file too")
@@ -256,14 +242,23 @@ class AutoencoderTiny(nn.Module):
         return self._run_once(half, x)
 
     def _run_once(self, half: str, x: Tensor) -> Tensor:
-        network: Any = getattr(self, half)
         if not self.use_tiling:
+            network: Any = getattr(self, half)
             return network(x)
-        factor = self._factors[half]
-        cells = self.tile_sample_min_size // factor if half == "encoder" else self.tile_latent_min_size
-        before, after = (factor, 1) if half == "encoder" else (1, factor)
+        return self._tiled_encode(x) if half == "encoder" else self._tiled_decode(x)
+
+    def _tiled_encode(self, x: Tensor) -> Tensor:
+        """Images to latents in overlapping tiles; approximate."""
+        factor = self._factors["encoder"]
+        cells = self.tile_sample_min_size // factor
         shared = int(cells * self.tile_overlap_factor)
-        return run_in_tiles(network, x, cells=cells, shared=shared, before=before, after=after)
+        return run_in_tiles(self.encoder, x, cells=cells, shared=shared, before=factor, after=1)
+
+    def _tiled_decode(self, x: Tensor) -> Tensor:
+        """Latents to images in overlapping tiles; approximate."""
+        cells = self.tile_latent_min_size
+        shared = int(cells * self.tile_overlap_factor)
+        return run_in_tiles(self.decoder, x, cells=cells, shared=shared, before=1, after=self._factors["decoder"])
 
     def encode(self, x: Tensor, return_dict: bool = True) -> AutoencoderTinyOutput | tuple[Tensor]:
         """Images (B, in_channels, H, W) in -1..1 to latents (B, latent_channels, ceil(H / f), ceil(W / f))."""
