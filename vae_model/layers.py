@@ -57,7 +57,7 @@ class Upsample(nn.Module):
 
     def __init__(self, in_channels: int, with_conv: bool = True) -> None:
         super().__init__()
-        self.with_conv = with_conv
+        self.in_channels, self.with_conv = in_channels, with_conv
         if with_conv:
             self.conv = nn.Conv2d(in_channels, in_channels, kernel_size=3, stride=1, padding=1)
 
@@ -75,7 +75,7 @@ class Downsample(nn.Module):
 
     def __init__(self, in_channels: int, with_conv: bool = True) -> None:
         super().__init__()
-        self.with_conv = with_conv
+        self.in_channels, self.with_conv = in_channels, with_conv
         if with_conv:
             self.conv = nn.Conv2d(in_channels, in_channels, kernel_size=3, stride=2, padding=0)
 
@@ -88,7 +88,8 @@ class Downsample(nn.Module):
 class ResnetBlock(nn.Module):
     """norm1, SiLU, conv1, (+ timestep), norm2, SiLU, dropout, conv2, plus the input or its shortcut convolution.
 
-    The shortcut exists only where channels change: 3x3 `conv_shortcut` if asked for, else 1x1 `nin_shortcut`.
+    The shortcut exists only where channels change: 3x3 `conv_shortcut` if asked for, else 1x1 `nin_shortcut`. The
+    activation is `swish`; another module put there is used.
     """
 
     def __init__(
@@ -105,6 +106,7 @@ class ResnetBlock(nn.Module):
         out_channels = in_channels if out_channels is None else out_channels
         self.in_channels, self.out_channels = in_channels, out_channels
         self.use_conv_shortcut = conv_shortcut
+        self.swish = nn.SiLU()
         self.norm1 = Normalize(in_channels, num_groups)
         self.conv1 = nn.Conv2d(in_channels, out_channels, kernel_size=3, padding=1)
         if temb_channels > 0:
@@ -120,18 +122,22 @@ class ResnetBlock(nn.Module):
 
     def forward(self, x: Tensor, temb: Tensor | None = None) -> Tensor:
         """x: (B, in_channels, H, W); temb: (B, temb_channels) or None -> (B, out_channels, H, W)."""
-        h = self.conv1(activate_fresh(self.norm1(x)))
+        h = self.conv1(self._activate(self.norm1(x)))
         if temb is not None:
             if not hasattr(self, "temb_proj"):
                 raise ValueError(
                     "ResnetBlock: expected temb=None (built with temb_channels=0), got an embedding: drop it"
                 )
-            h = h + self.temb_proj(nonlinearity(temb))[:, :, None, None]
-        h = self.dropout(activate_fresh(self.norm2(h)))  # rebound before conv2, so that its source is freed
+            h = h + self.temb_proj(self.swish(temb))[:, :, None, None]
+        h = self.dropout(self._activate(self.norm2(h)))  # rebound before conv2, so that its source is freed
         h = self.conv2(h)
         if self.in_channels != self.out_channels:
             x = self.conv_shortcut(x) if self.use_conv_shortcut else self.nin_shortcut(x)
         return h.add_(x)  # no autograd formula needs the convolution's output
+
+    def _activate(self, x: Tensor) -> Tensor:
+        """`swish` of a tensor nobody else holds, in place where it may be."""
+        return activate_fresh(x) if type(self.swish) is nn.SiLU else self.swish(x)
 
 
 class AttnBlock(nn.Module):

@@ -188,7 +188,7 @@ def _residual(block: Any, name: str) -> list[Step]:
     require_children(block, name, _BLOCK_PARTS | {"time_stack"} if over_time else _BLOCK_PARTS)
     for part, kind in (("dropout", nn.Dropout), ("swish", nn.SiLU), ("nonlinearity", nn.SiLU)):
         layer = getattr(block, part, None)
-        if isinstance(layer, nn.Module) and type(layer) not in (kind, nn.Identity):
+        if isinstance(layer, nn.Module) and type(layer) not in ((kind, nn.Identity) if part == "dropout" else (kind,)):
             raise UnsupportedModule(f"{name}.{part}: expected {kind.__name__}, got {describe(layer)}: it runs untiled")
     norm1, conv1, norm2, conv2 = (_part(block, part, name) for part in ("norm1", "conv1", "norm2", "conv2"))
     shortcut = getattr(block, "nin_shortcut", None)
