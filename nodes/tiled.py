@@ -52,6 +52,9 @@ TILE_INPUTS: dict[str, Any] = {
     ),
 }
 
+ENCODE_INPUTS: dict[str, Any] = {**TILE_INPUTS, "tile_size": ("INT", {**TILE_INPUTS["tile_size"][1], "step": 64})}
+"""As the core has them: its encoder's tiles grow in steps of 64 pixels, its decoder's in steps of 32."""
+
 MORE_INPUTS: dict[str, Any] = {
     "method": (
         ["exact", "blend"],
@@ -143,7 +146,7 @@ class VAEEncodeTiled:
     def INPUT_TYPES(cls) -> dict[str, Any]:
         """Inputs as ComfyUI reads them, in the core's order."""
         return {
-            "required": {"pixels": ("IMAGE", {"tooltip": "The image to encode."}), "vae": VAE_INPUT, **TILE_INPUTS},
+            "required": {"pixels": ("IMAGE", {"tooltip": "The image to encode."}), "vae": VAE_INPUT, **ENCODE_INPUTS},
             "optional": MORE_INPUTS,
         }
 
