@@ -14,7 +14,6 @@ from exact_vae.tests.test_loaded import CPU, SIZE, Device, model, where
 from exact_vae.tests.test_memory import GIB, DriverWithFraction, DriverWithFreeBytes
 from torch import nn
 
-
 META = torch.device("meta")
 
 
