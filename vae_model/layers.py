@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from .attention import AttentionFunction, pytorch_attention
+from .group_norm import GroupNorm
 
 
 def nonlinearity(x: Tensor) -> Tensor:
@@ -31,7 +32,7 @@ def Normalize(in_channels: int, num_groups: int = 32) -> nn.GroupNorm:
         raise ValueError(
             f"norm: expected channels divisible by {num_groups} groups, got {in_channels}: change num_groups"
         )
-    return nn.GroupNorm(num_groups, in_channels, eps=1e-6, affine=True)
+    return GroupNorm(num_groups, in_channels, eps=1e-6, affine=True)
 
 
 def nearest_x2(x: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from .group_norm import GroupNorm
 from .tiny_tiles import run_in_tiles
 
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {"relu": nn.ReLU, "silu": nn.SiLU, "gelu": nn.GELU, "mish": nn.Mish}
@@ -49,7 +50,7 @@ class AutoencoderTinyBlock(nn.Module):
             inner = 4 * in_channels
             self.pool = nn.Sequential(
                 nn.Conv2d(in_channels, inner, kernel_size=1, bias=False),
-                nn.GroupNorm(4, inner),
+                GroupNorm(4, inner),
                 nn.ReLU(),
                 nn.Conv2d(inner, in_channels, kernel_size=1, bias=False),
             )
