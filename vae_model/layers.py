@@ -12,7 +12,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from .attention import AttentionFunction, pytorch_attention
+from .attention import AttentionFunction, chosen_attention, takes_images, to_tokens
+from .attention import normal_attention as normal_attention
+from .attention import pytorch_attention as pytorch_attention
+from .attention import slice_attention as slice_attention
+from .attention import xformers_attention as xformers_attention
+from .group_norm import GroupNorm
 
 
 def nonlinearity(x: Tensor) -> Tensor:
@@ -31,7 +36,7 @@ def Normalize(in_channels: int, num_groups: int = 32) -> nn.GroupNorm:
         raise ValueError(
             f"norm: expected channels divisible by {num_groups} groups, got {in_channels}: change num_groups"
         )
-    return nn.GroupNorm(num_groups, in_channels, eps=1e-6, affine=True)
+    return GroupNorm(num_groups, in_channels, eps=1e-6, affine=True)
 
 
 def nearest_x2(x: Tensor) -> Tensor:
@@ -143,7 +148,8 @@ class ResnetBlock(nn.Module):
 class AttnBlock(nn.Module):
     """x + proj_out(attention(norm(x))): one head over all positions, 1x1 convolutions q, k, v, proj_out.
 
-    `attend` is the attention back end, exchanged per model by `set_attention`; the default is PyTorch's own.
+    `attend` is the attention back end on tokens, exchanged per model by `set_attention`; by default the one that fits
+    where the block runs. `optimized_attention` is the same on images (B, C, H, W), under the document's name.
     Keyword arguments of `forward` (timesteps and the like) are accepted and ignored.
     """
 
@@ -157,18 +163,27 @@ class AttnBlock(nn.Module):
         self.k = nn.Conv2d(in_channels, in_channels, kernel_size=1)
         self.v = nn.Conv2d(in_channels, in_channels, kernel_size=1)
         self.proj_out = nn.Conv2d(in_channels, in_channels, kernel_size=1)
-        self.attend = pytorch_attention
+        self.attend = chosen_attention
+
+    @property
+    def optimized_attention(self) -> AttentionFunction:
+        """(q, k, v), each (B, C, H, W) -> (B, C, H, W). It may be set to another function of that kind."""
+        return takes_images(self.attend)
+
+    @optimized_attention.setter
+    def optimized_attention(self, function: AttentionFunction) -> None:
+        def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+            columns = (tokens.transpose(1, 2).unsqueeze(3) for tokens in (q, k, v))  # (B, C, N, 1)
+            return to_tokens(function(*columns))
+
+        self.attend = attend
 
     def forward(self, x: Tensor, **_ignored: object) -> Tensor:
         h = self.norm(x)
-        q, k, v = (_to_tokens(convolution(h)) for convolution in (self.q, self.k, self.v))
+        q, k, v = (to_tokens(convolution(h)) for convolution in (self.q, self.k, self.v))
         del h
         h = self.attend(q, k, v).transpose(1, 2).reshape(x.shape)  # (B, C, H, W)
         return x + self.proj_out(h)
-
-
-def _to_tokens(x: Tensor) -> Tensor:
-    return x.flatten(2).transpose(1, 2)  # (B, H*W, C)
 
 
 class LinAttnBlock(nn.Module):

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from .frozen_config import FrozenConfig
+from .group_norm import GroupNorm
 from .pretrained import Pretrained
 from .tiny_output import AutoencoderTinyOutput, DecoderOutput
 from .tiny_tiles import run_in_tiles
@@ -46,7 +47,7 @@ class AutoencoderTinyBlock(nn.Module):
             inner = 4 * in_channels
             self.pool = nn.Sequential(
                 nn.Conv2d(in_channels, inner, kernel_size=1, bias=False),
-                nn.GroupNorm(4, inner),
+                GroupNorm(4, inner),
                 nn.ReLU(),
                 nn.Conv2d(inner, in_channels, kernel_size=1, bias=False),
             )
