@@ -15,6 +15,7 @@ from ..vae_model.vae import VAE
 from . import comfy_host
 from .devices import output_device, parse_device, parse_dtype, vae_device, vae_dtype
 from .host import LocalHost
+from .hosted_vae import HostedVAE
 
 BUNDLED = "bundled"
 
@@ -48,18 +49,15 @@ def load_vae(
     loaded = load_model(path_or_paths, dtype=kind, config=config)
     if not inside:
         return VAE(loaded, host or LocalHost(), device=target, dtype=kind, output_device=output_device())
-    patcher = comfy_host.new_patcher(loaded.model, target)
-    # Layers of ours are moved as a whole: the host casts and offloads only its own one by one.
-    vae = VAE(
-        loaded,
-        comfy_host.ComfyHost(patcher, full_load=True),
-        device=target,
-        dtype=kind,
-        output_device=comfy_host.intermediate_device(),
-    )
-    vae.patcher = patcher
-    vae.not_video = False  # as the host's own VAEs take a batch
+    vae = HostedVAE(loaded, device=target, dtype=kind)
+    # By this the host makes another copy of the model, for another device.
+    vae.patcher.cached_patcher_init = (_load_patcher, (path_or_paths, kind, target, config))
     return vae
+
+
+def _load_patcher(source: Any, dtype: torch.dtype, device: torch.device, config: Mapping[str, Any] | None) -> Any:
+    """The patcher of the same model loaded once more."""
+    return load_vae(source, dtype=dtype, device=device, config=config).patcher
 
 
 def _auto_device(inside_comfyui: bool) -> torch.device:

@@ -5,7 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 from ..model_management.exact_vae import make_exact
-from ..model_management.values import MEMORY_INPUT, flatten_frames, memory_bytes, take_samples, with_report
+from ..model_management.values import (
+    MEMORY_INPUT,
+    flatten_frames,
+    image_channels,
+    memory_bytes,
+    take_samples,
+    with_report,
+)
 
 VAE_INPUT = ("VAE", {"tooltip": "The VAE of the model that makes or uses the latent."})
 
@@ -164,7 +171,7 @@ class VAEEncodeTiled:
         """Encode in pieces; the temporal inputs are for video VAEs of the host."""
         vae = make_exact(vae, memory_bytes(memory))
         latent = vae.encode_tiled(
-            pixels[..., :3],
+            image_channels(pixels, vae),
             tile_x=tile_size,
             tile_y=tile_size,
             overlap=fit_overlap(tile_size, overlap),

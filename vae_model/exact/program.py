@@ -24,14 +24,14 @@ from .step import Attend, Convolve, Enlarge, Pack, Program, Residual, Size, Step
 from .temporal_program import TIME_CODERS, last_conv, time_residual
 
 
-def unpacked_first(program: Program, statistics: Statistics) -> Program:
-    """The program of packed latents from that of raw ones."""
+def unpacked_first(program: Program, statistics: Statistics | None) -> Program:
+    """The program of packed latents, normalised by `statistics` if there are any, from that of raw ones."""
     return Program((Unpack(statistics), *program.steps), 4 * program.in_channels, program.out_channels)
 
 
-def packed_last(program: Program, statistics: Statistics) -> Program:
-    """The program to packed latents from that to moments."""
-    return Program((*program.steps, Pack(statistics)), program.in_channels, statistics.channels)
+def packed_last(program: Program, statistics: Statistics | None, channels: int) -> Program:
+    """The program to packed latents of so many channels from that to moments, or to raw ones."""
+    return Program((*program.steps, Pack(statistics, channels)), program.in_channels, channels)
 
 
 def build_program(coder: Any, *, before: Any = None, after: Any = None) -> Program:
