@@ -129,12 +129,12 @@ def convert(value: Any, kind: Any) -> Any:
             except TypeError:
                 continue
         raise TypeError(" or ".join(_name(argument) for argument in arguments))
-    if origin is tuple:
+    if origin in (tuple, Sequence):
         items = [value] if isinstance(value, str) else value
         if not isinstance(items, (list, tuple)):
             raise TypeError(_name(kind))
         items = cast("Sequence[Any]", items)
-        if arguments[-1] is Ellipsis:
+        if origin is Sequence or arguments[-1] is Ellipsis:
             return tuple(convert(item, arguments[0]) for item in items)
         if len(items) != len(arguments):
             raise TypeError(_name(kind))
@@ -154,8 +154,12 @@ def convert(value: Any, kind: Any) -> Any:
 
 
 def _name(kind: Any) -> str:
-    if get_origin(kind) is tuple:
+    if get_origin(kind) in (tuple, Sequence):
         arguments = get_args(kind)
-        inner = _name(arguments[0]) if arguments[-1] is Ellipsis else ", ".join(_name(a) for a in arguments)
+        inner = (
+            _name(arguments[0])
+            if len(arguments) == 1 or arguments[-1] is Ellipsis
+            else ", ".join(_name(a) for a in arguments)
+        )
         return f"a list of ({inner})"
     return _NAMES.get(kind, "keys with values")
