@@ -184,15 +184,15 @@ def _strategy(config: TrainConfig, module: Trained) -> Any:
         )
     if wanted == "auto" and count == 1:
         return "auto"
-    return DDPStrategy(find_unused_parameters=module.loss.discriminator is not None, broadcast_buffers=False)
+    return DDPStrategy(find_unused_parameters=module.criterion.discriminator is not None, broadcast_buffers=False)
 
 
 def _check_strategy(config: TrainConfig, module: Trained) -> None:
     """What spread weights cannot do."""
-    learned: Any = getattr(module.loss, "get_trainable_autoencoder_parameters", tuple)
+    learned: Any = getattr(module.criterion, "get_trainable_autoencoder_parameters", tuple)
     if config.trainer.strategy != "fsdp":
         return
-    if module.loss.discriminator is not None or list(learned()):
+    if module.criterion.discriminator is not None or list(learned()):
         raise ConfigError(
             "trainer.strategy: expected ddp for a loss with parameters of its own (discriminator, learned logvar), "
             "got fsdp: change one of them"

@@ -19,20 +19,22 @@ from ..distribution import DiagonalGaussianDistribution
 from ..load import LoadedModel, load_model
 from .checkpointing import recompute_blocks
 from .config import ConfigError, one_of, require
-from .losses import DefaultLoss, call_checked, make_loss
+from .losses import DefaultLoss, LossConfig, call_checked, make_loss
 from .start import STARTS
+from .stored import own_loss
 from .trained import Trained
 
 PARTS = ("encoder", "decoder")
 
 
 class AutoEncoderKL(Trained):
-    """A KL autoencoder with its loss, to be trained.
+    """A KL autoencoder with its loss, to be trained, by `exact-vae train` or by a Lightning Trainer of one's own.
 
     Args:    ddconfig: ldm's arguments of Encoder and Decoder; None takes the architecture of `ckpt_path`.
              embed_dim: channels of the latent.
-             lossconfig: {"target", "params"} of a loss in `losses.LOSSES`; None is AutoencoderLoss. The seed's own
-             default, the method `default_loss`, collapses the posterior and has to be asked for.
+             lossconfig: {"target", "params"} of a loss in `losses.LOSSES`, or one's own: a function, a module or a
+             dotted path, called as `given_loss` says. None is AutoencoderLoss. The seed's own default, the method
+             `default_loss`, collapses the posterior and has to be asked for, by that name.
              ckpt_path: weights to start from, any file that `load_vae` opens, or "bundled".
              ignore_keys: beginnings of keys that are not taken from there.
              colorize_nlabels: channels of the images, where pictures of them need a projection onto three.
@@ -40,6 +42,10 @@ class AutoEncoderKL(Trained):
              ema_decay: of the moving average; None for none.
              start: a name in `start.STARTS`, without `ckpt_path`.
              train: which halves are trained; the other stays as it is, its quant convolution too.
+             input_key: where the images are in a batch that is a mapping.
+             decoder_ddconfig: of the decoder, where it differs.
+             use_quant_conv, use_post_quant_conv: the 1x1 convolutions around the latent; None as `ckpt_path` has them,
+             else True.
     """
 
     model: AutoencoderKL  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -48,7 +54,7 @@ class AutoEncoderKL(Trained):
         self,
         ddconfig: Mapping[str, Any] | None = None,
         embed_dim: int | None = None,
-        lossconfig: Mapping[str, Any] | None = None,
+        lossconfig: LossConfig = None,
         ckpt_path: str | None = None,
         ignore_keys: Sequence[str] = (),
         colorize_nlabels: int | None = None,
@@ -57,10 +63,16 @@ class AutoEncoderKL(Trained):
         start: str = "default",
         train: Sequence[str] = PARTS,
         gradient_checkpointing: bool = False,
+        input_key: str = "jpg",
+        decoder_ddconfig: Mapping[str, Any] | None = None,
+        use_quant_conv: bool | None = None,
+        use_post_quant_conv: bool | None = None,
     ) -> None:
         require(one_of("model.start", start, STARTS) + check_parts(train))
         loaded = None if ckpt_path is None else _load(ckpt_path)
-        model = _build(ddconfig, embed_dim, loaded)
+        quant = {"use_quant_conv": use_quant_conv, "use_post_quant_conv": use_post_quant_conv}
+        options = _options(ddconfig, decoder_ddconfig, embed_dim, quant, loaded)
+        model = AutoencoderKL(**options)
         if loaded is None:
             STARTS[start](model)
         else:
@@ -68,20 +80,29 @@ class AutoEncoderKL(Trained):
         if gradient_checkpointing:
             recompute_blocks(model)
         _freeze_all_but(model, train)
-        super().__init__(model, make_loss(lossconfig), ema_decay, monitor)
+        super().__init__(model, make_loss(lossconfig), ema_decay, monitor, input_key)
+        self.remember(
+            **options,
+            lossconfig=lossconfig if own_loss(self.loss) is None else None,
+            colorize_nlabels=colorize_nlabels,
+            monitor=monitor,
+            ema_decay=ema_decay,
+            train=train,
+            gradient_checkpointing=gradient_checkpointing,
+            input_key=input_key,
+        )
         if colorize_nlabels is not None:
             generator = torch.Generator().manual_seed(0)
             self.register_buffer("colorize", torch.randn(3, colorize_nlabels, 1, 1, generator=generator))
 
     @property
-    def encoder(self) -> nn.Module:
-        """The model's encoder."""
-        return self.model.encoder
+    def embed_dim(self) -> int:
+        """Channels of the latent."""
+        return self.model.embed_dim
 
-    @property
-    def decoder(self) -> nn.Module:
-        """The model's decoder."""
-        return self.model.decoder
+    def init_from_checkpoint(self, path: str, ignore_keys: Sequence[str] = ()) -> None:
+        """Take the weights of a file, all but those whose names begin with one of `ignore_keys`."""
+        _take_weights(self.model, _load(path), ignore_keys, path)
 
     def encode(self, x: Tensor) -> DiagonalGaussianDistribution:
         """The posterior of images (B, C, H, W) in -1..1."""
@@ -145,7 +166,7 @@ class AutoEncoderKL(Trained):
         y = self.decode(posterior.mean + posterior.std * self.noise_like(posterior.mean, numbers))
         y = y.to(posterior.mean.dtype)
         with self.in_float32():
-            total, log = self.loss.autoencoder(
+            total, log = self.criterion.autoencoder(
                 x.to(y), y, posterior, self.batches_done, self.get_last_layer(), "train", self.average
             )
         return total, y, log
@@ -156,7 +177,7 @@ class AutoEncoderKL(Trained):
         y = self.decode(posterior.mode()).to(x.dtype)
         with self.in_float32():
             wide = DiagonalGaussianDistribution(posterior.parameters.to(x.dtype))
-            _, log = self.loss.autoencoder(x, y, wide, self.batches_done, None, "val")
+            _, log = self.criterion.autoencoder(x, y, wide, self.batches_done, None, "val")
         return y, log | {"val/latent_std": wide.mean.std()}
 
     def logged_keys(self) -> list[str]:
@@ -184,35 +205,42 @@ def _load(path: str) -> LoadedModel:
     return loaded
 
 
-def _build(ddconfig: Mapping[str, Any] | None, embed_dim: int | None, loaded: LoadedModel | None) -> AutoencoderKL:
+def _options(
+    ddconfig: Mapping[str, Any] | None,
+    decoder_ddconfig: Mapping[str, Any] | None,
+    embed_dim: int | None,
+    quant: Mapping[str, bool | None],
+    loaded: LoadedModel | None,
+) -> dict[str, Any]:
+    """The arguments of the model: its architecture from ddconfig, else from the file."""
     if ddconfig is None and loaded is None:
         raise ConfigError("model.params: expected ddconfig or ckpt_path, got neither: add one")
+    given = {name: value for name, value in quant.items() if value is not None}
+    options = {} if loaded is None else engine_options(cast(KLConfig, loaded.config))
     if ddconfig is None:
-        assert loaded is not None
-        options = engine_options(cast(KLConfig, loaded.config))
-        if options["parts"] != PARTS:
-            raise ConfigError(
-                f"model.ckpt_path: expected encoder and decoder, got {options['parts']}: use a whole file"
-            )
-        return AutoencoderKL(**options)
-    _check_ddconfig(ddconfig)
-    if embed_dim is None:
+        parts = options.pop("parts")
+        if parts != PARTS:
+            raise ConfigError(f"model.ckpt_path: expected encoder and decoder, got {parts}: use a whole file")
+        options.pop("decoder_target")
+        return options | given
+    both = {"ddconfig": _checked_ddconfig(ddconfig, "ddconfig"), "decoder_ddconfig": None}
+    if decoder_ddconfig is not None:
+        both["decoder_ddconfig"] = _checked_ddconfig(decoder_ddconfig, "decoder_ddconfig")
+    quant = {name: bool(options.get(name, True)) for name in quant} | given
+    if embed_dim is None and any(quant.values()):
         raise ConfigError("model.params: expected embed_dim beside ddconfig, got none: add it")
-    quant: dict[str, Any] = {}
-    if loaded is not None:
-        config = cast(KLConfig, loaded.config)
-        quant = {"use_quant_conv": config.quant_conv, "use_post_quant_conv": config.post_quant_conv}
-    return AutoencoderKL(embed_dim, ddconfig=ddconfig, **quant)
+    return {"embed_dim": embed_dim or both["ddconfig"]["z_channels"], **both, **quant}
 
 
-def _check_ddconfig(ddconfig: Mapping[str, Any]) -> None:
+def _checked_ddconfig(ddconfig: Mapping[str, Any], where: str) -> dict[str, Any]:
     """Names, types and the one value that training needs."""
     if not ddconfig.get("double_z", True):
-        raise ConfigError("ddconfig.double_z: expected true, got false: a KL autoencoder has means and variances")
-    call_checked(_encoder_arguments, ddconfig, "ddconfig")
+        raise ConfigError(f"{where}.double_z: expected true, got false: a KL autoencoder has means and variances")
+    values = call_checked(encoder_arguments, ddconfig, where)
+    return {name: values[name] for name in ddconfig}
 
 
-def _encoder_arguments(
+def encoder_arguments(
     *,
     ch: int,
     in_channels: int,
@@ -228,8 +256,9 @@ def _encoder_arguments(
     use_linear_attn: bool = False,
     attn_type: str = "vanilla",
     num_groups: int = 32,
-) -> None:
-    """The arguments a ddconfig may have, for their names and types."""
+) -> dict[str, Any]:
+    """The arguments a ddconfig may have, with their types."""
+    return locals()
 
 
 def _take_weights(model: AutoencoderKL, loaded: LoadedModel, ignore_keys: Sequence[str], name: str) -> None:

@@ -6,29 +6,32 @@ the state in the checkpoint, so a training that was interrupted goes on as if it
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping
+from collections.abc import Generator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
-from lightning import LightningModule
 from torch import Tensor, nn
 
 from ..ema import LitEma
-from ..errors import InputError
 from ..instantiate import instantiate_optimizer
+from .batches import images_of
 from .config import OptimizerSection
 from .crops import generator_of
+from .given_loss import GivenLoss, as_loss
+from .lightning_base import EitherModule
 from .metrics import LEAST_SIDE, psnr, ssim
+from .own_trainer import TrainerWords, batches_of_trainer
 from .schedule import rate_share
 from .sharded import filled, shard_parts, spread_again, whole_tensors, without_weights
-
-_RANGE_SLACK = 1e-3
-"""How far beyond -1..1 an image may lie: more than rounding, less than any other scaling."""
+from .stored import OWN_LOSS, own_loss, plain, rename_parts, require_own_loss
 
 
-class Trained(LightningModule):
+class Trained(EitherModule):
     """Base of the trainings: `model` is what is written out at the end, `loss` may hold a discriminator.
+
+    The parts of `model` (encoder, decoder, ...) are parts of this, so that they have their names in a state dict.
 
     Subclasses write `reconstruct`, `training_losses` and `validation_losses`.
     """
@@ -36,10 +39,17 @@ class Trained(LightningModule):
     model: nn.Module
     model_ema: LitEma | None
 
-    def __init__(self, model: nn.Module, loss: Any, ema_decay: float | None, monitor: str | None) -> None:
+    def __init__(
+        self, model: nn.Module, loss: Any, ema_decay: float | None, monitor: str | None, input_key: str = "jpg"
+    ) -> None:
         super().__init__()
         self.automatic_optimization = False
-        self.model, self.loss, self.monitor = model, loss, monitor
+        object.__setattr__(self, "model", model)  # not itself a part of this, or its tensors would have two names
+        for name, part in model.named_children():
+            self.add_module(name, part)
+        self.loss, self.monitor, self.input_key = loss, monitor, input_key
+        self._criterion: tuple[Any, Any] | None = None
+        self._words = TrainerWords()
         self.ema_decay, self.model_ema = ema_decay, None
         self.settings = OptimizerSection()
         self.total_batches, self.accumulate, self.seed = 1, 1, 0
@@ -48,6 +58,13 @@ class Trained(LightningModule):
         self._spread = False
         self._twin: list[nn.Module] = []
         """A copy without weights of a model whose weights are spread; in a list, so that it is no part of this."""
+
+    @property
+    def criterion(self) -> Any:
+        """`loss` behind the interface of `autoencoder_loss.Loss`, also where it is one's own."""
+        if self._criterion is None or self._criterion[0] is not self.loss:
+            self._criterion = (self.loss, as_loss(self.loss))
+        return self._criterion[1]
 
     # What differs between trainings.
 
@@ -71,31 +88,59 @@ class Trained(LightningModule):
         """Names under which values of the validation are logged, for `monitor`."""
         return ["val/psnr", "val/ssim"]
 
+    @property
+    def learning_rate(self) -> float:
+        """The autoencoder's rate at its highest, under the name that latent-diffusion's trainer sets."""
+        return self.settings.lr
+
+    @learning_rate.setter
+    def learning_rate(self, rate: float) -> None:
+        self.settings = replace(self.settings, lr=rate)
+
+    def remember(self, **arguments: Any) -> None:
+        """Put the arguments of the constructor into `hparams`, for `load_from_checkpoint`."""
+        self.save_hyperparameters(plain(arguments), logger=False)
+
     # Lightning's hooks.
+
+    def configure_callbacks(self) -> list[Any]:
+        """No callbacks: this is where a Trainer's settings are known and not yet refused."""
+        self._words.take(self.trainer, self)
+        return []
+
+    def teardown(self, stage: str) -> None:
+        """Leave the Trainer as it was."""
+        self._words.give_back(self.trainer)
+
+    def on_train_start(self) -> None:
+        """Under a Trainer of one's own: how long it runs, for the schedule of the rate."""
+        if self.total_batches == 1:  # which nobody has set
+            self.total_batches = batches_of_trainer(self.trainer, len(_listed(self.optimizers())))
 
     def configure_model(self) -> None:
         """Spread the weights, where the strategy asks for it, and start the moving average."""
+        if isinstance(self.criterion, GivenLoss):
+            self.criterion.freeze_the_rest()
         if self.device_mesh is not None and not self._spread:
             self._spread, self._twin = True, [without_weights(self.model)]
             shard_parts(self.model, self.device_mesh["data_parallel"])
         if self.ema_decay is not None and self.model_ema is None:
             self.model_ema = LitEma(self.model, self.ema_decay)
 
-    def training_step(self, batch: Tensor | Mapping[str, Tensor], batch_idx: int) -> Tensor:
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         """One batch: the autoencoder's step, then the discriminator's."""
         x, numbers = self.get_input(batch)
         if numbers is not None:  # dropout and whatever else draws without a generator
             torch.manual_seed(generator_of(self.seed, int(numbers[0]), stream=1).initial_seed())
-        optimizers: Any = self.optimizers()
-        optimizers = optimizers if isinstance(optimizers, list) else [optimizers]
+        optimizers = _listed(self.optimizers())
         self._set_rates(optimizers)
-        discriminator: nn.Module | None = self.loss.discriminator
+        discriminator: nn.Module | None = self.criterion.discriminator
         with _without_gradients(discriminator):
             total, reconstructions, log = self.training_losses(x, numbers)
             self._step(optimizers[0], total)
-        if discriminator is not None and reconstructions is not None and self.batches_done >= self.loss.disc_start:
+        if discriminator is not None and reconstructions is not None and self.batches_done >= self.criterion.disc_start:
             with self.in_float32():
-                loss, more = self.loss.judge(x.float(), reconstructions.detach().float(), "train")
+                loss, more = self.criterion.judge(x.float(), reconstructions.detach().float(), "train")
             self._step(optimizers[1], loss)
             log |= more
         if self._completes_step() and self.model_ema is not None:
@@ -107,7 +152,7 @@ class Trained(LightningModule):
         self.log_dict(log, sync_dist=together, batch_size=len(x))
         return total.detach()
 
-    def validation_step(self, batch: Tensor | Mapping[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
+    def validation_step(self, batch: Any, batch_idx: int) -> dict[str, Tensor]:
         """Losses and PSNR of one batch; returns inputs and reconstructions for the pictures."""
         x, _ = self.get_input(batch)
         y, log = self.validation_losses(x)
@@ -148,33 +193,32 @@ class Trained(LightningModule):
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
         """The autoencoder's optimiser, and the discriminator's where there is one."""
         wanted = self.settings
-        learned: Any = getattr(self.loss, "get_trainable_autoencoder_parameters", tuple)
+        learned: Any = getattr(self.criterion, "get_trainable_autoencoder_parameters", tuple)
         ours = [p for p in (*self.model.parameters(), *learned()) if p.requires_grad]
         optimizers = [instantiate_optimizer(ours, wanted.lr, {"target": wanted.target, "params": wanted.params})]
-        if self.loss.discriminator is not None:
+        discriminator: nn.Module | None = self.criterion.discriminator
+        if discriminator is not None:
             rate = wanted.lr if wanted.discriminator_lr is None else wanted.discriminator_lr
             how = {"target": wanted.discriminator_target, "params": wanted.discriminator_params}
-            optimizers.append(instantiate_optimizer(self.loss.discriminator.parameters(), rate, how))
+            optimizers.append(instantiate_optimizer(discriminator.parameters(), rate, how))
         return optimizers
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add what is no tensor."""
-        checkpoint["batches_done"] = self.batches_done
+        checkpoint["batches_done"], checkpoint[OWN_LOSS] = self.batches_done, own_loss(self.loss)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take it back."""
-        self.batches_done = int(checkpoint["batches_done"])
+        rename_parts(checkpoint["state_dict"], dict(self.model.named_children()))
+        require_own_loss(self.loss, checkpoint.get(OWN_LOSS))
+        self.batches_done = int(checkpoint.get("batches_done", 0))
 
     # The parts of a step.
 
-    def get_input(self, batch: Tensor | Mapping[str, Tensor]) -> tuple[Tensor, Tensor | None]:
-        """(images (B, C, H, W) in -1..1, numbers of the crops or None) of a batch."""
-        x, numbers = (batch, None) if isinstance(batch, Tensor) else (batch["jpg"], batch.get("crop"))
-        if x.ndim != 4 or not x.is_floating_point() or not bool((x.abs() <= 1 + _RANGE_SLACK).all()):
-            raise InputError(
-                f"images: expected floats (B, C, H, W) in -1..1, got {x.dtype} {tuple(x.shape)}: scale them"
-            )
-        if x.is_floating_point() and self.device.type != "meta":
+    def get_input(self, batch: Any) -> tuple[Tensor, Tensor | None]:
+        """(images (B, C, H, W) in -1..1, numbers of the crops or None) of a batch, whatever `images_of` reads."""
+        x, numbers = images_of(batch, self.input_key)
+        if self.device.type != "meta":
             x = x.to(next(self.model.parameters()).dtype)
         return x, numbers
 
@@ -216,6 +260,10 @@ class Trained(LightningModule):
                 self.clip_gradients(optimizer, gradient_clip_val=self.clip, gradient_clip_algorithm="norm")
             optimizer.step()
             optimizer.zero_grad()
+
+
+def _listed(optimizers: Any) -> list[Any]:
+    return optimizers if isinstance(optimizers, list) else [optimizers]
 
 
 @contextmanager
