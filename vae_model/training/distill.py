@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ..bundled import BUNDLED_FILE
+from ..config import image_channels
 from ..distribution import DiagonalGaussianDistribution
 from ..load import load_model
 from ..tiny import AutoencoderTiny
@@ -73,11 +74,16 @@ class TinyDistillation(Trained):
             model.enable_gradient_checkpointing()
         super().__init__(model, make_loss(lossconfig), ema_decay, monitor)
         self._teacher: list[Any] = [loaded.model]  # in a list: no part of this, and not in the checkpoints
+        self._image_channels = image_channels(config)[0]
         self._factor, self.target, self.latent_weight = config.factor, target, latent_weight
 
     def factor(self) -> int:
         """Pixels along one side of a latent cell."""
         return self._factor
+
+    def image_channels(self) -> tuple[int, int]:
+        """Channels of the images that the teacher takes, and of those that the tiny decoder makes."""
+        return self._image_channels, 3
 
     @torch.no_grad()
     def teach(self, x: Tensor) -> tuple[Tensor, Tensor]:

@@ -101,6 +101,10 @@ class AutoEncoderKL(Trained):
         """Pixels along one side of a latent cell."""
         return 2 ** (cast(Any, self.model.decoder).num_resolutions - 1)
 
+    def image_channels(self) -> tuple[int, int]:
+        """Channels of the images that go in and that come out."""
+        return self.model.encoder.conv_in.in_channels, self.get_last_layer().shape[0]  # pyright: ignore
+
     def get_last_layer(self) -> Tensor:
         """The weight of the decoder's last convolution."""
         return self.model.get_last_layer()
@@ -126,8 +130,8 @@ class AutoEncoderKL(Trained):
 
     def to_rgb(self, x: Tensor) -> Tensor:
         """Three channels in -1..1 for a picture of images with others: a fixed random projection."""
-        if x.shape[1] == 3:
-            return x.clamp(-1, 1)
+        if x.shape[1] in (3, 4):  # the fourth is what is opaque
+            return x[:, :3].clamp(-1, 1)
         if not hasattr(self, "colorize"):
             return x[:, :1].clamp(-1, 1).expand(-1, 3, -1, -1)
         y = nn.functional.conv2d(x, cast(Tensor, self.colorize).to(x))
@@ -209,10 +213,10 @@ def _check_ddconfig(ddconfig: Mapping[str, Any]) -> None:
     """Names, types and the one value that training needs."""
     if not ddconfig.get("double_z", True):
         raise ConfigError("ddconfig.double_z: expected true, got false: a KL autoencoder has means and variances")
-    call_checked(_encoder_arguments, ddconfig, "ddconfig")
+    call_checked(encoder_arguments, ddconfig, "ddconfig")
 
 
-def _encoder_arguments(
+def encoder_arguments(
     *,
     ch: int,
     in_channels: int,

@@ -6,6 +6,7 @@ the state in the checkpoint, so a training that was interrupted goes on as if it
 
 from __future__ import annotations
 
+import math
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -19,6 +20,7 @@ from ..errors import InputError
 from ..instantiate import instantiate_optimizer
 from .config import OptimizerSection
 from .crops import generator_of
+from .divergence import DivergedError, SkippedSteps, broken, losses_of, named
 from .metrics import LEAST_SIDE, psnr, ssim
 from .schedule import rate_share
 from .sharded import filled, shard_parts, spread_again, whole_tensors, without_weights
@@ -45,6 +47,7 @@ class Trained(LightningModule):
         self.total_batches, self.accumulate, self.seed = 1, 1, 0
         self.clip: float | None = None
         self.batches_done = 0
+        self._broken, self._skipped = "", SkippedSteps()
         self._spread = False
         self._twin: list[nn.Module] = []
         """A copy without weights of a model whose weights are spread; in a list, so that it is no part of this."""
@@ -53,6 +56,10 @@ class Trained(LightningModule):
 
     def factor(self) -> int:
         """Pixels along one side of a latent cell."""
+        raise NotImplementedError
+
+    def image_channels(self) -> tuple[int, int]:
+        """Channels of the images that go in and that come out."""
         raise NotImplementedError
 
     def reconstruct(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -92,10 +99,12 @@ class Trained(LightningModule):
         discriminator: nn.Module | None = self.loss.discriminator
         with _without_gradients(discriminator):
             total, reconstructions, log = self.training_losses(x, numbers)
+            self._note(broken(losses_of({"train/total_loss": total, **log})))
             self._step(optimizers[0], total)
         if discriminator is not None and reconstructions is not None and self.batches_done >= self.loss.disc_start:
             with self.in_float32():
                 loss, more = self.loss.judge(x.float(), reconstructions.detach().float(), "train")
+            self._note(broken(losses_of({"train/disc_loss": loss, **more})))
             self._step(optimizers[1], loss)
             log |= more
         if self._completes_step() and self.model_ema is not None:
@@ -111,6 +120,7 @@ class Trained(LightningModule):
         """Losses and PSNR of one batch; returns inputs and reconstructions for the pictures."""
         x, _ = self.get_input(batch)
         y, log = self.validation_losses(x)
+        self._note(broken(losses_of(log)))
         shown = {"val/psnr": psnr(x, y).mean().float()}
         if min(x.shape[-2:]) >= LEAST_SIDE:
             log["val/ssim"] = ssim(x, y).mean().float()
@@ -122,7 +132,7 @@ class Trained(LightningModule):
     @contextmanager
     def finished(self) -> Generator[nn.Module, None, None]:
         """The model to write out: with the averaged weights where there are any, in one piece. For all processes."""
-        self.on_validation_epoch_start()
+        self._put_average_in()
         try:
             if not self._spread:
                 yield self.model
@@ -130,17 +140,34 @@ class Trained(LightningModule):
             with filled(self._twin[0], whole_tensors(self.model)) as whole:
                 yield whole
         finally:
-            self.on_validation_epoch_end()
+            self._take_average_out()
 
     def on_validation_epoch_start(self) -> None:
         """Judge the averaged weights; undone by `on_validation_epoch_end`, before any checkpoint is written."""
+        self._put_average_in()
+
+    def on_validation_epoch_end(self) -> None:
+        """Go on with the training weights, if the losses were finite."""
+        self._take_average_out()
+        self._stop_if_broken()
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Clip the gradients, and let no step be made that is none. Here they are scaled back already."""
+        parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        norm: Any = nn.utils.clip_grad_norm_(parameters, math.inf if self.clip is None else self.clip)
+        finite = math.isfinite(float(norm.full_tensor() if hasattr(norm, "full_tensor") else norm))
+        scaled = getattr(self.trainer.precision_plugin, "scaler", None) is not None
+        if self._skipped.too_many(optimizer, not finite) or not (finite or scaled):
+            self._note(["no finite norm of the gradients"])
+        self._stop_if_broken()
+
+    def _put_average_in(self) -> None:
         spread_again(self.model)
         if self.model_ema is not None:
             self.model_ema.store(self.model.parameters())
             self.model_ema.copy_to(self.model)
 
-    def on_validation_epoch_end(self) -> None:
-        """Go on with the training weights."""
+    def _take_average_out(self) -> None:
         spread_again(self.model)
         if self.model_ema is not None:
             self.model_ema.restore(self.model.parameters())
@@ -195,6 +222,26 @@ class Trained(LightningModule):
         ]
         return torch.stack(rows).to(mean)
 
+    def _note(self, found: list[str]) -> None:
+        """Keep the first thing that is not finite. One process stops at once, several at the next step together."""
+        if found and not self._broken:
+            judged = self._trainer is not None and self.trainer.validating
+            number = self.batches_done + (0 if judged else 1)
+            end = f" of {self.total_batches}" if number <= self.total_batches else ""
+            self._broken = f"{named(found)} {'in the check after' if judged else 'at'} batch {number}{end}"
+            if self._processes() == 1 and not judged:
+                self._stop_if_broken()
+
+    def _stop_if_broken(self) -> None:
+        broken_here = bool(self._broken)
+        if self._processes() > 1:
+            broken_here = self.trainer.strategy.reduce_boolean_decision(broken_here, all=False)
+        if broken_here:
+            raise DivergedError(
+                f"training: expected finite losses, gradients and weights, got {self._broken or 'others elsewhere'}: "
+                f"lower optimizer.lr ({self.settings.lr:g}) or raise optimizer.warm_up"
+            )
+
     def _processes(self) -> int:
         return self._trainer.world_size if self._trainer is not None else 1
 
@@ -212,8 +259,6 @@ class Trained(LightningModule):
     def _step(self, optimizer: Any, loss: Tensor) -> None:
         self.manual_backward(loss / self.accumulate)
         if self._completes_step():
-            if self.clip is not None:
-                self.clip_gradients(optimizer, gradient_clip_val=self.clip, gradient_clip_algorithm="norm")
             optimizer.step()
             optimizer.zero_grad()
 
