@@ -14,13 +14,14 @@ import torch
 from torch import Tensor
 
 from ..bundled import BUNDLED_FILE
+from ..config import image_channels
 from ..distribution import DiagonalGaussianDistribution
 from ..load import load_model
 from ..tiny import AutoencoderTiny
 from .config import one_of, require
+from .given_loss import GivenLoss
 from .kl_module import check_parts
 from .losses import LossConfig, make_loss
-from .stored import own_loss
 from .trained import Trained
 
 TARGETS = ("image", "teacher")
@@ -83,18 +84,27 @@ class TinyDistillation(Trained):
             shift_factor=shift_factor,
             target=target,
             latent_weight=latent_weight,
-            lossconfig=lossconfig if own_loss(self.loss) is None else None,
+            lossconfig=lossconfig,
             monitor=monitor,
             ema_decay=ema_decay,
             gradient_checkpointing=gradient_checkpointing,
             input_key=input_key,
         )
         self._teacher: list[Any] = [loaded.model]  # in a list: no part of this, and not in the checkpoints
+        self._image_channels = image_channels(config)[0]
         self._factor, self.target, self.latent_weight = config.factor, target, latent_weight
 
     def factor(self) -> int:
         """Pixels along one side of a latent cell."""
         return self._factor
+
+    def latent_channels(self) -> int:
+        """Channels of the latent."""
+        return self.model.latent_channels
+
+    def image_channels(self) -> tuple[int, int]:
+        """Channels of the images that the teacher takes, and of those that the tiny decoder makes."""
+        return self._image_channels, 3
 
     @torch.no_grad()
     def teach(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -147,5 +157,5 @@ class TinyDistillation(Trained):
     def logged_keys(self) -> list[str]:
         """What a validation logs."""
         keys = super().logged_keys() if hasattr(self.model, "decoder") else []
-        keys += ["val/rec_loss"] if hasattr(self.model, "decoder") else []
+        keys += ["val/rec_loss"] if hasattr(self.model, "decoder") and not isinstance(self.criterion, GivenLoss) else []
         return [*keys, "val/total_loss"] + (["val/latent_loss"] if hasattr(self.model, "encoder") else [])

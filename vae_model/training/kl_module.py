@@ -19,9 +19,9 @@ from ..distribution import DiagonalGaussianDistribution
 from ..load import LoadedModel, load_model
 from .checkpointing import recompute_blocks
 from .config import ConfigError, one_of, require
-from .losses import DefaultLoss, LossConfig, call_checked, make_loss
+from .given_loss import GivenLoss
+from .losses import AutoencoderLoss, DefaultLoss, LossConfig, call_checked, make_loss
 from .start import STARTS
-from .stored import own_loss
 from .trained import Trained
 
 PARTS = ("encoder", "decoder")
@@ -83,7 +83,7 @@ class AutoEncoderKL(Trained):
         super().__init__(model, make_loss(lossconfig), ema_decay, monitor, input_key)
         self.remember(
             **options,
-            lossconfig=lossconfig if own_loss(self.loss) is None else None,
+            lossconfig=lossconfig,
             colorize_nlabels=colorize_nlabels,
             monitor=monitor,
             ema_decay=ema_decay,
@@ -91,14 +91,10 @@ class AutoEncoderKL(Trained):
             gradient_checkpointing=gradient_checkpointing,
             input_key=input_key,
         )
+        self.embed_dim = model.embed_dim
         if colorize_nlabels is not None:
             generator = torch.Generator().manual_seed(0)
             self.register_buffer("colorize", torch.randn(3, colorize_nlabels, 1, 1, generator=generator))
-
-    @property
-    def embed_dim(self) -> int:
-        """Channels of the latent."""
-        return self.model.embed_dim
 
     def init_from_checkpoint(self, path: str, ignore_keys: Sequence[str] = ()) -> None:
         """Take the weights of a file, all but those whose names begin with one of `ignore_keys`."""
@@ -121,6 +117,14 @@ class AutoEncoderKL(Trained):
     def factor(self) -> int:
         """Pixels along one side of a latent cell."""
         return 2 ** (cast(Any, self.model.decoder).num_resolutions - 1)
+
+    def latent_channels(self) -> int:
+        """Channels of the latent."""
+        return self.model.embed_dim
+
+    def image_channels(self) -> tuple[int, int]:
+        """Channels of the images that go in and that come out."""
+        return self.model.encoder.conv_in.in_channels, self.get_last_layer().shape[0]  # pyright: ignore
 
     def get_last_layer(self) -> Tensor:
         """The weight of the decoder's last convolution."""
@@ -147,8 +151,8 @@ class AutoEncoderKL(Trained):
 
     def to_rgb(self, x: Tensor) -> Tensor:
         """Three channels in -1..1 for a picture of images with others: a fixed random projection."""
-        if x.shape[1] == 3:
-            return x.clamp(-1, 1)
+        if x.shape[1] in (3, 4):  # the fourth is what is opaque
+            return x[:, :3].clamp(-1, 1)
         if not hasattr(self, "colorize"):
             return x[:, :1].clamp(-1, 1).expand(-1, 3, -1, -1)
         y = nn.functional.conv2d(x, cast(Tensor, self.colorize).to(x))
@@ -177,14 +181,15 @@ class AutoEncoderKL(Trained):
         y = self.decode(posterior.mode()).to(x.dtype)
         with self.in_float32():
             wide = DiagonalGaussianDistribution(posterior.parameters.to(x.dtype))
-            _, log = self.criterion.autoencoder(x, y, wide, self.batches_done, None, "val")
+            _, log = self.criterion.autoencoder(x, y, wide, self.batches_done, self.get_last_layer(), "val")
         return y, log | {"val/latent_std": wide.mean.std()}
 
     def logged_keys(self) -> list[str]:
         """What a validation logs."""
         names = ["rec_loss", "kl_loss", "total_loss"]
-        if not isinstance(self.loss, DefaultLoss):
+        if isinstance(self.loss, AutoencoderLoss):
             names += ["nll_loss", "logvar"] + (["g_loss", "d_weight"] if self.loss.discriminator is not None else [])
+        names = ["total_loss"] if isinstance(self.criterion, GivenLoss) else names
         return [*super().logged_keys(), "val/latent_std", *(f"val/{name}" for name in names)]
 
 
