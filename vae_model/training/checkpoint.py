@@ -166,8 +166,9 @@ def require_sound(trainer: Trainer, pl_module: Any, dtype: torch.dtype) -> None:
     written = [name for name in tensors if not name.startswith("loss.")]
     found = broken(tensors, dict.fromkeys(written, torch.finfo(dtype).max))
     if _any(trainer, bool(found)):
+        lost = not found or any(name.startswith(("nan", "inf")) for name in found)
         raise DivergedError(
             f"training: expected finite weights that fit into output.dtype, got {named(found) or 'others elsewhere'} "
             f"after batch {pl_module.batches_done} of {pl_module.total_batches}: lower optimizer.lr "
-            f"({pl_module.settings.lr:g}), or write bfloat16 or float32"
+            f"({pl_module.settings.lr:g}), or {'raise optimizer.warm_up' if lost else 'write bfloat16 or float32'}"
         )

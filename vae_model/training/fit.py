@@ -93,9 +93,9 @@ def prepare(config: TrainConfig, *, resume: bool = False, progress: bool = True)
         raise ConfigError(f"data.crop: expected multiples of {factor} pixels, got {wrong[0]}: change it")
     multiple = max(32, factor)
     val_side = max(config.data.val_crop, multiple) // multiple * multiple
-    rehearse(module, stages_of(config.data), val_side if val else None)
     if checkpoint is not None:
         check_checkpoint(checkpoint, module, config)
+    rehearse(module, stages_of(config.data), val_side if val else None)
     data = Photographs(config.data, train, val, multiple, config.trainer.seed)
     checkpoints = _checkpoints(config, module, folder, len(train))
     return Prepared(_trainer(config, module, checkpoints, progress), module, data, checkpoint, checkpoints)

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from ..instantiate import instantiate_optimizer
+from ..load import load_model
 from ..save import save
 from .autoencoder_loss import DefaultLoss
 from .config import ConfigError, OptimizerSection, one_of, require
@@ -156,9 +157,21 @@ def _buffers_kept(module: nn.Module) -> Generator[None, None, None]:
 
 
 def _try_file(module: Trained) -> None:
-    """The file of the weights, written where it is deleted again."""
+    """The file of the weights, written where it is deleted again, and opened as everyone will."""
     with tempfile.TemporaryDirectory() as folder:
-        save(module.model, Path(folder) / "weights.safetensors")
+        path = Path(folder) / "weights.safetensors"
+        try:
+            save(module.model, path)
+            found = set(load_model(str(path)).model.state_dict())
+        except ValueError as error:
+            reason = str(error).replace(f"{path}: ", "")
+            raise ConfigError(
+                f"model.params: expected a model whose file can be opened again, got another: change it ({reason})"
+            ) from error
+    if found != set(module.model.state_dict()):
+        raise ConfigError(
+            "model.params: expected a model whose file can be opened again, got one that is read as another: change it"
+        )
 
 
 def _first_line(error: BaseException) -> str:

@@ -14,7 +14,7 @@ from .config import ConfigError, TrainConfig
 from .kl_module import encoder_arguments
 
 _FIXED = ("ddconfig", "embed_dim", "train", "ema_decay", "width", "blocks", "scaling_factor", "shift_factor")
-"""Arguments of the models that must stay: with others the same tensors would be another network, or lose their steps."""
+"""Arguments of the models that must stay: with others the same tensors would be another network, or lose steps."""
 _FREE = ("ddconfig.dropout", "ddconfig.resolution")
 _NAMED = 3
 
