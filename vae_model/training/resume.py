@@ -10,8 +10,8 @@ from typing import Any, cast
 
 import torch
 
+from .architecture import encoder_arguments
 from .config import ConfigError, TrainConfig
-from .kl_module import encoder_arguments
 
 _FIXED = ("ddconfig", "embed_dim", "train", "ema_decay", "width", "blocks", "scaling_factor", "shift_factor")
 """Arguments of the models that must stay: with others the same tensors would be another network, or lose steps."""
