@@ -125,7 +125,9 @@ def _train(options: argparse.Namespace) -> int:
 
     lines = train(options.config, options.overrides, resume=options.resume, quiet=options.quiet)
     if not options.quiet:
-        print("\n".join(lines))
+        print(lines[0])
+    for line in lines[1:]:  # that it is not done yet, which is said also when quiet
+        print(f"exact-vae: {line}" if options.quiet else line, file=sys.stderr if options.quiet else sys.stdout)
     return int(len(lines) > 1)
 
 

@@ -73,12 +73,16 @@ def _identity_quant_conv(like: Tensor) -> dict[str, Tensor]:
 def save(
     vae: Any, path: str | os.PathLike[str], *, layout: str | None = None, dtype: torch.dtype | None = None
 ) -> None:
-    """Write a VAE, or its bare model, as safetensors; the file appears whole or not at all.
+    """Write a VAE, its bare model or a training's module as safetensors; the file appears whole or not at all.
 
     Args:    path: ends in .safetensors.
              layout: a name in `layouts_of(model)`; None is taesd-diffusers for tiny models, the first for all others.
              dtype: of the written weights; None keeps them as they are.
     """
+    if hasattr(vae, "finished"):  # a module of `training`: the model with the averaged weights, where it has any
+        with vae.finished() as model:
+            save(model, path, layout=layout, dtype=dtype)
+        return
     model: nn.Module = getattr(vae, "first_stage_model", vae)
     target = Path(path)
     if target.suffix.lower() not in (".safetensors", ".sft"):

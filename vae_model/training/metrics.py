@@ -114,8 +114,8 @@ def _shrunk(x: Tensor) -> tuple[int, int]:
 
 
 def _check(x: Tensor, y: Tensor, least_side: int) -> None:
-    if x.shape != y.shape or x.ndim != 4 or x.shape[1] != 3 or min(x.shape[2:]) < least_side:
+    if x.shape != y.shape or x.ndim != 4 or min(x.shape[2:]) < least_side:
         raise ValueError(
-            f"metrics: expected two batches (B, 3, H, W) of one shape, H and W at least {least_side}, "
+            f"metrics: expected two batches (B, C, H, W) of one shape, H and W at least {least_side}, "
             f"got {tuple(x.shape)} and {tuple(y.shape)}: crop them alike"
         )
