@@ -11,7 +11,7 @@ from typing import Any
 
 _NAMES = {
     "abstract_autoencoder": "AbstractAutoencoder",
-    "attention": "pytorch_attention xformers_attention",
+    "attention": "normal_attention pytorch_attention slice_attention xformers_attention",
     "autoencoder": "AutoencoderKL AutoencodingEngine AutoencodingEngineLegacy",
     "coder": "Decoder Encoder",
     "distribution": "DiagonalGaussianDistribution",
