@@ -126,7 +126,7 @@ def _stoppable(
         return partial(function, check=check)
 
     def by_slices(q: Tensor, k: Tensor, v: Tensor, *, max_bytes: int | None) -> Tensor:
-        work = 4 * q.shape[0] * k.shape[1] * q.shape[2]
+        work = max(1, 4 * q.shape[0] * k.shape[1] * q.shape[2])  # of an empty batch there is none
         rows = max(1, _CHECK_WORK.get(q.device.type, q.shape[1] * work) // work)
         if rows >= q.shape[1]:
             return function(q, k, v, max_bytes=max_bytes)
