@@ -110,7 +110,8 @@ def test_loaded_models_are_ready_to_run_and_to_train(tmp_path: Path) -> None:
         model = AutoencoderTiny.from_pretrained(tmp_path)
     assert (model.training, model.dtype, model.device) == (False, torch.float32, torch.device("cpu"))
     assert AutoencoderTiny.from_pretrained(tmp_path, torch_dtype="auto").dtype == torch.float16
-    assert AutoencoderTiny.from_pretrained(tmp_path, torch_dtype=torch.float64).dtype == torch.float64
+    for name in ("torch_dtype", "dtype"):
+        assert AutoencoderTiny.from_pretrained(tmp_path, **{name: torch.float64}).dtype == torch.float64
     model(torch.rand(1, 3, 8, 8), quantize=False).sample.sum().backward()
     assert all(parameter.grad is not None for parameter in model.parameters())
     with torch.no_grad():
@@ -131,6 +132,9 @@ def test_changes_replace_fields(tmp_path: Path) -> None:
 
 def test_only_the_first_process_writes(tmp_path: Path) -> None:
     small().save_pretrained(tmp_path / "a", is_main_process=False)
+    assert not (tmp_path / "a").exists()
+    with pytest.raises(InputError, match="safe_serialization: expected True, got False"):
+        small().save_pretrained(tmp_path / "a", safe_serialization=False)
     assert not (tmp_path / "a").exists()
     small().save_config(tmp_path / "b")
     assert [file.name for file in (tmp_path / "b").iterdir()] == ["config.json"]

@@ -114,6 +114,7 @@ class Pretrained(nn.Module):
         subfolder: str | None = None,
         variant: str | None = None,
         torch_dtype: torch.dtype | str | None = None,
+        dtype: torch.dtype | str | None = None,
         **changes: Any,
     ) -> _Model:
         """The model of a local folder as diffusers writes it, in eval mode, ready to train.
@@ -121,12 +122,12 @@ class Pretrained(nn.Module):
         Args:    folder: with config.json and weights; nothing is fetched from anywhere.
                  subfolder: of `folder`, as "vae" in a pipeline's.
                  variant: "fp16" reads diffusion_pytorch_model.fp16.safetensors.
-                 torch_dtype: of the weights; None is float32, "auto" the file's.
+                 torch_dtype, dtype: of the weights, one of both; None is float32, "auto" the file's.
                  changes: arguments that replace what config.json says.
         Raises:  VAEFileError for a folder that holds something else, InputError for an unknown argument.
         """
         place = _folder(folder, subfolder)
-        kind = _parse_dtype(torch_dtype)
+        kind = _parse_dtype(torch_dtype if dtype is None else dtype)
         model = cls._described_in(place, changes)
         weights = open_weights(_weights_in(place, variant))
         wanted = {key: tuple(tensor.shape) for key, tensor in model.state_dict().items()}
@@ -165,15 +166,23 @@ class Pretrained(nn.Module):
             temporary.write_text(self._config_text(), encoding="utf-8")
 
     def save_pretrained(
-        self, folder: str | os.PathLike[str], is_main_process: bool = True, *, variant: str | None = None
+        self,
+        folder: str | os.PathLike[str],
+        is_main_process: bool = True,
+        *,
+        safe_serialization: bool = True,
+        variant: str | None = None,
     ) -> None:
         """Write config.json and the weights as diffusers does, whole or not at all, for `from_pretrained`.
 
         Args:    is_main_process: False writes nothing, for the others of several processes.
+                 safe_serialization: True, for nothing else is written.
                  variant: "fp16" writes diffusion_pytorch_model.fp16.safetensors.
         Raises:  InputError for a network that its configuration, or diffusers, does not describe.
         """
         self._check_described()
+        if not safe_serialization:
+            raise InputError("safe_serialization: expected True, got False: only safetensors are written")
         if not is_main_process:
             return
         weights, config = Path(folder) / f"{_weights_name(variant)}.safetensors", Path(folder) / CONFIG_NAME
