@@ -17,12 +17,11 @@ from ..vae_model.files.atomic import atomic_path, require_writable
 from ..vae_model.layouts import COUNTERS
 from ..vae_model.load import LoadedModel, load_model
 from ..vae_model.save import layouts_of, save
+from ..vae_model.saved import LEFT_OUT
 from .devices import parse_dtype
 from .loader import BUNDLED
 
 WEIGHTS_NAME = "diffusion_pytorch_model.safetensors"
-HALVES = {"taesd-encoder": "decoder", "taesd-decoder": "encoder"}
-"""Layouts of one half, and the half that they leave out."""
 
 
 def convert_vae(
@@ -71,8 +70,8 @@ def _compare(
     """VAEFileError unless every tensor comes back from the file as it is in memory."""
     again = load_model(target, config=hints).model.state_dict()
     expected = loaded.model.state_dict()
-    if layout in HALVES:
-        expected = {key: tensor for key, tensor in expected.items() if not key.startswith(HALVES[layout])}
+    if layout in LEFT_OUT:
+        expected = {key: tensor for key, tensor in expected.items() if not key.startswith(LEFT_OUT[layout])}
     for key, tensor in expected.items():
         wanted = tensor if dtype is None or key in COUNTERS else tensor.to(dtype)
         same = key in again and again[key].dtype == wanted.dtype and torch.equal(_bits(again[key]), _bits(wanted))
@@ -87,7 +86,7 @@ def _bits(tensor: torch.Tensor) -> torch.Tensor:
 
 def _notes(loaded: LoadedModel, layout: str, fields: dict[str, Any] | None) -> list[str]:
     notes: list[str] = []
-    half = HALVES.get(layout)
+    half = LEFT_OUT.get(layout)
     if half is not None and hasattr(loaded.model, half):
         notes.append(f"the {half} was left out: this layout holds the other half")
     if fields is not None and fields["_class_name"] == "AutoencoderKL" and "scaling_factor" not in fields:
