@@ -100,6 +100,14 @@ def _numbers(one: LatentFormat, hints: Mapping[str, str]) -> tuple[float, float]
     return one.scale / factor, one.shift - offset * factor / one.scale
 
 
+def pipeline_numbers(config: TinyConfig) -> tuple[float, float]:
+    """scaling_factor and shift_factor of a config.json: the way back from `_numbers`, or as they are, if not known."""
+    if config.latent_format is None:
+        return config.scaling_factor, config.shift_factor
+    one = LATENT_FORMATS[config.latent_format]
+    return one.scale / config.scaling_factor, (one.shift - config.shift_factor) * config.scaling_factor
+
+
 def _named(config: Config, hints: Mapping[str, str], files: Sequence[str]) -> str | None:
     """The format that a config.json's origin, or else the names of all files, say; None where they disagree."""
     origin = _NAME.search(hints.get("_name_or_path", "").replace("\\", "/").rsplit("/", 1)[-1].lower())

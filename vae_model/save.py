@@ -89,8 +89,8 @@ def save(
 ) -> None:
     """Write a VAE, or its bare model, as safetensors; the file appears whole or not at all.
 
-    What no shape tells goes into the file's header. Before the file takes its name it is looked at as `load_model` would;
-    a model that would come back as another one is refused.
+    What no shape tells goes into the file's header. Before the file takes its name it is looked at as `load_model`
+    would; a model that would come back as another one is refused.
 
     Args:    path: ends in .safetensors.
              layout: a name in `layouts_of(model)`; None is taesd-diffusers for tiny models, the first for all others.

@@ -66,7 +66,7 @@ def require_same(
     if layout == "taesd-diffusers":
         return []
     passed_over = unread + _groups_passed_over(config)
-    told = f"{', '.join(passed_over)}: told by the file's header, which this project reads and other programs pass over"
+    told = f"{', '.join(passed_over)}: this project reads it from the file, other programs pass over it"
     return [told] if passed_over else []
 
 
