@@ -85,6 +85,29 @@ def not_raw(config: Config) -> str:
     )
 
 
+def scale_and_shift(family: str, config: Config, hints: Mapping[str, str]) -> str:
+    """Between raw latents and the diffusion model, or the tiny VAE itself: as told, else of the only known user."""
+    if isinstance(config, TinyConfig):
+        if config.latent_format is not None:
+            models = LATENT_FORMATS[config.latent_format].models
+            return f"{config.scaling_factor:g} and {config.shift_factor:g}, of {models}"
+        if not hints.keys().isdisjoint(("vae_scale", "vae_shift")):
+            return f"{config.scaling_factor:g} and {config.shift_factor:g}, from the file"
+    elif "latents_mean" in hints and "latents_std" in hints:
+        return f"per channel, means {hints['latents_mean']}, deviations {hints['latents_std']}, from config.json"
+    elif "scaling_factor" in hints:
+        shift = hints.get("shift_factor", "0")
+        told = "as told" if "latent_format" in hints else "from config.json"
+        return f"{hints['scaling_factor']} and {0 if shift == 'None' else shift}, {told}"
+    users = users_of(family, config)
+    if len(users) != 1:
+        return "not known"
+    one = users[0]
+    if one.means:
+        return f"per channel, means {list(one.means)}, deviations {list(one.deviations)}, of {one.models}"
+    return f"{one.scale:g} and {one.shift:g}, of {one.models}"
+
+
 def convention(config: Config) -> str:
     """What the latents are that `encode` returns and `decode` takes."""
     shape = f"(batch, {config.latent_channels}, height / {config.factor}, width / {config.factor})"

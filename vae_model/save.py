@@ -113,6 +113,12 @@ def save(
             _say_once(note)
 
 
+def require_savable(model: nn.Module, name: str = "the model", layout: str | None = None) -> None:
+    """InputError, before any work is put into it, for a model that `save` would refuse; `name` begins the line."""
+    chosen = layout or default_layout(model)
+    require_same(model, to_layout(model, chosen), chosen, name, settings_of(model))
+
+
 @cache
 def _say_once(note: str) -> None:
     """A training saves its model many times."""

@@ -45,7 +45,8 @@ def require_same(
         parts, family, config, _ = inspect_model(source, settings)
         read = build_empty(parts, family, config)
     except VAEFileError as error:
-        text = str(error).replace(str(source), name).rpartition(": ")[0]  # without the advice to take another file
+        called = str(source) if isinstance(source, Path) else "the state dict"
+        text = str(error).replace(called, name).rpartition(": ")[0]  # without the advice to take another file
         raise InputError(f"{on_one_line(text, 600)}: {_REMEDY}") from error
     left_out = [LEFT_OUT[layout]] if layout in LEFT_OUT else []
     if family == "video" and not hasattr(model, "quant_conv"):
