@@ -152,6 +152,7 @@ class AutoencoderTiny(Pretrained):
 
     _supports_gradient_checkpointing = True
     _not_in_diffusers = ("midblock_gn", "strided_stem")
+    latent_format: str | None = None  # whose latents it works on, a name in `latent_formats`; None: not known
 
     def __init__(
         self,
