@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from exact_vae import load_vae, save
 from exact_vae.vae_model.errors import InputError, VAEFileError
 from exact_vae.vae_model.tiny import AutoencoderTiny, AutoencoderTinyOutput, DecoderOutput
 from torch import Tensor, nn
@@ -90,6 +91,19 @@ def test_what_is_set_on_the_model_is_what_is_written(tmp_path: Path) -> None:
     again = AutoencoderTiny.from_pretrained(tmp_path)
     assert (again.latent_magnitude, again.scaling_factor, again.config.latent_magnitude) == (7, 0.5, 7)
     require_same(again, model)
+
+
+@pytest.mark.parametrize(("name", "channels", "scale"), [("sd", 4, 0.18215), ("sd3", 16, 1.5305), ("raw", 4, 1.0)])
+def test_a_folder_of_a_known_format_has_the_numbers_of_diffusers_pipelines(
+    name: str, channels: int, scale: float, tmp_path: Path
+) -> None:
+    save(small(latent_channels=channels), tmp_path / "tiny.safetensors")
+    model = load_vae(tmp_path / "tiny.safetensors", latent_format=name, dtype="float32").first_stage_model
+    assert model.scaling_factor == scale  # from raw latents to the network's
+    model.save_pretrained(tmp_path / "vae")
+    theirs = diffusers.AutoencoderTiny.from_pretrained(tmp_path / "vae", low_cpu_mem_usage=False).eval()
+    assert (theirs.config.scaling_factor, theirs.config.shift_factor) == (1.0, 0.0)  # from a pipeline's to it
+    require_same(AutoencoderTiny.from_pretrained(tmp_path / "vae"), theirs)
 
 
 @pytest.mark.parametrize("suffix", ["safetensors", "bin"])

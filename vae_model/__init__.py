@@ -20,7 +20,8 @@ _NAMES = {
     "instantiate": "get_obj_from_str instantiate_from_config",
     "layers": "AttnBlock Downsample LinAttnBlock Normalize ResnetBlock Upsample make_attn nonlinearity",
     "regularizer": "DiagonalGaussianRegularizer IdentityRegularizer",
-    "tiny": "AutoencoderTiny AutoencoderTinyBlock DecoderTiny EncoderTiny",
+    "tiny": "AutoencoderTiny",
+    "tiny_coder": "AutoencoderTinyBlock DecoderTiny EncoderTiny",
     "tiny_output": "AutoencoderTinyOutput DecoderOutput",
     "training.kl_module": "AutoEncoderKL",  # needs the extra "train"
     "unet": "Model get_timestep_embedding",
