@@ -38,9 +38,15 @@ def make_parser() -> argparse.ArgumentParser:
     running.add_argument("--dtype", default="auto", help="auto, float32, bfloat16 or float16")
     running.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps, xpu")
 
-    encode = commands.add_parser("encode", parents=[running], help="images to latents")
+    latents = argparse.ArgumentParser(add_help=False)
+    latents.add_argument(
+        "--latent-format",
+        metavar="NAME",
+        help="whose latents a tiny VAE works on: sd, sdxl, sd3, flux, flux2 or raw; default: as its file or name tells",
+    )
+    encode = commands.add_parser("encode", parents=[running, latents], help="images to latents")
     encode.add_argument("inputs", nargs="+", type=Path, metavar="IMAGE", help="PNG, JPEG, WebP or TIFF, or a folder")
-    decode = commands.add_parser("decode", parents=[running], help="latents to images")
+    decode = commands.add_parser("decode", parents=[running, latents], help="latents to images")
     decode.add_argument(
         "inputs", nargs="+", type=Path, metavar="LATENT", help="safetensors with the key latent_tensor, or a folder"
     )
@@ -58,7 +64,7 @@ def make_parser() -> argparse.ArgumentParser:
     plan.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps, xpu")
     plan.add_argument("--direction", choices=["decode", "encode"], default="decode")
     plan.add_argument("--vae", action="append", metavar="FILE", help="a VAE file; twice for two halves")
-    convert = commands.add_parser("convert", parents=[common, writing], help="a VAE file in another layout")
+    convert = commands.add_parser("convert", parents=[common, writing, latents], help="a VAE file in another layout")
     convert.add_argument("inputs", nargs="+", metavar="VAE_FILE", help="a VAE file, or its two halves")
     convert.add_argument(
         "-o", "--output", type=Path, required=True, help="a .safetensors file; for diffusers also a folder"
@@ -77,7 +83,7 @@ def make_parser() -> argparse.ArgumentParser:
     train.add_argument("overrides", nargs="*", metavar="key=value", help="such as trainer.batches=100")
     train.add_argument("--resume", action="store_true", help="go on from the last checkpoint of output.folder")
     train.add_argument("--quiet", action="store_true", help="no progress bar, nothing but errors")
-    info = commands.add_parser("info", parents=[common], help="what a VAE file is, read from its header")
+    info = commands.add_parser("info", parents=[common, latents], help="what a VAE file is, read from its header")
     info.add_argument("inputs", nargs="+", metavar="VAE_FILE", help="a VAE file, or its two halves")
     info.add_argument("--all", action="store_true", help="every fact, the whole configuration included")
     completion = commands.add_parser("completion", help="a script that completes these words in a shell")
@@ -137,7 +143,9 @@ def _convert(options: argparse.Namespace) -> int:
     if options.no_clobber and options.output.exists() and not options.output.is_dir():
         written, notes = [options.output], ["kept as it was"]
     else:
-        written, notes = convert_vae(options.inputs, options.output, options.layout, options.dtype)
+        written, notes = convert_vae(
+            options.inputs, options.output, options.layout, options.dtype, options.latent_format
+        )
     if options.json:
         paths = [str(path) for path in written]
         print(json.dumps({"command": "convert", "layout": options.layout, "outputs": paths, "notes": notes}))
@@ -153,7 +161,9 @@ def _train(options: argparse.Namespace) -> int:
 
     lines = train(options.config, options.overrides, resume=options.resume, quiet=options.quiet)
     if not options.quiet:
-        print("\n".join(lines))
+        print(lines[0])
+    for line in lines[1:]:  # that it is not done yet, which is said also when quiet
+        print(f"exact-vae: {line}" if options.quiet else line, file=sys.stderr if options.quiet else sys.stdout)
     return int(len(lines) > 1)
 
 
@@ -161,7 +171,7 @@ def _info(options: argparse.Namespace) -> int:
     """Describe a VAE from names and shapes alone."""
     from .model_management.describe import card, describe_vae
 
-    facts = describe_vae(options.inputs)
+    facts = describe_vae(options.inputs, options.latent_format)
     if options.json:
         print(json.dumps(facts))
     elif not options.quiet:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..model_management.exact_vae import make_exact
-from ..model_management.values import MEMORY_INPUT, memory_bytes, with_report
+from ..model_management.values import MEMORY_INPUT, image_channels, memory_bytes, with_report
 
 PIXELS = ("IMAGE", {"tooltip": "The image, float 0..1. Cropped centrally to whole latent cells; alpha is dropped."})
 VAE_INPUT = ("VAE", {"tooltip": "The VAE of the model that will use the latent. Any loader's."})
@@ -34,8 +34,3 @@ class VAEEncode:
         """Encode; MemoryBudgetError, one line, where the memory does not suffice."""
         vae = make_exact(vae, memory_bytes(memory))
         return with_report(vae, {"samples": vae.encode(image_channels(pixels, vae))})
-
-
-def image_channels(pixels: Any, vae: Any) -> Any:
-    """Without alpha, unless the VAE has it."""
-    return pixels[..., : max(3, getattr(vae, "output_channels", 3))]

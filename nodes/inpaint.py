@@ -6,7 +6,7 @@ from typing import Any
 
 from ..model_management.exact_vae import make_exact
 from ..model_management.masks import grey_out, grow_mask
-from ..model_management.values import MEMORY_INPUT, memory_bytes, with_report
+from ..model_management.values import MEMORY_INPUT, image_channels, memory_bytes, with_report
 
 
 class VAEEncodeForInpaint:
@@ -41,6 +41,6 @@ class VAEEncodeForInpaint:
     def encode(self, pixels: Any, vae: Any, mask: Any, grow_mask_by: int = 6, memory: float = 0.0) -> dict[str, Any]:
         """Encode; MemoryBudgetError, one line, where the memory does not suffice."""
         vae = make_exact(vae, memory_bytes(memory))
-        pixels, mask = grey_out(pixels[..., :3], mask, int(vae.spacial_compression_encode()))
+        pixels, mask = grey_out(image_channels(pixels, vae), mask, int(vae.spacial_compression_encode()))
         latent = {"samples": vae.encode(pixels), "noise_mask": grow_mask(mask, grow_mask_by)}
         return with_report(vae, latent)

@@ -5,7 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 from ..model_management.exact_vae import make_exact
-from ..model_management.values import MEMORY_INPUT, flatten_frames, memory_bytes, take_samples, with_report
+from ..model_management.values import (
+    MEMORY_INPUT,
+    flatten_frames,
+    image_channels,
+    memory_bytes,
+    take_samples,
+    with_report,
+)
 
 VAE_INPUT = ("VAE", {"tooltip": "The VAE of the model that makes or uses the latent."})
 
@@ -51,6 +58,9 @@ TILE_INPUTS: dict[str, Any] = {
         },
     ),
 }
+
+ENCODE_INPUTS: dict[str, Any] = {**TILE_INPUTS, "tile_size": ("INT", {**TILE_INPUTS["tile_size"][1], "step": 64})}
+"""As the core has them: its encoder's tiles grow in steps of 64 pixels, its decoder's in steps of 32."""
 
 MORE_INPUTS: dict[str, Any] = {
     "method": (
@@ -143,7 +153,7 @@ class VAEEncodeTiled:
     def INPUT_TYPES(cls) -> dict[str, Any]:
         """Inputs as ComfyUI reads them, in the core's order."""
         return {
-            "required": {"pixels": ("IMAGE", {"tooltip": "The image to encode."}), "vae": VAE_INPUT, **TILE_INPUTS},
+            "required": {"pixels": ("IMAGE", {"tooltip": "The image to encode."}), "vae": VAE_INPUT, **ENCODE_INPUTS},
             "optional": MORE_INPUTS,
         }
 
@@ -161,7 +171,7 @@ class VAEEncodeTiled:
         """Encode in pieces; the temporal inputs are for video VAEs of the host."""
         vae = make_exact(vae, memory_bytes(memory))
         latent = vae.encode_tiled(
-            pixels[..., :3],
+            image_channels(pixels, vae),
             tile_x=tile_size,
             tile_y=tile_size,
             overlap=fit_overlap(tile_size, overlap),

@@ -207,6 +207,7 @@ NO_RULE_YET = {
     "other dropout": ("up.0.block.0.dropout", setting("up.0.block.0.dropout", lambda: nn.Dropout2d(0.5))),
     "no dropout at all": ("up.0.block.0.dropout", setting("up.0.block.0.dropout", lambda: nn.Tanh())),
     "other activation": ("up.0.block.0", setting("up.0.block.0.swish", lambda: nn.ReLU())),
+    "no activation": ("up.0.block.0.swish", setting("up.0.block.0.swish", lambda: nn.Identity())),
     "factor": ("up.1.upsample", setting("up.1.upsample.scale_factor", 3.0)),
     "no attention": ("mid", lambda model: delattr(model.mid, "attn_1")),
     "no norm": ("mid.block_1", lambda model: delattr(model.mid.block_1, "norm1")),

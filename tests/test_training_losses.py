@@ -116,7 +116,7 @@ def test_rates() -> None:
 @pytest.mark.parametrize(
     ("config", "text"),
     [
-        ({"target": "os.system"}, "lossconfig.target: expected one of " + ", ".join(LOSSES)),
+        ({"target": "ldm.modules.losses.Mine"}, "lossconfig.target: expected one of " + ", ".join(LOSSES)),
         ({"params": {"kl_wieght": 1}}, "lossconfig.params.kl_wieght: expected one of"),
         ({"params": {"kl_weight": "much"}}, "lossconfig.params.kl_weight: expected a number, got 'much'"),
         ({"params": {"terms": {"psnr": 1}}}, "loss.terms: expected one of"),

@@ -20,7 +20,6 @@ from .vae import StubVAE
 class NewVAE(StubVAE):
     """With what newer versions add."""
 
-    pad_channel_value: Any = None
     handles_tiling = False
     format_encoded: Any = None
     size: int | None = None
@@ -109,6 +108,8 @@ def _make_vae(
     if kind not in KINDS:
         raise ValueError(f"kind: expected one of {KINDS}, got {kind!r}")
     vae.take_model(build(kind, host.modules["comfy.ops"], seed=seed, cast=cast, patched=patched), dtype)
+    if kind == "taef2":
+        vae.latent_channels = 32  # both ratios stay at 8, as the host leaves them
     if kind == "pixel_space":
         vae.latent_channels, vae.downscale_ratio, vae.upscale_ratio = 3, 1, 1
     if kind == "video":

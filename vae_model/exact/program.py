@@ -24,14 +24,14 @@ from .step import Attend, Convolve, Enlarge, Pack, Program, Residual, Size, Step
 from .temporal_program import TIME_CODERS, last_conv, time_residual
 
 
-def unpacked_first(program: Program, statistics: Statistics) -> Program:
-    """The program of packed latents from that of raw ones."""
+def unpacked_first(program: Program, statistics: Statistics | None) -> Program:
+    """The program of packed latents, normalised by `statistics` if there are any, from that of raw ones."""
     return Program((Unpack(statistics), *program.steps), 4 * program.in_channels, program.out_channels)
 
 
-def packed_last(program: Program, statistics: Statistics) -> Program:
-    """The program to packed latents from that to moments."""
-    return Program((*program.steps, Pack(statistics)), program.in_channels, statistics.channels)
+def packed_last(program: Program, statistics: Statistics | None, channels: int) -> Program:
+    """The program to packed latents of so many channels from that to moments, or to raw ones."""
+    return Program((*program.steps, Pack(statistics, channels)), program.in_channels, channels)
 
 
 def build_program(coder: Any, *, before: Any = None, after: Any = None) -> Program:
@@ -188,7 +188,7 @@ def _residual(block: Any, name: str) -> list[Step]:
     require_children(block, name, _BLOCK_PARTS | {"time_stack"} if over_time else _BLOCK_PARTS)
     for part, kind in (("dropout", nn.Dropout), ("swish", nn.SiLU), ("nonlinearity", nn.SiLU)):
         layer = getattr(block, part, None)
-        if isinstance(layer, nn.Module) and type(layer) not in (kind, nn.Identity):
+        if isinstance(layer, nn.Module) and type(layer) not in ((kind, nn.Identity) if part == "dropout" else (kind,)):
             raise UnsupportedModule(f"{name}.{part}: expected {kind.__name__}, got {describe(layer)}: it runs untiled")
     norm1, conv1, norm2, conv2 = (_part(block, part, name) for part in ("norm1", "conv1", "norm2", "conv2"))
     shortcut = getattr(block, "nin_shortcut", None)

@@ -10,6 +10,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from ..group_norm import GroupNorm
+
 
 class UnsupportedModule(ValueError):
     """A module that the engine has no rule for; the caller runs it the ordinary way and says so."""
@@ -101,7 +103,7 @@ def read_norm(layer: Any, name: str) -> Norm:
     """A GroupNorm with affine parameters."""
     if not isinstance(layer, nn.GroupNorm) or not layer.affine:
         raise UnsupportedModule(f"{name}: expected an affine GroupNorm, got {describe(layer)}: it runs untiled")
-    _require_own_forward(layer, nn.GroupNorm, name)
+    _require_own_forward(layer, GroupNorm if isinstance(layer, GroupNorm) else nn.GroupNorm, name)
     return Norm(layer, name, layer.num_channels, layer.num_groups, layer.eps)
 
 

@@ -2,7 +2,7 @@
 
 What Pillow itself reduces stays reduced: 16-bit *grey* files keep 16 bits, but Pillow reads 16-bit *colour* PNG and
 TIFF files with 8 bits per channel, and a note says so. Colour profiles are ignored, as ComfyUI ignores them, except
-that LAB is converted to sRGB. Transparency is dropped, not blended.
+that LAB is converted to sRGB. Transparency is dropped, not blended, but where four channels are asked for.
 """
 
 from __future__ import annotations
@@ -45,10 +45,11 @@ _SAVE_OPTIONS: dict[str, dict[str, Any]] = {
 _MAX_SIDE = {"JPEG": 65500, "WEBP": 16383}
 
 
-def read_image(path: str | os.PathLike[str]) -> tuple[Tensor, list[str]]:
+def read_image(path: str | os.PathLike[str], channels: int = 3) -> tuple[Tensor, list[str]]:
     """The first frame of an image file, upright, and a note for everything in the file that was not kept.
 
-    Returns: (1, H, W, 3), float32 in 0..1; and the notes, whole sentences without a full stop.
+    Args:    channels: 3 for colour; 1 for brightness as Pillow's "L" has it; 4 for colour and what is opaque.
+    Returns: (1, H, W, channels), float32 in 0..1; and the notes, whole sentences without a full stop.
     Raises:  ValueError, in one line, if the file is missing, damaged, not an image, or larger than MAX_PIXELS.
     Memory:  12 bytes per pixel for the result, and Pillow's own 4 bytes per pixel while it runs.
     """
@@ -62,7 +63,7 @@ def read_image(path: str | os.PathLike[str]) -> tuple[Tensor, list[str]]:
             notes = _notes_before_loading(image)
             image.load()
             ImageOps.exif_transpose(image, in_place=True)
-            return _to_tensor(image, notes), notes
+            return _to_tensor(image, notes, channels), notes
     except Image.UnidentifiedImageError as error:
         raise ValueError(
             f"image: expected a PNG, JPEG, WebP or TIFF image, got {source}: convert it to one of these"
@@ -137,13 +138,13 @@ def _notes_before_loading(image: Image.Image) -> list[str]:
     return notes
 
 
-def _to_tensor(image: Image.Image, notes: list[str]) -> Tensor:
-    if image.mode[-1] in "Aa" or image.info.pop("transparency", None) is not None:
+def _to_tensor(image: Image.Image, notes: list[str], channels: int) -> Tensor:
+    if channels != 4 and (image.mode[-1] in "Aa" or image.info.pop("transparency", None) is not None):
         notes.append("alpha channel dropped")
-    x = torch.empty(1, image.height, image.width, 3)
+    x = torch.empty(1, image.height, image.width, channels)
     out_of_range = False
     for top, bottom in _bands(image.height, image.width):
-        band = torch.from_numpy(_to_floats(image.crop((0, top, image.width, bottom))))
+        band = torch.from_numpy(_to_floats(image.crop((0, top, image.width, bottom)), channels))
         if image.mode in ("I", "F"):
             out_of_range |= bool(((band < 0) | (band > 1)).any())
             band.clamp_(0, 1)
@@ -154,7 +155,10 @@ def _to_tensor(image: Image.Image, notes: list[str]) -> Tensor:
     return x
 
 
-def _to_floats(band: Image.Image) -> np.ndarray:
+_MODES = {1: "L", 3: "RGB", 4: "RGBA"}
+
+
+def _to_floats(band: Image.Image, channels: int) -> np.ndarray:
     if band.mode in _WIDE_MODES:
         grey = np.asarray(band).astype(np.float32) / np.float32(65535)
     elif band.mode == "F":
@@ -164,8 +168,20 @@ def _to_floats(band: Image.Image) -> np.ndarray:
     else:
         # Pillow has no direct way from "premultiplied grey" to colour.
         straight = band.convert("LA") if band.mode == "La" else band
-        return np.asarray(straight.convert("RGB")).astype(np.float32) / np.float32(255)  # (rows, W, 3)
-    return np.repeat(grey[:, :, None], 3, axis=2)  # (rows, W, 3)
+        pixels = np.asarray(_converted(straight, _MODES[channels])).astype(np.float32) / np.float32(255)
+        return pixels.reshape(*pixels.shape[:2], channels)  # (rows, W, channels)
+    x = np.repeat(grey[:, :, None], channels, axis=2)  # (rows, W, channels)
+    if channels == 4:
+        x[:, :, 3] = 1
+    return x
+
+
+def _converted(band: Image.Image, mode: str) -> Image.Image:
+    """By way of RGB where Pillow knows no direct one."""
+    try:
+        return band.convert(mode)
+    except ValueError:
+        return band.convert("RGB").convert(mode)
 
 
 def _bands(height: int, width: int) -> Iterator[tuple[int, int]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import signal
 import threading
 import time
@@ -15,6 +16,9 @@ from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 
 from ..files.atomic import atomic_path
 from ..save import save
+from .best import Best
+from .checks import Epochs, is_due
+from .divergence import DivergedError, broken, floating_tensors, named
 from .trained import Trained
 
 logger = logging.getLogger(__name__)
@@ -22,7 +26,6 @@ logger = logging.getLogger(__name__)
 LAST = "last.ckpt"
 BEST = "best.safetensors"
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-_LARGER_IS_BETTER = ("val/psnr", "val/ssim", "val/ms_ssim")
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -43,20 +46,34 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
 
 class Checkpoints(Callback):
-    """Saves `last.ckpt` and the weights at every check, when the time is over and when the user interrupts.
+    """Says when there is a check, writes `last.ckpt`, the weights and the best weights, and ends a training early.
 
     The first Ctrl-C (or SIGTERM) ends the training at the next complete step, the second at once.
+
+    Args:    every, epochs: when there is a check, as in `checks.is_due`.
+             max_minutes: after which the training ends, with a check.
     """
 
-    def __init__(self, folder: Path, weights: str, dtype: str, every: int, max_minutes: float | None = None) -> None:
-        self.folder, self.weights, self.dtype, self.every = folder, weights, _DTYPES[dtype], every
+    def __init__(
+        self,
+        folder: Path,
+        weights: str,
+        dtype: str,
+        every: int,
+        max_minutes: float | None = None,
+        epochs: Epochs | None = None,
+    ) -> None:
+        self.folder, self.weights, self.dtype, self.every, self.epochs = folder, weights, _DTYPES[dtype], every, epochs
         self.deadline = None if max_minutes is None else time.monotonic() + 60 * max_minutes
         self.interrupted = False
-        self._best: float | None = None
+        self.saved_after: int | None = None
+        """The number of batches in the files, where this run or the one that it goes on from has written any."""
+        self._best = Best(folder)
         self._handlers: dict[int, Any] = {}
 
-    def on_fit_start(self, trainer: Trainer, pl_module: Any) -> None:
-        """Listen to the signals that end a training."""
+    def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
+        """Listen to the signals that end a training; instead of Lightning, which on SIGTERM ends it without saving."""
+        self._best.agree(trainer)
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):
                 self._handlers[number] = signal.signal(number, self._interrupt)
@@ -75,34 +92,31 @@ class Checkpoints(Callback):
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         """At complete steps only: gradients that wait for more batches are in no checkpoint."""
-        done, complete = pl_module.batches_done, pl_module.batches_done % pl_module.accumulate == 0
+        done, accumulate = pl_module.batches_done, pl_module.accumulate
+        due = is_due(done, pl_module.total_batches, self.every, accumulate, self.epochs)
         late = self.deadline is not None and time.monotonic() > self.deadline
-        wants = self.interrupted or late
-        if trainer.world_size > 1:
-            wants = trainer.strategy.reduce_boolean_decision(wants, all=False)
-        if complete and wants:
-            trainer.should_stop = True
-            if not late:
-                trainer.limit_val_batches = 0  # who interrupts does not want to wait for a check
-        if (complete and wants) or done % self.every == 0 or done == pl_module.total_batches:
-            self.save(trainer, pl_module)
+        stop = _any(trainer, self.interrupted or late) and done % accumulate == 0
+        hurried = stop and not due and _any(trainer, self.interrupted)  # who interrupts does not want to wait
+        trainer.should_stop = trainer.should_stop or stop
+        if hurried:
+            trainer.limit_val_batches = 0
+        trainer.val_check_batch = 1 if due or stop else math.inf  # of every 1 batch, or the last alone
+        if due or stop:
+            require_sound(trainer, pl_module, self.dtype)
+            if not trainer.enable_validation:
+                self.save(trainer, pl_module)
 
     def on_validation_end(self, trainer: Trainer, pl_module: Any) -> None:
-        """The same checkpoint again, now with what was found out; and the best weights, if these are."""
-        if trainer.sanity_checking:
-            return
+        """Keep the best weights, if these are."""
         value = trainer.callback_metrics.get(pl_module.monitor or "")
-        if value is None:
-            return
-        score = float(value) if pl_module.monitor in _LARGER_IS_BETTER else -float(value)
-        if self._best is None or score > self._best:
-            self._best = score
+        if not trainer.sanity_checking and value is not None and self._best.is_beaten(pl_module.monitor, float(value)):
             self.export(trainer, pl_module, BEST)
 
     def save(self, trainer: Trainer, pl_module: Trained) -> None:
         """Write the full checkpoint and the weights."""
         trainer.save_checkpoint(self.folder / LAST, weights_only=False)
         self.export(trainer, pl_module, self.weights)
+        self.saved_after = pl_module.batches_done
 
     def export(self, trainer: Trainer, pl_module: Trained, name: str) -> None:
         """Write the weights, the averaged ones where there are any, for every loader."""
@@ -111,10 +125,50 @@ class Checkpoints(Callback):
                 save(model, self.folder / name, dtype=self.dtype)
         trainer.strategy.barrier()
 
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: Any, checkpoint: dict[str, Any]) -> None:
+        """Leave Lightning's counters behind: they know only how to finish the training that wrote them, not a longer
+        one. All that a training needs follows from the number of batches."""
+        checkpoint.pop("loops", None)
+        self.saved_after = pl_module.batches_done
+
     def state_dict(self) -> dict[str, Any]:
         """What a resumed training must know."""
-        return {"best": self._best}
+        return self._best.state_dict()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take it back."""
-        self._best = state_dict["best"]
+        self._best.load_state_dict(state_dict)
+
+
+class SaveAfterCheck(Callback):
+    """The last of the callbacks: writes the checkpoint when a check is through, so that the checkpoint knows of it.
+
+    A training that is killed in the middle of a check makes the batches before it again, and the check.
+    """
+
+    def __init__(self, checkpoints: Checkpoints) -> None:
+        self.checkpoints = checkpoints
+
+    def on_validation_end(self, trainer: Trainer, pl_module: Any) -> None:
+        """Save."""
+        if not trainer.sanity_checking:
+            self.checkpoints.save(trainer, pl_module)
+
+
+def _any(trainer: Trainer, here: bool) -> bool:
+    """Whether it holds in any process."""
+    return trainer.strategy.reduce_boolean_decision(here, all=False) if trainer.world_size > 1 else here
+
+
+def require_sound(trainer: Trainer, pl_module: Any, dtype: torch.dtype) -> None:
+    """DivergedError where a weight, an average or the discriminator is not finite, or is too large for the files."""
+    tensors = floating_tensors(pl_module.state_dict())
+    written = [name for name in tensors if not name.startswith("loss.")]
+    found = broken(tensors, dict.fromkeys(written, torch.finfo(dtype).max))
+    if _any(trainer, bool(found)):
+        lost = not found or any(name.startswith(("nan", "inf")) for name in found)
+        raise DivergedError(
+            f"training: expected finite weights that fit into output.dtype, got {named(found) or 'others elsewhere'} "
+            f"after batch {pl_module.batches_done} of {pl_module.total_batches}: lower optimizer.lr "
+            f"({pl_module.settings.lr:g}), or {'raise optimizer.warm_up' if lost else 'write bfloat16 or float32'}"
+        )

@@ -23,9 +23,12 @@ def train(name: str, overrides: Sequence[str] = (), *, resume: bool = False, qui
     from .fit import prepare, run
 
     prepared = prepare(config, resume=resume, progress=not quiet)
+    nothing_left = prepared.ended
     run(prepared)
     module, folder = prepared.module, config.output.folder
     lines = [f"{module.batches_done} of {module.total_batches} batches; weights in {folder}/{config.output.weights}"]
+    if nothing_left:
+        lines[0] += "; nothing was left to train: raise trainer.batches or trainer.epochs to go on"
     if module.batches_done < module.total_batches:
         lines.append("stopped before the end; the same command with --resume goes on")
     return lines

@@ -67,7 +67,7 @@ class BatchItems(Sampler[list[Item]]):
         self._round, self._order = -1, torch.empty(0, dtype=torch.long)
 
     def __len__(self) -> int:
-        return self.timetable.batches
+        return max(0, self.timetable.batches - self.start)
 
     def __iter__(self) -> Iterator[list[Item]]:
         for number in range(self.start, self.timetable.batches):
@@ -83,7 +83,7 @@ class BatchItems(Sampler[list[Item]]):
 
 
 class RandomCrops(Dataset[dict[str, Tensor]]):
-    """{"jpg": (3, size, size) in -1..1, "crop": its number} for an Item."""
+    """{"jpg": (C, size, size) in -1..1, "crop": its number} for an Item."""
 
     def __init__(self, photos: PhotoSet, seed: int, scales: Sequence[float] = (1.0,), flip: bool = True) -> None:
         self.photos, self.seed, self.scales, self.flip = photos, seed, tuple(scales), flip
@@ -104,7 +104,7 @@ def _draw(limit: int, generator: torch.Generator) -> int:
 
 
 def random_crop(photo: Tensor, size: int, scales: Sequence[float], flip: bool, generator: torch.Generator) -> Tensor:
-    """A random square of a (3, H, W) uint8 picture as (3, size, size) in -1..1, shrunk or enlarged where necessary."""
+    """A random square of a (C, H, W) uint8 picture as (C, size, size) in -1..1, shrunk or enlarged where necessary."""
     shorter = min(photo.shape[1:])
     side = min(round(size * scales[_draw(len(scales), generator)]), shorter)
     top, left = (_draw(length - side + 1, generator) for length in photo.shape[1:])
@@ -115,7 +115,7 @@ def random_crop(photo: Tensor, size: int, scales: Sequence[float], flip: bool, g
 
 
 class CentreCrops(Dataset[Tensor]):
-    """The middle of every readable picture, (3, h, w) in -1..1: sides up to `size`, multiples of `multiple`."""
+    """The middle of every readable picture, (C, h, w) in -1..1: sides up to `size`, multiples of `multiple`."""
 
     def __init__(self, photos: PhotoSet, size: int, multiple: int, limit: int | None = None) -> None:
         self.photos, self.size, self.multiple = photos, size, multiple
@@ -135,7 +135,7 @@ class CentreCrops(Dataset[Tensor]):
 
 
 def middle(photo: Tensor, size: int, multiple: int) -> Tensor:
-    """The middle of a (3, H, W) uint8 picture in -1..1; a side below `multiple` is enlarged to it first."""
+    """The middle of a (C, H, W) uint8 picture in -1..1; a side below `multiple` is enlarged to it first."""
     height, width = photo.shape[1:]
     if min(height, width) < multiple:
         scale = multiple / min(height, width)

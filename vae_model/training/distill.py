@@ -7,19 +7,22 @@ images themselves or, where asked for, the teacher's reconstructions. Method: ma
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, cast
 
 import torch
 from torch import Tensor
 
 from ..bundled import BUNDLED_FILE
+from ..config import image_channels
 from ..distribution import DiagonalGaussianDistribution
+from ..latent_formats import same_numbers
 from ..load import load_model
 from ..tiny import AutoencoderTiny
+from .architecture import check_parts
 from .config import one_of, require
-from .kl_module import check_parts
-from .losses import make_loss
+from .given_loss import GivenLoss
+from .losses import LossConfig, make_loss
 from .trained import Trained
 
 TARGETS = ("image", "teacher")
@@ -35,7 +38,7 @@ class TinyDistillation(Trained):
              should lie within about -3..3; the file remembers both.
              target: "image", or "teacher" for its reconstructions.
              latent_weight: of the encoder's squared error.
-             lossconfig, monitor, ema_decay, gradient_checkpointing: as of AutoEncoderKL; the KL is 0.
+             lossconfig, monitor, ema_decay, gradient_checkpointing, input_key: as of AutoEncoderKL; the KL is 0.
     """
 
     model: AutoencoderTiny  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -50,10 +53,11 @@ class TinyDistillation(Trained):
         shift_factor: float = 0.0,
         target: str = "image",
         latent_weight: float = 1.0,
-        lossconfig: Mapping[str, Any] | None = None,
+        lossconfig: LossConfig = None,
         monitor: str | None = None,
         ema_decay: float | None = None,
         gradient_checkpointing: bool = False,
+        input_key: str = "jpg",
     ) -> None:
         require(one_of("model.target", target, TARGETS) + check_parts(train))
         loaded = load_model(BUNDLED_FILE if teacher == "bundled" else teacher, dtype=torch.float32)
@@ -69,15 +73,41 @@ class TinyDistillation(Trained):
             scaling_factor=scaling_factor,
             shift_factor=shift_factor,
         )
+        model.latent_format = same_numbers(scaling_factor, shift_factor, latent_channels)
         if gradient_checkpointing:
             model.enable_gradient_checkpointing()
-        super().__init__(model, make_loss(lossconfig), ema_decay, monitor)
+        super().__init__(model, make_loss(lossconfig), ema_decay, monitor, input_key)
+        self.remember(
+            teacher=teacher,
+            train=train,
+            width=width,
+            blocks=blocks,
+            scaling_factor=scaling_factor,
+            shift_factor=shift_factor,
+            target=target,
+            latent_weight=latent_weight,
+            lossconfig=lossconfig,
+            monitor=monitor,
+            ema_decay=ema_decay,
+            gradient_checkpointing=gradient_checkpointing,
+            input_key=input_key,
+        )
         self._teacher: list[Any] = [loaded.model]  # in a list: no part of this, and not in the checkpoints
+        self._image_channels = image_channels(config)[0]
+        self._latent_channels = latent_channels
         self._factor, self.target, self.latent_weight = config.factor, target, latent_weight
 
     def factor(self) -> int:
         """Pixels along one side of a latent cell."""
         return self._factor
+
+    def latent_channels(self) -> int:
+        """Channels of the latent."""
+        return self._latent_channels
+
+    def image_channels(self) -> tuple[int, int]:
+        """Channels of the images that the teacher takes, and of those that the tiny decoder makes."""
+        return self._image_channels, 3
 
     @torch.no_grad()
     def teach(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -109,7 +139,9 @@ class TinyDistillation(Trained):
             nothing = DiagonalGaussianDistribution(torch.cat([z, z], dim=1), deterministic=True)
             last = self.get_last_layer() if split == "train" else None
             with self.in_float32():
-                total, log = self.loss.autoencoder(wanted, y, nothing, self.batches_done, last, split, self.average)
+                total, log = self.criterion.autoencoder(
+                    wanted, y, nothing, self.batches_done, last, split, self.average
+                )
         if hasattr(self.model, "encoder"):
             error = (self.model.encode(x)[0].float() - z).square().mean()
             total = total + self.latent_weight * error
@@ -128,5 +160,5 @@ class TinyDistillation(Trained):
     def logged_keys(self) -> list[str]:
         """What a validation logs."""
         keys = super().logged_keys() if hasattr(self.model, "decoder") else []
-        keys += ["val/rec_loss"] if hasattr(self.model, "decoder") else []
+        keys += ["val/rec_loss"] if hasattr(self.model, "decoder") and not isinstance(self.criterion, GivenLoss) else []
         return [*keys, "val/total_loss"] + (["val/latent_loss"] if hasattr(self.model, "encoder") else [])

@@ -12,20 +12,28 @@ from typing import Any
 
 import torch
 from lightning import Trainer
-from lightning.pytorch.callbacks import TQDMProgressBar
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy
 
 from ..files.atomic import require_writable
 from ..process_group import leave_together
-from .checkpoint import LAST, AtomicCheckpointIO, Checkpoints
+from ..save import require_savable
+from .checkpoint import BEST, LAST, AtomicCheckpointIO, Checkpoints, SaveAfterCheck
+from .checks import Epochs, batches_of, epochs_of
 from .config import ConfigError, TrainConfig, one_of, require
+from .crops import Timetable
 from .distill import TinyDistillation
+from .divergence import DivergedError
+from .given_loss import GivenLoss
 from .kl_module import AutoEncoderKL
 from .loaders import Photographs, stages_of
 from .losses import call_checked
 from .photo_set import PhotoSet, find_pictures
+from .progress import Progress
 from .record import Pictures, Record
+from .rehearsal import rehearse
+from .resume import check_checkpoint
 from .trained import Trained
 
 MODELS: dict[str, Any] = {
@@ -44,6 +52,12 @@ class Prepared:
     module: Trained
     data: Photographs
     checkpoint: Path | None
+    checkpoints: Checkpoints
+
+    @property
+    def ended(self) -> bool:
+        """Whether the checkpoint is of the end already."""
+        return self.module.batches_done >= self.module.total_batches
 
 
 def prepare(config: TrainConfig, *, resume: bool = False, progress: bool = True) -> Prepared:
@@ -61,13 +75,17 @@ def prepare(config: TrainConfig, *, resume: bool = False, progress: bool = True)
     folder = Path(config.output.folder)
     checkpoint = _checkpoint(folder, resume)
     require_writable(folder / LAST)
+    if config.output.weights == BEST:
+        raise ConfigError(f"output.weights: expected another name than that of the best weights, got {BEST}: change it")
     torch.manual_seed(config.trainer.seed)
     module: Trained = call_checked(MODELS[name], config.model.params, "model.params")
+    require_savable(module.model, "model.params")
     _check_monitor(module, bool(val_paths))
     _check_strategy(config, module)
     cache_bytes = config.data.cache_gib * 2**30
-    train = PhotoSet(train_paths, cache_bytes)
-    val = PhotoSet(val_paths, cache_bytes / 4) if val_paths else None
+    channels = module.image_channels()[0]
+    train = PhotoSet(train_paths, cache_bytes, channels)
+    val = PhotoSet(val_paths, cache_bytes / 4, channels) if val_paths else None
     if len(train) == 0 or (val is not None and len(val) == 0):
         raise ConfigError("data: expected pictures, got only files that cannot be read: name other folders")
     _configure(module, config, len(train))
@@ -75,12 +93,23 @@ def prepare(config: TrainConfig, *, resume: bool = False, progress: bool = True)
     wrong = [size for _, size, _ in stages_of(config.data) if size % factor]
     if wrong:
         raise ConfigError(f"data.crop: expected multiples of {factor} pixels, got {wrong[0]}: change it")
-    data = Photographs(config.data, train, val, max(32, factor), config.trainer.seed)
-    return Prepared(_trainer(config, module, folder, progress), module, data, checkpoint)
+    multiple = max(32, factor)
+    val_side = max(config.data.val_crop, multiple) // multiple * multiple
+    if checkpoint is not None:
+        check_checkpoint(checkpoint, module, config)
+    rehearse(module, stages_of(config.data), val_side if val else None)
+    data = Photographs(config.data, train, val, multiple, config.trainer.seed)
+    checkpoints = _checkpoints(config, module, folder, len(train))
+    return Prepared(_trainer(config, module, checkpoints, progress), module, data, checkpoint, checkpoints)
 
 
 def run(prepared: Prepared) -> None:
-    """Train to the end, or until the user or the clock stops it."""
+    """Train to the end, or until the user or the clock stops it; nothing where the end has been reached before.
+
+    Raises: DivergedError at the first loss, gradient or weight that is not finite.
+    """
+    if prepared.ended:
+        return
     with warnings.catch_warnings():
         # Both advise many worker processes; pictures that are kept decoded need none.
         warnings.filterwarnings("ignore", message=".*does not have many workers.*")
@@ -88,9 +117,14 @@ def run(prepared: Prepared) -> None:
         # Its own use of what torch has deprecated, and a loader that counts its batches itself.
         warnings.filterwarnings("ignore", category=FutureWarning, module="lightning.*")
         warnings.filterwarnings("ignore", message=".*smaller than the logging interval.*")
-        prepared.trainer.fit(
-            prepared.module, datamodule=prepared.data, ckpt_path=prepared.checkpoint, weights_only=True
-        )
+        try:
+            prepared.trainer.fit(
+                prepared.module, datamodule=prepared.data, ckpt_path=prepared.checkpoint, weights_only=True
+            )
+        except DivergedError as error:
+            saved, folder = prepared.checkpoints.saved_after, prepared.checkpoints.folder
+            kept = f"{folder} is as after batch {saved}, from where --resume goes on" if saved else "nothing is written"
+            raise DivergedError(f"{error}; {kept}") from error
     leave_together()
 
 
@@ -110,22 +144,25 @@ def _check_monitor(module: Trained, judged: bool) -> None:
         return
     if not judged:
         raise ConfigError(f"monitor: expected data.val to judge {module.monitor} on, got none: add it")
+    if isinstance(module.criterion, GivenLoss):
+        return  # what it logs shows when it is tried
     require(one_of("monitor", module.monitor, tuple(module.logged_keys())))
 
 
 def _configure(module: Trained, config: TrainConfig, photos: int) -> None:
     """Tell the module how long, how fast and how."""
-    wanted, per_batch = config.trainer, stages_of(config.data)[0][2] * processes(config)
-    batches = wanted.batches or -(-photos * (wanted.epochs or 0) // per_batch)
+    wanted, stages = config.trainer, stages_of(config.data)
+    batches = wanted.batches or batches_of(wanted.epochs or 0, photos, stages, processes(config))
     if not batches:
         raise ConfigError("trainer: expected batches or epochs, got neither: say how long to train")
     module.total_batches = -(-batches // wanted.accumulate) * wanted.accumulate
     module.accumulate, module.clip, module.seed = wanted.accumulate, wanted.clip, wanted.seed
     module.settings = config.optimizer
     if config.model.base_learning_rate is not None:
-        rate = config.model.base_learning_rate * per_batch * wanted.accumulate
+        rate = config.model.base_learning_rate * stages[0][2] * processes(config) * wanted.accumulate
         module.settings = replace(config.optimizer, lr=rate)
-    if wanted.channels_last and wanted.strategy != "fsdp":  # which spreads ordinary tensors only
+    # FSDP spreads ordinary tensors only; on CPUs every GroupNorm would turn its input back (see `GroupNorm`).
+    if wanted.channels_last and wanted.strategy != "fsdp" and not _on_cpu(wanted.accelerator):
         module.model.to(memory_format=torch.channels_last)  # pyright: ignore
 
 
@@ -135,30 +172,40 @@ def processes(config: TrainConfig) -> int:
     return (devices if isinstance(devices, int) and devices > 0 else 1) * config.trainer.num_nodes
 
 
-def _trainer(config: TrainConfig, module: Trained, folder: Path, progress: bool) -> Trainer:
-    wanted = config.trainer
+def _checkpoints(config: TrainConfig, module: Trained, folder: Path, photos: int) -> Checkpoints:
+    wanted, out = config.trainer, config.output
+    epochs: Epochs | None = None
+    if wanted.epochs is not None:
+        epochs = epochs_of(Timetable(stages_of(config.data), module.total_batches, processes(config)), photos)
+    return Checkpoints(folder, out.weights, out.dtype, wanted.check_every, wanted.max_minutes, epochs)
+
+
+def _trainer(config: TrainConfig, module: Trained, checkpoints: Checkpoints, progress: bool) -> Trainer:
+    wanted, folder = config.trainer, checkpoints.folder
     settings = asdict(config)
     settings["data"] = {k: v for k, v in settings["data"].items() if k not in ("train", "val")}
     settings.pop("output")
     callbacks: list[Any] = [
         Record(folder / "training.json", settings),
-        Checkpoints(folder, config.output.weights, config.output.dtype, wanted.check_every, wanted.max_minutes),
+        checkpoints,
     ]
     if config.output.grids:
         callbacks.append(Pictures(folder / "images", config.output.grids))
     if progress:
-        callbacks.append(TQDMProgressBar(refresh_rate=min(wanted.log_every, 10)))
+        callbacks.append(Progress(refresh_rate=min(wanted.log_every, 10)))
+    callbacks.append(SaveAfterCheck(checkpoints))
     loggers: list[Any] = [CSVLogger(folder, name="log")]
     if importlib.util.find_spec("tensorboard") is not None:
         loggers.append(TensorBoardLogger(folder, name="log"))
-    return Trainer(
+    return _called(
+        Trainer,
         accelerator=wanted.accelerator,
         devices=wanted.devices,
         num_nodes=wanted.num_nodes,
         strategy=_strategy(config, module),
         precision=_precision(wanted.precision, wanted.accelerator),  # pyright: ignore[reportArgumentType]
         max_epochs=1,
-        val_check_interval=wanted.check_every,
+        val_check_interval=1,  # `Checkpoints` decides after every batch
         check_val_every_n_epoch=None,
         num_sanity_val_steps=0,
         limit_val_batches=1.0 if config.data.val else 0,
@@ -175,6 +222,16 @@ def _trainer(config: TrainConfig, module: Trained, folder: Path, progress: bool)
     )
 
 
+def _called(make: Any, **arguments: Any) -> Trainer:
+    """A Trainer; ConfigError where this machine has not what is asked for."""
+    try:
+        return make(**arguments)
+    except MisconfigurationException as error:
+        wanted = {name: arguments[name] for name in ("accelerator", "devices", "num_nodes", "precision")}
+        reason = " ".join(str(error).split())
+        raise ConfigError(f"trainer: expected what this machine has, got {wanted}: change it ({reason})") from error
+
+
 def _strategy(config: TrainConfig, module: Trained) -> Any:
     """Lightning's: plain, DDP, or FSDP (version 2, which also runs on CPUs)."""
     wanted, count = config.trainer.strategy, processes(config)
@@ -184,21 +241,27 @@ def _strategy(config: TrainConfig, module: Trained) -> Any:
         )
     if wanted == "auto" and count == 1:
         return "auto"
-    return DDPStrategy(find_unused_parameters=module.loss.discriminator is not None, broadcast_buffers=False)
+    return DDPStrategy(find_unused_parameters=module.criterion.discriminator is not None, broadcast_buffers=False)
 
 
 def _check_strategy(config: TrainConfig, module: Trained) -> None:
     """What spread weights cannot do."""
-    learned: Any = getattr(module.loss, "get_trainable_autoencoder_parameters", tuple)
+    learned: Any = getattr(module.criterion, "get_trainable_autoencoder_parameters", tuple)
     if config.trainer.strategy != "fsdp":
         return
-    if module.loss.discriminator is not None or list(learned()):
+    if module.criterion.discriminator is not None or list(learned()):
         raise ConfigError(
             "trainer.strategy: expected ddp for a loss with parameters of its own (discriminator, learned logvar), "
             "got fsdp: change one of them"
         )
     if not isinstance(config.trainer.devices, int) or config.trainer.devices < 1:
         raise ConfigError(f"trainer.devices: expected a number with fsdp, got {config.trainer.devices!r}: say how many")
+
+
+def _on_cpu(accelerator: str) -> bool:
+    """Whether Lightning will train on a CPU."""
+    found = torch.cuda.is_available() or torch.backends.mps.is_available()
+    return accelerator == "cpu" or (accelerator == "auto" and not found)
 
 
 def _precision(wanted: str, accelerator: str) -> str:

@@ -1,183 +1,23 @@
-"""The loss of an autoencoder: likeness, KL and a discriminator's opinion; and the seed's default loss.
-
-Source: `LPIPSWithDiscriminator` of CompVis latent-diffusion (MIT), re-implemented; here the reduction is a choice, the
-log-variance is learned when asked for, and the discriminator waits for a number of batches.
-"""
+"""The losses that a configuration may name, and those that people bring."""
 
 from __future__ import annotations
 
+import functools
+import inspect
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Protocol, cast
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, cast
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
-from ..distribution import DiagonalGaussianDistribution
-from ..errors import InputError
+from .arguments import call_checked
+from .autoencoder_loss import AutoencoderLoss, DefaultLoss
 from .config import ConfigError, one_of, require
-from .discriminator import DISCRIMINATOR_LOSSES, NORMS, PatchDiscriminator, adaptive_weight
-from .perceptual import TERMS, load_lpips
+from .dotted import get_object, is_importable
+from .given_loss import as_loss
+from .perceptual import load_lpips
 
 logger = logging.getLogger(__name__)
-
-Log = dict[str, Tensor]
-Average = Callable[[Tensor], Tensor]
-REDUCTIONS = ("mean", "sum")
-
-
-class Loss(Protocol):
-    """What a loss of the registry can do."""
-
-    discriminator: nn.Module | None
-    disc_start: int
-
-    def autoencoder(
-        self,
-        inputs: Tensor,
-        reconstructions: Tensor,
-        posterior: DiagonalGaussianDistribution,
-        batch: int,
-        last_layer: Tensor | None,
-        split: str,
-        average: Average | None = None,
-    ) -> tuple[Tensor, Log]:
-        """(what the autoencoder minimises, values to log under `split`/...)."""
-        ...
-
-    def judge(self, inputs: Tensor, reconstructions: Tensor, split: str) -> tuple[Tensor, Log]:
-        """(what the discriminator minimises, values to log)."""
-        ...
-
-
-class AutoencoderLoss(nn.Module):
-    """Weighted likeness terms / exp(logvar) + logvar + kl_weight * KL, and a discriminator from batch `disc_start` on.
-
-    Args:    terms: name in `perceptual.TERMS` -> weight.
-             reduction: "mean", each term a mean over values and the KL one over latent elements, or "sum", both summed
-             over an image and averaged over the batch as in latent-diffusion. The weights mean different things.
-             disc_weight: times the adaptive weight; 0 for no discriminator.
-    """
-
-    def __init__(
-        self,
-        terms: Mapping[str, float] | None = None,
-        kl_weight: float = 1e-6,
-        reduction: str = "mean",
-        logvar_init: float = 0.0,
-        learn_logvar: bool = False,
-        disc_weight: float = 0.0,
-        disc_start: int = 0,
-        disc_loss: str = "hinge",
-        disc_factor: float = 1.0,
-        disc_width: int = 64,
-        disc_layers: int = 3,
-        disc_norm: str = "group",
-        in_channels: int = 3,
-    ) -> None:
-        super().__init__()
-        self.terms = dict(terms or {"l1": 1.0, "gradient": 1.0, "structure": 0.5})
-        problems = [problem for name in self.terms for problem in one_of("loss.terms", name, TERMS)]
-        problems += one_of("loss.reduction", reduction, REDUCTIONS)
-        problems += one_of("loss.disc_loss", disc_loss, DISCRIMINATOR_LOSSES) + one_of(
-            "loss.disc_norm", disc_norm, NORMS
-        )
-        require(problems)
-        if "lpips" in self.terms:
-            load_lpips()  # here, and not after an hour
-        self.kl_weight, self.reduction = kl_weight, reduction
-        self.logvar = nn.Parameter(torch.tensor(float(logvar_init)), requires_grad=learn_logvar)
-        self.disc_weight, self.disc_start, self.disc_factor = disc_weight, disc_start, disc_factor
-        self.disc_loss = DISCRIMINATOR_LOSSES[disc_loss]
-        self.discriminator = (
-            PatchDiscriminator(in_channels, disc_width, disc_layers, disc_norm) if disc_weight else None
-        )
-
-    def get_trainable_autoencoder_parameters(self) -> Iterator[nn.Parameter]:
-        """What the autoencoder's optimiser holds: the log-variance, where it is learned."""
-        if self.logvar.requires_grad:
-            yield self.logvar
-
-    def likeness(self, x: Tensor, y: Tensor) -> Tensor:
-        """The weighted terms of every image, (B,), reduced as the loss is."""
-        scale = float(x[0].numel()) if self.reduction == "sum" else 1.0
-        rows = [weight * scale * TERMS[name](x, y) for name, weight in self.terms.items()]
-        return torch.stack(rows).sum(dim=0)
-
-    def _kl(self, posterior: DiagonalGaussianDistribution) -> Tensor:
-        kl = posterior.kl()
-        return kl / posterior.mean[0].numel() if self.reduction == "mean" else kl
-
-    def autoencoder(
-        self,
-        inputs: Tensor,
-        reconstructions: Tensor,
-        posterior: DiagonalGaussianDistribution,
-        batch: int,
-        last_layer: Tensor | None,
-        split: str,
-        average: Average | None = None,
-    ) -> tuple[Tensor, Log]:
-        """What the autoencoder minimises in batch number `batch`; `last_layer` is for the adaptive weight."""
-        rec = self.likeness(inputs, reconstructions)
-        values = float(inputs[0].numel()) if self.reduction == "sum" else 1.0
-        nll = (rec / self.logvar.exp() + values * self.logvar).mean()
-        kl = self._kl(posterior).mean()
-        total = nll + self.kl_weight * kl
-        log = {"rec_loss": rec.mean(), "kl_loss": kl, "nll_loss": nll, "logvar": self.logvar}
-        if self.discriminator is not None and batch >= self.disc_start:
-            opinion = -self.discriminator(reconstructions).mean()
-            if torch.is_grad_enabled() and last_layer is not None:
-                weight = self.disc_weight * adaptive_weight(nll, opinion, last_layer, average)
-            else:
-                weight = opinion.new_tensor(self.disc_weight)
-            total = total + weight * self.disc_factor * opinion
-            log |= {"g_loss": opinion, "d_weight": weight}
-        return total, {f"{split}/{name}": value.detach() for name, value in (log | {"total_loss": total}).items()}
-
-    def judge(self, inputs: Tensor, reconstructions: Tensor, split: str) -> tuple[Tensor, Log]:
-        """What the discriminator minimises; no gradient reaches the autoencoder."""
-        assert self.discriminator is not None
-        real, fake = self.discriminator(inputs.detach()), self.discriminator(reconstructions.detach())
-        loss = self.disc_factor * self.disc_loss(real, fake)
-        log = {"disc_loss": loss, "logits_real": real.mean(), "logits_fake": fake.mean()}
-        return loss, {f"{split}/{name}": value.detach() for name, value in log.items()}
-
-
-class DefaultLoss(nn.Module):
-    """The seed's `default_loss`: mean squared error + kl_weight * KL. Unsafe, and kept for comparison only.
-
-    The error is a mean over values, the KL a sum over the latent: with the seed's weight of 0.5 the KL outweighs
-    everything, the posterior collapses onto the prior, and the decoder learns the mean image.
-    """
-
-    discriminator: nn.Module | None = None
-    disc_start = 0
-
-    def __init__(self, kl_weight: float = 0.5) -> None:
-        super().__init__()
-        self.kl_weight = kl_weight
-
-    def autoencoder(
-        self,
-        inputs: Tensor,
-        reconstructions: Tensor,
-        posterior: DiagonalGaussianDistribution,
-        batch: int,
-        last_layer: Tensor | None,
-        split: str,
-        average: Average | None = None,
-    ) -> tuple[Tensor, Log]:
-        """(rec + kl_weight * kl, {split/rec_loss, split/kl_loss, split/total_loss})."""
-        rec = (reconstructions - inputs).square().mean()
-        kl = posterior.kl().mean()
-        total = rec + self.kl_weight * kl
-        log = {"rec_loss": rec, "kl_loss": kl, "total_loss": total}
-        return total, {f"{split}/{name}": value.detach() for name, value in log.items()}
-
-    def judge(self, inputs: Tensor, reconstructions: Tensor, split: str) -> tuple[Tensor, Log]:
-        """There is no discriminator."""
-        raise InputError("default_loss: expected no discriminator step, got one: use AutoencoderLoss")
 
 
 def lpips_with_discriminator(
@@ -197,16 +37,8 @@ def lpips_with_discriminator(
     """The arguments of latent-diffusion's loss as one of ours; where LPIPS cannot be had, SSIM and gradients say so."""
     if use_actnorm or disc_conditional:
         raise ConfigError("lossconfig: expected use_actnorm and disc_conditional false, got true: remove them")
-    terms = {"l1": pixelloss_weight}
-    if perceptual_weight:
-        try:
-            load_lpips()
-            terms["lpips"] = perceptual_weight
-        except ConfigError as error:
-            logger.warning("%s; these two stand in for it", error)
-            terms |= {"gradient": perceptual_weight, "structure": 0.5 * perceptual_weight}
     return AutoencoderLoss(
-        terms,
+        _perceptual_terms(pixelloss_weight, perceptual_weight),
         kl_weight=kl_weight,
         reduction="sum",
         logvar_init=logvar_init,
@@ -220,47 +52,120 @@ def lpips_with_discriminator(
     )
 
 
+def general_lpips_with_discriminator(
+    disc_start: int,
+    logvar_init: float = 0.0,
+    disc_num_layers: int = 3,
+    disc_in_channels: int = 3,
+    disc_factor: float = 1.0,
+    disc_weight: float = 1.0,
+    perceptual_weight: float = 1.0,
+    disc_loss: str = "hinge",
+    scale_input_to_tgt_size: bool = False,
+    dims: int = 2,
+    learn_logvar: bool = False,
+    regularization_weights: Mapping[str, float] | None = None,
+    additional_log_keys: Sequence[str] | None = None,
+    discriminator_config: Mapping[str, Any] | None = None,
+) -> AutoencoderLoss:
+    """The arguments of generative-models' loss as one of ours; its `additional_log_keys` add nothing here."""
+    weights = dict(regularization_weights or {})
+    kl_weight = weights.pop("kl_loss", 0.0)
+    if scale_input_to_tgt_size or dims != 2 or discriminator_config or weights:
+        raise ConfigError(
+            "loss_config: expected scale_input_to_tgt_size false, dims 2, no discriminator_config and kl_loss alone in "
+            "regularization_weights, got others: remove them"
+        )
+    return AutoencoderLoss(
+        _perceptual_terms(1.0, perceptual_weight),
+        kl_weight=kl_weight,
+        reduction="sum",
+        logvar_init=logvar_init,
+        learn_logvar=learn_logvar,
+        disc_weight=disc_weight,
+        disc_start=disc_start,
+        disc_loss=disc_loss,
+        disc_factor=disc_factor,
+        disc_layers=disc_num_layers,
+        disc_norm="batch",
+        in_channels=disc_in_channels,
+    )
+
+
+def _perceptual_terms(pixels: float, perceptual: float) -> dict[str, float]:
+    """The absolute error and LPIPS; where that cannot be had, what stands in for it."""
+    terms = {"l1": pixels}
+    if perceptual:
+        try:
+            load_lpips()
+            terms["lpips"] = perceptual
+        except ConfigError as error:
+            logger.warning("%s; these two stand in for it", error)
+            terms |= {"gradient": perceptual, "structure": 0.5 * perceptual}
+    return terms
+
+
 LOSSES: dict[str, Callable[..., Any]] = {
     "AutoencoderLoss": AutoencoderLoss,
     "LPIPSWithDiscriminator": lpips_with_discriminator,
+    "GeneralLPIPSWithDiscriminator": general_lpips_with_discriminator,
     "default_loss": DefaultLoss,
 }
-"""What a `lossconfig` may name, by the last part of its target. Whoever wants another one adds it here."""
+"""What a `lossconfig` may name, alone or behind the path of one of these code bases."""
+
+_CODE_BASES = ("exact_vae", "ldm", "sgm", "taming", "VAE", "AutoEncoder")
+"""Nothing is imported from these: the last part of their paths is looked up above."""
+
+LossConfig = Mapping[str, Any] | str | Callable[..., Any] | nn.Module | None
+"""A {"target", "params"}, a name or dotted path, or the loss itself: a function, a module, an object of ours."""
 
 
-def make_loss(config: Mapping[str, Any] | None) -> Any:
-    """The loss of {"target": name, "params": {...}}; None is AutoencoderLoss with its own defaults.
+def make_loss(config: LossConfig) -> Any:
+    """The loss of a configuration; None is AutoencoderLoss with its own defaults.
 
-    Raises: ConfigError for an unknown name or argument.
+    A dotted path that is none of ours is imported, and so run: it comes from the user's own configuration.
+
+    Raises: ConfigError for an unknown name or argument, and for a loss that cannot be called as `given_loss` says.
     """
+    if isinstance(config, str):
+        config = {"target": config}
+    if config is not None and not isinstance(config, Mapping):
+        as_loss(config)
+        return config
     config = config or {}
     extra = sorted(set(config) - {"target", "params"})
     if extra:
         raise ConfigError(f"lossconfig: expected target and params, got {', '.join(extra)}: put it under params")
-    name = str(config.get("target", "AutoencoderLoss")).rsplit(".", 1)[-1]
+    target = str(config.get("target", "AutoencoderLoss"))
+    params = cast("Mapping[str, Any]", config.get("params") or {})
+    name = target.rpartition(".")[2]
+    if is_own(target):
+        return _given(target, params)
     require(one_of("lossconfig.target", name, LOSSES))
-    return call_checked(LOSSES[name], cast("Mapping[str, Any]", config.get("params") or {}), "lossconfig.params")
+    return call_checked(LOSSES[name], params, "lossconfig.params")
 
 
-def call_checked(make: Callable[..., Any], arguments: Mapping[str, Any], where: str, skip: Sequence[str] = ()) -> Any:
-    """make(**arguments), after a look at their names and types; ConfigError naming all that is wrong."""
-    import inspect
-    from typing import get_type_hints
+def is_own(target: str) -> bool:
+    """Whether a target names a loss of one's own; names alone and the paths of other trainers are looked up here."""
+    root, _, name = target.rpartition(".")
+    package = root.split(".")[0]
+    if name not in LOSSES:
+        return bool(root) and package not in _CODE_BASES
+    return bool(root) and package not in _CODE_BASES and is_importable(package)
 
-    from .recipe import convert
 
-    owner = make.__init__ if inspect.isclass(make) else make
-    parameters = {n: p for n, p in inspect.signature(make).parameters.items() if n not in skip}
-    hints, problems, values = get_type_hints(owner), [], {}
-    for name, value in arguments.items():
-        if name not in parameters:
-            problems.append(f"{where}.{name}: expected one of {', '.join(parameters)}, got an unknown key: correct it")
-            continue
+def _given(target: str, params: Mapping[str, Any]) -> Any:
+    """A loss of one's own by its path: an object of a class, a function with these arguments, or an object as it is."""
+    found: Any = get_object(target, "lossconfig.target")
+    if inspect.isclass(found) or params:
+        make: Any = found if inspect.isclass(found) else functools.partial(functools.partial, found)
         try:
-            values[name] = convert(value, hints.get(name, object))
-        except TypeError as error:
-            problems.append(f"{where}.{name}: expected {error}, got {value!r}: correct it")
-    required = [n for n, p in parameters.items() if p.default is p.empty and p.kind is not p.VAR_KEYWORD]
-    problems += [f"{where}.{name}: expected a value, got none: add it" for name in required if name not in values]
-    require(problems)
-    return make(**values)
+            found = make(**params)
+        except Exception as error:  # a constructor of somebody else's
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            raise ConfigError(
+                f"lossconfig.params: expected arguments of {target}, got {', '.join(params) or 'none'}: "
+                f"correct them ({reason})"
+            ) from error
+    as_loss(found)
+    return found

@@ -48,22 +48,26 @@ def find_pictures(sources: Sequence[str], where: str) -> list[Path]:
     return sorted(found)
 
 
-def read_photo(path: str | os.PathLike[str]) -> Tensor:
-    """A picture of any mode, upright, as (3, H, W) uint8; ValueError where it cannot be read."""
-    pixels = read_image(path)[0][0]  # (H, W, 3)
+def read_photo(path: str | os.PathLike[str], channels: int = 3) -> Tensor:
+    """A picture of any mode, upright, as (channels, H, W) uint8; ValueError where it cannot be read."""
+    pixels = read_image(path, channels)[0][0]  # (H, W, channels)
     return (pixels * 255).round().to(torch.uint8).permute(2, 0, 1).contiguous()
 
 
 class PhotoSet:
-    """Pictures by number. Those that turn out to be unreadable are None, counted in `unreadable`."""
+    """Pictures by number, of 1, 3 or 4 channels as `read_image` makes them from any file.
 
-    def __init__(self, paths: Sequence[Path], cache_bytes: float = 0) -> None:
+    Those that turn out to be unreadable are None, counted in `unreadable`.
+    """
+
+    def __init__(self, paths: Sequence[Path], cache_bytes: float = 0, channels: int = 3) -> None:
+        self.channels = channels
         readable = [(path, size) for path in paths if (size := _pixels(path))]
         self._names = np.array([os.fsencode(path) for path, _ in readable], dtype=np.bytes_)
         self._bad = torch.zeros(len(readable), dtype=torch.bool).share_memory_()
         self._cached: list[Tensor] = []
         left_out = [path for path in paths if path not in {path for path, _ in readable}]
-        if 3 * sum(size for _, size in readable) <= cache_bytes:
+        if channels * sum(size for _, size in readable) <= cache_bytes:
             pictures = [(path, self._read_or_none(path)) for path, _ in readable]
             left_out += [path for path, picture in pictures if picture is None]
             kept = [(path, picture) for path, picture in pictures if picture is not None]
@@ -89,7 +93,7 @@ class PhotoSet:
         return self._left_out + int(self._bad.sum())
 
     def __getitem__(self, index: int) -> Tensor | None:
-        """(3, H, W) uint8, or None for a file whose end is missing or the like."""
+        """(channels, H, W) uint8, or None for a file whose end is missing or the like."""
         if self._cached:
             return self._cached[index]
         if self._bad[index]:
@@ -100,10 +104,9 @@ class PhotoSet:
             logger.warning("a picture cannot be read and is left out: %s", os.fsdecode(self._names[index]))
         return photo
 
-    @staticmethod
-    def _read_or_none(path: str | os.PathLike[str]) -> Tensor | None:
+    def _read_or_none(self, path: str | os.PathLike[str]) -> Tensor | None:
         try:
-            return read_photo(path)
+            return read_photo(path, self.channels)
         except ValueError:
             return None
 

@@ -6,18 +6,17 @@ The shape of latent-diffusion's and of the seed's files is read too: `model.targ
 
 from __future__ import annotations
 
-import types
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import Any, Union, cast, get_args, get_origin, get_type_hints
+from typing import Any, cast, get_type_hints
 
+from .arguments import convert
 from .config import ConfigError, TrainConfig, require
 
 CONFIG_FOLDER = Path(__file__).resolve().parent / "configs"
 _BESIDE_PARAMS = ("embed_dim", "monitor", "lossconfig", "ddconfig", "ckpt_path")
 """Arguments of the model that old files have one level higher."""
-_NAMES = {int: "a whole number", float: "a number", str: "text", bool: "true or false", type(None): "null"}
 
 
 def bundled_configs() -> dict[str, Path]:
@@ -117,45 +116,3 @@ def _build(kind: Any, tree: Mapping[str, Any], where: str, problems: list[str]) 
     if problems:
         return None
     return kind(**values)
-
-
-def convert(value: Any, kind: Any) -> Any:
-    """`value` as that type; TypeError saying which type where it is none. Text such as 1e-6 is a number to us."""
-    origin, arguments = get_origin(kind), get_args(kind)
-    if origin in (Union, types.UnionType):
-        for argument in arguments:
-            try:
-                return convert(value, argument)
-            except TypeError:
-                continue
-        raise TypeError(" or ".join(_name(argument) for argument in arguments))
-    if origin is tuple:
-        items = [value] if isinstance(value, str) else value
-        if not isinstance(items, (list, tuple)):
-            raise TypeError(_name(kind))
-        items = cast("Sequence[Any]", items)
-        if arguments[-1] is Ellipsis:
-            return tuple(convert(item, arguments[0]) for item in items)
-        if len(items) != len(arguments):
-            raise TypeError(_name(kind))
-        return tuple(convert(item, argument) for item, argument in zip(items, arguments, strict=True))
-    if origin is not None and issubclass(origin, Mapping):
-        if not isinstance(value, Mapping):
-            raise TypeError("keys with values")
-        return dict(cast("Mapping[str, Any]", value))
-    if kind is float and isinstance(value, (int, str)) and not isinstance(value, bool):
-        try:
-            return float(value)
-        except ValueError:
-            raise TypeError(_name(kind)) from None
-    if isinstance(value, kind) and not (isinstance(value, bool) and kind is int):
-        return value
-    raise TypeError(_name(kind))
-
-
-def _name(kind: Any) -> str:
-    if get_origin(kind) is tuple:
-        arguments = get_args(kind)
-        inner = _name(arguments[0]) if arguments[-1] is Ellipsis else ", ".join(_name(a) for a in arguments)
-        return f"a list of ({inner})"
-    return _NAMES.get(kind, "keys with values")

@@ -40,6 +40,11 @@ class Record(Callback):
         loss = outputs["loss"] if isinstance(outputs, Mapping) else outputs
         value = float(loss)
         self._loss = value if self._loss is None else _LOSS_MEMORY * self._loss + (1 - _LOSS_MEMORY) * value
+        pl_module.log("step", float(pl_module.batches_done))  # what the loggers count by, also after an interruption
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
+        """The same for the values of a check."""
+        pl_module.log("step", float(pl_module.batches_done), sync_dist=trainer.world_size > 1)
 
     def on_validation_end(self, trainer: Trainer, pl_module: Any) -> None:
         """One row more."""
@@ -59,7 +64,7 @@ class Record(Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed training must know."""
-        return {"rows": self.rows, "loss": self._loss, "seconds": self._elapsed()}
+        return {"rows": self.rows, "loss": self._loss, "seconds": self._elapsed(), "settings": self.settings}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take it back."""

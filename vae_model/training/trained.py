@@ -6,54 +6,43 @@ the state in the checkpoint, so a training that was interrupted goes on as if it
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping
+import math
+from collections.abc import Generator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
-from lightning import LightningModule
 from torch import Tensor, nn
 
 from ..ema import LitEma
-from ..errors import InputError
 from ..instantiate import instantiate_optimizer
-from .config import OptimizerSection
 from .crops import generator_of
+from .divergence import DivergedError, SkippedSteps, broken, losses_of, named
 from .metrics import LEAST_SIDE, psnr, ssim
+from .model_module import ModelModule, as_list
 from .schedule import rate_share
 from .sharded import filled, shard_parts, spread_again, whole_tensors, without_weights
 
-_RANGE_SLACK = 1e-3
-"""How far beyond -1..1 an image may lie: more than rounding, less than any other scaling."""
 
-
-class Trained(LightningModule):
+class Trained(ModelModule):
     """Base of the trainings: `model` is what is written out at the end, `loss` may hold a discriminator.
 
     Subclasses write `reconstruct`, `training_losses` and `validation_losses`.
     """
 
-    model: nn.Module
     model_ema: LitEma | None
 
-    def __init__(self, model: nn.Module, loss: Any, ema_decay: float | None, monitor: str | None) -> None:
-        super().__init__()
-        self.automatic_optimization = False
-        self.model, self.loss, self.monitor = model, loss, monitor
+    def __init__(
+        self, model: nn.Module, loss: Any, ema_decay: float | None, monitor: str | None, input_key: str = "jpg"
+    ) -> None:
+        super().__init__(model, loss, monitor, input_key)
         self.ema_decay, self.model_ema = ema_decay, None
-        self.settings = OptimizerSection()
-        self.total_batches, self.accumulate, self.seed = 1, 1, 0
-        self.clip: float | None = None
-        self.batches_done = 0
+        self._broken, self._skipped = "", SkippedSteps()
         self._spread = False
         self._twin: list[nn.Module] = []
         """A copy without weights of a model whose weights are spread; in a list, so that it is no part of this."""
 
     # What differs between trainings.
-
-    def factor(self) -> int:
-        """Pixels along one side of a latent cell."""
-        raise NotImplementedError
 
     def reconstruct(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """(reconstructions, latents) of images in -1..1, without randomness."""
@@ -75,27 +64,29 @@ class Trained(LightningModule):
 
     def configure_model(self) -> None:
         """Spread the weights, where the strategy asks for it, and start the moving average."""
+        super().configure_model()
         if self.device_mesh is not None and not self._spread:
             self._spread, self._twin = True, [without_weights(self.model)]
             shard_parts(self.model, self.device_mesh["data_parallel"])
         if self.ema_decay is not None and self.model_ema is None:
             self.model_ema = LitEma(self.model, self.ema_decay)
 
-    def training_step(self, batch: Tensor | Mapping[str, Tensor], batch_idx: int) -> Tensor:
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         """One batch: the autoencoder's step, then the discriminator's."""
         x, numbers = self.get_input(batch)
         if numbers is not None:  # dropout and whatever else draws without a generator
             torch.manual_seed(generator_of(self.seed, int(numbers[0]), stream=1).initial_seed())
-        optimizers: Any = self.optimizers()
-        optimizers = optimizers if isinstance(optimizers, list) else [optimizers]
+        optimizers = as_list(self.optimizers())
         self._set_rates(optimizers)
-        discriminator: nn.Module | None = self.loss.discriminator
+        discriminator: nn.Module | None = self.criterion.discriminator
         with _without_gradients(discriminator):
             total, reconstructions, log = self.training_losses(x, numbers)
+            self._note(broken(losses_of({"train/total_loss": total, **log})))
             self._step(optimizers[0], total)
-        if discriminator is not None and reconstructions is not None and self.batches_done >= self.loss.disc_start:
+        if discriminator is not None and reconstructions is not None and self.batches_done >= self.criterion.disc_start:
             with self.in_float32():
-                loss, more = self.loss.judge(x.float(), reconstructions.detach().float(), "train")
+                loss, more = self.criterion.judge(x.float(), reconstructions.detach().float(), "train")
+            self._note(broken(losses_of({"train/disc_loss": loss, **more})))
             self._step(optimizers[1], loss)
             log |= more
         if self._completes_step() and self.model_ema is not None:
@@ -107,10 +98,11 @@ class Trained(LightningModule):
         self.log_dict(log, sync_dist=together, batch_size=len(x))
         return total.detach()
 
-    def validation_step(self, batch: Tensor | Mapping[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
+    def validation_step(self, batch: Any, batch_idx: int) -> dict[str, Tensor]:
         """Losses and PSNR of one batch; returns inputs and reconstructions for the pictures."""
         x, _ = self.get_input(batch)
         y, log = self.validation_losses(x)
+        self._note(broken(losses_of(log)))
         shown = {"val/psnr": psnr(x, y).mean().float()}
         if min(x.shape[-2:]) >= LEAST_SIDE:
             log["val/ssim"] = ssim(x, y).mean().float()
@@ -122,7 +114,7 @@ class Trained(LightningModule):
     @contextmanager
     def finished(self) -> Generator[nn.Module, None, None]:
         """The model to write out: with the averaged weights where there are any, in one piece. For all processes."""
-        self.on_validation_epoch_start()
+        self._put_average_in()
         try:
             if not self._spread:
                 yield self.model
@@ -130,17 +122,34 @@ class Trained(LightningModule):
             with filled(self._twin[0], whole_tensors(self.model)) as whole:
                 yield whole
         finally:
-            self.on_validation_epoch_end()
+            self._take_average_out()
 
     def on_validation_epoch_start(self) -> None:
         """Judge the averaged weights; undone by `on_validation_epoch_end`, before any checkpoint is written."""
+        self._put_average_in()
+
+    def on_validation_epoch_end(self) -> None:
+        """Go on with the training weights, if the losses were finite."""
+        self._take_average_out()
+        self._stop_if_broken()
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Clip the gradients, and let no step be made that is none. Here they are scaled back already."""
+        parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        norm: Any = nn.utils.clip_grad_norm_(parameters, math.inf if self.clip is None else self.clip)
+        finite = math.isfinite(float(norm.full_tensor() if hasattr(norm, "full_tensor") else norm))
+        scaled = getattr(self.trainer.precision_plugin, "scaler", None) is not None
+        if self._skipped.too_many(optimizer, not finite) or not (finite or scaled):
+            self._note(["no finite norm of the gradients"])
+        self._stop_if_broken()
+
+    def _put_average_in(self) -> None:
         spread_again(self.model)
         if self.model_ema is not None:
             self.model_ema.store(self.model.parameters())
             self.model_ema.copy_to(self.model)
 
-    def on_validation_epoch_end(self) -> None:
-        """Go on with the training weights."""
+    def _take_average_out(self) -> None:
         spread_again(self.model)
         if self.model_ema is not None:
             self.model_ema.restore(self.model.parameters())
@@ -148,35 +157,17 @@ class Trained(LightningModule):
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
         """The autoencoder's optimiser, and the discriminator's where there is one."""
         wanted = self.settings
-        learned: Any = getattr(self.loss, "get_trainable_autoencoder_parameters", tuple)
+        learned: Any = getattr(self.criterion, "get_trainable_autoencoder_parameters", tuple)
         ours = [p for p in (*self.model.parameters(), *learned()) if p.requires_grad]
         optimizers = [instantiate_optimizer(ours, wanted.lr, {"target": wanted.target, "params": wanted.params})]
-        if self.loss.discriminator is not None:
+        discriminator: nn.Module | None = self.criterion.discriminator
+        if discriminator is not None:
             rate = wanted.lr if wanted.discriminator_lr is None else wanted.discriminator_lr
             how = {"target": wanted.discriminator_target, "params": wanted.discriminator_params}
-            optimizers.append(instantiate_optimizer(self.loss.discriminator.parameters(), rate, how))
+            optimizers.append(instantiate_optimizer(discriminator.parameters(), rate, how))
         return optimizers
 
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add what is no tensor."""
-        checkpoint["batches_done"] = self.batches_done
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take it back."""
-        self.batches_done = int(checkpoint["batches_done"])
-
     # The parts of a step.
-
-    def get_input(self, batch: Tensor | Mapping[str, Tensor]) -> tuple[Tensor, Tensor | None]:
-        """(images (B, C, H, W) in -1..1, numbers of the crops or None) of a batch."""
-        x, numbers = (batch, None) if isinstance(batch, Tensor) else (batch["jpg"], batch.get("crop"))
-        if x.ndim != 4 or not x.is_floating_point() or not bool((x.abs() <= 1 + _RANGE_SLACK).all()):
-            raise InputError(
-                f"images: expected floats (B, C, H, W) in -1..1, got {x.dtype} {tuple(x.shape)}: scale them"
-            )
-        if x.is_floating_point() and self.device.type != "meta":
-            x = x.to(next(self.model.parameters()).dtype)
-        return x, numbers
 
     def in_float32(self) -> Any:
         """Without autocast: loss terms are sums of many small numbers."""
@@ -195,6 +186,26 @@ class Trained(LightningModule):
         ]
         return torch.stack(rows).to(mean)
 
+    def _note(self, found: list[str]) -> None:
+        """Keep the first thing that is not finite. One process stops at once, several at the next step together."""
+        if found and not self._broken:
+            judged = self._trainer is not None and self.trainer.validating
+            number = self.batches_done + (0 if judged else 1)
+            end = f" of {self.total_batches}" if number <= self.total_batches else ""
+            self._broken = f"{named(found)} {'in the check after' if judged else 'at'} batch {number}{end}"
+            if self._processes() == 1 and not judged:
+                self._stop_if_broken()
+
+    def _stop_if_broken(self) -> None:
+        broken_here = bool(self._broken)
+        if self._processes() > 1:
+            broken_here = self.trainer.strategy.reduce_boolean_decision(broken_here, all=False)
+        if broken_here:
+            raise DivergedError(
+                f"training: expected finite losses, gradients and weights, got {self._broken or 'others elsewhere'}: "
+                f"lower optimizer.lr ({self.settings.lr:g}) or raise optimizer.warm_up"
+            )
+
     def _processes(self) -> int:
         return self._trainer.world_size if self._trainer is not None else 1
 
@@ -212,8 +223,6 @@ class Trained(LightningModule):
     def _step(self, optimizer: Any, loss: Tensor) -> None:
         self.manual_backward(loss / self.accumulate)
         if self._completes_step():
-            if self.clip is not None:
-                self.clip_gradients(optimizer, gradient_clip_val=self.clip, gradient_clip_algorithm="norm")
             optimizer.step()
             optimizer.zero_grad()
 

@@ -1,0 +1,81 @@
+"""Values of a configuration as the arguments of a function: checked by its names and its types."""
+
+from __future__ import annotations
+
+import inspect
+import types
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Union, cast, get_args, get_origin, get_type_hints
+
+from .config import require
+
+_NAMES = {int: "a whole number", float: "a number", str: "text", bool: "true or false", type(None): "null"}
+
+
+def call_checked(make: Callable[..., Any], arguments: Mapping[str, Any], where: str, skip: Sequence[str] = ()) -> Any:
+    """make(**arguments), after a look at their names and types; ConfigError naming all that is wrong."""
+    owner: Any = make.__init__ if inspect.isclass(make) else make
+    parameters = {n: p for n, p in inspect.signature(make).parameters.items() if n not in skip}
+    hints, problems, values = get_type_hints(owner), [], {}
+    for name, value in arguments.items():
+        if name not in parameters:
+            problems.append(f"{where}.{name}: expected one of {', '.join(parameters)}, got an unknown key: correct it")
+            continue
+        try:
+            values[name] = convert(value, hints.get(name, object))
+        except TypeError as error:
+            problems.append(f"{where}.{name}: expected {error}, got {value!r}: correct it")
+    required = [n for n, p in parameters.items() if p.default is p.empty and p.kind is not p.VAR_KEYWORD]
+    problems += [f"{where}.{name}: expected a value, got none: add it" for name in required if name not in values]
+    require(problems)
+    return make(**values)
+
+
+def convert(value: Any, kind: Any) -> Any:
+    """`value` as that type; TypeError saying which type where it is none. Text such as 1e-6 is a number to us."""
+    origin, arguments = get_origin(kind), get_args(kind)
+    if kind in (Any, object):
+        return value
+    if origin in (Union, types.UnionType):
+        for argument in arguments:
+            try:
+                return convert(value, argument)
+            except TypeError:
+                continue
+        raise TypeError(" or ".join(_name(argument) for argument in arguments))
+    if origin in (tuple, Sequence):
+        items = [value] if isinstance(value, str) else value
+        if not isinstance(items, (list, tuple)):
+            raise TypeError(_name(kind))
+        items = cast("Sequence[Any]", items)
+        if origin is Sequence or arguments[-1] is Ellipsis:
+            return tuple(convert(item, arguments[0]) for item in items)
+        if len(items) != len(arguments):
+            raise TypeError(_name(kind))
+        return tuple(convert(item, argument) for item, argument in zip(items, arguments, strict=True))
+    if origin is not None and issubclass(origin, Mapping):
+        if not isinstance(value, Mapping):
+            raise TypeError(_name(kind))
+        return {str(key): convert(item, arguments[1]) for key, item in cast("Mapping[Any, Any]", value).items()}
+    if origin is Callable:
+        if not callable(value):
+            raise TypeError("a function")
+        return value
+    if kind is float and isinstance(value, (int, str)) and not isinstance(value, bool):
+        try:
+            return float(value)
+        except ValueError:
+            raise TypeError(_name(kind)) from None
+    if isinstance(value, kind) and not (isinstance(value, bool) and kind is int):
+        return value
+    raise TypeError(_name(kind))
+
+
+def _name(kind: Any) -> str:
+    if get_origin(kind) in (tuple, Sequence):
+        arguments = get_args(kind)
+        kinds = arguments[:1] if arguments[-1] is Ellipsis else arguments
+        return f"a list of ({', '.join(map(_name, kinds))})"
+    if get_origin(kind) is Callable:
+        return "a function"
+    return _NAMES.get(kind, "keys with values")

@@ -1,0 +1,177 @@
+"""The loss of an autoencoder: likeness, KL and a discriminator's opinion; and the seed's default loss.
+
+Source: `LPIPSWithDiscriminator` of CompVis latent-diffusion (MIT), re-implemented; here the reduction is a choice, the
+log-variance is learned when asked for, and the discriminator waits for a number of batches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from ..distribution import DiagonalGaussianDistribution
+from ..errors import InputError
+from .config import one_of, require
+from .discriminator import DISCRIMINATOR_LOSSES, NORMS, PatchDiscriminator, adaptive_weight
+from .perceptual import TERMS, load_lpips
+
+Log = dict[str, Tensor]
+Average = Callable[[Tensor], Tensor]
+REDUCTIONS = ("mean", "sum")
+
+
+class Loss(Protocol):
+    """What a loss of the registry can do."""
+
+    discriminator: nn.Module | None
+    disc_start: int
+
+    def autoencoder(
+        self,
+        inputs: Tensor,
+        reconstructions: Tensor,
+        posterior: DiagonalGaussianDistribution,
+        batch: int,
+        last_layer: Tensor | None,
+        split: str,
+        average: Average | None = None,
+    ) -> tuple[Tensor, Log]:
+        """(what the autoencoder minimises, values to log under `split`/...)."""
+        ...
+
+    def judge(self, inputs: Tensor, reconstructions: Tensor, split: str) -> tuple[Tensor, Log]:
+        """(what the discriminator minimises, values to log)."""
+        ...
+
+
+class AutoencoderLoss(nn.Module):
+    """Weighted likeness terms / exp(logvar) + logvar + kl_weight * KL, and a discriminator from batch `disc_start` on.
+
+    Args:    terms: name in `perceptual.TERMS` -> weight.
+             reduction: "mean", each term a mean over values and the KL one over latent elements, or "sum", both summed
+             over an image and averaged over the batch as in latent-diffusion. The weights mean different things.
+             disc_weight: times the adaptive weight; 0 for no discriminator.
+    """
+
+    def __init__(
+        self,
+        terms: Mapping[str, float] | None = None,
+        kl_weight: float = 1e-6,
+        reduction: str = "mean",
+        logvar_init: float = 0.0,
+        learn_logvar: bool = False,
+        disc_weight: float = 0.0,
+        disc_start: int = 0,
+        disc_loss: str = "hinge",
+        disc_factor: float = 1.0,
+        disc_width: int = 64,
+        disc_layers: int = 3,
+        disc_norm: str = "group",
+        in_channels: int = 3,
+    ) -> None:
+        super().__init__()
+        self.terms = dict(terms or {"l1": 1.0, "gradient": 1.0, "structure": 0.5})
+        problems = [problem for name in self.terms for problem in one_of("loss.terms", name, TERMS)]
+        problems += one_of("loss.reduction", reduction, REDUCTIONS)
+        problems += one_of("loss.disc_loss", disc_loss, DISCRIMINATOR_LOSSES) + one_of(
+            "loss.disc_norm", disc_norm, NORMS
+        )
+        require(problems)
+        if "lpips" in self.terms:
+            load_lpips()  # here, and not after an hour
+        self.kl_weight, self.reduction = kl_weight, reduction
+        self.logvar = nn.Parameter(torch.tensor(float(logvar_init)), requires_grad=learn_logvar)
+        self.disc_weight, self.disc_start, self.disc_factor = disc_weight, disc_start, disc_factor
+        self.disc_loss = DISCRIMINATOR_LOSSES[disc_loss]
+        self.discriminator = (
+            PatchDiscriminator(in_channels, disc_width, disc_layers, disc_norm) if disc_weight else None
+        )
+
+    def get_trainable_autoencoder_parameters(self) -> Iterator[nn.Parameter]:
+        """What the autoencoder's optimiser holds: the log-variance, where it is learned."""
+        if self.logvar.requires_grad:
+            yield self.logvar
+
+    def likeness(self, x: Tensor, y: Tensor) -> Tensor:
+        """The weighted terms of every image, (B,), reduced as the loss is."""
+        scale = float(x[0].numel()) if self.reduction == "sum" else 1.0
+        rows = [weight * scale * TERMS[name](x, y) for name, weight in self.terms.items()]
+        return torch.stack(rows).sum(dim=0)
+
+    def _kl(self, posterior: DiagonalGaussianDistribution) -> Tensor:
+        kl = posterior.kl()
+        return kl / posterior.mean[0].numel() if self.reduction == "mean" else kl
+
+    def autoencoder(
+        self,
+        inputs: Tensor,
+        reconstructions: Tensor,
+        posterior: DiagonalGaussianDistribution,
+        batch: int,
+        last_layer: Tensor | None,
+        split: str,
+        average: Average | None = None,
+    ) -> tuple[Tensor, Log]:
+        """What the autoencoder minimises in batch number `batch`; `last_layer` is for the adaptive weight."""
+        rec = self.likeness(inputs, reconstructions)
+        values = float(inputs[0].numel()) if self.reduction == "sum" else 1.0
+        nll = (rec / self.logvar.exp() + values * self.logvar).mean()
+        kl = self._kl(posterior).mean()
+        total = nll + self.kl_weight * kl
+        log = {"rec_loss": rec.mean(), "kl_loss": kl, "nll_loss": nll, "logvar": self.logvar}
+        if self.discriminator is not None and batch >= self.disc_start:
+            opinion = -self.discriminator(reconstructions).mean()
+            if torch.is_grad_enabled() and last_layer is not None:
+                weight = self.disc_weight * adaptive_weight(nll, opinion, last_layer, average)
+            else:
+                weight = opinion.new_tensor(self.disc_weight)
+            total = total + weight * self.disc_factor * opinion
+            log |= {"g_loss": opinion, "d_weight": weight}
+        return total, {f"{split}/{name}": value.detach() for name, value in (log | {"total_loss": total}).items()}
+
+    def judge(self, inputs: Tensor, reconstructions: Tensor, split: str) -> tuple[Tensor, Log]:
+        """What the discriminator minimises; no gradient reaches the autoencoder."""
+        assert self.discriminator is not None
+        real, fake = self.discriminator(inputs.detach()), self.discriminator(reconstructions.detach())
+        loss = self.disc_factor * self.disc_loss(real, fake)
+        log = {"disc_loss": loss, "logits_real": real.mean(), "logits_fake": fake.mean()}
+        return loss, {f"{split}/{name}": value.detach() for name, value in log.items()}
+
+
+class DefaultLoss(nn.Module):
+    """The seed's `default_loss`: mean squared error + kl_weight * KL. Unsafe, and kept for comparison only.
+
+    The error is a mean over values, the KL a sum over the latent: with the seed's weight of 0.5 the KL outweighs
+    everything, the posterior collapses onto the prior, and the decoder learns the mean image.
+    """
+
+    discriminator: nn.Module | None = None
+    disc_start = 0
+
+    def __init__(self, kl_weight: float = 0.5) -> None:
+        super().__init__()
+        self.kl_weight = kl_weight
+
+    def autoencoder(
+        self,
+        inputs: Tensor,
+        reconstructions: Tensor,
+        posterior: DiagonalGaussianDistribution,
+        batch: int,
+        last_layer: Tensor | None,
+        split: str,
+        average: Average | None = None,
+    ) -> tuple[Tensor, Log]:
+        """(rec + kl_weight * kl, {split/rec_loss, split/kl_loss, split/total_loss})."""
+        rec = (reconstructions - inputs).square().mean()
+        kl = posterior.kl().mean()
+        total = rec + self.kl_weight * kl
+        log = {"rec_loss": rec, "kl_loss": kl, "total_loss": total}
+        return total, {f"{split}/{name}": value.detach() for name, value in log.items()}
+
+    def judge(self, inputs: Tensor, reconstructions: Tensor, split: str) -> tuple[Tensor, Log]:
+        """There is no discriminator."""
+        raise InputError("default_loss: expected no discriminator step, got one: use AutoencoderLoss")

@@ -1,0 +1,70 @@
+"""Images out of the batches that people's data loaders make."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from ..errors import InputError
+
+KEYS = ("jpg", "image")
+"""Where images are in a batch that is a mapping, as generative-models and as latent-diffusion call it."""
+
+_RANGE_SLACK = 1e-3
+"""How far beyond -1..1 an image may lie: more than rounding, less than any other scaling."""
+
+
+def images_of(batch: Any, key: str = KEYS[0], channels: int | None = None) -> tuple[Tensor, Tensor | None]:
+    """(images (B, C, H, W) in -1..1, numbers of the crops where the batch has an entry `crop`, else None).
+
+    Args:    batch: a tensor; a mapping with the entry `key` (the default one may also be called `image`); or a tuple
+             or list that begins with the images, such as (image, label). uint8 is scaled to -1..1.
+             channels: those of the model; images that have them last, (B, H, W, C), are turned round.
+    Raises:  InputError for anything else and for values beyond -1..1.
+    """
+    numbers: Tensor | None = None
+    if isinstance(batch, Mapping):
+        entries = cast("Mapping[str, Any]", batch)
+        found = [name for name in ((key, *KEYS) if key in KEYS else (key,)) if name in entries]
+        if not found:
+            names = ", ".join(map(str, entries)) or "nothing"
+            raise InputError(f"batch: expected an entry {key!r}, got {names}: set input_key to one of these")
+        batch, numbers = entries[found[0]], entries.get("crop")
+    elif isinstance(batch, Sequence) and not isinstance(batch, str) and batch:
+        batch = cast("Sequence[Any]", batch)[0]
+    if not isinstance(batch, Tensor):
+        raise InputError(
+            f"batch: expected a tensor, a mapping with {key!r} or (images, ...), got {type(batch).__name__}: convert it"
+        )
+    return _scaled(_channels_first(batch, channels)), numbers
+
+
+def _channels_first(x: Tensor, channels: int | None) -> Tensor:
+    if x.ndim != 4 or channels is None or x.shape[1] == channels:
+        return x
+    if x.shape[3] != channels:
+        raise InputError(
+            f"images: expected {channels} channels, (B, {channels}, H, W), got {tuple(x.shape)}: convert them"
+        )
+    return x.movedim(3, 1)
+
+
+def _scaled(x: Tensor) -> Tensor:
+    """Bytes in -1..1; floats as they are, if they lie there."""
+    if x.ndim == 4 and x.dtype == torch.uint8:
+        return x.float() / 127.5 - 1
+    if x.ndim != 4 or not x.is_floating_point() or not bool((x.abs() <= 1 + _RANGE_SLACK).all()):
+        raise InputError(f"images: expected floats (B, C, H, W) in -1..1, got {_told(x)}: scale them")
+    return x
+
+
+def _told(x: Tensor) -> str:
+    """Dtype, shape and, of floats, range."""
+    text = f"{str(x.dtype).removeprefix('torch.')} {tuple(x.shape)}"
+    if x.is_floating_point() and x.numel():
+        low, high = (float(value) for value in x.detach().aminmax())
+        text += f" in {low:.3g}..{high:.3g}"
+    return text

@@ -1,0 +1,68 @@
+"""The best score of a training so far: in its checkpoint, and in a file that is always as new as the best weights."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+from lightning import Trainer
+from lightning.pytorch.utilities import rank_zero_only
+
+from ..files.atomic import atomic_path
+
+SCORE = "best.json"
+_LARGER_IS_BETTER = ("val/psnr", "val/ssim", "val/ms_ssim")
+
+
+class Best:
+    """The score of `best.safetensors`.
+
+    The file of the score is written before the weights. A training that is killed between the two goes on from an
+    older checkpoint, comes to the same score again and writes the weights then.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / SCORE
+        self.monitor: str | None = None
+        self.value: float | None = None
+
+    def is_beaten(self, monitor: str, value: float) -> bool:
+        """Whether this value is at least as good; it is the best one then. What is not finite never is."""
+        known = None if self.monitor not in (None, monitor) else self.value
+        sign = 1 if monitor in _LARGER_IS_BETTER else -1
+        if not math.isfinite(value) or (known is not None and sign * value < sign * known):
+            return False
+        self.monitor, self.value = monitor, value
+        self._write()
+        return True
+
+    @rank_zero_only
+    def _write(self) -> None:
+        with atomic_path(self.path) as temporary:
+            temporary.write_text(json.dumps(self.state_dict()) + "\n", encoding="utf-8")
+
+    def state_dict(self) -> dict[str, Any]:
+        """The logged value and its name."""
+        return {"monitor": self.monitor, "value": self.value}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take it back, or what the file says, which may be newer."""
+        if "best" in state_dict:  # in older checkpoints, where losses had a minus
+            score = state_dict["best"]
+            state_dict = {"monitor": None, "value": None if score is None else abs(score)}
+        stored = self._read() or state_dict
+        self.monitor, self.value = stored["monitor"], stored["value"]
+
+    def _read(self) -> dict[str, Any] | None:
+        try:
+            stored = json.loads(self.path.read_text(encoding="utf-8"))
+            return {"monitor": str(stored["monitor"]), "value": float(stored["value"])}
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+
+    def agree(self, trainer: Trainer) -> None:
+        """All processes go by what the first one has read."""
+        if trainer.world_size > 1:
+            self.monitor, self.value = trainer.strategy.broadcast((self.monitor, self.value))

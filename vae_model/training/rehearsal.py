@@ -1,0 +1,178 @@
+"""A training's first batch, check and file before the first batch, so that what cannot work is told at once.
+
+The batches of every stage go through the losses as fake tensors: shapes without values, in no time and no memory. Where
+that fails, because a loss looks at values or because the batch cannot work, a grey batch decides.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from ..instantiate import instantiate_optimizer
+from ..load import load_model
+from ..save import save
+from .autoencoder_loss import DefaultLoss
+from .config import ConfigError, OptimizerSection, one_of, require
+from .given_loss import GivenLoss, try_out
+from .metrics import LEAST_SIDE, psnr, ssim
+from .trained import Trained
+
+CHANNELS = (1, 3, 4)
+
+
+def rehearse(module: Trained, stages: Sequence[tuple[float, int, int]], val_side: int | None) -> None:
+    """Try a training without its data.
+
+    Args:    stages: (share, crop, batch size) of the training batches.
+             val_side: pixels of the pictures that are judged, where there are any.
+    Raises:  ConfigError, in one line, naming the setting.
+    """
+    _check_channels(module)
+    if module.ema_decay is not None and not 0 <= module.ema_decay <= 1:
+        raise ConfigError(f"model.params.ema_decay: expected 0 to 1, got {module.ema_decay}: choose one between them")
+    _try_own_loss(module, stages, val_side)
+    _try_optimizers(module.settings, module.criterion.discriminator is not None)
+    with _without_own_loss(module):
+        for _, side, count in stages:
+            _try("data.crop, data.batch_size", module, count, side, judged=False)
+        if val_side is not None:
+            _try("data.val_crop", module, 1, val_side, judged=True)
+    _try_file(module)
+
+
+def _try_own_loss(module: Trained, stages: Sequence[tuple[float, int, int]], val_side: int | None) -> None:
+    """A loss of one's own, with values and gradients: anything may be in it; and whether it logs what `monitor` names.
+
+    Raises: ConfigError.
+    """
+    last = module.get_last_layer()
+    if not isinstance(module.criterion, GivenLoss) or last is None:
+        return
+    logged: list[str] = []
+    for count, side in [(min(2, count), side) for _, side, count in stages] + [(1, val_side)] * (val_side is not None):
+        logged = try_out(module.criterion, *module.example(count, int(side or 0)), last)
+    if module.monitor is not None and val_side is not None:
+        require(one_of("monitor", module.monitor, (*module.logged_keys(), *logged)))
+
+
+@contextmanager
+def _without_own_loss(module: Trained) -> Generator[None, None, None]:
+    """With another loss in the place of one's own, which has been tried with values already."""
+    loss = module.loss
+    if isinstance(module.criterion, GivenLoss):
+        module.__dict__["_criterion"] = (loss, DefaultLoss())
+    try:
+        yield
+    finally:
+        module.__dict__["_criterion"] = None
+
+
+def _check_channels(module: Trained) -> None:
+    given, made = module.image_channels()
+    if given not in CHANNELS:
+        raise ConfigError(
+            f"in_channels: expected 1 (grey), 3 (colour) or 4 (colour and opacity), got {given}: take one of them"
+        )
+    if given != made:
+        raise ConfigError(f"out_ch: expected as many channels as in_channels ({given}), got {made}: make them equal")
+    first: Any = next((part for part in _parts(module.criterion.discriminator) if isinstance(part, nn.Conv2d)), None)
+    if first is not None and first.in_channels != made:
+        raise ConfigError(
+            f"lossconfig.params.in_channels (or disc_in_channels): expected {made} as the images have, "
+            f"got {first.in_channels}: change it"
+        )
+
+
+def _parts(module: Any) -> Any:
+    return module.modules() if isinstance(module, nn.Module) else ()
+
+
+def _try_optimizers(settings: OptimizerSection, judged: bool) -> None:
+    """One step of each on a weight of its own: some take other arguments, some cannot do a plain step."""
+    wanted = [("", settings.target, settings.params)]
+    wanted += [("discriminator_", settings.discriminator_target, settings.discriminator_params)] if judged else []
+    for prefix, target, params in wanted:
+        weight = nn.Parameter(torch.zeros(2, 2))
+        weight.grad = torch.ones(2, 2)
+        try:
+            instantiate_optimizer([weight], settings.lr, {"target": target, "params": params}).step()
+        except (TypeError, ValueError, RuntimeError, KeyError) as error:
+            raise ConfigError(
+                f"optimizer.{prefix}target, optimizer.{prefix}params: expected an optimizer of plain steps and its "
+                f"arguments, got {target} with {dict(params)}: change them ({_first_line(error)})"
+            ) from error
+
+
+def _try(setting: str, module: Trained, count: int, side: int, *, judged: bool) -> None:
+    channels = module.image_channels()[0]
+    module.train(not judged)
+    try:
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            try:
+                with FakeTensorMode(allow_non_fake_inputs=True):
+                    _batch(module, torch.zeros(count, channels, side, side), judged)
+            except Exception:  # whatever it was, a batch with values decides
+                with _buffers_kept(module):
+                    _batch(module, torch.zeros(count, channels, side, side), judged)
+    except (TypeError, ValueError, RuntimeError, LookupError, AttributeError) as error:
+        raise ConfigError(
+            f"{setting}, model.params: expected settings that fit together, got {count} x {channels} x {side} x {side} "
+            f"pixels that cannot be {'judged' if judged else 'trained'}: change them ({_first_line(error)})"
+        ) from error
+    finally:
+        module.train()
+
+
+def _batch(module: Trained, x: Tensor, judged: bool) -> None:
+    """A batch through everything but the gradients."""
+    x = x.to(next(module.model.parameters()).dtype)
+    if judged:
+        y, _ = module.validation_losses(x)
+        psnr(x, y)
+        if min(x.shape[-2:]) >= LEAST_SIDE:
+            ssim(x, y)
+        return
+    _, y, _ = module.training_losses(x, None)
+    if module.criterion.discriminator is not None and y is not None:
+        module.criterion.judge(x.float(), y.float(), "train")
+
+
+@contextmanager
+def _buffers_kept(module: nn.Module) -> Generator[None, None, None]:
+    """What a forward pass counts is put back."""
+    kept = {name: buffer.clone() for name, buffer in module.named_buffers()}
+    try:
+        yield
+    finally:
+        for name, buffer in module.named_buffers():
+            buffer.copy_(kept[name])
+
+
+def _try_file(module: Trained) -> None:
+    """The file of the weights, written where it is deleted again, and opened as everyone will."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "weights.safetensors"
+        try:
+            save(module.model, path)
+            found = set(load_model(str(path)).model.state_dict())
+        except ValueError as error:
+            reason = str(error).replace(f"{path}: ", "")
+            raise ConfigError(
+                f"model.params: expected a model whose file can be opened again, got another: change it ({reason})"
+            ) from error
+    if found != set(module.model.state_dict()):
+        raise ConfigError(
+            "model.params: expected a model whose file can be opened again, got one that is read as another: change it"
+        )
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -1,0 +1,109 @@
+"""Whether a training can go on from a checkpoint: the same model, the same optimizers, told before anything runs."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+
+from .architecture import encoder_arguments
+from .config import ConfigError, TrainConfig
+
+_FIXED = ("ddconfig", "embed_dim", "train", "ema_decay", "width", "blocks", "scaling_factor", "shift_factor")
+"""Arguments of the models that must stay: with others the same tensors would be another network, or lose steps."""
+_FREE = ("ddconfig.dropout", "ddconfig.resolution")
+_NAMED = 3
+
+
+def check_checkpoint(path: Path, module: Any, config: TrainConfig) -> None:
+    """Compare a checkpoint with what is to be trained, and tell the module how many batches there were.
+
+    Raises: ConfigError naming the settings that differ, or what does not fit, or that the file is damaged.
+    """
+    stored = _read(path)
+    module.on_load_checkpoint(stored)
+    before: Any = stored.get("callbacks", {}).get("Record", {}).get("settings")
+    different = [] if before is None else _different(_plain(before), config, module)
+    found = different or _unfitting(stored["state_dict"], module)
+    if found:
+        more = f"; {len(found) - _NAMED} more" if len(found) > _NAMED else ""
+        raise ConfigError(
+            f"--resume: expected what {path} was trained with, got another {'; '.join(found[:_NAMED])}{more}: "
+            "put it back, or name another output.folder"
+        )
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        stored: Any = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
+        if isinstance(stored, dict) and {"state_dict", "batches_done"} <= stored.keys():
+            return dict(cast("dict[str, Any]", stored))
+        reason = "not one of this trainer's"
+    except Exception as error:  # torch's readers fail in many ways on files that are none
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+    raise ConfigError(f"--resume: expected a whole checkpoint, got {path}: train without --resume elsewhere ({reason})")
+
+
+def _plain(settings: Any) -> dict[str, Any]:
+    """As JSON has it: lists for tuples."""
+    return json.loads(json.dumps(settings, default=str))
+
+
+def _different(before: Mapping[str, Any], config: TrainConfig, module: Any) -> list[str]:
+    """The settings that must not change and did; one that is left out has its default."""
+    old, new = (
+        _flat({name: value for name, value in params.items() if name in _FIXED})
+        for params in (before["model"]["params"], _plain(config.model.params))
+    )
+    defaults = _plain(_defaults(module))
+    rows = [(f"model.params.{n}", *(side.get(n, defaults.get(n)) for side in (old, new))) for n in sorted({*old, *new})]
+    names = [name.rsplit(".", 1)[-1].lower() for name in (before["model"]["target"], config.model.target)]
+    rows += [("model.target", *names), ("optimizer.target", before["optimizer"]["target"], config.optimizer.target)]
+    return [f"{name}, {b!r} instead of {a!r}" for name, a, b in rows if a != b and [a] != b and a != [b]]
+
+
+def _defaults(module: Any) -> dict[str, Any]:
+    """Of the arguments of a model and of its ddconfig."""
+    sources = {"": type(module).__init__, "ddconfig.": encoder_arguments}
+    return {
+        f"{prefix}{name}": parameter.default
+        for prefix, source in sources.items()
+        for name, parameter in inspect.signature(source).parameters.items()
+        if parameter.default is not parameter.empty
+    }
+
+
+def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    rows: dict[str, Any] = {}
+    for name, value in tree.items():
+        if isinstance(value, Mapping):
+            rows |= _flat(cast("Mapping[str, Any]", value), f"{prefix}{name}.")
+        elif f"{prefix}{name}" not in _FREE:
+            rows[f"{prefix}{name}"] = value
+    return rows
+
+
+def _unfitting(state: Mapping[str, Any], module: Any) -> list[str]:
+    """The tensors that are not the same ones; the averages, and what belongs to the loss, by their settings."""
+    ours, averaged = module.state_dict(), any(name.startswith("model_ema.") for name in state)
+    found = ["model.params.ema_decay, which decides on averages"] if averaged != (module.ema_decay is not None) else []
+    tensors = [
+        name
+        for name in sorted(state.keys() | ours.keys())
+        if not name.startswith("model_ema.") and _shape(state, name) != _shape(ours, name)
+    ]
+    if any(name.startswith("loss.") for name in tensors):
+        found.append("model.params.lossconfig, which decides on a discriminator and learned values")
+    return found + [
+        f"{name}, {_shape(ours, name) or 'none'} instead of {_shape(state, name) or 'none'}"
+        for name in tensors
+        if not name.startswith("loss.")
+    ]
+
+
+def _shape(state: Mapping[str, Any], name: str) -> tuple[int, ...] | None:
+    return tuple(state[name].shape) if name in state else None
