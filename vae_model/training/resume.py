@@ -13,8 +13,10 @@ import torch
 from .config import ConfigError, TrainConfig
 from .kl_module import encoder_arguments
 
-_FIXED = ("ddconfig", "decoder_ddconfig", "embed_dim", "train", "ema_decay", "width", "blocks")
-_FIXED += ("scaling_factor", "shift_factor")
+_FIXED = frozenset(
+    {"ddconfig", "decoder_ddconfig", "embed_dim", "train", "ema_decay", "width", "blocks"}
+    | {"scaling_factor", "shift_factor"}
+)
 """Arguments of the models that must stay: with others the same tensors would be another network, or lose steps."""
 _FREE = ("ddconfig.dropout", "ddconfig.resolution")
 _NAMED = 3
