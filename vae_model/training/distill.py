@@ -18,9 +18,9 @@ from ..config import image_channels
 from ..distribution import DiagonalGaussianDistribution
 from ..load import load_model
 from ..tiny import AutoencoderTiny
+from .architecture import check_parts
 from .config import one_of, require
 from .given_loss import GivenLoss
-from .kl_module import check_parts
 from .losses import LossConfig, make_loss
 from .trained import Trained
 
@@ -92,6 +92,7 @@ class TinyDistillation(Trained):
         )
         self._teacher: list[Any] = [loaded.model]  # in a list: no part of this, and not in the checkpoints
         self._image_channels = image_channels(config)[0]
+        self._latent_channels = latent_channels
         self._factor, self.target, self.latent_weight = config.factor, target, latent_weight
 
     def factor(self) -> int:
@@ -100,7 +101,7 @@ class TinyDistillation(Trained):
 
     def latent_channels(self) -> int:
         """Channels of the latent."""
-        return self.model.latent_channels
+        return self._latent_channels
 
     def image_channels(self) -> tuple[int, int]:
         """Channels of the images that the teacher takes, and of those that the tiny decoder makes."""

@@ -12,19 +12,15 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from ..autoencoder import AutoencoderKL, engine_options
-from ..bundled import BUNDLED_FILE
-from ..config import KLConfig
+from ..autoencoder import AutoencoderKL
 from ..distribution import DiagonalGaussianDistribution
-from ..load import LoadedModel, load_model
+from .architecture import PARTS, check_parts, freeze_all_but, load_start, model_options, take_weights
 from .checkpointing import recompute_blocks
-from .config import ConfigError, one_of, require
+from .config import one_of, require
 from .given_loss import GivenLoss
-from .losses import AutoencoderLoss, DefaultLoss, LossConfig, call_checked, make_loss
+from .losses import AutoencoderLoss, DefaultLoss, LossConfig, make_loss
 from .start import STARTS
 from .trained import Trained
-
-PARTS = ("encoder", "decoder")
 
 
 class AutoEncoderKL(Trained):
@@ -69,17 +65,17 @@ class AutoEncoderKL(Trained):
         use_post_quant_conv: bool | None = None,
     ) -> None:
         require(one_of("model.start", start, STARTS) + check_parts(train))
-        loaded = None if ckpt_path is None else _load(ckpt_path)
+        loaded = None if ckpt_path is None else load_start(ckpt_path)
         quant = {"use_quant_conv": use_quant_conv, "use_post_quant_conv": use_post_quant_conv}
-        options = _options(ddconfig, decoder_ddconfig, embed_dim, quant, loaded)
+        options = model_options(ddconfig, decoder_ddconfig, embed_dim, quant, loaded)
         model = AutoencoderKL(**options)
         if loaded is None:
             STARTS[start](model)
         else:
-            _take_weights(model, loaded, ignore_keys, str(ckpt_path))
+            take_weights(model, loaded, ignore_keys, str(ckpt_path))
         if gradient_checkpointing:
             recompute_blocks(model)
-        _freeze_all_but(model, train)
+        freeze_all_but(model, train)
         super().__init__(model, make_loss(lossconfig), ema_decay, monitor, input_key)
         self.remember(
             **options,
@@ -98,7 +94,7 @@ class AutoEncoderKL(Trained):
 
     def init_from_checkpoint(self, path: str, ignore_keys: Sequence[str] = ()) -> None:
         """Take the weights of a file, all but those whose names begin with one of `ignore_keys`."""
-        _take_weights(self.model, _load(path), ignore_keys, path)
+        take_weights(self.model, load_start(path), ignore_keys, path)
 
     def encode(self, x: Tensor) -> DiagonalGaussianDistribution:
         """The posterior of images (B, C, H, W) in -1..1."""
@@ -136,6 +132,17 @@ class AutoEncoderKL(Trained):
         cells = (height // self.factor(), width // self.factor())
         z = torch.randn(count, self.model.embed_dim, *cells, generator=generator)
         return self.decode(z.to(self.get_last_layer()))
+
+    @torch.no_grad()
+    def log_images(self, batch: Any, only_inputs: bool = False, split: str = "train") -> dict[str, Tensor]:
+        """Pictures (B, 3, H, W) in about -1..1 for an image logger: inputs, reconstructions, samples of the prior."""
+        x, _ = self.get_input(batch)
+        x = x.to(self.device)
+        if only_inputs:
+            return {"inputs": self.to_rgb(x)}
+        y, posterior = self(x)
+        z = torch.randn_like(posterior.mean)
+        return {"inputs": self.to_rgb(x), "reconstructions": self.to_rgb(y), "samples": self.to_rgb(self.decode(z))}
 
     def default_loss(
         self,
@@ -191,101 +198,3 @@ class AutoEncoderKL(Trained):
             names += ["nll_loss", "logvar"] + (["g_loss", "d_weight"] if self.loss.discriminator is not None else [])
         names = ["total_loss"] if isinstance(self.criterion, GivenLoss) else names
         return [*super().logged_keys(), "val/latent_std", *(f"val/{name}" for name in names)]
-
-
-def check_parts(train: Sequence[str]) -> list[str]:
-    """The problems of a list of halves to train."""
-    if not train:
-        return ["model.train: expected encoder, decoder or both, got nothing: name one"]
-    return [problem for part in train for problem in one_of("model.train", part, PARTS)]
-
-
-def _load(path: str) -> LoadedModel:
-    """The weights to start from; only image autoencoders of the KL family have what is trained here."""
-    loaded = load_model(BUNDLED_FILE if path == "bundled" else path, dtype=torch.float32)
-    if not isinstance(loaded.model, AutoencoderKL) or type(loaded.config) is not KLConfig or loaded.family != "kl":
-        raise ConfigError(
-            f"model.ckpt_path: expected a KL image autoencoder, got {loaded.family} in {path}: use another"
-        )
-    return loaded
-
-
-def _options(
-    ddconfig: Mapping[str, Any] | None,
-    decoder_ddconfig: Mapping[str, Any] | None,
-    embed_dim: int | None,
-    quant: Mapping[str, bool | None],
-    loaded: LoadedModel | None,
-) -> dict[str, Any]:
-    """The arguments of the model: its architecture from ddconfig, else from the file."""
-    if ddconfig is None and loaded is None:
-        raise ConfigError("model.params: expected ddconfig or ckpt_path, got neither: add one")
-    given = {name: value for name, value in quant.items() if value is not None}
-    options = {} if loaded is None else engine_options(cast(KLConfig, loaded.config))
-    if ddconfig is None:
-        parts = options.pop("parts")
-        if parts != PARTS:
-            raise ConfigError(f"model.ckpt_path: expected encoder and decoder, got {parts}: use a whole file")
-        options.pop("decoder_target")
-        return options | given
-    both = {"ddconfig": _checked_ddconfig(ddconfig, "ddconfig"), "decoder_ddconfig": None}
-    if decoder_ddconfig is not None:
-        both["decoder_ddconfig"] = _checked_ddconfig(decoder_ddconfig, "decoder_ddconfig")
-    quant = {name: bool(options.get(name, True)) for name in quant} | given
-    if embed_dim is None and any(quant.values()):
-        raise ConfigError("model.params: expected embed_dim beside ddconfig, got none: add it")
-    return {"embed_dim": embed_dim or both["ddconfig"]["z_channels"], **both, **quant}
-
-
-def _checked_ddconfig(ddconfig: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """Names, types and the one value that training needs."""
-    if not ddconfig.get("double_z", True):
-        raise ConfigError(f"{where}.double_z: expected true, got false: a KL autoencoder has means and variances")
-    values = call_checked(encoder_arguments, ddconfig, where)
-    return {name: values[name] for name in ddconfig}
-
-
-def encoder_arguments(
-    *,
-    ch: int,
-    in_channels: int,
-    out_ch: int,
-    num_res_blocks: int,
-    z_channels: int,
-    ch_mult: tuple[float, ...] = (1, 2, 4, 8),
-    attn_resolutions: tuple[int, ...] = (),
-    dropout: float = 0.0,
-    resamp_with_conv: bool = True,
-    resolution: int = 256,
-    double_z: bool = True,
-    use_linear_attn: bool = False,
-    attn_type: str = "vanilla",
-    num_groups: int = 32,
-) -> dict[str, Any]:
-    """The arguments a ddconfig may have, with their types."""
-    return locals()
-
-
-def _take_weights(model: AutoencoderKL, loaded: LoadedModel, ignore_keys: Sequence[str], name: str) -> None:
-    """Copy the weights, all but the ignored ones; ConfigError naming what does not fit."""
-    ours = model.state_dict()
-    given = {k: v for k, v in loaded.model.state_dict().items() if not k.startswith(tuple(ignore_keys) or ("\0",))}
-    ignored = {key for key in ours if key.startswith(tuple(ignore_keys) or ("\0",))}
-    problems = [f"{key} missing" for key in sorted(ours.keys() - given.keys() - ignored)]
-    problems += [f"{key} unknown" for key in sorted(given.keys() - ours.keys())]
-    shared = sorted(ours.keys() & given.keys())
-    problems += [
-        f"{key} {tuple(given[key].shape)} instead of {tuple(ours[key].shape)}"
-        for key in shared
-        if given[key].shape != ours[key].shape
-    ]
-    if problems:
-        found = "; ".join(problems[:4]) + (f"; {len(problems) - 4} more" if len(problems) > 4 else "")
-        raise ConfigError(f"model.ckpt_path: expected weights that fit ddconfig, got {name} with {found}: use another")
-    model.load_state_dict(ours | given)
-
-
-def _freeze_all_but(model: AutoencoderKL, train: Sequence[str]) -> None:
-    owners = {"quant_conv": "encoder", "post_quant_conv": "decoder"}
-    for name, part in model.named_children():
-        part.requires_grad_(owners.get(name, name) in train)

@@ -33,7 +33,7 @@ class EitherModule(*_BASES):  # pyright: ignore[reportGeneralTypeIssues, reportU
 
     @trainer.setter
     def trainer(self, trainer: Any) -> None:
-        kind = type(self)
+        kind: Any = type(self)
         if any(base.__module__.startswith("pytorch_lightning.") for base in type(trainer).__mro__):
             self.__class__ = _for_pytorch_lightning(kind)
         elif "_of_pytorch_lightning" in vars(kind):

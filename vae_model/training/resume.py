@@ -10,8 +10,8 @@ from typing import Any, cast
 
 import torch
 
+from .architecture import encoder_arguments
 from .config import ConfigError, TrainConfig
-from .kl_module import encoder_arguments
 
 _FIXED = frozenset(
     {"ddconfig", "decoder_ddconfig", "embed_dim", "train", "ema_decay", "width", "blocks"}

@@ -1,0 +1,115 @@
+"""The model of a training: its architecture from arguments or from a file, its first weights, which half is trained."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
+
+import torch
+
+from ..autoencoder import AutoencoderKL, engine_options
+from ..bundled import BUNDLED_FILE
+from ..config import KLConfig
+from ..load import LoadedModel, load_model
+from .arguments import call_checked
+from .config import ConfigError, one_of
+
+PARTS = ("encoder", "decoder")
+
+
+def check_parts(train: Sequence[str]) -> list[str]:
+    """The problems of a list of halves to train."""
+    if not train:
+        return ["model.train: expected encoder, decoder or both, got nothing: name one"]
+    return [problem for part in train for problem in one_of("model.train", part, PARTS)]
+
+
+def load_start(path: str) -> LoadedModel:
+    """The weights to start from; only image autoencoders of the KL family have what is trained here."""
+    loaded = load_model(BUNDLED_FILE if path == "bundled" else path, dtype=torch.float32)
+    if not isinstance(loaded.model, AutoencoderKL) or type(loaded.config) is not KLConfig or loaded.family != "kl":
+        raise ConfigError(
+            f"model.ckpt_path: expected a KL image autoencoder, got {loaded.family} in {path}: use another"
+        )
+    return loaded
+
+
+def model_options(
+    ddconfig: Mapping[str, Any] | None,
+    decoder_ddconfig: Mapping[str, Any] | None,
+    embed_dim: int | None,
+    quant: Mapping[str, bool | None],
+    loaded: LoadedModel | None,
+) -> dict[str, Any]:
+    """The arguments of the model: its architecture from ddconfig, else from the file."""
+    if ddconfig is None and loaded is None:
+        raise ConfigError("model.params: expected ddconfig or ckpt_path, got neither: add one")
+    given = {name: value for name, value in quant.items() if value is not None}
+    options = {} if loaded is None else engine_options(cast(KLConfig, loaded.config))
+    if ddconfig is None:
+        parts = options.pop("parts")
+        if parts != PARTS:
+            raise ConfigError(f"model.ckpt_path: expected encoder and decoder, got {parts}: use a whole file")
+        options.pop("decoder_target")
+        return options | given
+    encoder = _checked_ddconfig(ddconfig, "ddconfig")
+    decoder = None if decoder_ddconfig is None else _checked_ddconfig(decoder_ddconfig, "decoder_ddconfig")
+    quant = {name: bool(options.get(name, True)) for name in quant} | given
+    if embed_dim is None and any(quant.values()):
+        raise ConfigError("model.params: expected embed_dim beside ddconfig, got none: add it")
+    embed_dim = embed_dim or int(encoder["z_channels"])
+    return {"embed_dim": embed_dim, "ddconfig": encoder, "decoder_ddconfig": decoder, **quant}
+
+
+def _checked_ddconfig(ddconfig: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """Names, types and the one value that training needs."""
+    if not ddconfig.get("double_z", True):
+        raise ConfigError(f"{where}.double_z: expected true, got false: a KL autoencoder has means and variances")
+    values = call_checked(encoder_arguments, ddconfig, where)
+    return {name: values[name] for name in ddconfig}
+
+
+def encoder_arguments(
+    *,
+    ch: int,
+    in_channels: int,
+    out_ch: int,
+    num_res_blocks: int,
+    z_channels: int,
+    ch_mult: tuple[int | float, ...] = (1, 2, 4, 8),
+    attn_resolutions: tuple[int, ...] = (),
+    dropout: float = 0.0,
+    resamp_with_conv: bool = True,
+    resolution: int = 256,
+    double_z: bool = True,
+    use_linear_attn: bool = False,
+    attn_type: str = "vanilla",
+    num_groups: int = 32,
+) -> dict[str, Any]:
+    """The arguments a ddconfig may have, with their types."""
+    return locals()
+
+
+def take_weights(model: AutoencoderKL, loaded: LoadedModel, ignore_keys: Sequence[str], name: str) -> None:
+    """Copy the weights, all but the ignored ones; ConfigError naming what does not fit."""
+    ours = model.state_dict()
+    given = {k: v for k, v in loaded.model.state_dict().items() if not k.startswith(tuple(ignore_keys) or ("\0",))}
+    ignored = {key for key in ours if key.startswith(tuple(ignore_keys) or ("\0",))}
+    problems = [f"{key} missing" for key in sorted(ours.keys() - given.keys() - ignored)]
+    problems += [f"{key} unknown" for key in sorted(given.keys() - ours.keys())]
+    shared = sorted(ours.keys() & given.keys())
+    problems += [
+        f"{key} {tuple(given[key].shape)} instead of {tuple(ours[key].shape)}"
+        for key in shared
+        if given[key].shape != ours[key].shape
+    ]
+    if problems:
+        found = "; ".join(problems[:4]) + (f"; {len(problems) - 4} more" if len(problems) > 4 else "")
+        raise ConfigError(f"model.ckpt_path: expected weights that fit ddconfig, got {name} with {found}: use another")
+    model.load_state_dict(ours | given)
+
+
+def freeze_all_but(model: AutoencoderKL, train: Sequence[str]) -> None:
+    owners = {"quant_conv": "encoder", "post_quant_conv": "decoder"}
+    for name, part in model.named_children():
+        part.requires_grad_(owners.get(name, name) in train)
