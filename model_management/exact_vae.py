@@ -179,7 +179,10 @@ class ExactVAE:
 
     def _exact_delegate(self: Any, what: str, reason: str, run: Callable[[], Any]) -> Any:
         """The VAE's own method; the log and the report say that and why."""
-        logger.info("%s runs by the VAE's own method, which may use approximate tiles: %s", what, reason)
+        if reason == BLEND:
+            logger.info("%s runs in blended tiles, approximate, as asked", what)
+        else:
+            logger.warning("%s runs by the VAE's own method, which may use approximate tiles: %s", what, reason)
         report = self.last_report = self._exact_new_report(what, 0, 0, 0)
         report.exact, report.reason, report.method = False, reason, "blend" if reason == BLEND else "host"
         started = time.perf_counter()
@@ -190,6 +193,7 @@ class ExactVAE:
             report.images = result.shape[0]
             if image is not None and image.ndim >= 4:
                 report.height, report.width = image.shape[-3], image.shape[-2]
+        self.exact_host.show(report)
         return result
 
     # -- running -----------------------------------------------------------------------------------------------------
