@@ -19,6 +19,7 @@ from torch import Tensor
 
 from ..vae_model.bytesize import parse_bytes
 from ..vae_model.checks import crop_centre
+from ..vae_model.errors import MemoryBudgetError
 from ..vae_model.exact.spec import UnsupportedModule
 from ..vae_model.halves import Half, decoder_half, encoder_half
 from ..vae_model.report import Report, Watch
@@ -150,6 +151,8 @@ class ExactVAE:
                 return exact()
             except UnsupportedModule as reason:  # loading may have patched the model
                 why = _told(reason)
+            except MemoryBudgetError as error:  # the host logs where it came from: no place of ours explains it
+                raise error.with_traceback(None)
         return self._exact_delegate(what, why, own)
 
     def _exact_obstacle(self: Any, what: str, x: Any) -> str | None:
