@@ -52,9 +52,9 @@ export function isReport(report) {
 export function createKeeper() {
   /** @type {Map<string, any>} */
   const kept = new Map();
-  // Workflows without an id of their own cannot be told apart: for them nothing is kept.
+  // Workflows without an id of their own, as a cleared one, cannot be told apart: for them nothing is kept.
   const key = (/** @type {any} */ root, /** @type {string} */ id, /** @type {any} */ node) =>
-    root?.id ? `${root.id} ${id} ${node?.type}` : null;
+    /[^0-]/.test(String(root?.id ?? "")) ? `${root.id} ${id} ${node?.type}` : null;
   return {
     put(root, id, node, report) {
       const name = key(root, id, node);

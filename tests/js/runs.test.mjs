@@ -39,8 +39,10 @@ test("kept: by workflow, place and kind of node", () => {
 test("kept: nothing for workflows without an id, and not without end", () => {
   const keeper = createKeeper();
   const node = { type: "VAEDecode" };
-  keeper.put({}, "1", node, "report");
-  assert.equal(keeper.get({}, "1", node), null);
+  for (const root of [{}, null, { id: "00000000-0000-0000-0000-000000000000" }]) {
+    keeper.put(root, "1", node, "report");
+    assert.equal(keeper.get(root, "1", node), null);
+  }
   for (let id = 0; id < 600; id += 1) keeper.put({ id: "a" }, String(id), node, id);
   assert.deepEqual([keeper.get({ id: "a" }, "99", node), keeper.get({ id: "a" }, "100", node)], [null, 100]);
 });
