@@ -21,6 +21,7 @@ class VAEDecode:
     )
     CATEGORY = "latent/ExactVAE"
     FUNCTION = "decode"
+    HAS_INTERMEDIATE_OUTPUT = True  # the page is sent the line again when the result comes from the host\'s cache
     RETURN_TYPES = ("IMAGE",)
     OUTPUT_TOOLTIPS = ("The decoded image, float 0..1.",)
     SEARCH_ALIASES = ("exact decode", "decode latent", "latent to image", "low memory decode", "tiled decode")

@@ -21,6 +21,7 @@ class VAEEncode:
     )
     CATEGORY = "latent/ExactVAE"
     FUNCTION = "encode"
+    HAS_INTERMEDIATE_OUTPUT = True  # the page is sent the line again when the result comes from the host\'s cache
     RETURN_TYPES = ("LATENT",)
     OUTPUT_TOOLTIPS = ("The latent, raw as the core's nodes make it.",)
     SEARCH_ALIASES = ("exact encode", "encode image", "image to latent", "low memory encode", "tiled encode")

@@ -18,6 +18,7 @@ class VAEEncodeForInpaint:
     )
     CATEGORY = "latent/ExactVAE"
     FUNCTION = "encode"
+    HAS_INTERMEDIATE_OUTPUT = True  # the page is sent the line again when the result comes from the host\'s cache
     RETURN_TYPES = ("LATENT",)
     OUTPUT_TOOLTIPS = ("The latent with its noise mask.",)
     SEARCH_ALIASES = ("inpaint", "masked encode", "exact inpaint", "tiled inpaint encode")

@@ -91,6 +91,7 @@ class VAEDecodeTiled:
     DESCRIPTION = f"Decodes in pieces of a chosen size. {EXACT}"
     CATEGORY = "latent/ExactVAE"
     FUNCTION = "decode"
+    HAS_INTERMEDIATE_OUTPUT = True  # the page is sent the line again when the result comes from the host\'s cache
     RETURN_TYPES = ("IMAGE",)
     OUTPUT_TOOLTIPS = ("The decoded image, float 0..1.",)
 
@@ -136,6 +137,7 @@ class VAEEncodeTiled:
     DESCRIPTION = f"Encodes in pieces of a chosen size. {EXACT}"
     CATEGORY = "latent/ExactVAE"
     FUNCTION = "encode"
+    HAS_INTERMEDIATE_OUTPUT = True  # the page is sent the line again when the result comes from the host\'s cache
     RETURN_TYPES = ("LATENT",)
     OUTPUT_TOOLTIPS = ("The latent, raw as the core's nodes make it.",)
 
