@@ -19,7 +19,7 @@ class VAEEncode:
         "image at once: true statistics, no seams, nothing to set. Exact for image VAEs of the KL and TAESD families "
         "and for single frames of Wan 2.1 and Qwen-Image; any other VAE runs its own method, and the node says why."
     )
-    CATEGORY = "latent/ExactVAE"
+    CATEGORY = "model/latent/ExactVAE"
     FUNCTION = "encode"
     HAS_INTERMEDIATE_OUTPUT = True  # the page is sent the line again when the result comes from the host\'s cache
     RETURN_TYPES = ("LATENT",)
