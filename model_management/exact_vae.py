@@ -152,7 +152,7 @@ class ExactVAE:
             except UnsupportedModule as reason:  # loading may have patched the model
                 why = _told(reason)
             except MemoryBudgetError as error:  # the host logs where it came from: no place of ours explains it
-                raise error.with_traceback(None)
+                raise error.with_traceback(None) from None
         return self._exact_delegate(what, why, own)
 
     def _exact_obstacle(self: Any, what: str, x: Any) -> str | None:

@@ -48,7 +48,7 @@ def test_a_run_that_starts_again_says_so_once(
 def test_the_error_that_ends_a_run_brings_no_other(stub_host: StubHost, attend: Any) -> None:
     made = make_exact(stub_host.make_vae())
     attend(1000)
-    with pytest.raises(MemoryBudgetError, match="ran out with .* free: free memory or use a smaller image") as raised:
+    with pytest.raises(MemoryBudgetError, match=r"ran out with .* free: free memory or use a smaller image") as raised:
         made.decode(torch.randn(1, 4, 32, 32))
     check_log(raised.value)
 

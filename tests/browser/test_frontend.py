@@ -216,7 +216,7 @@ def state(ui: Ui) -> str:
     return ui.js(f"() => document.querySelector('{PANEL}').dataset.state")
 
 
-def test_the_core_s_node_behind_make_vae_exact_shows_the_line(any_ui: Ui, screenshot: Callable[[Ui, str], None]) -> None:
+def test_the_core_s_node_behind_make_vae_exact_has_the_line(any_ui: Ui, screenshot: Callable[[Ui, str], None]) -> None:
     ui = any_ui
     decode = ui.core_workflow(512)
     ui.js("() => window.app.loadGraphData(window.app.graph.serialize(), false)")  # as an opened workflow, with an id

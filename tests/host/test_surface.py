@@ -78,9 +78,7 @@ def test_files_of_the_browser_are_served_once(client: Client) -> None:
     check_served(client, PACK)
 
 
-def test_they_are_served_once_under_the_project_s_own_name(
-    comfy_dir: Path, comfy_python: str, tmp_path: Path
-) -> None:
+def test_they_are_served_once_under_the_project_s_own_name(comfy_dir: Path, comfy_python: str, tmp_path: Path) -> None:
     server = Server(comfy_dir, comfy_python, tmp_path, pack="exact-vae")
     try:
         with Client(server.port) as client:
