@@ -19,6 +19,7 @@ from torch import Tensor
 
 from ..vae_model.bytesize import parse_bytes
 from ..vae_model.checks import crop_centre
+from ..vae_model.errors import MemoryBudgetError
 from ..vae_model.exact.spec import UnsupportedModule
 from ..vae_model.halves import Half
 from ..vae_model.report import Report, Watch
@@ -160,11 +161,16 @@ class ExactVAE:
                 return exact()
             except UnsupportedModule as reason:  # loading may have patched the model
                 why = told(reason)
+            except MemoryBudgetError as error:  # the host logs where it came from: no place of ours explains it
+                raise error.with_traceback(None) from None
         return self._exact_delegate(what, why, own)
 
     def _exact_delegate(self: Any, what: str, reason: str, run: Callable[[], Any]) -> Any:
         """The VAE's own method; the log and the report say that and why."""
-        logger.info("%s runs by the VAE's own method, which may use approximate tiles: %s", what, reason)
+        if reason == BLEND:
+            logger.info("%s runs in blended tiles, approximate, as asked", what)
+        else:
+            logger.warning("%s runs by the VAE's own method, which may use approximate tiles: %s", what, reason)
         report = self.last_report = self._exact_new_report(what, 0, 0, 0)
         report.exact, report.reason, report.method = False, reason, "blend" if reason == BLEND else "host"
         started = time.perf_counter()
@@ -175,6 +181,7 @@ class ExactVAE:
             report.images = result.shape[0]
             if image is not None and image.ndim >= 4:
                 report.height, report.width = image.shape[-3], image.shape[-2]
+        self.exact_host.show(report)
         return result
 
     # -- running -----------------------------------------------------------------------------------------------------

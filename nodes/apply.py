@@ -16,7 +16,7 @@ class VAEApply:
         "decode, encode, both tiled nodes, inpainting, upscalers, detailers. Tiles become strips of the same height "
         "with the result of the whole image. The VAE that goes in is not changed."
     )
-    CATEGORY = "latent/ExactVAE"
+    CATEGORY = "model/latent/ExactVAE"
     FUNCTION = "apply"
     RETURN_TYPES = ("VAE",)
     OUTPUT_TOOLTIPS = ("The same VAE, exact. A VAE of an unknown structure runs as before and says so in the log.",)

@@ -19,8 +19,9 @@ class VAEDecode:
         "statistics, no seams, nothing to set. Exact for image VAEs of the KL and TAESD families and for single frames "
         "of Wan 2.1 and Qwen-Image; any other VAE runs its own method, and the node says why."
     )
-    CATEGORY = "latent/ExactVAE"
+    CATEGORY = "model/latent/ExactVAE"
     FUNCTION = "decode"
+    HAS_INTERMEDIATE_OUTPUT = True  # the page is sent the line again when the result comes from the host\'s cache
     RETURN_TYPES = ("IMAGE",)
     OUTPUT_TOOLTIPS = ("The decoded image, float 0..1.",)
     SEARCH_ALIASES = ("exact decode", "decode latent", "latent to image", "low memory decode", "tiled decode")

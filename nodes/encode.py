@@ -19,8 +19,9 @@ class VAEEncode:
         "image at once: true statistics, no seams, nothing to set. Exact for image VAEs of the KL and TAESD families "
         "and for single frames of Wan 2.1 and Qwen-Image; any other VAE runs its own method, and the node says why."
     )
-    CATEGORY = "latent/ExactVAE"
+    CATEGORY = "model/latent/ExactVAE"
     FUNCTION = "encode"
+    HAS_INTERMEDIATE_OUTPUT = True  # the page is sent the line again when the result comes from the host\'s cache
     RETURN_TYPES = ("LATENT",)
     OUTPUT_TOOLTIPS = ("The latent, raw as the core's nodes make it.",)
     SEARCH_ALIASES = ("exact encode", "encode image", "image to latent", "low memory encode", "tiled encode")

@@ -16,8 +16,9 @@ class VAEEncodeForInpaint:
         "Encodes an image for inpainting: what the mask covers becomes grey, the rest is encoded exactly in the memory "
         "there is, and the grown mask goes along as noise mask. Inputs and result are those of the core's node."
     )
-    CATEGORY = "latent/ExactVAE"
+    CATEGORY = "model/latent/ExactVAE"
     FUNCTION = "encode"
+    HAS_INTERMEDIATE_OUTPUT = True  # the page is sent the line again when the result comes from the host\'s cache
     RETURN_TYPES = ("LATENT",)
     OUTPUT_TOOLTIPS = ("The latent with its noise mask.",)
     SEARCH_ALIASES = ("inpaint", "masked encode", "exact inpaint", "tiled inpaint encode")

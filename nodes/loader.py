@@ -16,7 +16,7 @@ class VAELoader:
         "recognised by its tensors. Files that the core cannot read are read, too. "
         "'bundled' is the small VAE that ships with ExactVAE, for trying things out."
     )
-    CATEGORY = "loaders/ExactVAE"
+    CATEGORY = "model/loaders/ExactVAE"
     FUNCTION = "load_vae"
     RETURN_TYPES = ("VAE",)
     SEARCH_ALIASES = ("vae loader", "load autoencoder", "taesd", "exact vae loader")

@@ -17,7 +17,7 @@ class VAEPlan:
         "Shows how an image of this size would be decoded or encoded in the memory there is: schedule, strip heights, "
         "peak memory, work. Nothing is run."
     )
-    CATEGORY = "latent/ExactVAE"
+    CATEGORY = "model/latent/ExactVAE"
     FUNCTION = "plan"
     RETURN_TYPES = ("STRING",)
     OUTPUT_TOOLTIPS = ("The plan as text.",)

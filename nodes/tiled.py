@@ -34,6 +34,7 @@ TILE_INPUTS: dict[str, Any] = {
             "min": 0,
             "max": 4096,
             "step": 32,
+            "advanced": True,
             "tooltip": "exact: unused. blend: pixels that tiles share, at most a quarter of a tile; more costs time.",
         },
     ),
@@ -44,6 +45,7 @@ TILE_INPUTS: dict[str, Any] = {
             "min": 8,
             "max": 4096,
             "step": 4,
+            "advanced": True,
             "tooltip": "Video VAEs only: frames at a time. Unused for images.",
         },
     ),
@@ -54,6 +56,7 @@ TILE_INPUTS: dict[str, Any] = {
             "min": 4,
             "max": 4096,
             "step": 4,
+            "advanced": True,
             "tooltip": "Video VAEs only: frames shared. Unused for images.",
         },
     ),
@@ -99,8 +102,9 @@ class VAEDecodeTiled:
     """samples, vae, tile_size, overlap -> IMAGE."""
 
     DESCRIPTION = f"Decodes in pieces of a chosen size. {EXACT}"
-    CATEGORY = "latent/ExactVAE"
+    CATEGORY = "model/latent/ExactVAE"
     FUNCTION = "decode"
+    HAS_INTERMEDIATE_OUTPUT = True  # the page is sent the line again when the result comes from the host\'s cache
     RETURN_TYPES = ("IMAGE",)
     OUTPUT_TOOLTIPS = ("The decoded image, float 0..1.",)
 
@@ -144,8 +148,9 @@ class VAEEncodeTiled:
     """pixels, vae, tile_size, overlap -> LATENT."""
 
     DESCRIPTION = f"Encodes in pieces of a chosen size. {EXACT}"
-    CATEGORY = "latent/ExactVAE"
+    CATEGORY = "model/latent/ExactVAE"
     FUNCTION = "encode"
+    HAS_INTERMEDIATE_OUTPUT = True  # the page is sent the line again when the result comes from the host\'s cache
     RETURN_TYPES = ("LATENT",)
     OUTPUT_TOOLTIPS = ("The latent, raw as the core's nodes make it.",)
 

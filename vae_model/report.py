@@ -35,6 +35,8 @@ class Report:
     """Measured, where the device counts what it allocates: CUDA."""
     seconds: float = 0.0
     warnings: list[str] = field(default_factory=list)
+    stopped: str | None = None
+    """Why the run ended before it was done, in one line; None where it was not stopped."""
 
     @property
     def schedule(self) -> str | None:
@@ -113,4 +115,12 @@ class Watch:
         self.report.seconds = time.perf_counter() - self._started
         if self._device.type == "cuda":
             self.report.peak_bytes = max(0, torch.cuda.max_memory_allocated(self._device) - self._before)
+        if isinstance(error[1], BaseException):
+            self.report.stopped = _why(error[1])
         self._tell(self.report, 1.0 if error[0] is None else self._fraction, True)
+
+
+def _why(error: BaseException) -> str:
+    """An error in one line. The user's cancel comes without words, under a name that hosts choose."""
+    name = type(error).__name__
+    return next(iter(str(error).splitlines()), "cancelled" if "Interrupt" in name else name)

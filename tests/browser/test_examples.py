@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from exact_vae.tests.browser.conftest import PACK
 from PIL import Image
 
 if TYPE_CHECKING:
@@ -19,8 +20,6 @@ pytestmark = pytest.mark.browser
 
 FOLDER = Path(__file__).resolve().parents[2] / "example_workflows"
 EXAMPLES = sorted(path.stem for path in FOLDER.glob("*.json"))
-PACK = "exact-vae"
-"""The folder in custom_nodes, by which the template browser lists examples."""
 RUN_MS = 600_000
 MARGIN, LARGEST_BYTES, WIDEST = 24, 145_000, 1280
 

@@ -12,7 +12,7 @@ from .host import StubHost
 from .management import make_management, make_prefetch
 from .operations import make_ops
 from .patcher import make_patcher
-from .surroundings import make_execution, make_folder_paths, make_server, make_utils
+from .surroundings import make_execution, make_execution_progress, make_folder_paths, make_server, make_utils
 from .tree import KINDS, build
 from .vae import StubVAE
 
@@ -84,6 +84,7 @@ def make_host(new: bool) -> StubHost:
             "comfy": comfy,
             "comfy_execution": execution,
             "comfy_execution.utils": execution.utils,
+            "comfy_execution.progress": make_execution_progress(host),
             "server": make_server(host),
             "folder_paths": make_folder_paths(host),
         }
