@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -20,6 +21,7 @@ def make_parser() -> argparse.ArgumentParser:
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("--json", action="store_true", help="print one JSON object instead of text")
     common.add_argument("--quiet", action="store_true", help="no progress bar, nothing but errors")
+    common.add_argument("--debug", action="store_true", help="the traceback of every error, too")
     running = argparse.ArgumentParser(add_help=False, parents=[common])
     running.add_argument("-o", "--output", type=Path, required=True, help="a file, or a folder for several inputs")
     running.add_argument(
@@ -67,6 +69,7 @@ def make_parser() -> argparse.ArgumentParser:
     train.add_argument("overrides", nargs="*", metavar="key=value", help="such as trainer.batches=100")
     train.add_argument("--resume", action="store_true", help="go on from the last checkpoint of output.folder")
     train.add_argument("--quiet", action="store_true", help="no progress bar, nothing but errors")
+    train.add_argument("--debug", action="store_true", help="the traceback of an error, too")
     info = commands.add_parser("info", parents=[common], help="what a VAE file is, read from its header")
     info.add_argument("inputs", nargs="+", metavar="VAE_FILE", help="a VAE file, or its two halves")
     return parser
@@ -81,6 +84,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         rest = [word for word in rest if word.startswith("-")]
     if rest:
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    if getattr(options, "debug", False):
+        show_tracebacks()
     try:
         if options.command == "info":
             return _info(options)
@@ -100,9 +105,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("exact-vae: interrupted; files that were finished are whole", file=sys.stderr)
         return 1
-    except (ValueError, RuntimeError, OSError) as error:
-        print(f"exact-vae: {error}", file=sys.stderr)
+    except Exception as error:
+        from .vae_model.wording import one_line
+
+        print(f"exact-vae: {one_line(error, options.command)}", file=sys.stderr)
         return 2
+
+
+def show_tracebacks() -> None:
+    """Everything that this package logs goes to stderr, the tracebacks of worded errors among it."""
+    logger = logging.getLogger(__package__)
+    logger.addHandler(logging.StreamHandler())
+    logger.setLevel(logging.DEBUG)
 
 
 def _convert(options: argparse.Namespace) -> int:

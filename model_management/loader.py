@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 
 from ..vae_model.bundled import BUNDLED_FILE
-from ..vae_model.errors import VAEFileError
+from ..vae_model.errors import InputError, VAEFileError
 from ..vae_model.host import Host
 from ..vae_model.load import Source, load_model
 from ..vae_model.vae import VAE
+from ..vae_model.wording import speaks_plainly
 from . import comfy_host
 from .devices import output_device, parse_device, parse_dtype, vae_device, vae_dtype
 from .host import LocalHost
@@ -19,6 +21,7 @@ from .host import LocalHost
 BUNDLED = "bundled"
 
 
+@speaks_plainly("load_vae")
 def load_vae(
     path_or_paths: Source | Sequence[Source] = BUNDLED,
     *,
@@ -38,6 +41,7 @@ def load_vae(
              host: the surroundings; None is this process, by ComfyUI's rules inside ComfyUI.
     Raises:  VAEFileError, one line, for anything that is no autoencoder; ValueError for a dtype or device not here.
     """
+    _require_sources(path_or_paths)
     inside = comfy_host.is_comfyui() and host is None
     target = _auto_device(inside) if device == "auto" else parse_device(device)
     kind = _auto_dtype(inside, target) if dtype == "auto" else parse_dtype(dtype)
@@ -60,6 +64,18 @@ def load_vae(
     vae.patcher = patcher
     vae.not_video = False  # as the host's own VAEs take a batch
     return vae
+
+
+def _require_sources(given: Any) -> None:
+    """InputError for what is neither a path, a state dict, nor some of these."""
+    kinds = (str, os.PathLike, Mapping)
+    parts: list[Any] = [given] if isinstance(given, kinds) or not isinstance(given, (list, tuple)) else list(given)  # pyright: ignore
+    odd = [part for part in parts if not isinstance(part, kinds)]
+    if odd or not parts or "" in parts:
+        found = "nothing" if not parts or not odd or odd[0] is None else type(odd[0]).__name__
+        raise InputError(
+            f"load_vae: expected a file, a folder, a state dict or a pair of them, got {found}: name a VAE file"
+        )
 
 
 def _auto_device(inside_comfyui: bool) -> torch.device:

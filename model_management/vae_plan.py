@@ -7,6 +7,8 @@ from typing import Any
 from ..vae_model.errors import MemoryBudgetError
 from ..vae_model.exact.spec import UnsupportedModule
 from ..vae_model.halves import decoder_half, encoder_half
+from ..vae_model.vae import VAE
+from ..vae_model.wording import require_half
 from .exact_vae import make_exact
 
 
@@ -16,6 +18,8 @@ def plan_text(vae: Any, direction: str, width: int, height: int, memory: int | N
     `memory`: bytes above the weights, None for what is free.
     """
     vae = make_exact(vae, memory)
+    if isinstance(vae, VAE):
+        require_half(vae.first_stage_model, f"{direction}r", direction)
     try:
         host = vae.exact_host if hasattr(vae, "exact_host") else vae.host
         if direction == "decode":

@@ -6,6 +6,7 @@ from typing import Any
 
 from ..model_management.exact_vae import make_exact
 from ..model_management.values import MEMORY_INPUT, flatten_frames, memory_bytes, take_samples, with_report
+from .edge import in_one_line
 
 SAMPLES = ("LATENT", {"tooltip": "The latent to decode: raw model latents, (batch, channels, height, width)."})
 VAE_INPUT = ("VAE", {"tooltip": "The VAE that belongs to the model which made the latent. Any loader's."})
@@ -30,6 +31,7 @@ class VAEDecode:
         """Inputs as ComfyUI reads them."""
         return {"required": {"samples": SAMPLES, "vae": VAE_INPUT}, "optional": MEMORY_INPUT}
 
+    @in_one_line
     def decode(self, samples: dict[str, Any], vae: Any, memory: float = 0.0) -> dict[str, Any]:
         """Decode; MemoryBudgetError, one line, where the memory does not suffice."""
         vae = make_exact(vae, memory_bytes(memory))

@@ -6,6 +6,7 @@ from typing import Any
 
 from ..model_management.exact_vae import make_exact
 from ..model_management.values import MEMORY_INPUT, memory_bytes, with_report
+from .edge import in_one_line
 
 PIXELS = ("IMAGE", {"tooltip": "The image, float 0..1. Cropped centrally to whole latent cells; alpha is dropped."})
 VAE_INPUT = ("VAE", {"tooltip": "The VAE of the model that will use the latent. Any loader's."})
@@ -30,6 +31,7 @@ class VAEEncode:
         """Inputs as ComfyUI reads them."""
         return {"required": {"pixels": PIXELS, "vae": VAE_INPUT}, "optional": MEMORY_INPUT}
 
+    @in_one_line
     def encode(self, pixels: Any, vae: Any, memory: float = 0.0) -> dict[str, Any]:
         """Encode; MemoryBudgetError, one line, where the memory does not suffice."""
         vae = make_exact(vae, memory_bytes(memory))

@@ -6,6 +6,7 @@ from typing import Any
 
 from ..model_management.loader import load_vae
 from ..model_management.vae_files import find_vae, list_vaes
+from .edge import in_one_line
 
 
 class VAELoader:
@@ -44,6 +45,7 @@ class VAELoader:
             },
         }
 
+    @in_one_line
     def load_vae(self, vae_name: str, dtype: str = "auto") -> tuple[Any]:
         """Load by name."""
         found = find_vae(vae_name)

@@ -6,6 +6,7 @@ from typing import Any
 
 from ..model_management.exact_vae import make_exact
 from ..model_management.values import MEMORY_INPUT, flatten_frames, memory_bytes, take_samples, with_report
+from .edge import in_one_line
 
 VAE_INPUT = ("VAE", {"tooltip": "The VAE of the model that makes or uses the latent."})
 
@@ -102,6 +103,7 @@ class VAEDecodeTiled:
             "optional": MORE_INPUTS,
         }
 
+    @in_one_line
     def decode(
         self,
         samples: dict[str, Any],
@@ -147,6 +149,7 @@ class VAEEncodeTiled:
             "optional": MORE_INPUTS,
         }
 
+    @in_one_line
     def encode(
         self,
         pixels: Any,

@@ -124,7 +124,7 @@ def _require_known(model: Any, part: str, method: str) -> None:
             f"{describe(model)}: expected an image autoencoder of the KL or TAESD family: it runs untiled"
         )
     if not hasattr(model, part):
-        raise UnsupportedModule(f"{describe(model)}: expected a {part}, got none: load the other half too")
+        raise UnsupportedModule(f"{describe(model)}: expected its {part}, got none: load the other half too")
     if method in vars(model) or "forward" in vars(model):
         raise UnsupportedModule(f"{describe(model)}: expected its own {method}, got a replaced one: it runs untiled")
     if tiny:

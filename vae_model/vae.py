@@ -25,6 +25,7 @@ from .raw import decode_raw, encode_raw
 from .report import Report, Watch
 from .run import Progress, Run, run_blend, run_untiled
 from .run_exact import ExactRun
+from .wording import needs_half
 
 logger = logging.getLogger(__name__)
 
@@ -106,6 +107,7 @@ class VAE:
         if getattr(self, "first_stage_model", None) is None:
             raise RuntimeError("VAE: expected a loaded model, got none: load a VAE file")
 
+    @needs_half("decoder")
     def decode(
         self,
         samples: Tensor,
@@ -168,6 +170,7 @@ class VAE:
             )
             return self.process_output(out)
 
+    @needs_half("encoder")
     def encode(
         self,
         pixels: Tensor,
@@ -250,11 +253,7 @@ class VAE:
 
     def _encoder_half(self) -> Half:
         half = encoder_half(self.first_stage_model, self.latent_channels)
-
-        def prepare(rows: Tensor) -> Tensor:
-            return half.prepare(self.process_input(rows))
-
-        return replace(half, prepare=prepare)
+        return replace(half, prepare=lambda rows: half.prepare(self.process_input(rows)))
 
     def _run_exact(
         self,
