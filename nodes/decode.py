@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from ..model_management.exact_vae import make_exact
+from ..model_management.node_edge import in_one_line
 from ..model_management.values import MEMORY_INPUT, flatten_frames, memory_bytes, take_samples, with_report
-from .edge import in_one_line
 
 SAMPLES = ("LATENT", {"tooltip": "The latent to decode: raw model latents, (batch, channels, height, width)."})
 VAE_INPUT = ("VAE", {"tooltip": "The VAE that belongs to the model which made the latent. Any loader's."})

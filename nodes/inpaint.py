@@ -6,8 +6,8 @@ from typing import Any
 
 from ..model_management.exact_vae import make_exact
 from ..model_management.masks import grey_out, grow_mask
+from ..model_management.node_edge import in_one_line
 from ..model_management.values import MEMORY_INPUT, memory_bytes, with_report
-from .edge import in_one_line
 
 
 class VAEEncodeForInpaint:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from ..model_management.loader import load_vae
+from ..model_management.node_edge import in_one_line
 from ..model_management.vae_files import find_vae, list_vaes
-from .edge import in_one_line
 
 
 class VAELoader:

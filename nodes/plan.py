@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from ..model_management.node_edge import in_one_line
 from ..model_management.vae_plan import plan_text
 from ..model_management.values import MEMORY_INPUT, memory_bytes
-from .edge import in_one_line
 
 _SIDE: dict[str, Any] = {"default": 2048, "min": 16, "max": 65536, "step": 8}
 

@@ -17,7 +17,7 @@ from .config import VideoConfig, WanConfig, image_channels
 from .errors import InputError
 from .estimate import untiled_elements_per_pixel
 from .exact.spec import UnsupportedModule
-from .halves import Half, decoder_half, encoder_half
+from .halves import Half, behind, decoder_half, encoder_half
 from .host import Host, PlanProtocol
 from .layers import set_attention
 from .load import LoadedModel
@@ -252,8 +252,7 @@ class VAE:
         return self.encode(pixel_samples, method, tile_size=min(sides, default=None), overlap=overlap)
 
     def _encoder_half(self) -> Half:
-        half = encoder_half(self.first_stage_model, self.latent_channels)
-        return replace(half, prepare=lambda rows: half.prepare(self.process_input(rows)))
+        return behind(self.process_input, encoder_half(self.first_stage_model, self.latent_channels))
 
     def _run_exact(
         self,

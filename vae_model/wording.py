@@ -141,7 +141,7 @@ def needs_half(part: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
     return decorate
 
 
-def require_half(model: nn.Module, part: str, what: str) -> None:
+def require_half(model: nn.Module | None, part: str, what: str) -> None:
     """InputError for a model without its `part`, "encoder" or "decoder"."""
     parts = [name for name in ("encoder", "decoder") if hasattr(model, name)]
     if parts and part not in parts:

@@ -9,9 +9,9 @@ from typing import Any, ParamSpec, TypeVar, cast
 
 from torch import Tensor
 
-from ..model_management.oom import is_oom
 from ..vae_model.errors import InputError
 from ..vae_model.wording import in_words
+from .oom import is_oom
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -42,7 +42,7 @@ def in_one_line(method: Callable[P, R]) -> Callable[P, R]:
 def _found(value: Any) -> str:
     if isinstance(value, Tensor):
         return str(tuple(value.shape))
-    return "nothing" if value is None else f"{type(value).__name__} {str(value)[:40]!r}"
+    return "nothing" if value is None else type(value).__name__
 
 
 def _require_vae(vae: Any) -> None:
@@ -53,7 +53,7 @@ def _require_vae(vae: Any) -> None:
 
 def _require_samples(samples: Any) -> None:
     latent: Any = cast("dict[str, Any]", samples).get("samples") if isinstance(samples, dict) else samples
-    if not (isinstance(samples, dict) and isinstance(latent, Tensor)):
+    if not (isinstance(samples, dict) and (isinstance(latent, Tensor) or getattr(latent, "is_nested", False))):
         raise InputError(f"samples: expected a latent, got {_found(latent)}: connect what samples or encodes")
 
 
