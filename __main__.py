@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,6 +25,7 @@ def make_parser() -> argparse.ArgumentParser:
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("--json", action="store_true", help="print one JSON object instead of text")
     common.add_argument("--quiet", action="store_true", help="no progress bar, nothing but errors")
+    common.add_argument("--debug", action="store_true", help="the traceback of every error, too")
     writing = argparse.ArgumentParser(add_help=False)
     writing.add_argument("--no-clobber", action="store_true", help="keep files that are there, and skip their inputs")
     running = argparse.ArgumentParser(add_help=False, parents=[common, writing])
@@ -83,6 +85,7 @@ def make_parser() -> argparse.ArgumentParser:
     train.add_argument("overrides", nargs="*", metavar="key=value", help="such as trainer.batches=100")
     train.add_argument("--resume", action="store_true", help="go on from the last checkpoint of output.folder")
     train.add_argument("--quiet", action="store_true", help="no progress bar, nothing but errors")
+    train.add_argument("--debug", action="store_true", help="the traceback of an error, too")
     info = commands.add_parser("info", parents=[common, latents], help="what a VAE file is, read from its header")
     info.add_argument("inputs", nargs="+", metavar="VAE_FILE", help="a VAE file, or its two halves")
     info.add_argument("--all", action="store_true", help="every fact, the whole configuration included")
@@ -104,6 +107,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         rest = [word for word in rest if word.startswith("-")]
     if rest:
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    if getattr(options, "debug", False):
+        show_tracebacks()
     try:
         if options.command == "info":
             return _info(options)
@@ -131,9 +136,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # whoever read what is printed has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except (ValueError, RuntimeError, OSError) as error:
-        print(f"exact-vae: {error}", file=sys.stderr)
+    except Exception as error:
+        from .vae_model.wording import one_line
+
+        print(f"exact-vae: {one_line(error, options.command)}", file=sys.stderr)
         return 2
+
+
+def show_tracebacks() -> None:
+    """Everything that this package logs goes to stderr, the tracebacks of worded errors among it."""
+    logger = logging.getLogger(__package__)
+    logger.addHandler(logging.StreamHandler())
+    logger.setLevel(logging.DEBUG)
 
 
 def _convert(options: argparse.Namespace) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,10 +11,11 @@ import torch
 
 from ..vae_model.bundled import BUNDLED_FILE
 from ..vae_model.conventions import knows_raw, not_raw
-from ..vae_model.errors import VAEFileError
+from ..vae_model.errors import InputError, VAEFileError
 from ..vae_model.host import Host
 from ..vae_model.load import Source, load_model
 from ..vae_model.vae import VAE
+from ..vae_model.wording import speaks_plainly
 from . import comfy_host
 from .devices import output_device, parse_device, parse_dtype, vae_device, vae_dtype
 from .host import LocalHost
@@ -24,6 +26,7 @@ logger = logging.getLogger(__name__)
 BUNDLED = "bundled"
 
 
+@speaks_plainly("load_vae")
 def load_vae(
     path_or_paths: Source | Sequence[Source] = BUNDLED,
     *,
@@ -46,6 +49,7 @@ def load_vae(
              latents where neither its file nor its name tells it; where it is not known, a warning says so.
     Raises:  VAEFileError, one line, for anything that is no autoencoder; ValueError for a dtype or device not here.
     """
+    _require_sources(path_or_paths)
     inside = comfy_host.is_comfyui() and host is None
     target = _auto_device(inside) if device == "auto" else parse_device(device)
     kind = _auto_dtype(inside, target) if dtype == "auto" else parse_dtype(dtype)
@@ -67,6 +71,18 @@ def load_vae(
 def _load_patcher(source: Any, dtype: torch.dtype, device: torch.device, config: Mapping[str, Any] | None) -> Any:
     """The patcher of the same model loaded once more."""
     return load_vae(source, dtype=dtype, device=device, config=config).patcher
+
+
+def _require_sources(given: Any) -> None:
+    """InputError for what is neither a path, a state dict, nor some of these."""
+    kinds = (str, os.PathLike, Mapping)
+    parts: list[Any] = [given] if isinstance(given, kinds) or not isinstance(given, (list, tuple)) else list(given)  # pyright: ignore
+    odd = [part for part in parts if not isinstance(part, kinds)]
+    if odd or not parts or "" in parts:
+        found = "nothing" if not parts or not odd or odd[0] is None else type(odd[0]).__name__
+        raise InputError(
+            f"load_vae: expected a file, a folder, a state dict or a pair of them, got {found}: name a VAE file"
+        )
 
 
 def _auto_device(inside_comfyui: bool) -> torch.device:

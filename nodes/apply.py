@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..model_management.exact_vae import make_exact
+from ..model_management.node_edge import in_one_line
 from ..model_management.values import MEMORY_INPUT, memory_bytes
 
 
@@ -27,6 +28,7 @@ class VAEApply:
         """Inputs as ComfyUI reads them."""
         return {"required": {"vae": ("VAE", {"tooltip": "Any VAE."})}, "optional": MEMORY_INPUT}
 
+    @in_one_line
     def apply(self, vae: Any, memory: float = 0.0) -> tuple[Any]:
         """An exact copy."""
         return (make_exact(vae, memory_bytes(memory)),)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..model_management.exact_vae import make_exact
+from ..model_management.node_edge import in_one_line
 from ..model_management.values import MEMORY_INPUT, image_channels, memory_bytes, with_report
 
 PIXELS = ("IMAGE", {"tooltip": "The image, float 0..1. Cropped centrally to whole latent cells; alpha is dropped."})
@@ -31,6 +32,7 @@ class VAEEncode:
         """Inputs as ComfyUI reads them."""
         return {"required": {"pixels": PIXELS, "vae": VAE_INPUT}, "optional": MEMORY_INPUT}
 
+    @in_one_line
     def encode(self, pixels: Any, vae: Any, memory: float = 0.0) -> dict[str, Any]:
         """Encode; MemoryBudgetError, one line, where the memory does not suffice."""
         vae = make_exact(vae, memory_bytes(memory))

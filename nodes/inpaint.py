@@ -6,6 +6,7 @@ from typing import Any
 
 from ..model_management.exact_vae import make_exact
 from ..model_management.masks import grey_out, grow_mask
+from ..model_management.node_edge import in_one_line
 from ..model_management.values import MEMORY_INPUT, image_channels, memory_bytes, with_report
 
 
@@ -39,6 +40,7 @@ class VAEEncodeForInpaint:
             "optional": MEMORY_INPUT,
         }
 
+    @in_one_line
     def encode(self, pixels: Any, vae: Any, mask: Any, grow_mask_by: int = 6, memory: float = 0.0) -> dict[str, Any]:
         """Encode; MemoryBudgetError, one line, where the memory does not suffice."""
         vae = make_exact(vae, memory_bytes(memory))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..model_management.loader import load_vae
+from ..model_management.node_edge import in_one_line
 from ..model_management.vae_files import find_vae, list_vaes
 
 
@@ -44,6 +45,7 @@ class VAELoader:
             },
         }
 
+    @in_one_line
     def load_vae(self, vae_name: str, dtype: str = "auto") -> tuple[Any]:
         """Load by name."""
         found = find_vae(vae_name)

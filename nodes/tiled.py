@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..model_management.exact_vae import make_exact
+from ..model_management.node_edge import in_one_line
 from ..model_management.values import (
     MEMORY_INPUT,
     flatten_frames,
@@ -116,6 +117,7 @@ class VAEDecodeTiled:
             "optional": MORE_INPUTS,
         }
 
+    @in_one_line
     def decode(
         self,
         samples: dict[str, Any],
@@ -162,6 +164,7 @@ class VAEEncodeTiled:
             "optional": MORE_INPUTS,
         }
 
+    @in_one_line
     def encode(
         self,
         pixels: Any,

@@ -76,6 +76,11 @@ def encoder_half(model: Any, latent_channels: int) -> Half:
     return Half(program, _same, lambda rows: rows[:, :latent_channels])
 
 
+def behind(first: Callable[[Tensor], Tensor], half: Half) -> Half:
+    """`half` with `first` done to its rows before all else."""
+    return Half(half.program, lambda rows: half.prepare(first(rows)), half.finish)
+
+
 def _require_moments(model: Any, program: Program, latent_channels: int) -> None:
     if program.out_channels not in (latent_channels, 2 * latent_channels):
         raise UnsupportedModule(
@@ -124,7 +129,8 @@ def _require_known(model: Any, part: str, method: str) -> None:
             f"{describe(model)}: expected an image autoencoder of the KL or TAESD family: it runs untiled"
         )
     if not hasattr(model, part):
-        raise UnsupportedModule(f"{describe(model)}: expected a {part}, got none: load the other half too")
+        article = "an" if part == "encoder" else "a"
+        raise UnsupportedModule(f"{describe(model)}: expected {article} {part}, got none: load the other half too")
     if method in vars(model) or "forward" in vars(model):
         raise UnsupportedModule(f"{describe(model)}: expected its own {method}, got a replaced one: it runs untiled")
     if tiny:

@@ -34,6 +34,8 @@ class Report:
     peak_bytes: int | None = None
     """Measured, where the device counts what it allocates: CUDA."""
     seconds: float = 0.0
+    repeated_in: str | None = None
+    """The number format in which items were repeated that overflowed in the VAE's own."""
     warnings: list[str] = field(default_factory=list)
     stopped: str | None = None
     """Why the run ended before it was done, in one line; None where it was not stopped."""
@@ -52,6 +54,8 @@ class Report:
         """For people, once the run is over."""
         head = "exact" if self.exact else "approximate" if self.method == "blend" else "host's own method"
         parts = [head, self.schedule or self.reason or self.method]
+        if self.repeated_in is not None:
+            parts.append(f"overflow, repeated in {self.repeated_in}")
         if self.peak_bytes is not None:
             parts.append(format_bytes(self.peak_bytes))
         elif self.plan is not None:

@@ -111,7 +111,7 @@ class ExactRun:
             return plan
         self._warn(f"{where}: NaN was born in the VAE in {name}: repeated in float32; load this VAE in float32")
         self.run = replace(run, dtype=torch.float32)
-        self.report.dtype = "float32"
+        self.report.dtype = self.report.repeated_in = "float32"
         plan = self._item(self._plan((self.group, *x.shape[1:]), run.limit), x, item)  # pyright: ignore[reportArgumentType]
         if self._nan:
             self._warn(f"{where}: NaN in float32, too: the weights of this VAE are broken")

@@ -17,7 +17,7 @@ from .config import VideoConfig, WanConfig, decode_factor, image_channels
 from .errors import InputError
 from .estimate import untiled_elements_per_pixel
 from .exact.spec import UnsupportedModule
-from .halves import Half, decoder_half, encoder_half
+from .halves import Half, behind, decoder_half, encoder_half
 from .host import Host, PlanProtocol
 from .host_names import HostNames, add_alpha, take_not_video, take_vae_options
 from .layers import set_attention
@@ -26,6 +26,7 @@ from .raw import decode_raw, encode_raw
 from .report import Report, Watch
 from .run import Progress, Run, run_blend, run_untiled
 from .run_exact import ExactRun
+from .wording import needs_half
 
 logger = logging.getLogger(__name__)
 
@@ -93,6 +94,7 @@ class VAE(HostNames):
         """Bytes of activations that an untiled encode of one item of (B, C, H, W) takes at its peak."""
         return int(untiled_elements_per_pixel(self.loaded.config, "encode") * shape[-1] * shape[-2] * dtype.itemsize)
 
+    @needs_half("decoder")
     def decode(
         self,
         samples: Tensor,
@@ -158,6 +160,7 @@ class VAE(HostNames):
             )
             return self.process_output(out)
 
+    @needs_half("encoder")
     def encode(
         self,
         pixels: Tensor,
@@ -244,12 +247,7 @@ class VAE(HostNames):
         return self.encode(pixel_samples, method, tile_size=side, overlap=overlap, not_video=not_video)
 
     def _encoder_half(self) -> Half:
-        half = encoder_half(self.first_stage_model, self.latent_channels)
-
-        def prepare(rows: Tensor) -> Tensor:
-            return half.prepare(self.process_input(rows))
-
-        return replace(half, prepare=prepare)
+        return behind(self.process_input, encoder_half(self.first_stage_model, self.latent_channels))
 
     def _run_exact(
         self,
