@@ -19,7 +19,8 @@ from ..vae_model.exact.spec import UnsupportedModule
 from ..vae_model.families import FAMILIES
 from ..vae_model.halves import Half, decoder_half, encoder_half
 from ..vae_model.layouts import COUNTERS
-from ..vae_model.load import build_empty, inspect_model
+from ..vae_model.load import build_empty, inspect_model, notes_of
+from ..vae_model.notes import tell
 from .budget import AMPLE, budgets
 from .devices import parse_device, parse_dtype, vae_device, vae_dtype
 from .loader import BUNDLED
@@ -30,10 +31,12 @@ LAW_PIXELS = 4096
 """Side of the image at which memory laws are read off: strips hardly count there."""
 
 
-def _open(paths: Sequence[str]) -> tuple[Any, Any, Config, Any, dict[str, str]]:
+def _open(
+    paths: Sequence[str], variant: str | None = None, part: str | None = None
+) -> tuple[Any, Any, Config, Any, dict[str, str]]:
     """(parts, family, configuration, the model without weights, hints)."""
     sources = [str(BUNDLED_FILE) if path == BUNDLED else path for path in paths]
-    parts, family, config, hints = inspect_model(sources)
+    parts, family, config, hints = inspect_model(sources, variant=variant, part=part)
     return parts, family, config, build_empty(parts, family, config), hints
 
 
@@ -55,13 +58,16 @@ def plan_file(
     host_memory: str,
     dtype: str = "auto",
     device: str = "auto",
+    variant: str | None = None,
+    part: str | None = None,
 ) -> Plan:
     """The plan for an image of `size`, "WIDTHxHEIGHT" pixels; InputError or MemoryBudgetError in one line."""
     match = re.fullmatch(r"(\d+)[xX](\d+)", size.strip())
     if match is None:
         raise InputError(f"--size: expected WIDTHxHEIGHT in pixels, got {size!r}: write it like 4096x4096")
     width, height = int(match[1]), int(match[2])
-    _, _, config, model, _ = _open(paths)
+    parts, _, config, model, _ = _open(paths, variant, part)
+    tell(" + ".join(paths), notes_of(parts))
     if min(width, height) < config.factor:
         raise InputError(f"--size: expected at least {config.factor} x {config.factor}, got {size}: enlarge the image")
     target = vae_device() if device == "auto" else parse_device(device)
@@ -116,9 +122,9 @@ def _scale_shift(family: str, config: Config, hints: Mapping[str, str]) -> str:
     return f"{one.scale:g} and {one.shift:g}, of {one.models}"
 
 
-def describe_vae(paths: Sequence[str]) -> dict[str, object]:
+def describe_vae(paths: Sequence[str], variant: str | None = None, part: str | None = None) -> dict[str, object]:
     """Facts of one VAE (one file or its two halves), in reading order; VAEFileError where it is none."""
-    parts, family, config, model, hints = _open(paths)
+    parts, family, config, model, hints = _open(paths, variant, part)
     shapes = {key: shape for part in parts for key, shape in part.shapes.items()}
     dtypes = {part.weights.dtypes[key] for part in parts for name, key in part.keys.items() if name not in COUNTERS}
     halves = [half for half in ("encoder", "decoder") if any(key.startswith(f"{half}.") for key in shapes)]
@@ -127,6 +133,7 @@ def describe_vae(paths: Sequence[str]) -> dict[str, object]:
         "family": FAMILIES[family].title,
         "layout": " + ".join(part.layout.name for part in parts),
         "prefix": parts[0].prefix or "none",
+        **({"notes": "; ".join(notes_of(parts))} if notes_of(parts) else {}),
         "halves": " and ".join(halves),
         "widths": _widths(config),
         "latent channels": config.latent_channels,

@@ -26,16 +26,20 @@ def load_vae(
     device: str | torch.device = "auto",
     config: Mapping[str, Any] | None = None,
     host: Host | None = None,
+    variant: str | None = None,
+    part: str | None = None,
 ) -> VAE:
     """Load an autoencoder, whatever layout its file has.
 
-    Args:    path_or_paths: a weight file, a diffusers folder, a state dict, a sequence of encoder and decoder file, or
-             "bundled" for the small VAE that ships with the project.
+    Args:    path_or_paths: a weight file, a diffusers folder, a pipeline's root, a state dict, a sequence of encoder
+             and decoder file, or "bundled" for the small VAE that ships with the project.
              dtype: of weights and activations, a torch dtype or its name; "auto" is bfloat16 where the device is
              fast at it, else float32.
              device: "auto", a torch device or its name.
              config: fields of a diffusers config.json for what no tensor shape tells (`norm_num_groups`).
              host: the surroundings; None is this process, by ComfyUI's rules inside ComfyUI.
+             variant: of a folder's files, such as "fp16"; None takes the plain ones, or the only one there is.
+             part: of several autoencoders in a checkpoint, such as "ema": the name of its dictionary or its prefix.
     Raises:  VAEFileError, one line, for anything that is no autoencoder; ValueError for a dtype or device not here.
     """
     inside = comfy_host.is_comfyui() and host is None
@@ -45,7 +49,7 @@ def load_vae(
         if not BUNDLED_FILE.is_file():
             raise VAEFileError(f"{BUNDLED_FILE.name}: expected the bundled VAE, found none: install the project again")
         path_or_paths = BUNDLED_FILE
-    loaded = load_model(path_or_paths, dtype=kind, config=config)
+    loaded = load_model(path_or_paths, dtype=kind, config=config, variant=variant, part=part)
     if not inside:
         return VAE(loaded, host or LocalHost(), device=target, dtype=kind, output_device=output_device())
     patcher = comfy_host.new_patcher(loaded.model, target)

@@ -35,7 +35,13 @@ def run_files(options: argparse.Namespace) -> int:
     if getattr(options, "shard", False):
         return _run_sharded(options, files, suffix)
     outputs = name_outputs(options.inputs, options.output, suffix)
-    vae = load_vae(files if len(files) > 1 else files[0], dtype=options.dtype, device=options.device)
+    vae = load_vae(
+        files if len(files) > 1 else files[0],
+        dtype=options.dtype,
+        device=options.device,
+        variant=options.variant,
+        part=options.part,
+    )
     work = _encode_file if options.command == "encode" else _decode_file
 
     def run_one(source: Path, target: Path, progress: Callable[[float], None]) -> Result:
@@ -58,6 +64,7 @@ def _run_sharded(options: argparse.Namespace, files: list[str], suffix: str) -> 
         rank, outcomes = decode_files(
             options.inputs, options.output, suffix, files, _write_images,
             dtype=options.dtype, device=options.device, memory=options.memory, quiet=quiet,
+            variant=options.variant, part=options.part,
         )  # fmt: skip
     except RankLost as error:
         print(f"exact-vae: {error}", file=sys.stderr, flush=True)

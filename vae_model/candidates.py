@@ -82,8 +82,8 @@ def choose(weights: Weights, part: str | None) -> Candidate | None:
     if len(found) > 1:
         parts = [one.part for one in found]
         raise VAEFileError(
-            f"{weights.name}: expected one autoencoder, found {len(parts)}, in {', '.join(parts)}: choose one by part "
-            f"(--part {parts[0]} on the command line)"
+            f"{weights.name}: expected one autoencoder, found {len(parts)}, in {', '.join(parts)}: choose one by part, "
+            f"as in exact-vae convert FILE --part {parts[0]}, which writes it alone"
         )
     return found[0] if found else None
 

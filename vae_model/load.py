@@ -17,6 +17,7 @@ from .errors import VAEFileError
 from .families import FAMILIES
 from .files.weights import on_one_line, open_weights
 from .layouts import COUNTERS
+from .notes import tell
 
 Source = str | os.PathLike[str] | Mapping[str, Any]
 
@@ -154,6 +155,7 @@ def load_model(
     stored = parts[0].weights.dtypes[next(iter(parts[0].keys.values()))]
     layouts = tuple(part.layout.name for part in parts)
     notes = notes_of(parts)
+    tell(" + ".join(one.weights.name for one in parts), notes)
     return LoadedModel(model.eval(), model_config, family, layouts, parts[-1].prefix, hints, stored, notes)
 
 

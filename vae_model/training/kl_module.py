@@ -34,6 +34,7 @@ class AutoEncoderKL(Trained):
              lossconfig: {"target", "params"} of a loss in `losses.LOSSES`; None is AutoencoderLoss. The seed's own
              default, the method `default_loss`, collapses the posterior and has to be asked for.
              ckpt_path: weights to start from, any file that `load_vae` opens, or "bundled".
+             ckpt_variant, ckpt_part: the variant of a folder's files, one of several autoencoders in a checkpoint.
              ignore_keys: beginnings of keys that are not taken from there.
              colorize_nlabels: channels of the images, where pictures of them need a projection onto three.
              monitor: the logged value that tells the best weights.
@@ -57,9 +58,11 @@ class AutoEncoderKL(Trained):
         start: str = "default",
         train: Sequence[str] = PARTS,
         gradient_checkpointing: bool = False,
+        ckpt_variant: str | None = None,
+        ckpt_part: str | None = None,
     ) -> None:
         require(one_of("model.start", start, STARTS) + check_parts(train))
-        loaded = None if ckpt_path is None else _load(ckpt_path)
+        loaded = None if ckpt_path is None else _load(ckpt_path, ckpt_variant, ckpt_part)
         model = _build(ddconfig, embed_dim, loaded)
         if loaded is None:
             STARTS[start](model)
@@ -174,9 +177,10 @@ def check_parts(train: Sequence[str]) -> list[str]:
     return [problem for part in train for problem in one_of("model.train", part, PARTS)]
 
 
-def _load(path: str) -> LoadedModel:
+def _load(path: str, variant: str | None, part: str | None) -> LoadedModel:
     """The weights to start from; only image autoencoders of the KL family have what is trained here."""
-    loaded = load_model(BUNDLED_FILE if path == "bundled" else path, dtype=torch.float32)
+    source = BUNDLED_FILE if path == "bundled" else path
+    loaded = load_model(source, dtype=torch.float32, variant=variant, part=part)
     if not isinstance(loaded.model, AutoencoderKL) or type(loaded.config) is not KLConfig or loaded.family != "kl":
         raise ConfigError(
             f"model.ckpt_path: expected a KL image autoencoder, got {loaded.family} in {path}: use another"
