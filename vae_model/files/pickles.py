@@ -22,6 +22,8 @@ from .storages import load_archive, load_legacy
 
 _MAX_UNPACKED_RATIO = 20
 """A weight archive that unpacks to more than this many times its size is no weight archive."""
+_STRUCTURES = {"builtins", "__builtin__", "collections", "copyreg", "copy_reg", "typing", "types"}
+"""Packages of structures, which say nothing of what is in them."""
 _REFUSALS = ("weights_only", "Unsupported", "GLOBAL")
 """Words of torch's unpickler where it refuses to make an object."""
 _LEGACY_PICKLES = 4
@@ -65,8 +67,9 @@ def _notes(beside: list[str] | None) -> tuple[str, ...]:
     """What was left out of the pickle."""
     if not beside:
         return ()
-    kinds = ", ".join(beside[:4]) + (f" and {len(beside) - 4} more" if len(beside) > 4 else "")
-    return (f"left out are objects beside the weights ({kinds}); nothing of them was run",)
+    packages = {name.partition(".")[0] for name in beside}
+    listed = ", ".join(sorted(packages - _STRUCTURES) or sorted(packages))
+    return (f"left out are objects beside the weights ({listed}); nothing of them was run",)
 
 
 def _refusal(names: set[tuple[str, str]]) -> str:

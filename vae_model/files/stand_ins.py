@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, UntypedStorage
 
 _CLASS = "[A-Z]\\w*"
-_STRUCTURES = "dict|list|set|frozenset|tuple|int|float|complex|bool|str|bytes|object|slice|range"
+_STRUCTURES = "dict|list|set|frozenset|tuple|int|long|float|complex|bool|str|unicode|bytes|object|slice|x?range"
 _BESIDE: tuple[tuple[str, str], ...] = (
     (r"(pytorch_lightning|lightning|lightning_fabric|lightning_utilities|torchmetrics)(\.\w+)*", _CLASS),
     (r"omegaconf(\.\w+)*", _CLASS),
@@ -35,6 +35,7 @@ _BESIDE: tuple[tuple[str, str], ...] = (
     (r"numpy\._?core\.numeric", "_frombuffer"),
     (r"numpy\.random\._pickle", "__(randomstate|generator|bit_generator)_ctor"),
     (r"numpy\.random\.(_\w+|mtrand)", _CLASS),
+    (r"numpy\.random\.bit_generator", "SeedSequence|__pyx_unpickle_SeedSequence"),
     (r"builtins|__builtin__", _STRUCTURES),
     (r"copyreg|copy_reg", "_reconstructor"),
 )

@@ -29,6 +29,8 @@ def load_archive(path: Path) -> Any:
         entries = {entry.filename: entry for entry in archive.infolist()}
         content = next(name for name in entries if name.endswith("/data.pkl") or name == "data.pkl")
         folder = content.removesuffix("data.pkl")
+        if not folder or any(not name.startswith(folder) or ".." in name.split("/") for name in entries):
+            raise Damage("not all of its files are in one folder")
         order = archive.read(f"{folder}byteorder").decode() if f"{folder}byteorder" in entries else sys.byteorder
         if order != sys.byteorder:
             raise Damage(f"its numbers are in {order[:9]} endian order")
