@@ -26,9 +26,14 @@ def make_parser() -> argparse.ArgumentParser:
     common.add_argument("--json", action="store_true", help="print one JSON object instead of text")
     common.add_argument("--quiet", action="store_true", help="no progress bar, nothing but errors")
     common.add_argument("--debug", action="store_true", help="the traceback of every error, too")
+    choosing = argparse.ArgumentParser(add_help=False)
+    choosing.add_argument(
+        "--variant", metavar="NAME", help="of a folder's files, such as fp16; default: the plain ones"
+    )
+    choosing.add_argument("--part", metavar="NAME", help="of several VAEs in a checkpoint, such as ema")
     writing = argparse.ArgumentParser(add_help=False)
     writing.add_argument("--no-clobber", action="store_true", help="keep files that are there, and skip their inputs")
-    running = argparse.ArgumentParser(add_help=False, parents=[common, writing])
+    running = argparse.ArgumentParser(add_help=False, parents=[common, choosing, writing])
     running.add_argument(
         "-o", "--output", type=Path, help="a file, or a folder for several inputs; default: beside each input, if new"
     )
@@ -58,7 +63,7 @@ def make_parser() -> argparse.ArgumentParser:
         action="store_true",
         help="share the rows over processes: torchrun --nproc-per-node N -m exact_vae decode --shard ...",
     )
-    plan = commands.add_parser("plan", parents=[common], help="how a size would run, and what it would take")
+    plan = commands.add_parser("plan", parents=[common, choosing], help="how a size would run, and what it would take")
     plan.add_argument("--size", required=True, metavar="WxH", help="of the image in pixels, such as 4096x4096")
     plan.add_argument("--memory", default=None, metavar="AMOUNT", help="budget above the weights; default: all free")
     plan.add_argument("--host-memory", default="0", metavar="AMOUNT", help="for strips that wait there; default: none")
@@ -66,14 +71,16 @@ def make_parser() -> argparse.ArgumentParser:
     plan.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps, xpu")
     plan.add_argument("--direction", choices=["decode", "encode"], default="decode")
     plan.add_argument("--vae", action="append", metavar="FILE", help="a VAE file; twice for two halves")
-    convert = commands.add_parser("convert", parents=[common, writing, latents], help="a VAE file in another layout")
+    convert = commands.add_parser(
+        "convert", parents=[common, choosing, writing, latents], help="a VAE file in another layout"
+    )
     convert.add_argument("inputs", nargs="+", metavar="VAE_FILE", help="a VAE file, or its two halves")
     convert.add_argument(
         "-o", "--output", type=Path, required=True, help="a .safetensors file; for diffusers also a folder"
     )
     convert.add_argument("--layout", required=True, help="ldm, diffusers, or another that the family has")
     convert.add_argument("--dtype", default=None, help="float32, bfloat16 or float16; default: as in the input")
-    evaluate = commands.add_parser("evaluate", parents=[common], help="how well VAEs reconstruct pictures")
+    evaluate = commands.add_parser("evaluate", parents=[common, choosing], help="how well VAEs reconstruct pictures")
     evaluate.add_argument("vaes", nargs="+", metavar="VAE", help='a VAE file, two halves joined by "+", or bundled')
     evaluate.add_argument("--images", type=Path, required=True, metavar="DIR", help="a folder of pictures")
     evaluate.add_argument("--crop", type=int, default=512, metavar="PIXELS", help="side of the centre crops; 512")
@@ -86,7 +93,9 @@ def make_parser() -> argparse.ArgumentParser:
     train.add_argument("--resume", action="store_true", help="go on from the last checkpoint of output.folder")
     train.add_argument("--quiet", action="store_true", help="no progress bar, nothing but errors")
     train.add_argument("--debug", action="store_true", help="the traceback of an error, too")
-    info = commands.add_parser("info", parents=[common, latents], help="what a VAE file is, read from its header")
+    info = commands.add_parser(
+        "info", parents=[common, choosing, latents], help="what a VAE file is, read from its header"
+    )
     info.add_argument("inputs", nargs="+", metavar="VAE_FILE", help="a VAE file, or its two halves")
     info.add_argument("--all", action="store_true", help="every fact, the whole configuration included")
     completion = commands.add_parser("completion", help="a script that completes these words in a shell")
@@ -109,6 +118,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     if getattr(options, "debug", False):
         show_tracebacks()
+    _show_notes(options)
     try:
         if options.command == "info":
             return _info(options)
@@ -150,6 +160,13 @@ def show_tracebacks() -> None:
     logger.setLevel(logging.DEBUG)
 
 
+def _show_notes(options: argparse.Namespace) -> None:
+    """What is told about the files that are read goes to stderr."""
+    from .vae_model.notes import show_on_stderr
+
+    show_on_stderr(not getattr(options, "quiet", True))
+
+
 def _convert(options: argparse.Namespace) -> int:
     """One VAE into another layout."""
     from .model_management.convert import convert_vae
@@ -158,7 +175,13 @@ def _convert(options: argparse.Namespace) -> int:
         written, notes = [options.output], ["kept as it was"]
     else:
         written, notes = convert_vae(
-            options.inputs, options.output, options.layout, options.dtype, options.latent_format
+            options.inputs,
+            options.output,
+            options.layout,
+            options.dtype,
+            options.latent_format,
+            options.variant,
+            options.part,
         )
     if options.json:
         paths = [str(path) for path in written]
@@ -185,7 +208,7 @@ def _info(options: argparse.Namespace) -> int:
     """Describe a VAE from names and shapes alone."""
     from .model_management.describe import card, describe_vae
 
-    facts = describe_vae(options.inputs, options.latent_format)
+    facts = describe_vae(options.inputs, options.latent_format, options.variant, options.part)
     if options.json:
         print(json.dumps(facts))
     elif not options.quiet:
@@ -208,6 +231,8 @@ def _plan(options: argparse.Namespace) -> int:
         host_memory=options.host_memory,
         dtype=options.dtype,
         device=options.device,
+        variant=options.variant,
+        part=options.part,
     )
     if options.json:
         print(plan.as_json())

@@ -35,11 +35,13 @@ def load_vae(
     config: Mapping[str, Any] | None = None,
     host: Host | None = None,
     latent_format: str | None = None,
+    variant: str | None = None,
+    part: str | None = None,
 ) -> VAE:
     """Load an autoencoder, whatever layout its file has.
 
-    Args:    path_or_paths: a weight file, a diffusers folder, a state dict, a sequence of encoder and decoder file, or
-             "bundled" for the small VAE that ships with the project.
+    Args:    path_or_paths: a weight file, a diffusers folder, a pipeline's root, a state dict, a sequence of encoder
+             and decoder file, or "bundled" for the small VAE that ships with the project.
              dtype: of weights and activations, a torch dtype or its name; "auto" is bfloat16 where the device is
              fast at it, else float32.
              device: "auto", a torch device or its name.
@@ -47,6 +49,8 @@ def load_vae(
              host: the surroundings; None is this process, by ComfyUI's rules inside ComfyUI.
              latent_format: whose latents: sd, sdxl, sd3, flux, flux2 or raw. A tiny VAE needs it to convert to raw
              latents where neither its file nor its name tells it; where it is not known, a warning says so.
+             variant: of a folder's files, such as "fp16"; None takes the plain ones, or the only one there is.
+             part: of several autoencoders in a checkpoint, such as "ema": the name of its dictionary or its prefix.
     Raises:  VAEFileError, one line, for anything that is no autoencoder; ValueError for a dtype or device not here.
     """
     _require_sources(path_or_paths)
@@ -57,7 +61,9 @@ def load_vae(
         if not BUNDLED_FILE.is_file():
             raise VAEFileError(f"{BUNDLED_FILE.name}: expected the bundled VAE, found none: install the project again")
         path_or_paths = BUNDLED_FILE
-    loaded = load_model(path_or_paths, dtype=kind, config=config, latent_format=latent_format)
+    loaded = load_model(
+        path_or_paths, dtype=kind, config=config, latent_format=latent_format, variant=variant, part=part
+    )
     if not knows_raw(loaded.family, loaded.config, loaded.hints):
         logger.warning(not_raw(loaded.config))
     if not inside:

@@ -58,6 +58,8 @@ def _run_all(pairs: list[tuple[Path, Path]], files: list[str], options: argparse
         dtype=options.dtype,
         device=options.device,
         latent_format=options.latent_format,
+        variant=options.variant,
+        part=options.part,
     )
     work = _encode_file if options.command == "encode" else _decode_file
 
@@ -89,6 +91,7 @@ def _run_sharded(options: argparse.Namespace, files: list[str], suffix: str) -> 
             gather_inputs(options.inputs, "decode"), options.output, suffix, files, _write_images,
             dtype=options.dtype, device=options.device, memory=options.memory, quiet=quiet,
             latent_format=options.latent_format,
+            variant=options.variant, part=options.part,
         )  # fmt: skip
     except RankLost as error:
         print(f"exact-vae: {error}", file=sys.stderr, flush=True)
