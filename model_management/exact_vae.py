@@ -210,7 +210,7 @@ class ExactVAE:
 
     def _exact_encode(self: Any, pixels: Tensor, strip_rows: int | None = None) -> Tensor:
         program = half_of(self, "encode").program
-        x = crop_centre(pixels, factor_of(self, "encode")) if getattr(self, "crop_input", True) else pixels
+        x = crop_centre(pixels, factor_of(program, "encode")) if getattr(self, "crop_input", True) else pixels
         x = self.vae_encode_crop_pixels(x)[..., : program.in_channels].movedim(-1, 1)  # older hosts leave alpha there
         size = program.out_size(*x.shape[2:])
         shape = (len(x), self.latent_channels, size.height, size.width)

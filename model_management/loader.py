@@ -69,8 +69,9 @@ def load_vae(
     if not inside:
         return VAE(loaded, host or LocalHost(), device=target, dtype=kind, output_device=output_device())
     vae = HostedVAE(loaded, device=target, dtype=kind)
-    # By this the host makes another copy of the model, for another device.
-    vae.patcher.cached_patcher_init = (_load_patcher, (path_or_paths, kind, target, config))
+    if not isinstance(path_or_paths, Mapping):  # a state dict would stay in memory for this
+        # By this the host makes another copy of the model, for another device.
+        vae.patcher.cached_patcher_init = (_load_patcher, (path_or_paths, kind, target, config))
     return vae
 
 

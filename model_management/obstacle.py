@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..vae_model.exact.spec import UnsupportedModule
+from ..vae_model.exact.step import Program
 from ..vae_model.halves import Half, decoder_half, encoder_half
 from .frames import VIDEO, runs_frames
 
@@ -18,9 +19,9 @@ def half_of(vae: Any, what: str) -> Half:
     return decoder_half(model) if what == "decode" else encoder_half(model, vae.latent_channels)
 
 
-def factor_of(vae: Any, what: str) -> int:
+def factor_of(program: Program, what: str) -> int:
     """Pixels along one side of a latent cell, as the modules have it."""
-    program, side = half_of(vae, what).program, 1024
+    side = 1024
     there = program.out_size(side, side).height
     return there // side if what == "decode" else side // there
 
@@ -31,7 +32,7 @@ def correct_factors(vae: Any) -> None:
         if type(getattr(vae, name, None)) is not int:
             continue
         try:
-            setattr(vae, name, factor_of(vae, what))
+            setattr(vae, name, factor_of(half_of(vae, what).program, what))
         except UnsupportedModule:
             continue
 

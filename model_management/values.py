@@ -34,8 +34,8 @@ def flatten_frames(images: Tensor) -> Tensor:
 
 
 def image_channels(pixels: Any, vae: Any) -> Any:
-    """Images (..., C) without alpha, unless the VAE has it."""
-    return pixels[..., : max(3, getattr(vae, "output_channels", 3))]
+    """Images (..., C) without alpha, unless the VAE takes it: ours say so, the host's take what they give."""
+    return pixels[..., : max(3, getattr(vae, "input_channels", getattr(vae, "output_channels", 3)))]
 
 
 def memory_bytes(gib: float) -> int | None:

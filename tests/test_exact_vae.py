@@ -51,6 +51,15 @@ def test_every_way_in_gives_the_host_s_untiled_result(stub_host: Host, kind: str
     assert stub_host.calls == []  # none of the host's own methods ran
 
 
+@KINDS
+def test_a_vae_that_does_not_crop_is_given_all_of_the_image(stub_host: Host, kind: str) -> None:
+    vae = stub_host.make_vae(kind)
+    vae.crop_input = False
+    expected, made = vae.encode(pixels(71, 89)), make_exact(vae)
+    assert_exact(made.encode(pixels(71, 89)), expected)
+    assert made.last_report.exact
+
+
 def test_the_original_and_its_class_are_untouched(stub_host: Host) -> None:
     vae = stub_host.make_vae()
     before, kind = dict(vars(vae)), type(vae)

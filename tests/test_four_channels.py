@@ -22,8 +22,15 @@ pytestmark = pytest.mark.usefixtures("no_gradients")
 MASK = torch.zeros(1, 48, 40)
 
 
-def model() -> AutoencoderKL:
-    options = {"ch": 32, "out_ch": 4, "in_channels": 4, "ch_mult": (1, 2), "num_res_blocks": 1, "z_channels": 4}
+def model(out_channels: int = 4) -> AutoencoderKL:
+    options = {
+        "ch": 32,
+        "out_ch": out_channels,
+        "in_channels": 4,
+        "ch_mult": (1, 2),
+        "num_res_blocks": 1,
+        "z_channels": 4,
+    }
     torch.manual_seed(0)
     return AutoencoderKL(4, ddconfig=options | {"resolution": 32}, sample_posterior=False).eval()
 
@@ -71,6 +78,13 @@ def test_inpaint_keeps_alpha(vae: VAE) -> None:
     masked = pixels()
     masked[:, 10:30, 8:20, :3] = 0.5
     assert_same(latent(node.encode(pixels(), vae, mask)), whole(masked))
+
+
+def test_alpha_that_goes_in_and_does_not_come_out_is_kept(tmp_path: Path) -> None:
+    save(model(3), tmp_path / "rgba_to_rgb.safetensors")
+    vae = load_vae(tmp_path / "rgba_to_rgb.safetensors", device="cpu", dtype="float32")
+    for name, more in (("ExactVAEEncode", ()), ("ExactVAEEncodeTiled", ()), ("ExactVAEEncodeForInpaint", (MASK,))):
+        assert_same(latent(NODE_CLASS_MAPPINGS[name]().encode(pixels(), vae, *more)), vae.encode(pixels()))
 
 
 @pytest.mark.parametrize(("batch", "masks"), [(2, 1), (1, 2), (2, 2)])

@@ -19,7 +19,7 @@ from .errors import InputError
 class HostNames:
     """Base of `VAE`: the smaller names. Tiles of the "tiled" methods are strips here, so their results are exact."""
 
-    working_dtypes: tuple[torch.dtype, ...] | list[torch.dtype] = (torch.bfloat16, torch.float32)
+    working_dtypes: list[torch.dtype]
     """Dtypes that suit the model, the best first."""
     crop_input: bool = True
     """Whether images are cropped to whole latent cells; they always are."""

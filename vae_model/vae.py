@@ -62,6 +62,7 @@ class VAE(HostNames):
         self.first_stage_model: nn.Module = loaded.model
         self.loaded, self._host = loaded, host
         self.device, self.output_device, self.vae_dtype = device, output_device, dtype
+        self.working_dtypes = [torch.bfloat16, torch.float32]
         config = loaded.config
         self.latent_channels = config.latent_channels
         self.downscale_ratio, self.upscale_ratio = config.factor, decode_factor(config)
