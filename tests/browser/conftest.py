@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from playwright.sync_api import Browser
 
 ROOT = Path(__file__).resolve().parents[2]
-PACK = "ExactVAE-main"
-"""The folder in custom_nodes, as an unpacked archive has it: not the project's name."""
+PACK = "ExactVAE"
+"""The folder in custom_nodes: not called as the project is."""
 START_SECONDS, STEP_MS, RUN_MS = 240, 30_000, 180_000
 FLAGS = [
     *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
