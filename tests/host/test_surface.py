@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 from exact_vae.tests.host.client import Client
+from exact_vae.tests.host.conftest import EXAMPLE_NAME, VAE_NAME
 from exact_vae.tests.host.server import PACK, ROOT, Server
 
 pytestmark = pytest.mark.host
 
-VAE_NAME = "random_kl.safetensors"
 OURS = [
     "ExactVAEApply",
     "ExactVAEDecode",
@@ -30,7 +30,8 @@ def alone(comfy_dir: Path, comfy_python: str, tmp_path_factory: pytest.TempPathF
     """/object_info of the same host without the pack."""
     base = tmp_path_factory.mktemp("alone")
     (base / "models" / "vae").mkdir(parents=True)
-    (base / "models" / "vae" / VAE_NAME).touch()  # menus of files are to be the same, too
+    for name in (VAE_NAME, EXAMPLE_NAME):
+        (base / "models" / "vae" / name).touch()  # menus of files are to be the same, too
     server = Server(comfy_dir, comfy_python, base, pack=None)
     server.stop()
     return server.object_info
