@@ -272,7 +272,7 @@ def _ndim(x: Any) -> int:
 
 
 def _told(reason: UnsupportedModule) -> str:
-    return str(reason).replace(": it runs untiled", "")
+    return str(reason)
 
 
 def _rows(tile_x: int | None, tile_y: int | None, scale: float) -> int | None:
