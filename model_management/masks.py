@@ -18,8 +18,6 @@ def grey_out(pixels: Tensor, mask: Tensor, factor: int) -> tuple[Tensor, Tensor]
     `factor`. A place counts as masked from 0.5 on.
     """
     height, width = pixels.shape[1:3]
-    if pixels.dtype.itemsize == 1:  # PyTorch computes nothing with numbers of 8 bits
-        pixels = pixels.float()
     mask = mask.reshape(-1, 1, *mask.shape[-2:]).float()
     mask = functional.interpolate(mask, size=(height, width), mode="bilinear")
     mask = crop_centre(mask.movedim(1, -1), factor).movedim(-1, 1)

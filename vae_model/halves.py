@@ -67,7 +67,7 @@ def encoder_half(model: Any, latent_channels: int) -> Half:
     regularization = getattr(model, "regularization", None)
     plain = ("NoneType", "IdentityRegularizer") if hasattr(model, "quantize") else ("NoneType",)
     if type(regularization).__name__ not in (*plain, "DiagonalGaussianRegularizer"):
-        raise UnsupportedModule(f"regularization: expected a Gaussian, got {describe(regularization)}: it runs untiled")
+        raise UnsupportedModule(f"regularization: expected a Gaussian, got {describe(regularization)}")
     program = build_program(model.encoder, after=getattr(model, "quant_conv", None))
     if getattr(model, "bn", None) is not None:
         _require_moments(model, program, latent_channels // 4)
@@ -85,7 +85,7 @@ def _require_moments(model: Any, program: Program, latent_channels: int) -> None
     if program.out_channels not in (latent_channels, 2 * latent_channels):
         raise UnsupportedModule(
             f"{describe(model.encoder)}: expected {latent_channels} channels, with or without variances, "
-            f"got {program.out_channels}: it runs untiled"
+            f"got {program.out_channels}"
         )
 
 
@@ -97,9 +97,7 @@ def _statistics(model: Any, channels: int) -> Statistics:
         return statistics
     patch, eps = getattr(model, "ps", None), getattr(model, "bn_eps", None)
     if patch != [2, 2] or eps != statistics.eps:
-        raise UnsupportedModule(
-            f"bn: expected squares [2, 2] and its own eps {statistics.eps}, got {patch} and {eps}: it runs untiled"
-        )
+        raise UnsupportedModule(f"bn: expected squares [2, 2] and its own eps {statistics.eps}, got {patch} and {eps}")
     return statistics
 
 
@@ -125,14 +123,12 @@ def _require_known(model: Any, part: str, method: str) -> None:
     """Refuse a model that may do something around its coder that nobody here knows of."""
     tiny = isinstance(model, AutoencoderTiny)
     if not tiny and describe(model) not in (*_KL_CLASSES, _WAN_CLASS):
-        raise UnsupportedModule(
-            f"{describe(model)}: expected an image autoencoder of the KL or TAESD family: it runs untiled"
-        )
+        raise UnsupportedModule(f"{describe(model)}: expected an image autoencoder of the KL or TAESD family")
     if not hasattr(model, part):
         article = "an" if part == "encoder" else "a"
         raise UnsupportedModule(f"{describe(model)}: expected {article} {part}, got none: load the other half too")
     if method in vars(model) or "forward" in vars(model):
-        raise UnsupportedModule(f"{describe(model)}: expected its own {method}, got a replaced one: it runs untiled")
+        raise UnsupportedModule(f"{describe(model)}: expected its own {method}, got a replaced one")
     if tiny:
         return
     wan = describe(model) == _WAN_CLASS
@@ -150,7 +146,7 @@ def _taesd_decoder(model: Any) -> Half:
     (first, *layers), packed = _taesd_layers(model.taesd_decoder, "taesd_decoder")
     values = torch.linspace(-9, 9, 7)
     if list(first.parameters()) or not torch.allclose(first(values), _limit(values)):
-        raise UnsupportedModule(f"taesd_decoder.0: expected 3 tanh(x / 3), got {describe(first)}: it runs untiled")
+        raise UnsupportedModule(f"taesd_decoder.0: expected 3 tanh(x / 3), got {describe(first)}")
     shift, scale = float(model.vae_shift), float(model.vae_scale)
     program = build_program(nn.Sequential(*layers))
     if packed:
@@ -180,5 +176,5 @@ def _taesd_layers(coder: Any, name: str) -> tuple[list[nn.Module], bool]:
 
 def _require_taesd(model: Any, method: str) -> None:
     if method in vars(model):
-        raise UnsupportedModule(f"{describe(model)}: expected its own {method}, got a replaced one: it runs untiled")
+        raise UnsupportedModule(f"{describe(model)}: expected its own {method}, got a replaced one")
     require_children(model, describe(model), {"taesd_encoder", "taesd_decoder"})
