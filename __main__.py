@@ -30,9 +30,15 @@ def make_parser() -> argparse.ArgumentParser:
     running.add_argument("--dtype", default="auto", help="auto, float32, bfloat16 or float16")
     running.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps, xpu")
 
-    encode = commands.add_parser("encode", parents=[running], help="images to latents")
+    latents = argparse.ArgumentParser(add_help=False)
+    latents.add_argument(
+        "--latent-format",
+        metavar="NAME",
+        help="whose latents a tiny VAE works on: sd, sdxl, sd3, flux, flux2 or raw; default: as its file or name tells",
+    )
+    encode = commands.add_parser("encode", parents=[running, latents], help="images to latents")
     encode.add_argument("inputs", nargs="+", type=Path, metavar="IMAGE", help="PNG, JPEG, WebP or TIFF")
-    decode = commands.add_parser("decode", parents=[running], help="latents to images")
+    decode = commands.add_parser("decode", parents=[running, latents], help="latents to images")
     decode.add_argument("inputs", nargs="+", type=Path, metavar="LATENT", help="safetensors with the key latent_tensor")
     decode.add_argument("--format", default="png", help="of files in a folder: png (default), jpg, webp or tiff")
     decode.add_argument(
@@ -48,7 +54,7 @@ def make_parser() -> argparse.ArgumentParser:
     plan.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps, xpu")
     plan.add_argument("--direction", choices=["decode", "encode"], default="decode")
     plan.add_argument("--vae", action="append", metavar="FILE", help="a VAE file; twice for two halves")
-    convert = commands.add_parser("convert", parents=[common], help="a VAE file in another layout")
+    convert = commands.add_parser("convert", parents=[common, latents], help="a VAE file in another layout")
     convert.add_argument("inputs", nargs="+", metavar="VAE_FILE", help="a VAE file, or its two halves")
     convert.add_argument(
         "-o", "--output", type=Path, required=True, help="a .safetensors file; for diffusers also a folder"
@@ -67,7 +73,7 @@ def make_parser() -> argparse.ArgumentParser:
     train.add_argument("overrides", nargs="*", metavar="key=value", help="such as trainer.batches=100")
     train.add_argument("--resume", action="store_true", help="go on from the last checkpoint of output.folder")
     train.add_argument("--quiet", action="store_true", help="no progress bar, nothing but errors")
-    info = commands.add_parser("info", parents=[common], help="what a VAE file is, read from its header")
+    info = commands.add_parser("info", parents=[common, latents], help="what a VAE file is, read from its header")
     info.add_argument("inputs", nargs="+", metavar="VAE_FILE", help="a VAE file, or its two halves")
     return parser
 
@@ -109,7 +115,7 @@ def _convert(options: argparse.Namespace) -> int:
     """One VAE into another layout."""
     from .model_management.convert import convert_vae
 
-    written, notes = convert_vae(options.inputs, options.output, options.layout, options.dtype)
+    written, notes = convert_vae(options.inputs, options.output, options.layout, options.dtype, options.latent_format)
     if options.json:
         paths = [str(path) for path in written]
         print(json.dumps({"command": "convert", "layout": options.layout, "outputs": paths, "notes": notes}))
@@ -135,7 +141,7 @@ def _info(options: argparse.Namespace) -> int:
     """Describe a VAE from names and shapes alone."""
     from .model_management.describe import describe_vae
 
-    facts = describe_vae(options.inputs)
+    facts = describe_vae(options.inputs, options.latent_format)
     if options.json:
         print(json.dumps(facts))
     elif not options.quiet:

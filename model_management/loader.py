@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 
 from ..vae_model.bundled import BUNDLED_FILE
+from ..vae_model.conventions import knows_raw, not_raw
 from ..vae_model.errors import VAEFileError
 from ..vae_model.host import Host
 from ..vae_model.load import Source, load_model
@@ -15,6 +17,8 @@ from ..vae_model.vae import VAE
 from . import comfy_host
 from .devices import output_device, parse_device, parse_dtype, vae_device, vae_dtype
 from .host import LocalHost
+
+logger = logging.getLogger(__name__)
 
 BUNDLED = "bundled"
 
@@ -26,6 +30,7 @@ def load_vae(
     device: str | torch.device = "auto",
     config: Mapping[str, Any] | None = None,
     host: Host | None = None,
+    latent_format: str | None = None,
 ) -> VAE:
     """Load an autoencoder, whatever layout its file has.
 
@@ -36,6 +41,8 @@ def load_vae(
              device: "auto", a torch device or its name.
              config: fields of a diffusers config.json for what no tensor shape tells (`norm_num_groups`).
              host: the surroundings; None is this process, by ComfyUI's rules inside ComfyUI.
+             latent_format: whose latents: sd, sdxl, sd3, flux, flux2 or raw. A tiny VAE needs it to convert to raw
+             latents where neither its file nor its name tells it; where it is not known, a warning says so.
     Raises:  VAEFileError, one line, for anything that is no autoencoder; ValueError for a dtype or device not here.
     """
     inside = comfy_host.is_comfyui() and host is None
@@ -45,7 +52,9 @@ def load_vae(
         if not BUNDLED_FILE.is_file():
             raise VAEFileError(f"{BUNDLED_FILE.name}: expected the bundled VAE, found none: install the project again")
         path_or_paths = BUNDLED_FILE
-    loaded = load_model(path_or_paths, dtype=kind, config=config)
+    loaded = load_model(path_or_paths, dtype=kind, config=config, latent_format=latent_format)
+    if not knows_raw(loaded.family, loaded.config, loaded.hints):
+        logger.warning(not_raw(loaded.config))
     if not inside:
         return VAE(loaded, host or LocalHost(), device=target, dtype=kind, output_device=output_device())
     patcher = comfy_host.new_patcher(loaded.model, target)

@@ -13,9 +13,10 @@ from torch import Tensor
 
 from ..vae_model.bytesize import parse_bytes
 from ..vae_model.checks import check_method
+from ..vae_model.conventions import knows_raw
 from ..vae_model.exact.ranks import RankLost
 from ..vae_model.files.images import read_image, require_image_suffix, write_image
-from ..vae_model.files.latents import read_latent, require_latent_suffix, write_latent
+from ..vae_model.files.latents import are_raw, read_latent, require_latent_suffix, write_latent
 from ..vae_model.vae import VAE
 from .jobs import Outcome, Result, name_outputs, run_jobs
 from .loader import load_vae
@@ -35,7 +36,12 @@ def run_files(options: argparse.Namespace) -> int:
     if getattr(options, "shard", False):
         return _run_sharded(options, files, suffix)
     outputs = name_outputs(options.inputs, options.output, suffix)
-    vae = load_vae(files if len(files) > 1 else files[0], dtype=options.dtype, device=options.device)
+    vae = load_vae(
+        files if len(files) > 1 else files[0],
+        dtype=options.dtype,
+        device=options.device,
+        latent_format=options.latent_format,
+    )
     work = _encode_file if options.command == "encode" else _decode_file
 
     def run_one(source: Path, target: Path, progress: Callable[[float], None]) -> Result:
@@ -58,6 +64,7 @@ def _run_sharded(options: argparse.Namespace, files: list[str], suffix: str) -> 
         rank, outcomes = decode_files(
             options.inputs, options.output, suffix, files, _write_images,
             dtype=options.dtype, device=options.device, memory=options.memory, quiet=quiet,
+            latent_format=options.latent_format,
         )  # fmt: skip
     except RankLost as error:
         print(f"exact-vae: {error}", file=sys.stderr, flush=True)
@@ -78,12 +85,24 @@ def _encode_file(vae: VAE, source: Path, target: Path, **run: Any) -> Result:
     height, width = (side * f for side in latent.shape[-2:])
     if (height, width) != tuple(pixels.shape[1:3]):
         notes.append(f"cropped to {width} x {height}, whole cells of {f} pixels")
-    write_latent(latent, target)
+    raw = _knows_raw(vae)
+    write_latent(latent, target, raw=raw)
+    if not raw:
+        notes.append("not raw latents, and not marked as such: say --latent-format")
     return Result([target], tuple(latent.shape), notes)
 
 
 def _decode_file(vae: VAE, source: Path, target: Path, **run: Any) -> Result:
-    return _write_images(vae.decode(read_latent(source), **run), target)
+    result = _write_images(vae.decode(read_latent(source), **run), target)
+    if not are_raw(source) and _knows_raw(vae):
+        result.notes.append("these latents are not raw but a tiny VAE's own: encode again with --latent-format")
+    elif are_raw(source) and not _knows_raw(vae):
+        result.notes.append("raw latents for a VAE whose scale is not known: say --latent-format")
+    return result
+
+
+def _knows_raw(vae: VAE) -> bool:
+    return knows_raw(vae.loaded.family, vae.loaded.config, vae.loaded.hints)
 
 
 def _write_images(images: Tensor, target: Path) -> Result:

@@ -47,4 +47,4 @@ class VAELoader:
     def load_vae(self, vae_name: str, dtype: str = "auto") -> tuple[Any]:
         """Load by name."""
         found = find_vae(vae_name)
-        return (load_vae(found.source, dtype=dtype, config=found.config),)
+        return (load_vae(found.source, dtype=dtype, latent_format=found.latent_format),)

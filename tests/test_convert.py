@@ -180,7 +180,7 @@ INFO: dict[str, tuple[str, str, str]] = {
     ),
     "TAEF2": (
         "(batch, 32, height / 8, width / 8), raw; the network works on (latent - 0) * 1",
-        "1 and 0, from the file",
+        "1 and 0, of TAEF2, on the normalised latents of Flux.2",
         "nothing that is needed",
     ),
 }

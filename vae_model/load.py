@@ -16,6 +16,8 @@ from .detect import Detected, detect, shorten
 from .errors import VAEFileError
 from .families import FAMILIES
 from .files.weights import on_one_line, open_weights
+from .hints import HALVES, join_halves
+from .latent_formats import settle
 from .layouts import COUNTERS
 
 Source = str | os.PathLike[str] | Mapping[str, Any]
@@ -37,7 +39,7 @@ class LoadedModel:
 
 
 def inspect_model(
-    sources: Source | Sequence[Source], config: Mapping[str, Any] | None = None
+    sources: Source | Sequence[Source], config: Mapping[str, Any] | None = None, latent_format: str | None = None
 ) -> tuple[list[Detected], str, Config, dict[str, str]]:
     """What `load_model` would build, from names and shapes only: (files, family, configuration, hints)."""
     is_one = isinstance(sources, (str, os.PathLike, Mapping))
@@ -63,7 +65,7 @@ def inspect_model(
         raise VAEFileError(
             f"{name}: expected numbers in all tensors, found none in {shorten(empty)}: download it again"
         )
-    hints = _hints(parts) | {key: str(value) for key, value in (config or {}).items()}
+    hints = _hints(parts, name) | {key: str(value) for key, value in (config or {}).items()}
     for field, values in FAMILIES[family].fixed.items():
         found = hints.get(field, values[0])
         if found not in values:
@@ -78,7 +80,7 @@ def inspect_model(
             f"{name}: expected a whole {FAMILIES[family].title} in {parts[-1].layout.name} layout, "
             f"{_lacking(parts[-1], shapes, error)}: download it again or choose another file"
         ) from error
-    return parts, family, model_config, hints
+    return parts, family, *settle(model_config, hints, [part.weights.name for part in parts], latent_format)
 
 
 def _lacking(part: Detected, shapes: Mapping[str, tuple[int, ...]], error: Exception) -> str:
@@ -91,13 +93,28 @@ def _lacking(part: Detected, shapes: Mapping[str, tuple[int, ...]], error: Excep
     return "found a tensor with too few sides" if isinstance(error, IndexError) else on_one_line(str(error), 300)
 
 
-def _hints(parts: list[Detected]) -> dict[str, str]:
-    hints: dict[str, str] = {}
+def _hints(parts: list[Detected], name: str) -> dict[str, str]:
+    """What the files tell, of two halves together; VAEFileError where these contradict each other."""
+    told: list[tuple[str, dict[str, str]]] = []
     for part in parts:
-        hints |= part.weights.metadata
+        hints = dict(part.weights.metadata)
         for scalar, key in part.scalars.items():
-            hints[scalar] = str(_read_scalar(part, scalar, key))
-    return hints
+            value = _read_scalar(part, scalar, key)
+            if scalar not in hints or not _as_stored(hints[scalar], value):
+                hints[scalar] = str(value)
+        told.append((next((half for half in HALVES if any(key.startswith(half) for key in part.keys)), ""), hints))
+    try:
+        return join_halves(told)
+    except ValueError as error:
+        raise VAEFileError(f"{name}: {on_one_line(str(error), 300)}: give two halves that belong together") from error
+
+
+def _as_stored(text: str, value: float) -> bool:
+    """Whether a number of the header is the stored one before it was rounded."""
+    try:
+        return float(torch.tensor(float(text), dtype=torch.float32)) == value
+    except (ValueError, OverflowError, RuntimeError):
+        return False
 
 
 def _read_scalar(part: Detected, scalar: str, key: str) -> float:
@@ -110,17 +127,23 @@ def _read_scalar(part: Detected, scalar: str, key: str) -> float:
 
 
 def load_model(
-    sources: Source | Sequence[Source], *, dtype: torch.dtype | None = None, config: Mapping[str, Any] | None = None
+    sources: Source | Sequence[Source],
+    *,
+    dtype: torch.dtype | None = None,
+    config: Mapping[str, Any] | None = None,
+    latent_format: str | None = None,
 ) -> LoadedModel:
     """Load an autoencoder, strictly.
 
     Args:    sources: a weight file, a diffusers folder, a state dict, or a sequence of the two halves.
              dtype: of the weights in memory; None keeps the file's.
              config: fields of a diffusers config.json, for what no shape tells (`norm_num_groups`).
+             latent_format: whose latents a tiny VAE works on, a name in `latent_formats.LATENT_FORMATS`; None: as its
+             file or its name tells.
     Raises:  VAEFileError naming the file and every missing, unknown or misshapen key.
     Memory:  the weights once, memory-mapped where the dtype does not change.
     """
-    parts, family, model_config, hints = inspect_model(sources, config)
+    parts, family, model_config, hints = inspect_model(sources, config, latent_format)
     with torch.inference_mode(False):  # weights read under it could never be trained
         state = _read_all(parts, dtype)
     with torch.inference_mode(any(tensor.is_inference() for tensor in state.values())):  # as those of the caller are

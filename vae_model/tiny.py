@@ -153,6 +153,7 @@ class AutoencoderTiny(nn.Module):
     """
 
     _supports_gradient_checkpointing = True
+    latent_format: str | None = None  # whose latents it works on, a name in `latent_formats`; None: not known
 
     def __init__(
         self,

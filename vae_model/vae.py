@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from .bytesize import parse_bytes
 from .checks import cells, check_latents, check_method, check_pixels, check_timesteps, crop_centre
-from .config import VideoConfig, WanConfig, image_channels
+from .config import VideoConfig, WanConfig, decode_factor, image_channels
 from .errors import InputError
 from .estimate import untiled_elements_per_pixel
 from .exact.spec import UnsupportedModule
@@ -62,7 +62,7 @@ class VAE:
         self.device, self.output_device, self.vae_dtype = device, output_device, dtype
         config = loaded.config
         self.latent_channels = config.latent_channels
-        self.downscale_ratio = self.upscale_ratio = config.factor
+        self.downscale_ratio, self.upscale_ratio = config.factor, decode_factor(config)
         self.input_channels, self.output_channels = image_channels(config)
         self.is_temporal = isinstance(config, VideoConfig)
         self.latent_dim = 3 if isinstance(config, WanConfig) else 2

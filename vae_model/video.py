@@ -220,7 +220,8 @@ class VideoDecoder(Decoder):
         blend = {"alpha": alpha, "merge_strategy": merge_strategy, "num_groups": num_groups}
         operations: dict[str, Any] = {}
         if "resnet" in mixing:
-            operations["resnet_op"] = partial(VideoResBlock, video_kernel_size=video_kernel_size, **blend)
+            shortcut = {"conv_shortcut": decoder_options.get("conv_shortcut", False)}
+            operations["resnet_op"] = partial(VideoResBlock, video_kernel_size=video_kernel_size, **shortcut, **blend)
         if "attention" in mixing:
             operations["attn_op"] = partial(AttnVideoBlock, **blend)
         if "conv_out" in mixing:

@@ -16,6 +16,7 @@ from torch import Tensor
 from ..bundled import BUNDLED_FILE
 from ..config import image_channels
 from ..distribution import DiagonalGaussianDistribution
+from ..latent_formats import same_numbers
 from ..load import load_model
 from ..tiny import AutoencoderTiny
 from .architecture import check_parts
@@ -72,6 +73,7 @@ class TinyDistillation(Trained):
             scaling_factor=scaling_factor,
             shift_factor=shift_factor,
         )
+        model.latent_format = same_numbers(scaling_factor, shift_factor, latent_channels)
         if gradient_checkpointing:
             model.enable_gradient_checkpointing()
         super().__init__(model, make_loss(lossconfig), ema_decay, monitor, input_key)
