@@ -28,7 +28,7 @@ from ..vae_model.run_exact import ExactRun
 from ..vae_model.vae import VAE
 from .comfy_host import ComfyHost, is_comfyui, output_dtype
 from .frames import image_shape, images_like, latents_like, one_frame, video_obstacle
-from .obstacle import BLEND, OPTIONS, correct_factors, factor_of, find_obstacle, half_of, told
+from .obstacle import BLEND, OPTIONS, correct_factors, factor_of, find_obstacle, half_of
 
 logger = logging.getLogger(__name__)
 
@@ -160,7 +160,7 @@ class ExactVAE:
             try:
                 return exact()
             except UnsupportedModule as reason:  # loading may have patched the model
-                why = told(reason)
+                why = str(reason)
             except MemoryBudgetError as error:  # the host logs where it came from: no place of ours explains it
                 raise error.with_traceback(None) from None
         return self._exact_delegate(what, why, own)

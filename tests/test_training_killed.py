@@ -90,6 +90,7 @@ def test_killed_and_resumed_ends_in_the_same_bits(name: str, tmp_path: Path, pho
     whole, parts = tmp_path / "whole" / "run", tmp_path / "parts" / "run"
     assert main(["train", *words, f"output.folder={whole}", "--quiet"]) == 0
     train_killed(tmp_path, [*words, f"output.folder={parts}"], batch, where)
+    (parts / ".tmp-0123456789ab.safetensors").write_bytes(b"of a file that was being written")
     again = [*words, f"output.folder={parts}", "--quiet"]
     assert main(["train", *again, *(["--resume"] if (parts / "last.ckpt").exists() else [])]) == 0
 
@@ -105,6 +106,7 @@ def test_killed_and_resumed_ends_in_the_same_bits(name: str, tmp_path: Path, pho
     assert {path.name: path.read_bytes() for path in (whole / "images").iterdir()} == {
         path.name: path.read_bytes() for path in (parts / "images").iterdir()
     }
+    assert sorted(path.name for path in parts.iterdir()) == sorted(path.name for path in whole.iterdir())
     opens_in_diffusers(parts / weights, tmp_path / "diffusers")
 
 

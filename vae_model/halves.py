@@ -169,7 +169,7 @@ def _taesd_layers(coder: Any, name: str) -> tuple[list[nn.Module], bool]:
     packed = describe(coder) in _PACKING
     forward = type(coder).__base__.forward if packed else getattr(type(coder), "forward", None)  # pyright: ignore
     if not isinstance(coder, nn.Sequential) or forward is not nn.Sequential.forward:
-        raise UnsupportedModule(f"{name}: expected a plain sequence of layers, got {describe(coder)}: it runs untiled")
+        raise UnsupportedModule(f"{name}: expected a plain sequence of layers, got {describe(coder)}")
     require_plain(coder)
     return list(coder), packed
 

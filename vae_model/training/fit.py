@@ -18,7 +18,6 @@ from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy
 
 from ..files.atomic import require_writable
 from ..process_group import leave_together
-from ..save import require_savable
 from .checkpoint import BEST, LAST, AtomicCheckpointIO, Checkpoints, SaveAfterCheck
 from .checks import Epochs, batches_of, epochs_of
 from .config import ConfigError, TrainConfig, one_of, require
@@ -77,7 +76,6 @@ def prepare(config: TrainConfig, *, resume: bool = False, progress: bool = True)
     require_writable(folder / LAST)
     torch.manual_seed(config.trainer.seed)
     module: Trained = call_checked(MODELS[name], config.model.params, "model.params")
-    require_savable(module.model, "model.params")
     _check_monitor(module, bool(val_paths))
     _check_strategy(config, module)
     cache_bytes = config.data.cache_gib * 2**30
