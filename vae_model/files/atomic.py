@@ -33,6 +33,12 @@ def atomic_path(target: str | os.PathLike[str]) -> Generator[Path, None, None]:
         raise
 
 
+def remove_leftovers(folder: Path) -> None:
+    """Remove what a process that was killed while it wrote has left beside its targets; nobody else may write there."""
+    for path in folder.glob(".tmp-" + "[0-9a-f]" * 12 + "*"):
+        path.unlink(missing_ok=True)
+
+
 def require_writable(path: str | os.PathLike[str]) -> None:
     """Check before any work that `path` can be written; a missing folder is created. ValueError in one line if not."""
     target = Path(path)

@@ -14,7 +14,7 @@ import torch
 from lightning import Callback, Trainer
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 
-from ..files.atomic import atomic_path
+from ..files.atomic import atomic_path, remove_leftovers
 from ..save import save
 from .best import Best
 from .checks import Epochs, is_due
@@ -74,6 +74,9 @@ class Checkpoints(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
         """Listen to the signals that end a training; instead of Lightning, which on SIGTERM ends it without saving."""
         self._best.agree(trainer)
+        if trainer.is_global_zero:
+            for folder in (self.folder, self.folder / "images"):
+                remove_leftovers(folder)
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):
                 self._handlers[number] = signal.signal(number, self._interrupt)

@@ -31,7 +31,7 @@ from .losses import call_checked
 from .photo_set import PhotoSet, find_pictures
 from .progress import Progress
 from .record import Pictures, Record
-from .rehearsal import rehearse
+from .rehearsal import check_channels, rehearse
 from .resume import check_checkpoint
 from .trained import Trained
 
@@ -74,15 +74,14 @@ def prepare(config: TrainConfig, *, resume: bool = False, progress: bool = True)
     train_paths = find_pictures(config.data.train, "data.train")
     val_paths = find_pictures(config.data.val, "data.val") if config.data.val else []
     folder = Path(config.output.folder)
-    checkpoint = _checkpoint(folder, resume)
+    checkpoint = _checkpoint(folder, config.output.weights, resume)
     require_writable(folder / LAST)
-    if config.output.weights == BEST:
-        raise ConfigError(f"output.weights: expected another name than that of the best weights, got {BEST}: change it")
     torch.manual_seed(config.trainer.seed)
     module: Trained = call_checked(MODELS[name], config.model.params, "model.params")
     _check_monitor(module, bool(val_paths))
     _check_strategy(config, module)
     cache_bytes = config.data.cache_gib * 2**30
+    check_channels(module)
     channels = module.image_channels()[0]
     train = PhotoSet(train_paths, cache_bytes, channels)
     val = PhotoSet(val_paths, cache_bytes / 4, channels) if val_paths else None
@@ -128,7 +127,9 @@ def run(prepared: Prepared) -> None:
     leave_together()
 
 
-def _checkpoint(folder: Path, resume: bool) -> Path | None:
+def _checkpoint(folder: Path, weights: str, resume: bool) -> Path | None:
+    if weights == BEST:
+        raise ConfigError(f"output.weights: expected another name than that of the best weights, got {BEST}: change it")
     path = folder / LAST
     if resume and not path.is_file():
         raise ConfigError(f"--resume: expected {path}, found none: train without --resume, or name output.folder")
@@ -227,7 +228,7 @@ def _called(make: Any, **arguments: Any) -> Trainer:
     """A Trainer; ConfigError where this machine has not what is asked for."""
     try:
         return make(**arguments)
-    except MisconfigurationException as error:
+    except (MisconfigurationException, ValueError) as error:
         wanted = {name: arguments[name] for name in ("accelerator", "devices", "num_nodes", "precision")}
         reason = " ".join(str(error).split())
         raise ConfigError(f"trainer: expected what this machine has, got {wanted}: change it ({reason})") from error

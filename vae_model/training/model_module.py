@@ -122,7 +122,8 @@ class ModelModule(EitherModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take it back, from older checkpoints and those of other trainers, too."""
-        rename_parts(checkpoint["state_dict"], dict(self.model.named_children()))
+        if "state_dict" in checkpoint:  # of a spread model Lightning has loaded it already
+            rename_parts(checkpoint["state_dict"], dict(self.model.named_children()))
         require_own_loss(self.loss, checkpoint.get(OWN_LOSS))
         self.batches_done = int(checkpoint.get("batches_done", 0))
 

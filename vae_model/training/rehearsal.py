@@ -35,7 +35,6 @@ def rehearse(module: Trained, stages: Sequence[tuple[float, int, int]], val_side
              val_side: pixels of the pictures that are judged, where there are any.
     Raises:  ConfigError, in one line, naming the setting.
     """
-    _check_channels(module)
     if module.ema_decay is not None and not 0 <= module.ema_decay <= 1:
         raise ConfigError(f"model.params.ema_decay: expected 0 to 1, got {module.ema_decay}: choose one between them")
     _try_own_loss(module, stages, val_side)
@@ -75,7 +74,8 @@ def _without_own_loss(module: Trained) -> Generator[None, None, None]:
         module.__dict__["_criterion"] = None
 
 
-def _check_channels(module: Trained) -> None:
+def check_channels(module: Trained) -> None:
+    """ConfigError unless there are pictures of the model's channels, and its loss takes them."""
     given, made = module.image_channels()
     if given not in CHANNELS:
         raise ConfigError(
@@ -83,6 +83,12 @@ def _check_channels(module: Trained) -> None:
         )
     if given != made:
         raise ConfigError(f"out_ch: expected as many channels as in_channels ({given}), got {made}: make them equal")
+    for_colour = sorted({"opponent", "lpips"} & set(getattr(module.criterion, "terms", ())))
+    if for_colour and made != 3:
+        raise ConfigError(
+            f"lossconfig: expected terms for images of {made} channels, got {', '.join(for_colour)}, for 3 alone: take "
+            "l1, mse, gradient or structure"
+        )
     first: Any = next((part for part in _parts(module.criterion.discriminator) if isinstance(part, nn.Conv2d)), None)
     if first is not None and first.in_channels != made:
         raise ConfigError(
@@ -115,13 +121,12 @@ def _try(setting: str, module: Trained, count: int, side: int, *, judged: bool) 
     channels = module.image_channels()[0]
     module.train(not judged)
     try:
-        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        with torch.no_grad(), torch.random.fork_rng(devices=[]), _buffers_kept(module):
             try:
                 with FakeTensorMode(allow_non_fake_inputs=True):
                     _batch(module, torch.zeros(count, channels, side, side), judged)
             except Exception:  # whatever it was, a batch with values decides
-                with _buffers_kept(module):
-                    _batch(module, torch.zeros(count, channels, side, side), judged)
+                _batch(module, torch.zeros(count, channels, side, side), judged)
     except (TypeError, ValueError, RuntimeError, LookupError, AttributeError) as error:
         raise ConfigError(
             f"{setting}, model.params: expected settings that fit together, got {count} x {channels} x {side} x {side} "

@@ -13,7 +13,10 @@ import torch
 from .architecture import encoder_arguments
 from .config import ConfigError, TrainConfig
 
-_FIXED = ("ddconfig", "embed_dim", "train", "ema_decay", "width", "blocks", "scaling_factor", "shift_factor")
+_FIXED = frozenset(
+    {"ddconfig", "decoder_ddconfig", "embed_dim", "train", "ema_decay", "width", "blocks"}
+    | {"scaling_factor", "shift_factor"}
+)
 """Arguments of the models that must stay: with others the same tensors would be another network, or lose steps."""
 _FREE = ("ddconfig.dropout", "ddconfig.resolution")
 _NAMED = 3
@@ -68,7 +71,7 @@ def _different(before: Mapping[str, Any], config: TrainConfig, module: Any) -> l
 
 def _defaults(module: Any) -> dict[str, Any]:
     """Of the arguments of a model and of its ddconfig."""
-    sources = {"": type(module).__init__, "ddconfig.": encoder_arguments}
+    sources = {"": type(module).__init__, "ddconfig.": encoder_arguments, "decoder_ddconfig.": encoder_arguments}
     return {
         f"{prefix}{name}": parameter.default
         for prefix, source in sources.items()
