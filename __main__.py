@@ -1,4 +1,4 @@
-"""The command line: `exact-vae encode | decode | convert | evaluate | plan | info | train`, or `python -m exact_vae`.
+"""The command line: `exact-vae COMMAND ...` or `python -m exact_vae COMMAND ...`.
 
 Exit codes: 0 done, 1 some inputs failed, 2 nothing was done (wrong usage, no such VAE, output not writable).
 """
@@ -7,21 +7,29 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
+from . import __version__
+
 
 def make_parser() -> argparse.ArgumentParser:
     """The whole command line."""
     parser = argparse.ArgumentParser(prog="exact-vae", description="Images to latents and back, without damage.")
+    parser.add_argument("--version", action="version", version=f"exact-vae {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("--json", action="store_true", help="print one JSON object instead of text")
     common.add_argument("--quiet", action="store_true", help="no progress bar, nothing but errors")
-    running = argparse.ArgumentParser(add_help=False, parents=[common])
-    running.add_argument("-o", "--output", type=Path, required=True, help="a file, or a folder for several inputs")
+    writing = argparse.ArgumentParser(add_help=False)
+    writing.add_argument("--no-clobber", action="store_true", help="keep files that are there, and skip their inputs")
+    running = argparse.ArgumentParser(add_help=False, parents=[common, writing])
+    running.add_argument(
+        "-o", "--output", type=Path, help="a file, or a folder for several inputs; default: beside each input, if new"
+    )
     running.add_argument(
         "--vae", action="append", metavar="FILE", help="a VAE file; give the option twice for two halves"
     )
@@ -31,9 +39,11 @@ def make_parser() -> argparse.ArgumentParser:
     running.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps, xpu")
 
     encode = commands.add_parser("encode", parents=[running], help="images to latents")
-    encode.add_argument("inputs", nargs="+", type=Path, metavar="IMAGE", help="PNG, JPEG, WebP or TIFF")
+    encode.add_argument("inputs", nargs="+", type=Path, metavar="IMAGE", help="PNG, JPEG, WebP or TIFF, or a folder")
     decode = commands.add_parser("decode", parents=[running], help="latents to images")
-    decode.add_argument("inputs", nargs="+", type=Path, metavar="LATENT", help="safetensors with the key latent_tensor")
+    decode.add_argument(
+        "inputs", nargs="+", type=Path, metavar="LATENT", help="safetensors with the key latent_tensor, or a folder"
+    )
     decode.add_argument("--format", default="png", help="of files in a folder: png (default), jpg, webp or tiff")
     decode.add_argument(
         "--shard",
@@ -48,7 +58,7 @@ def make_parser() -> argparse.ArgumentParser:
     plan.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps, xpu")
     plan.add_argument("--direction", choices=["decode", "encode"], default="decode")
     plan.add_argument("--vae", action="append", metavar="FILE", help="a VAE file; twice for two halves")
-    convert = commands.add_parser("convert", parents=[common], help="a VAE file in another layout")
+    convert = commands.add_parser("convert", parents=[common, writing], help="a VAE file in another layout")
     convert.add_argument("inputs", nargs="+", metavar="VAE_FILE", help="a VAE file, or its two halves")
     convert.add_argument(
         "-o", "--output", type=Path, required=True, help="a .safetensors file; for diffusers also a folder"
@@ -69,13 +79,20 @@ def make_parser() -> argparse.ArgumentParser:
     train.add_argument("--quiet", action="store_true", help="no progress bar, nothing but errors")
     info = commands.add_parser("info", parents=[common], help="what a VAE file is, read from its header")
     info.add_argument("inputs", nargs="+", metavar="VAE_FILE", help="a VAE file, or its two halves")
+    info.add_argument("--all", action="store_true", help="every fact, the whole configuration included")
+    completion = commands.add_parser("completion", help="a script that completes these words in a shell")
+    completion.add_argument("shell", choices=["bash", "zsh"], help='for example: eval "$(exact-vae completion bash)"')
     return parser
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
     parser = make_parser()
-    options, rest = parser.parse_known_args(arguments)
+    words = sys.argv[1:] if arguments is None else arguments
+    if not words:
+        parser.print_help()
+        return 0
+    options, rest = parser.parse_known_args(words)
     if options.command == "train":  # argparse takes no second group of words behind an option
         options.overrides += [word for word in rest if not word.startswith("-")]
         rest = [word for word in rest if word.startswith("-")]
@@ -84,6 +101,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if options.command == "info":
             return _info(options)
+        if options.command == "completion":
+            from .model_management.completion import completion_script
+
+            print(completion_script(parser, options.shell))
+            return 0
         if options.command == "plan":
             return _plan(options)
         if options.command == "convert":
@@ -100,6 +122,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("exact-vae: interrupted; files that were finished are whole", file=sys.stderr)
         return 1
+    except BrokenPipeError:  # whoever read what is printed has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except (ValueError, RuntimeError, OSError) as error:
         print(f"exact-vae: {error}", file=sys.stderr)
         return 2
@@ -109,7 +134,10 @@ def _convert(options: argparse.Namespace) -> int:
     """One VAE into another layout."""
     from .model_management.convert import convert_vae
 
-    written, notes = convert_vae(options.inputs, options.output, options.layout, options.dtype)
+    if options.no_clobber and options.output.exists() and not options.output.is_dir():
+        written, notes = [options.output], ["kept as it was"]
+    else:
+        written, notes = convert_vae(options.inputs, options.output, options.layout, options.dtype)
     if options.json:
         paths = [str(path) for path in written]
         print(json.dumps({"command": "convert", "layout": options.layout, "outputs": paths, "notes": notes}))
@@ -133,13 +161,13 @@ def _train(options: argparse.Namespace) -> int:
 
 def _info(options: argparse.Namespace) -> int:
     """Describe a VAE from names and shapes alone."""
-    from .model_management.describe import describe_vae
+    from .model_management.describe import card, describe_vae
 
     facts = describe_vae(options.inputs)
     if options.json:
         print(json.dumps(facts))
     elif not options.quiet:
-        rows = dict(_flatten(facts))
+        rows = dict(_flatten(facts if options.all else card(facts)))
         width = max(map(len, rows))
         for name, value in rows.items():
             print(f"{name:{width}}  {value}")

@@ -26,6 +26,7 @@ from .loader import BUNDLED
 from .plan import Plan
 from .planner import make_plan
 
+NOTHING_UNTOLD = "nothing that is needed"
 LAW_PIXELS = 4096
 """Side of the image at which memory laws are read off: strips hardly count there."""
 
@@ -143,6 +144,27 @@ def describe_vae(paths: Sequence[str]) -> dict[str, object]:
             )
     facts["latents"] = convention(config)
     facts["scale and shift"] = _scale_shift(family, config, hints)
-    facts["not told by the weights"] = "; ".join(untold(family, config, hints)) or "nothing that is needed"
+    facts["not told by the weights"] = "; ".join(untold(family, config, hints)) or NOTHING_UNTOLD
     facts["configuration"] = asdict(config)
     return facts
+
+
+def card(facts: Mapping[str, object]) -> dict[str, object]:
+    """What most people ask for, in few short rows: what it is, its latents, what decoding (else encoding) takes."""
+    rows = {
+        "file": facts["file"],
+        "family": f"{facts['family']}, {facts['layout']} layout",
+        "weights": f"{facts['parameters']:,} parameters, {facts['stored as']}, {facts['halves']}",
+        "latents": facts["latents"],
+        "scale and shift": facts["scale and shift"],
+    }
+    if facts["prefix"] != "none":
+        rows["prefix"] = facts["prefix"]
+    if facts["not told by the weights"] != NOTHING_UNTOLD:
+        rows["not told"] = facts["not told by the weights"]
+    direction = "decode" if "decoder" in str(facts["halves"]) else "encode"
+    side = f"{LAW_PIXELS} x {LAW_PIXELS}"
+    exact = facts[f"exact {direction}, elements per pixel (16-bit at {side})"]
+    rows[f"untiled {direction}"] = f"{facts[f'untiled {direction}, 1024 x 1024, 16-bit']}, 1024 x 1024 in 16 bits"
+    rows[f"exact {direction}"] = f"elements per pixel, {side} in 16 bits: {exact}"
+    return rows

@@ -155,6 +155,16 @@ def test_an_interrupted_start_is_repaired(run: ModuleType, commands: Commands, c
     assert run.read_stamp().extras == ["demo"]
 
 
+def test_pip_is_quiet_and_the_downloads_are_told(
+    run: ModuleType, commands: Commands, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run.prepare("demo", None)
+    assert [command[5] for command in commands.seen if "install" in command] == ["--quiet"] * 2
+    lines = capsys.readouterr().out.splitlines()
+    assert "run.py: installing torch==2.13.0, a download of about 200 MB, with CUDA 3 GB" in lines
+    assert "run.py: installing this project for 'demo', a download of about 75 MB" in lines
+
+
 def test_a_failing_install_leaves_no_stamp(
     run: ModuleType, commands: Commands, capsys: pytest.CaptureFixture[str]
 ) -> None:
