@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from . import __version__
+from .model_management.sample_command import add_sample, run_sample
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -87,6 +88,7 @@ def make_parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--sheet", type=Path, metavar="FILE.png", help="write a contact sheet of the first pictures")
     evaluate.add_argument("--dtype", default="float32", help="float32 (default), bfloat16, float16 or auto")
     evaluate.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps, xpu")
+    add_sample(commands, common)
     train = commands.add_parser("train", help="train an autoencoder as a configuration says")
     train.add_argument("config", metavar="CONFIG", help="a YAML file, or the name of one that comes with the project")
     train.add_argument("overrides", nargs="*", metavar="key=value", help="such as trainer.batches=100")
@@ -135,6 +137,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             from .model_management.evaluate_command import run_evaluate
 
             return run_evaluate(options)
+        if options.command == "sample":
+            return run_sample(options)
         if options.command == "train":
             return _train(options)
         from .model_management.run_command import run_files

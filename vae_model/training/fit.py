@@ -35,6 +35,8 @@ from .rehearsal import check_channels, rehearse
 from .resume import check_checkpoint
 from .trained import Trained
 
+logger = logging.getLogger(__name__)
+
 MODELS: dict[str, Any] = {
     "AutoEncoderKL": AutoEncoderKL,
     "AutoencoderKL": AutoEncoderKL,
@@ -174,8 +176,10 @@ def processes(config: TrainConfig) -> int:
 def _checkpoints(config: TrainConfig, module: Trained, folder: Path, photos: int) -> Checkpoints:
     wanted, out = config.trainer, config.output
     epochs: Epochs | None = None
-    if wanted.epochs is not None:
-        epochs = epochs_of(Timetable(stages_of(config.data), module.total_batches, processes(config)), photos)
+    every = wanted.check_epochs or (1 if wanted.epochs is not None else None)
+    if every is not None:
+        timetable = Timetable(stages_of(config.data), module.total_batches, processes(config))
+        epochs = epochs_of(timetable, photos * every)
     return Checkpoints(folder, out.weights, out.dtype, wanted.check_every, wanted.max_minutes, epochs)
 
 
@@ -265,6 +269,9 @@ def _on_cpu(accelerator: str) -> bool:
 
 def _precision(wanted: str, accelerator: str) -> str:
     """What `auto` means here."""
+    if wanted == "16-mixed" and (accelerator == "cpu" or not (torch.cuda.is_available() or torch.mps.is_available())):
+        logger.warning("trainer.precision: expected a GPU for 16-mixed, got none: bf16-mixed is taken")
+        return "bf16-mixed"
     if wanted != "auto":
         return wanted
     if torch.cuda.is_available() and accelerator != "cpu":
