@@ -7,7 +7,7 @@ from typing import Any, cast
 
 import torch
 
-from ..autoencoder import AutoencoderKL
+from ..autoencoder import AutoencoderKL, engine_options
 from ..bundled import BUNDLED_FILE
 from ..config import KLConfig
 from ..load import LoadedModel, load_model

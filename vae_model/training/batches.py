@@ -49,7 +49,7 @@ def _channels_first(x: Tensor, channels: int | None) -> Tensor:
         raise InputError(
             f"images: expected {channels} channels, (B, {channels}, H, W), got {tuple(x.shape)}: convert them"
         )
-    return x.movedim(3, 1)
+    return x.movedim(3, 1).contiguous()
 
 
 def _scaled(x: Tensor) -> Tensor:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Sequence
+from pathlib import Path
 
 from .config import ConfigError
+from .dotted import importable
 from .recipe import read_config
 
 _NEEDED = {"lightning": "lightning", "yaml": "PyYAML"}
@@ -22,9 +24,10 @@ def train(name: str, overrides: Sequence[str] = (), *, resume: bool = False, qui
     config = read_config(name, overrides)
     from .fit import prepare, run
 
-    prepared = prepare(config, resume=resume, progress=not quiet)
-    nothing_left = prepared.ended
-    run(prepared)
+    with importable(Path(name).parent, Path()):  # where a loss of one's own may be
+        prepared = prepare(config, resume=resume, progress=not quiet)
+        nothing_left = prepared.ended
+        run(prepared)
     module, folder = prepared.module, config.output.folder
     lines = [f"{module.batches_done} of {module.total_batches} batches; weights in {folder}/{config.output.weights}"]
     if nothing_left:

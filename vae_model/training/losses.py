@@ -141,6 +141,8 @@ def make_loss(config: LossConfig) -> Any:
     name = target.rpartition(".")[2]
     if is_own(target):
         return _given(target, params)
+    if name in LOSSES and "." in target and target.split(".")[0] not in _CODE_BASES:
+        logger.warning("lossconfig.target: %s cannot be imported; the project's own %s is taken", target, name)
     require(one_of("lossconfig.target", name, LOSSES))
     return call_checked(LOSSES[name], params, "lossconfig.params")
 
