@@ -45,7 +45,7 @@ def read(text: str) -> Named:
 
 
 ROWS = read_rows()
-PENDING = ("AutoEncoderKL: encoder", "Sampling", "Custom Loss")
+PENDING = ("Sampling",)
 every_row = pytest.mark.parametrize(
     "row",
     [

@@ -62,7 +62,7 @@ def engine(*arguments: Any, **options: Any) -> AutoencodingEngine:
     )
 
 
-@pytest.mark.parametrize("name", package.__all__)
+@pytest.mark.parametrize("name", package.HOMES)
 def test_every_name_is_importable_from_the_package(name: str) -> None:
     if name == "AutoEncoderKL":
         pytest.importorskip("lightning", reason="the trainable model needs it")
@@ -75,6 +75,15 @@ def test_every_name_is_importable_from_the_package(name: str) -> None:
 def test_the_package_has_no_other_names() -> None:
     with pytest.raises(AttributeError, match="has no attribute 'AutoencoderKLL'"):
         _ = package.AutoencoderKLL
+
+
+def test_importing_everything_needs_no_extra() -> None:
+    script = (
+        "import sys\nsys.modules.update(lightning=None, pytorch_lightning=None)\nfrom exact_vae.vae_model import *\n"
+    )
+    script += "print(AutoencoderKL.__name__, get_obj_from_str('x.Encoder').__name__)\n"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout.split() == ["AutoencoderKL", "Encoder"]
 
 
 def test_importing_the_package_imports_nothing_heavy() -> None:

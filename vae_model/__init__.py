@@ -23,22 +23,23 @@ _NAMES = {
     "tiny": "AutoencoderTiny",
     "tiny_coder": "AutoencoderTinyBlock DecoderTiny EncoderTiny",
     "tiny_output": "AutoencoderTinyOutput DecoderOutput",
-    "training.kl_module": "AutoEncoderKL",  # needs the extra "train"
+    "training.kl_module": "AutoEncoderKL",  # needs the extra "train": importing * goes without it
     "unet": "Model get_timestep_embedding",
     "video": "AE3DConv AttnVideoBlock VideoDecoder VideoResBlock",
 }
 """Module -> the public names that it holds."""
 
-_HOME = {name: f".{module}" for module, names in _NAMES.items() for name in names.split()}
+HOMES = {name: f".{module}" for module, names in _NAMES.items() for name in names.split()}
+"""Public name -> the module that it is in."""
 
-__all__ = sorted(_HOME)  # pyright: ignore[reportUnsupportedDunderAll]
+__all__ = sorted(HOMES.keys() - {"AutoEncoderKL"})  # pyright: ignore[reportUnsupportedDunderAll]
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOME:
+    if name not in HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(_HOME[name], __name__), name)
+    return getattr(import_module(HOMES[name], __name__), name)
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_HOME})
+    return sorted({*globals(), *HOMES})

@@ -45,9 +45,9 @@ def get_obj_from_str(string: str) -> Any:
     classes: Mapping[str, Any] = import_module(f"{package.__name__}.autoencoder").CLASSES  # it stands above this file
     if name in classes:
         return classes[name]
-    if name in package.__all__:
+    if name in package.HOMES:
         return getattr(package, name)
-    known = ", ".join(sorted({*classes, *package.__all__}))
+    known = ", ".join(sorted({*classes, *package.HOMES}))
     raise ValueError(
         f"configuration: expected a target among {known}, or torch's own, got {string!r}: use one of these names"
     )
