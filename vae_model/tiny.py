@@ -14,7 +14,13 @@ from torch.utils.checkpoint import checkpoint
 
 from .tiny_tiles import run_in_tiles
 
-ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {"relu": nn.ReLU, "silu": nn.SiLU, "gelu": nn.GELU, "mish": nn.Mish}
+ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
+    "relu": nn.ReLU,
+    "silu": nn.SiLU,
+    "swish": nn.SiLU,
+    "gelu": nn.GELU,
+    "mish": nn.Mish,
+}
 
 
 class AutoencoderTinyOutput(NamedTuple):
