@@ -70,7 +70,8 @@ def test_several_prefixes_in_one_file(state: dict[str, Tensor]) -> None:
     deep = {"state_dict": {f"net.ema.{key}": t for key, t in state.items()}, "other": {"ema": {"x": torch.ones(1)}}}
     assert_is(deep, state, part="ema")  # the end of its name will do
     assert_is({"a": state, "b": {"a": changed(state)}}, state, part="a")  # the whole name counts before the end of one
-    assert "in 'c', found a.c, b.c: choose one" in refusal({"a": {"c": state}, "b": {"c": state}}, "c")
+    assert "in 'c', found a.c, b.c: choose one" in refusal({"a": {"c": state}, "b": {"c": changed(state)}}, "c")
+    assert_is({"a": state, "b": state}, state)  # one and the same dictionary is one
 
 
 def test_the_file_itself_is_called_by_a_dot(state: dict[str, Tensor]) -> None:
@@ -91,7 +92,8 @@ def test_what_training_leaves_is_left_out_with_a_note(state: dict[str, Tensor]) 
         "discriminator.main.0.weight": torch.zeros(1),
     }
     assert assert_is({**state, **beside}, state) == (
-        "left out are tensors beside the autoencoder: discriminator (1), foundation_model (1), linear_proj (1), loss (1)",
+        "left out are tensors beside the autoencoder: discriminator (1), foundation_model (1), linear_proj (1), "
+        "loss (1)",
     )
     nested = {"model": state, "disc": {"main.0.weight": torch.zeros(1)}}
     assert assert_is(nested, state) == ("taken are the weights in model",)
@@ -183,19 +185,8 @@ def test_every_verb_takes_part_and_variant(
     assert main(["convert", str(checkpoint), "-o", str(target), "--layout", "ldm", "--part", "ema"]) == 0
     written = load_file(target)
     assert all(torch.equal(written[key], tensor) for key, tensor in state.items())
-    evaluate = [
-        "evaluate",
-        str(target),
-        str(folder),
-        "--images",
-        str(photos),
-        "--crop",
-        "32",
-        "--json",
-        "--device",
-        "cpu",
-    ]
-    main([*evaluate, "--variant", "ema"])
+    rest = ["--images", str(photos), "--crop", "32", "--json", "--device", "cpu", "--variant", "ema"]
+    main(["evaluate", str(target), str(folder), *rest])
     rows = json.loads(capsys.readouterr().out.splitlines()[-1])["vaes"]
     assert rows[0]["psnr"]["values"] == rows[1]["psnr"]["values"]
 
