@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Sequence
-from typing import TextIO
 
 logger = logging.getLogger(__name__)
 
@@ -20,17 +19,12 @@ def tell(name: str, notes: Sequence[str]) -> None:
         logger.info("%s: %s", name, note)
 
 
-class _Stderr(logging.StreamHandler[TextIO]):
-    """Writes to what is stderr when it writes."""
+class _Stderr(logging.Handler):
+    """Writes a line to what is stderr when it writes."""
 
-    def __init__(self) -> None:
-        logging.Handler.__init__(self)
-        self.setFormatter(logging.Formatter("exact-vae: %(message)s"))
-
-    @property
-    def stream(self) -> TextIO:  # pyright: ignore[reportIncompatibleVariableOverride]
-        """The standard error stream of now."""
-        return sys.stderr
+    def emit(self, record: logging.LogRecord) -> None:
+        """One note."""
+        print(f"exact-vae: {record.getMessage()}", file=sys.stderr, flush=True)
 
 
 _handler = _Stderr()

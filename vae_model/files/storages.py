@@ -31,6 +31,8 @@ def load_archive(path: Path) -> Any:
         folder = content.removesuffix("data.pkl")
         if not folder or any(not name.startswith(folder) or ".." in name.split("/") for name in entries):
             raise Damage("not all of its files are in one folder")
+        if min(entry.header_offset for entry in entries.values()):
+            raise Damage("something stands before its first file")
         order = archive.read(f"{folder}byteorder").decode() if f"{folder}byteorder" in entries else sys.byteorder
         if order != sys.byteorder:
             raise Damage(f"its numbers are in {order[:9]} endian order")
@@ -55,6 +57,8 @@ def _data_start(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> int:
     file: Any = archive.fp
     file.seek(entry.header_offset)
     header = file.read(_LOCAL_HEADER_BYTES)
+    if not header.startswith(b"PK\x03\x04"):
+        raise Damage("a file of it is not where it should be")
     lengths = (int.from_bytes(header[26:28], "little"), int.from_bytes(header[28:30], "little"))
     return entry.header_offset + _LOCAL_HEADER_BYTES + sum(lengths)
 
