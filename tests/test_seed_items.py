@@ -45,7 +45,7 @@ def read(text: str) -> Named:
 
 
 ROWS = read_rows()
-PENDING = ("Sampling",)
+PENDING = ("Sampling",)  # the verb comes with another branch; drop this line and the mark below after the merge
 every_row = pytest.mark.parametrize(
     "row",
     [
