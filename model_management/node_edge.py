@@ -10,7 +10,7 @@ from typing import Any, ParamSpec, TypeVar, cast
 from torch import Tensor
 
 from ..vae_model.errors import InputError
-from ..vae_model.wording import in_words
+from ..vae_model.wording import in_words, is_foreign
 from .oom import is_oom
 
 P = ParamSpec("P")
@@ -31,10 +31,9 @@ def in_one_line(method: Callable[P, R]) -> Callable[P, R]:
         try:
             return method(*given.args, **given.kwargs)  # pyright: ignore[reportCallIssue]
         except Exception as error:
-            worded = error if is_oom(error) else in_words(error, method.__name__)
-            if worded is error:
+            if is_oom(error) or not is_foreign(error):
                 raise
-            raise worded from error
+            raise in_words(error, method.__name__) from error
 
     return edge
 

@@ -149,12 +149,13 @@ def test_where_nothing_smaller_fits_it_is_one_clear_error(
 
 
 @DIRECTIONS
-def test_other_errors_pass_as_they_are(vae: VAE, host: FakeHost, direction: str) -> None:
+def test_other_errors_end_the_run_at_once(vae: VAE, host: FakeHost, direction: str) -> None:
     error = RuntimeError("a bug")
     host.fails = lambda number: error
-    with pytest.raises(RuntimeError, match=r"^a bug$") as caught:
+    words = f"^{direction}: expected no error, got RuntimeError: a bug: check"
+    with pytest.raises(RuntimeError, match=words) as caught:
         getattr(vae, direction)(sample(direction))
-    assert caught.value is error
+    assert caught.value.__cause__ is error
     assert (host.attended, host.emptied) == (1, 0)
 
 

@@ -213,7 +213,7 @@ BAD_LATENTS = {
     ),
     "video": (
         torch.zeros(1, 4, 2, 4, 4),
-        "latents: expected a single frame, got a video of 2 frames: this VAE is one of single images",
+        "latents: expected a single frame, got a video of 2 frames: this VAE is one of single images; pass one frame",
     ),
     "empty": (
         torch.zeros(0, 4, 4, 4),
@@ -290,7 +290,7 @@ def test_half_a_model_says_which_half_is_missing(small_vae: VAE) -> None:
     loaded = LoadedModel(model, small_vae.loaded.config, "kl", ("ldm",), "", {}, torch.float32)
     vae = VAE(loaded, small_vae.host, device=CPU, dtype=torch.float32, output_device=CPU)
     assert vae.decode(latents()).shape == (1, 24, 40, 3)
-    with pytest.raises(RuntimeError, match="expected a model with encoder, got half a model"):
+    with pytest.raises(InputError, match="expected a VAE with its encoder, got the decoder alone: load both files"):
         vae.encode(images())
 
 

@@ -106,10 +106,10 @@ def speaks_plainly(what: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
             try:
                 return function(*args, **options)
             except Exception as error:
-                worded = error if _was_not_called(function, error) else in_words(error, what)
-                if worded is error:
+                # No name holds what is raised: its traceback holds this frame, and so would all tensors of the run.
+                if not is_foreign(error) or _was_not_called(function, error):
                     raise
-                raise worded from error
+                raise in_words(error, what) from error
 
         return edge
 
