@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from exact_vae import load_vae
-from exact_vae.tests.families_table import ROWS, Row, hints, levels, random_model
+from exact_vae.tests.families_table import Row, hints, kl, levels, random_model
 from exact_vae.vae_model.config import VideoConfig
 from exact_vae.vae_model.errors import VAEFileError
 from exact_vae.vae_model.load import load_model
@@ -21,9 +21,9 @@ pytestmark = pytest.mark.usefixtures("inference")
 
 WITH_LEVELS = levels(8, 16, attn=(0, 1))
 MODELS: dict[str, Row] = {
-    "kl": ROWS["kl-f16"],
-    "vq": ROWS["VQ-f8"],
-    "flux2": ROWS["Flux.2"],
+    "kl": Row("kl", kl(4, WITH_LEVELS), 4, 2),
+    "vq": Row("vq", kl(3, WITH_LEVELS, double_z=False, codebook=16), 3, 2),
+    "flux2": Row("flux2", kl(8, levels(8, 16), patch=2), 32, 4),
     "video": Row("video", VideoConfig(4, 4, WITH_LEVELS, levels(8, 16), num_groups=4, post_quant_conv=False), 4, 2),
 }
 SPELLINGS = {
@@ -70,11 +70,12 @@ def spelled(model: Any, layout: str, spelling: str, weights: str, biases: str) -
     return state
 
 
-@pytest.mark.parametrize(
-    ("weights", "biases"),
-    [("(C, C)", "(C,)"), ("(C, C, 1)", "(C, 1)"), ("(C, C, 1, 1)", "(C, 1, 1)"), ("(C, C, 1, 1, 1)", "(C,)")],
-)
-@pytest.mark.parametrize("spelling", SPELLINGS)
+SHAPES = [("(C, C)", "(C,)"), ("(C, C, 1)", "(C, 1)"), ("(C, C, 1, 1)", "(C, 1, 1)"), ("(C, C, 1, 1, 1)", "(C,)")]
+WORDS_AND_SHAPES = [("q", *shapes) for shapes in SHAPES]
+WORDS_AND_SHAPES += [(words, *SHAPES[number % 4]) for number, words in enumerate(SPELLINGS) if words != "q"]
+
+
+@pytest.mark.parametrize(("spelling", "weights", "biases"), WORDS_AND_SHAPES)
 @pytest.mark.parametrize("layout", ["ldm", "diffusers"])
 @pytest.mark.parametrize("name", MODELS)
 def test_every_spelling_is_the_same_model(name: str, layout: str, spelling: str, weights: str, biases: str) -> None:
@@ -109,11 +110,11 @@ def test_a_weight_of_another_shape_is_no_spelling() -> None:
     model, *_ = reference("kl")
     state = spelled(model, "ldm", "q", "(C, C, 1, 1)", "(C,)")
     state["decoder.mid.attn_1.q.weight"] = state["decoder.mid.attn_1.q.weight"].repeat(1, 1, 3, 3)
-    with pytest.raises(VAEFileError, match=r"decoder\.mid\.attn_1\.q\.weight has shape \(32, 32, 3, 3\) instead of"):
+    with pytest.raises(VAEFileError, match=r"decoder\.mid\.attn_1\.q\.weight has shape \(16, 16, 3, 3\) instead of"):
         load_model(state, config=hints(MODELS["kl"].config))
     state = spelled(model, "ldm", "q", "(C, C, 1, 1)", "(C,)")
     state["decoder.mid.attn_1.q.bias"] = state["decoder.mid.attn_1.q.bias"][None]
-    with pytest.raises(VAEFileError, match=r"decoder\.mid\.attn_1\.q\.bias has shape \(1, 32\) instead of \(32,\)"):
+    with pytest.raises(VAEFileError, match=r"decoder\.mid\.attn_1\.q\.bias has shape \(1, 16\) instead of \(16,\)"):
         load_model(state, config=hints(MODELS["kl"].config))
 
 
