@@ -26,9 +26,11 @@ VENV = ROOT / ".venv"
 STAMP = VENV / "exact-vae-stamp.json"
 PYTHON = str(VENV / ("Scripts/python.exe" if os.name == "nt" else "bin/python"))
 INSIDE = Path(sys.prefix).resolve() == VENV.resolve()  # Whether that environment's own Python runs this file.
-PYTHONS = ((3, 10), (3, 13))
+PYTHONS = ((3, 10), (3, 14))  # The oldest that will do, and the newest that this PyTorch has wheels for.
 OLDEST_TORCH = (2, 4)
-DEFAULT_TORCH = "torch==2.13.0"
+DEFAULT_TORCH = "torch==2.13.0" if sys.version_info[:2] <= PYTHONS[1] else "torch"
+# What is downloaded, roughly: pip itself is quiet.
+SIZES = {DEFAULT_TORCH: "200 MB, with CUDA 3 GB", "demo": "75 MB", "dev": "200 MB", "bench": "50 MB"}
 USAGE = f"""usage: python3 run.py demo [arguments of the demo]
        python3 run.py test [arguments of pytest]
        python3 run.py bench [--quick] [--device cpu|cuda] [--sizes 512,1024] [more: bench --help]
@@ -191,28 +193,28 @@ def install(torch: Torch, extra: str) -> None:
     if torch.found_in and sys.prefix != sys.base_prefix:
         # System site-packages are those of the base Python; inside another environment PyTorch is somewhere else.
         Path((probe() or {})["site"], "reused-torch.pth").write_text(torch.found_in + "\n", encoding="utf-8")
-    pip = [PYTHON, "-m", "pip", "install", "--disable-pip-version-check"]
+    pip = [PYTHON, "-m", "pip", "install", "--disable-pip-version-check", "--quiet"]
     verb = "using" if torch.found_in else "installing"
-    run_pip([*pip, *split_requirement(torch.requirement)], f"{verb} {torch.requirement}")
+    download = "" if torch.found_in else torch.requirement
+    run_pip([*pip, *split_requirement(torch.requirement)], f"{verb} {torch.requirement}", download)
     version = (probe() or {}).get("torch")
     if not version:
         stop(f"pip finished but torch is not there: --torch must name torch, got {torch.requirement!r}")
     constraint = VENV / "torch-constraint.txt"  # Other packages depend on torch too; they must not replace this build.
     constraint.write_text(f"torch=={version}\n", encoding="utf-8")
-    run_pip([*pip, "-c", str(constraint), "-e", f".[{extra}]"], f"installing this project for {extra!r}")
+    run_pip([*pip, "-c", str(constraint), "-e", f".[{extra}]"], f"installing this project for {extra!r}", extra)
 
 
-def run_pip(command: list[str], what: str) -> None:
-    say(what)
+def run_pip(command: list[str], what: str, download: str) -> None:
+    say(f"{what}, a download of about {SIZES[download]}" if download in SIZES else what)
     started = time.monotonic()
     if call(command) != 0:
-        stop(f"failed: {what}; pip says why above. Check the network, or choose another build with --torch")
+        stop(f"failed: {what}; pip says why above. Check the network, or choose with --torch a build for this Python")
     say(f"done: {what}, {time.monotonic() - started:.0f} s")
 
 
 def demo(arguments: list[str]) -> int:
-    # The user's folder stays the current one, so that relative paths mean what they seem to mean.
-    return call([PYTHON, "-m", "exact_vae.nodes.demo", *arguments], cwd=None)
+    return call([PYTHON, "-m", "exact_vae.nodes.demo", *arguments], cwd=None)  # relative paths are the user's
 
 
 def bench(arguments: list[str]) -> int:
@@ -284,8 +286,8 @@ COMMANDS = {"demo": ("demo", demo), "test": ("dev", test), "bench": ("bench", be
 
 
 def main(argv: list[str]) -> int:
-    if not PYTHONS[0] <= sys.version_info[:2] <= PYTHONS[1]:
-        stop("expected Python 3.10 to 3.13, got {}.{}: start run.py with another one".format(*sys.version_info))
+    if sys.version_info[:2] < PYTHONS[0]:
+        stop("expected Python 3.10 or newer, got {}.{}: start run.py with another one".format(*sys.version_info))
     command, torch, arguments = parse(argv)
     extra, action = COMMANDS[command]
     try:

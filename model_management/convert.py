@@ -26,7 +26,13 @@ WEIGHTS_NAME = "diffusion_pytorch_model.safetensors"
 
 
 def convert_vae(
-    paths: Sequence[str], output: Path, layout: str, dtype: str | None = None, latent_format: str | None = None
+    paths: Sequence[str],
+    output: Path,
+    layout: str,
+    dtype: str | None = None,
+    latent_format: str | None = None,
+    variant: str | None = None,
+    part: str | None = None,
 ) -> tuple[list[Path], list[str]]:
     """Write the VAE of `paths` (a file, or its two halves) in another layout.
 
@@ -34,6 +40,7 @@ def convert_vae(
              layout: as in the file's family; "diffusers" also names what diffusers loads for a tiny model.
              dtype: of the written weights; None keeps them as they are.
              latent_format: whose latents, as `load_vae` takes it; it is written down.
+             variant, part: of what is read, as for `load_vae`.
     Returns: (what was written, notes).
     Raises:  VAEFileError for what is no VAE, InputError for a layout or folder it cannot be written as.
     """
@@ -41,9 +48,9 @@ def convert_vae(
     sources = [str(BUNDLED_FILE) if path == BUNDLED else path for path in paths]
     is_folder = not output.suffix or output.is_dir()
     target = output / WEIGHTS_NAME if is_folder else output
-    if any(Path(source).exists() and target.exists() and Path(source).samefile(target) for source in sources):
+    if any(_would_replace(Path(source), target) for source in sources):
         raise InputError(f"-o: expected another file than the input, got {target}: name a new one")
-    loaded = load_model(sources, latent_format=latent_format)
+    loaded = load_model(sources, latent_format=latent_format, variant=variant, part=part)
     rows = layouts_of(loaded.model)
     name = f"taesd-{layout}" if layout not in rows and f"taesd-{layout}" in rows else layout
     if is_folder and not (name in rows and name.endswith("diffusers")):
@@ -59,6 +66,14 @@ def convert_vae(
             temporary.write_text(json.dumps(dict(sorted(fields.items())), indent=2) + "\n", encoding="utf-8")
     _compare(loaded, target, hints, kind, name)
     return written, _notes(loaded, name, fields)
+
+
+def _would_replace(source: Path, target: Path) -> bool:
+    """Whether the output is the input, or a file in its folder."""
+    if not (source.exists() and target.exists()):
+        return False
+    folders = (source, source / "vae") if source.is_dir() else ()
+    return source.samefile(target) or any(f.is_dir() and f.samefile(target.parent) for f in folders)
 
 
 def _settings(loaded: LoadedModel) -> dict[str, str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -19,21 +19,25 @@ from ..vae_model.exact.spec import UnsupportedModule
 from ..vae_model.families import FAMILIES
 from ..vae_model.halves import Half, decoder_half, encoder_half
 from ..vae_model.layouts import COUNTERS
-from ..vae_model.load import build_empty, inspect_model
+from ..vae_model.load import build_empty, inspect_model, notes_of
+from ..vae_model.notes import tell
 from .budget import AMPLE, budgets
 from .devices import parse_device, parse_dtype, vae_device, vae_dtype
 from .loader import BUNDLED
 from .plan import Plan
 from .planner import make_plan
 
+NOTHING_UNTOLD = "nothing that is needed"
 LAW_PIXELS = 4096
 """Side of the image at which memory laws are read off: strips hardly count there."""
 
 
-def _open(paths: Sequence[str], latent_format: str | None = None) -> tuple[Any, Any, Config, Any, dict[str, str]]:
+def _open(
+    paths: Sequence[str], latent_format: str | None = None, variant: str | None = None, part: str | None = None
+) -> tuple[Any, Any, Config, Any, dict[str, str]]:
     """(parts, family, configuration, the model without weights, hints)."""
     sources = [str(BUNDLED_FILE) if path == BUNDLED else path for path in paths]
-    parts, family, config, hints = inspect_model(sources, None, latent_format)
+    parts, family, config, hints = inspect_model(sources, latent_format=latent_format, variant=variant, part=part)
     return parts, family, config, build_empty(parts, family, config), hints
 
 
@@ -55,13 +59,16 @@ def plan_file(
     host_memory: str,
     dtype: str = "auto",
     device: str = "auto",
+    variant: str | None = None,
+    part: str | None = None,
 ) -> Plan:
     """The plan for an image of `size`, "WIDTHxHEIGHT" pixels; InputError or MemoryBudgetError in one line."""
     match = re.fullmatch(r"(\d+)[xX](\d+)", size.strip())
     if match is None:
         raise InputError(f"--size: expected WIDTHxHEIGHT in pixels, got {size!r}: write it like 4096x4096")
     width, height = int(match[1]), int(match[2])
-    _, _, config, model, _ = _open(paths)
+    parts, _, config, model, _ = _open(paths, None, variant, part)
+    tell(" + ".join(paths), notes_of(parts))
     f = decode_factor(config) if direction == "decode" else config.factor
     if min(width, height) < f:
         raise InputError(f"--size: expected at least {f} x {f}, got {size}: enlarge the image")
@@ -99,9 +106,11 @@ def _widths(config: Config) -> str:
     return "; ".join(f"{name} {', '.join(map(str, widths))}" for name, widths in halves.items() if widths)
 
 
-def describe_vae(paths: Sequence[str], latent_format: str | None = None) -> dict[str, object]:
+def describe_vae(
+    paths: Sequence[str], latent_format: str | None = None, variant: str | None = None, part: str | None = None
+) -> dict[str, object]:
     """Facts of one VAE (one file or its two halves), in reading order; VAEFileError where it is none."""
-    parts, family, config, model, hints = _open(paths, latent_format)
+    parts, family, config, model, hints = _open(paths, latent_format, variant, part)
     shapes = {key: shape for part in parts for key, shape in part.shapes.items()}
     dtypes = {part.weights.dtypes[key] for part in parts for name, key in part.keys.items() if name not in COUNTERS}
     halves = [half for half in ("encoder", "decoder") if any(key.startswith(f"{half}.") for key in shapes)]
@@ -110,6 +119,7 @@ def describe_vae(paths: Sequence[str], latent_format: str | None = None) -> dict
         "family": FAMILIES[family].title,
         "layout": " + ".join(part.layout.name for part in parts),
         "prefix": parts[0].prefix or "none",
+        **({"notes": "; ".join(notes_of(parts))} if notes_of(parts) else {}),
         "halves": " and ".join(halves),
         "widths": _widths(config),
         "latent channels": config.latent_channels,
@@ -126,6 +136,27 @@ def describe_vae(paths: Sequence[str], latent_format: str | None = None) -> dict
             )
     facts["latents"] = convention(config)
     facts["scale and shift"] = scale_and_shift(family, config, hints)
-    facts["not told by the weights"] = "; ".join(untold(family, config, hints)) or "nothing that is needed"
+    facts["not told by the weights"] = "; ".join(untold(family, config, hints)) or NOTHING_UNTOLD
     facts["configuration"] = asdict(config)
     return facts
+
+
+def card(facts: Mapping[str, object]) -> dict[str, object]:
+    """What most people ask for, in few short rows: what it is, its latents, what decoding (else encoding) takes."""
+    rows = {
+        "file": facts["file"],
+        "family": f"{facts['family']}, {facts['layout']} layout",
+        "weights": f"{facts['parameters']:,} parameters, {facts['stored as']}, {facts['halves']}",
+        "latents": facts["latents"],
+        "scale and shift": facts["scale and shift"],
+    }
+    if facts["prefix"] != "none":
+        rows["prefix"] = facts["prefix"]
+    if facts["not told by the weights"] != NOTHING_UNTOLD:
+        rows["not told"] = facts["not told by the weights"]
+    direction = "decode" if "decoder" in str(facts["halves"]) else "encode"
+    side = f"{LAW_PIXELS} x {LAW_PIXELS}"
+    exact = facts[f"exact {direction}, elements per pixel (16-bit at {side})"]
+    rows[f"untiled {direction}"] = f"{facts[f'untiled {direction}, 1024 x 1024, 16-bit']}, 1024 x 1024 in 16 bits"
+    rows[f"exact {direction}"] = f"elements per pixel, {side} in 16 bits: {exact}"
+    return rows

@@ -9,14 +9,13 @@ import sys
 
 def run_evaluate(options: argparse.Namespace) -> int:
     """Compare the VAEs; 1 where pictures had to be left out."""
-    from tqdm import tqdm
-
+    from .bar import open_bar
     from .contact_sheet import require_sheet_name, write_sheet
     from .evaluate import evaluate
 
     if options.sheet is not None:
         require_sheet_name(options.sheet)
-    with tqdm(total=1.0, desc="evaluate", disable=options.quiet or options.json, bar_format=_BAR) as bar:
+    with open_bar(1.0, "evaluate", quiet=options.quiet or options.json) as bar:
 
         def progress(fraction: float) -> None:
             bar.n = round(fraction, 4)
@@ -29,6 +28,8 @@ def run_evaluate(options: argparse.Namespace) -> int:
             dtype=options.dtype,
             device=options.device,
             keep_samples=options.sheet is not None,
+            variant=options.variant,
+            part=options.part,
             progress=progress,
         )
     if options.sheet is not None:
@@ -41,6 +42,3 @@ def run_evaluate(options: argparse.Namespace) -> int:
     elif not options.quiet:
         print(result.table())
     return 1 if result.skipped else 0
-
-
-_BAR = "{desc}: {percentage:3.0f}%|{bar}| [{elapsed} elapsed, {remaining} left]"

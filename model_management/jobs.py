@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from itertools import chain, count
 from pathlib import Path
 
-from tqdm import tqdm
-
 from ..vae_model.errors import InputError
 from ..vae_model.files.atomic import require_writable
+from ..vae_model.wording import one_line
+from .bar import open_bar
 
 Work = Callable[[Path, Path, Callable[[float], None]], "Result"]
 """(input, output, progress) -> what came of it."""
@@ -36,11 +36,17 @@ class Outcome:
     error: str | None
 
 
-def name_outputs(sources: Sequence[Path], output: Path, suffix: str) -> list[Path]:
+def name_outputs(sources: Sequence[Path], output: Path | None, suffix: str) -> list[Path]:
     """Where each input goes: `output` itself for one, else `<folder>/<input's stem><suffix>`, numbered when equal.
+
+    Without `output` the folder is that of each input.
 
     InputError, before any work, where several inputs are to share one file or the folder cannot be written.
     """
+    if output is None:
+        for folder in {source.parent for source in sources}:
+            require_writable(folder / f"name{suffix}")
+        return _numbered([source.with_suffix(suffix) for source in sources])
     is_folder = output.is_dir() or not output.suffix
     if len(sources) > 1 and not is_folder:
         raise InputError(f"-o: expected a folder for {len(sources)} inputs, got {output}: name a folder")
@@ -48,18 +54,25 @@ def name_outputs(sources: Sequence[Path], output: Path, suffix: str) -> list[Pat
         require_writable(output)
         return [output]
     require_writable(output / f"name{suffix}")
-    stems: list[str] = []
-    for source in sources:
-        candidates = chain([source.stem], (f"{source.stem}_{number}" for number in count(2)))
-        taken = {stem.casefold() for stem in stems}  # some file systems do not tell cases apart
-        stems.append(next(stem for stem in candidates if stem.casefold() not in taken))
-    return [output / f"{stem}{suffix}" for stem in stems]
+    return _numbered([output / f"{source.stem}{suffix}" for source in sources])
+
+
+def _numbered(targets: Sequence[Path]) -> list[Path]:
+    """The same paths, a number added where one was taken before."""
+    taken: set[str] = set()
+    names: list[Path] = []
+    for target in targets:
+        candidates = chain([target.stem], (f"{target.stem}_{number}" for number in count(2)))
+        paths = (target.with_name(f"{stem}{target.suffix}") for stem in candidates)
+        names.append(next(path for path in paths if str(path).casefold() not in taken))
+        taken.add(str(names[-1]).casefold())  # some file systems do not tell cases apart
+    return names
 
 
 def run_jobs(sources: Sequence[Path], outputs: Sequence[Path], work: Work, *, what: str, quiet: bool) -> list[Outcome]:
     """Do the work for every input, in order, with a progress bar; errors of one input do not stop the others."""
     outcomes: list[Outcome] = []
-    with tqdm(total=len(sources), desc=what, unit="file", disable=quiet, bar_format=_BAR) as bar:
+    with open_bar(len(sources), what, quiet=quiet, count=True) as bar:
         for index, (source, target) in enumerate(zip(sources, outputs, strict=True)):
 
             def progress(fraction: float, index: int = index) -> None:
@@ -70,13 +83,10 @@ def run_jobs(sources: Sequence[Path], outputs: Sequence[Path], work: Work, *, wh
             result, error = None, None
             try:
                 result = work(source, target, progress)
-            except (ValueError, RuntimeError, OSError, MemoryError) as failure:
-                lines = str(failure).splitlines()
-                error = lines[0] if lines else type(failure).__name__
+            except Exception as failure:
+                error = one_line(failure, what)
                 error = error if str(source) in error else f"{source}: {error}"
             outcomes.append(Outcome(source, time.perf_counter() - started, result, error))
-            progress(1.0)
+            if error is None:
+                progress(1.0)
     return outcomes
-
-
-_BAR = "{desc}: {percentage:3.0f}%|{bar}| {n:.4g}/{total} [{elapsed} elapsed, {remaining} left]"

@@ -14,10 +14,12 @@ from torch import Tensor
 from ..vae_model.bytesize import parse_bytes
 from ..vae_model.checks import check_method
 from ..vae_model.conventions import knows_raw
+from ..vae_model.errors import InputError
 from ..vae_model.exact.ranks import RankLost
-from ..vae_model.files.images import read_image, require_image_suffix, write_image
-from ..vae_model.files.latents import are_raw, read_latent, require_latent_suffix, write_latent
+from ..vae_model.files.images import require_image_suffix, write_image
+from ..vae_model.files.latents import are_raw, require_latent_suffix, write_latent
 from ..vae_model.vae import VAE
+from .inputs import gather_inputs, read_latent_file, read_picture
 from .jobs import Outcome, Result, name_outputs, run_jobs
 from .loader import load_vae
 
@@ -30,27 +32,49 @@ def run_files(options: argparse.Namespace) -> int:
     suffix = ".safetensors" if options.command == "encode" else f".{options.format.lower().lstrip('.')}"
     require_suffix = require_latent_suffix if options.command == "encode" else require_image_suffix
     require_suffix(f"name{suffix}")
-    if options.output.suffix and not options.output.is_dir():
+    if options.output is not None and options.output.suffix and not options.output.is_dir():
         require_suffix(options.output)
     files = options.vae or ["bundled"]
     if getattr(options, "shard", False):
         return _run_sharded(options, files, suffix)
-    outputs = name_outputs(options.inputs, options.output, suffix)
+    inputs = gather_inputs(options.inputs, options.command)
+    if options.output is not None and options.output.suffix and any(path.is_dir() for path in options.inputs):
+        raise InputError(f"-o: expected a folder for a folder of inputs, got {options.output}: name a folder")
+    targets = name_outputs(inputs, options.output, suffix)
+    kept = [options.no_clobber and _is_there(target) for target in targets]
+    pairs = [pair for pair, keep in zip(zip(inputs, targets, strict=True), kept, strict=True) if not keep]
+    done = iter(_run_all(pairs, files, options) if pairs else [])
+    outcomes = [
+        Outcome(source, 0.0, Result([target], (), ["kept as it was"]), None) if keep else next(done)
+        for source, target, keep in zip(inputs, targets, kept, strict=True)
+    ]
+    return _report(outcomes, options)
+
+
+def _run_all(pairs: list[tuple[Path, Path]], files: list[str], options: argparse.Namespace) -> list[Outcome]:
+    """Load the VAE and run every (input, output)."""
     vae = load_vae(
         files if len(files) > 1 else files[0],
         dtype=options.dtype,
         device=options.device,
         latent_format=options.latent_format,
+        variant=options.variant,
+        part=options.part,
     )
     work = _encode_file if options.command == "encode" else _decode_file
 
     def run_one(source: Path, target: Path, progress: Callable[[float], None]) -> Result:
+        if options.output is None and _is_there(target):  # decoding photo.safetensors must not replace the photo
+            raise InputError(f"output: expected no such file yet, found {target}: name it with -o to replace it")
         return work(vae, source, target, method=options.method, memory=options.memory, progress=progress)
 
-    quiet = options.quiet or options.json
-    outcomes = run_jobs(options.inputs, outputs, run_one, what=options.command, quiet=quiet)
-    _report(outcomes, options)
-    return 1 if any(outcome.error for outcome in outcomes) else 0
+    sources, targets = [source for source, _ in pairs], [target for _, target in pairs]
+    return run_jobs(sources, targets, run_one, what=options.command, quiet=options.quiet or options.json)
+
+
+def _is_there(target: Path) -> bool:
+    """Whether the output, or the first picture of a batch, exists."""
+    return target.exists() or target.with_name(f"{target.stem}_00001{target.suffix}").exists()
 
 
 def _run_sharded(options: argparse.Namespace, files: list[str], suffix: str) -> int:
@@ -59,19 +83,21 @@ def _run_sharded(options: argparse.Namespace, files: list[str], suffix: str) -> 
 
     if options.method != "exact":
         raise ValueError(f"method: expected exact with --shard, got {options.method!r}: leave out one of the two")
+    if options.output is None or options.no_clobber:
+        raise ValueError("--shard: expected -o and no --no-clobber, got another call: all processes need one output")
     quiet = options.quiet or options.json
     try:
         rank, outcomes = decode_files(
-            options.inputs, options.output, suffix, files, _write_images,
+            gather_inputs(options.inputs, "decode"), options.output, suffix, files, _write_images,
             dtype=options.dtype, device=options.device, memory=options.memory, quiet=quiet,
             latent_format=options.latent_format,
+            variant=options.variant, part=options.part,
         )  # fmt: skip
     except RankLost as error:
         print(f"exact-vae: {error}", file=sys.stderr, flush=True)
         return 2
     if rank == 0:
-        _report(outcomes, options)
-        return 1 if any(outcome.error for outcome in outcomes) else 0
+        return _report(outcomes, options)
     for outcome in outcomes:
         if outcome.error:
             print(f"exact-vae: rank {rank}: {outcome.error}", file=sys.stderr, flush=True)
@@ -79,7 +105,7 @@ def _run_sharded(options: argparse.Namespace, files: list[str], suffix: str) -> 
 
 
 def _encode_file(vae: VAE, source: Path, target: Path, **run: Any) -> Result:
-    pixels, notes = read_image(source)
+    pixels, notes = read_picture(source)
     latent = vae.encode(pixels, **run)
     f = vae.downscale_ratio
     height, width = (side * f for side in latent.shape[-2:])
@@ -93,7 +119,7 @@ def _encode_file(vae: VAE, source: Path, target: Path, **run: Any) -> Result:
 
 
 def _decode_file(vae: VAE, source: Path, target: Path, **run: Any) -> Result:
-    result = _write_images(vae.decode(read_latent(source), **run), target)
+    result = _write_images(vae.decode(read_latent_file(source), **run), target)
     if not are_raw(source) and _knows_raw(vae):
         result.notes.append("these latents are not raw but a tiny VAE's own: encode again with --latent-format")
     elif are_raw(source) and not _knows_raw(vae):
@@ -114,8 +140,8 @@ def _write_images(images: Tensor, target: Path) -> Result:
     return Result(paths, tuple(images.shape))
 
 
-def _report(outcomes: list[Outcome], options: argparse.Namespace) -> None:
-    """What became of every input: failures to stderr, the rest as text or all as JSON to stdout."""
+def _report(outcomes: list[Outcome], options: argparse.Namespace) -> int:
+    """What became of every input: failures to stderr, the rest as text or all as JSON to stdout. The exit code."""
     failed = [outcome for outcome in outcomes if outcome.error]
     for outcome in failed:
         print(f"exact-vae: {outcome.error}", file=sys.stderr)
@@ -141,3 +167,4 @@ def _report(outcomes: list[Outcome], options: argparse.Namespace) -> None:
     if failed and not options.json:
         names = ", ".join(str(outcome.source) for outcome in failed)
         print(f"exact-vae: {len(failed)} of {len(outcomes)} failed: {names}", file=sys.stderr)
+    return 0 if not failed else 1 if len(failed) < len(outcomes) else 2

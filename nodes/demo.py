@@ -128,6 +128,10 @@ def run_demo(image: Path | None, output: Path) -> None:
     panels = [("photo", original), ("exact", exact[0].cpu()), ("blended tiles (approximate)", blend[0].cpu())]
     _figure([*panels, (f"what the tiles changed, x{EXAGGERATION}", change)], output / "comparison.png")
     print(f"Written: {output / 'reconstruction.png'}, {output / 'comparison.png'}")
+    program = Path(sys.executable).with_name("exact-vae")
+    print("\nNext, with a picture of yours: python3 run.py demo --image my.jpg")
+    print(f"or files in and out: {program} encode my.jpg; {program} decode my.safetensors -o again.png")
+    print("or in ComfyUI: copy this folder into custom_nodes, restart, put Make VAE Exact behind any VAE.")
 
 
 def main() -> int:

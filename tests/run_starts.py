@@ -32,7 +32,7 @@ class Commands:
         return self.answer(command)
 
     def pip(self) -> list[list[str]]:
-        return [command[5:] for command in self.seen if command[1:4] == ["-m", "pip", "install"]]
+        return [command[6:] for command in self.seen if command[1:4] == ["-m", "pip", "install"]]
 
 
 def load_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from exact_vae import VAE
 from exact_vae.__main__ import main
-from exact_vae.model_management import run_command
+from exact_vae.model_management import inputs
 from exact_vae.vae_model.files import images as image_files
 from exact_vae.vae_model.files.images import read_image
 from exact_vae.vae_model.files.latents import read_latent, write_latent
@@ -134,7 +134,8 @@ def test_json_tells_all_and_nothing_else_is_printed(tmp_path: Path, run: Any) ->
     assert second["error"] == f"image: expected a file, got {bad}: no such file"
 
 
-def test_a_bar_and_one_line_per_file_without_quiet(tmp_path: Path, run: Any) -> None:
+def test_a_bar_and_one_line_per_file_without_quiet(tmp_path: Path, run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
     paths = [save_picture(tmp_path / f"{number}.png") for number in range(2)]
     code, out, err = run("encode", *paths, "-o", tmp_path / "out")
     assert code == 0
@@ -196,7 +197,7 @@ def test_methods_and_memory_reach_the_run(tmp_path: Path, run: Any, small_vae: V
     ):
         options = ("-o", tmp_path / "b.png", "--memory", "100KiB", "--method", method)
         code, _, err = run("decode", tmp_path / "z.latent", *options, "--quiet")
-        assert code == 1
+        assert code == 2  # nothing was done
         assert len(err.splitlines()) == 2  # the error and the count
         assert text in err
         assert "got 100 KiB" in err
@@ -227,8 +228,9 @@ def test_a_write_that_fails_leaves_no_file(tmp_path: Path, run: Any, monkeypatch
     (tmp_path / "out" / "z.png").write_bytes(b"the old one")
     monkeypatch.setattr(Image.Image, "save", fail)
     code, _, err = run("decode", tmp_path / "z.latent", "-o", tmp_path / "out")
-    assert code == 1
-    assert f"exact-vae: {tmp_path / 'z.latent'}: [Errno 28] No space left on device" in err.splitlines()
+    assert code == 2
+    words = "decode: expected to read or write, got 'No space left on device': check path and free space"
+    assert f"exact-vae: {tmp_path / 'z.latent'}: {words}" in err.splitlines()
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["z.png"]
     assert (tmp_path / "out" / "z.png").read_bytes() == b"the old one"
 
@@ -244,7 +246,7 @@ def test_an_interruption_leaves_the_finished_files_whole(
             raise KeyboardInterrupt
         return plain(path)
 
-    monkeypatch.setattr(run_command, "read_image", interrupted)
+    monkeypatch.setattr(inputs, "read_image", interrupted)
     code, out, err = run("encode", *paths, "-o", tmp_path / "out")
     assert (code, out) == (1, "")
     assert err.splitlines()[-1] == "exact-vae: interrupted; files that were finished are whole"

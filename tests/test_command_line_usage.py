@@ -137,7 +137,9 @@ def test_a_device_or_dtype_that_is_not_there(tmp_path: Path, picture: Path, smal
         assert f"got {option[1]!r}" in text
 
 
-@pytest.mark.parametrize("arguments", [[], ["paint"], ["encode"], ["encode", "a.png"], ["info"]])
+@pytest.mark.parametrize(
+    "arguments", [["paint"], ["encode"], ["encode", "-o", "a.safetensors"], ["info"], ["completion", "fish"]]
+)
 def test_wrong_usage(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         main(arguments)
@@ -181,7 +183,7 @@ def test_info_of_every_layout(
         assert facts["configuration"]["num_groups"] == 8
         assert facts["configuration"]["decoder"]["widths"] == [32, 64, 64, 64]
     assert ("untiled decode, 1024 x 1024, 16-bit" in facts) == ("decoder" in halves)
-    assert main(["info", str(path)]) == 0
+    assert main(["info", str(path), "--all"]) == 0
     rows = dict(line.split("  ", 1) for line in capsys.readouterr().out.splitlines())
     assert {key: value.strip() for key, value in rows.items() if key in wanted} == {
         key: str(value) for key, value in wanted.items()

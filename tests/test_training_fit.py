@@ -13,6 +13,7 @@ import torch
 pytest.importorskip("lightning", reason="the trainer's packages are absent: pip install 'exact-vae[train]'")
 from exact_vae import load_vae
 from exact_vae.tests.training_case import curve, weights, with_params, write_config
+from exact_vae.vae_model.files.images import read_image
 from exact_vae.vae_model.training.checkpoint import AtomicCheckpointIO
 from exact_vae.vae_model.training.command import train
 from exact_vae.vae_model.training.config import ConfigError
@@ -30,10 +31,21 @@ def test_it_learns_and_its_weights_open_as_a_vae(tmp_path: Path, photos: Path) -
     assert [row["batch"] for row in rows] == [50, 100, 150]
     assert rows[-1]["psnr"] > rows[0]["psnr"] + 1
     assert rows[-1]["latent_std"] > 0.3  # not collapsed
-    assert sorted(path.suffix for path in (tmp_path / "run" / "images").iterdir())[0] == ".png"
+    pictures = sorted(path.name for path in (tmp_path / "run" / "images").iterdir())
+    assert pictures == [f"{batch:08d}{kind}.png" for batch in (50, 100, 150) for kind in ("", "_samples")]
     vae = load_vae(tmp_path / "run" / "vae.safetensors", device="cpu", dtype="float32")
     image = vae.decode(vae.encode(torch.full((1, 32, 32, 3), 0.5)))
     assert image.shape == (1, 32, 32, 3)
+
+
+def test_samples_of_the_prior_are_among_its_pictures(tmp_path: Path, photos: Path) -> None:
+    """Of the averaged weights, as those that are written; the same noise at every check."""
+    train(write_config(tmp_path, photos, batches=4, check_every=2), quiet=True)
+    vae = load_vae(tmp_path / "run" / "vae.safetensors", device="cpu", dtype="float32")
+    generator = torch.Generator().manual_seed(0)
+    expected = torch.cat([vae.decode(torch.randn(1, 4, 64, 64, generator=generator)) for _ in range(2)], dim=2)
+    found, _ = read_image(tmp_path / "run" / "images" / "00000004_samples.png")
+    torch.testing.assert_close(found, expected, rtol=0, atol=0.5 / 255 + 1e-4)  # eight bits
 
 
 def test_the_seeds_default_loss_collapses(tmp_path: Path, photos: Path) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import inspect
 import logging
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, cast
 
 import torch
@@ -26,6 +26,20 @@ def _warn_unknown(owner: str, ignored: dict[str, Any], *of_the_other_half: str) 
     unknown = sorted(ignored.keys() - {*of_the_other_half})
     if unknown:
         logger.warning("%s: ignoring unknown options %s", owner, ", ".join(unknown))
+
+
+def keep_arguments(
+    network: Any,
+    ch_mult: Sequence[float],
+    attn_resolutions: Sequence[int],
+    dropout: float,
+    resamp_with_conv: bool,
+    attn_type: str,
+) -> None:
+    """What encoder, decoder and UNet were built with, as attributes; reading alone, the layers are made."""
+    network.ch_mult, network.attn_resolutions = tuple(ch_mult), tuple(attn_resolutions)
+    network.dropout, network.resamp_with_conv = dropout, resamp_with_conv
+    network.attn_type, network.use_linear_attn = attn_type, attn_type == "linear"
 
 
 def _call_with_known(layer: nn.Module, h: Tensor, options: dict[str, Any]) -> Tensor:
@@ -110,6 +124,8 @@ class Encoder(nn.Module):
         self.ch, self.temb_ch = ch, 0
         self.num_resolutions, self.num_res_blocks = len(ch_mult), num_res_blocks
         self.resolution, self.in_channels = resolution, in_channels
+        self.out_ch, self.z_channels, self.double_z = out_ch, z_channels, double_z
+        keep_arguments(self, ch_mult, attn_resolutions, dropout, resamp_with_conv, attn_type)
         attention_options = {"num_groups": num_groups}
 
         self.conv_in = nn.Conv2d(in_channels, ch, kernel_size=3, padding=1)
@@ -188,6 +204,8 @@ class Decoder(nn.Module):
         self.num_resolutions, self.num_res_blocks = len(ch_mult), num_res_blocks
         self.resolution, self.in_channels = resolution, in_channels
         self.give_pre_end, self.tanh_out = give_pre_end, tanh_out
+        self.out_ch, self.z_channels = out_ch, z_channels
+        keep_arguments(self, ch_mult, attn_resolutions, dropout, resamp_with_conv, attn_type)
 
         def make_block(in_channels: int, out_channels: int) -> nn.Module:
             if resnet_op is not None:

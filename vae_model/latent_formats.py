@@ -72,9 +72,11 @@ def settle(
             )
         found = {name: text for name, text in hints.items() if name not in ("vae_scale", "vae_shift")}
         found["latent_format"] = wanted
-    if not isinstance(config, TinyConfig):
-        one = LATENT_FORMATS.get(wanted or "")
-        return config, found | ({"scaling_factor": repr(one.scale), "shift_factor": repr(one.shift)} if one else {})
+    if not isinstance(config, TinyConfig):  # its latents are raw; what its diffusion models do is told, not done
+        one = LATENT_FORMATS[wanted or "raw"]
+        if one.scale != 1:
+            found |= {"scaling_factor": repr(one.scale), "shift_factor": repr(one.shift)}
+        return config, found
     told = found.get("latent_format")
     if "vae_scale" in found or "vae_shift" in found:
         return replace(config, latent_format=told if told in formats_for(config) else None), found

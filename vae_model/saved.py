@@ -42,12 +42,12 @@ def require_same(
              would silently compute something else.
     """
     try:
-        parts, family, config, _ = inspect_model(source, settings)
-        read = build_empty(parts, family, config)
+        family, config, read = _read_as(source, settings)
     except VAEFileError as error:
         called = str(source) if isinstance(source, Path) else "the state dict"
         text = str(error).replace(called, name).rpartition(": ")[0]  # without the advice to take another file
-        raise InputError(f"{on_one_line(text, 600)}: {_REMEDY}") from error
+        # Without its frames, which would keep the file open that is to be removed.
+        raise InputError(f"{on_one_line(text, 600)}: {_REMEDY}") from error.with_traceback(None)
     left_out = [LEFT_OUT[layout]] if layout in LEFT_OUT else []
     if family == "video" and not hasattr(model, "quant_conv"):
         left_out.append("quant_conv")  # diffusers' layout always has one, which then changes nothing
@@ -69,6 +69,12 @@ def require_same(
     passed_over = unread + _groups_passed_over(config)
     told = f"{', '.join(passed_over)}: this project reads it from the file, other programs pass over it"
     return [told] if passed_over else []
+
+
+def _read_as(source: Path | Mapping[str, Any], settings: Mapping[str, str] | None) -> tuple[str, Config, nn.Module]:
+    """Family, configuration and weightless model; the file is closed again."""
+    parts, family, config, _ = inspect_model(source, settings)
+    return family, config, build_empty(parts, family, config)
 
 
 def unread_settings(config: Config) -> list[str]:

@@ -32,6 +32,8 @@ def read_latent(path: str | os.PathLike[str]) -> Tensor:
     Raises:  ValueError, in one line, if the file is not such a file.
     """
     source = Path(path)
+    if source.is_dir():
+        raise ValueError(f"latent: expected a file, got the folder {source}: name the latents in it")
     if not source.is_file():
         raise ValueError(f"latent: expected a file, got {source}: no such file")
     keys, stored = _read(source)

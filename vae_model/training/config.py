@@ -8,7 +8,7 @@ from typing import Any
 
 from ..errors import InputError
 
-PRECISIONS = ("auto", "32-true", "64-true", "bf16-mixed")
+PRECISIONS = ("auto", "32-true", "64-true", "bf16-mixed", "16-mixed")
 STRATEGIES = ("auto", "ddp", "fsdp")
 EXPORT_DTYPES = ("float32", "bfloat16", "float16")
 
@@ -123,9 +123,10 @@ class TrainerSection:
     clip: float | None = 1.0
     """Largest norm of all gradients of one optimiser; null for no limit."""
     precision: str = "auto"
-    """auto: bf16-mixed where the processor or GPU computes in bfloat16, else 32-true. The loss is never in 16 bits."""
+    """auto: bf16-mixed where the processor or GPU computes in bfloat16, else 32-true. The loss is never in 16 bits.
+    16-mixed, for older GPUs, scales gradients; weights in 16 bits (16-true) would lose small steps and are refused."""
     channels_last: bool = True
-    """Keep activations with their channels together in memory, which convolutions mostly prefer."""
+    """Keep activations with their channels together in memory, which convolutions on GPUs mostly prefer."""
     accelerator: str = "auto"
     devices: str | int = 1
     num_nodes: int = 1
@@ -134,11 +135,13 @@ class TrainerSection:
     max_minutes: float | None = None
     """Stop at the end of the batch in which this is over; `--resume` goes on."""
     log_every: int = 10
+    check_epochs: int | None = None
+    """Epochs between further checks; null for every epoch where `epochs` is given, else none."""
 
     def __post_init__(self) -> None:
         problems = one_of("trainer.precision", self.precision, PRECISIONS)
         problems += one_of("trainer.strategy", self.strategy, STRATEGIES)
-        counts = ("batches", "epochs", "check_every", "accumulate", "num_nodes", "log_every")
+        counts = ("batches", "epochs", "check_every", "accumulate", "num_nodes", "log_every", "check_epochs")
         least = dict.fromkeys(counts, 1.0) | {"seed": 0.0, "max_minutes": 0.0}
         problems += at_least(self, "trainer", least)
         if self.batches is not None and self.epochs is not None:

@@ -35,6 +35,8 @@ from .rehearsal import check_channels, rehearse
 from .resume import check_checkpoint
 from .trained import Trained
 
+logger = logging.getLogger(__name__)
+
 MODELS: dict[str, Any] = {
     "AutoEncoderKL": AutoEncoderKL,
     "AutoencoderKL": AutoEncoderKL,
@@ -160,7 +162,8 @@ def _configure(module: Trained, config: TrainConfig, photos: int) -> None:
     if config.model.base_learning_rate is not None:
         rate = config.model.base_learning_rate * stages[0][2] * processes(config) * wanted.accumulate
         module.settings = replace(config.optimizer, lr=rate)
-    if wanted.channels_last and wanted.strategy != "fsdp":  # which spreads ordinary tensors only
+    # FSDP spreads ordinary tensors only; on CPUs every GroupNorm would turn its input back (see `GroupNorm`).
+    if wanted.channels_last and wanted.strategy != "fsdp" and not _on_cpu(wanted.accelerator):
         module.model.to(memory_format=torch.channels_last)  # pyright: ignore
 
 
@@ -173,8 +176,10 @@ def processes(config: TrainConfig) -> int:
 def _checkpoints(config: TrainConfig, module: Trained, folder: Path, photos: int) -> Checkpoints:
     wanted, out = config.trainer, config.output
     epochs: Epochs | None = None
-    if wanted.epochs is not None:
-        epochs = epochs_of(Timetable(stages_of(config.data), module.total_batches, processes(config)), photos)
+    every = wanted.check_epochs or (1 if wanted.epochs is not None else None)
+    if every is not None:
+        timetable = Timetable(stages_of(config.data), module.total_batches, processes(config))
+        epochs = epochs_of(timetable, photos * every)
     return Checkpoints(folder, out.weights, out.dtype, wanted.check_every, wanted.max_minutes, epochs)
 
 
@@ -256,8 +261,17 @@ def _check_strategy(config: TrainConfig, module: Trained) -> None:
         raise ConfigError(f"trainer.devices: expected a number with fsdp, got {config.trainer.devices!r}: say how many")
 
 
+def _on_cpu(accelerator: str) -> bool:
+    """Whether Lightning will train on a CPU."""
+    found = torch.cuda.is_available() or torch.backends.mps.is_available()
+    return accelerator == "cpu" or (accelerator == "auto" and not found)
+
+
 def _precision(wanted: str, accelerator: str) -> str:
     """What `auto` means here."""
+    if wanted == "16-mixed" and (accelerator == "cpu" or not (torch.cuda.is_available() or torch.mps.is_available())):
+        logger.warning("trainer.precision: expected a GPU for 16-mixed, got none: bf16-mixed is taken")
+        return "bf16-mixed"
     if wanted != "auto":
         return wanted
     if torch.cuda.is_available() and accelerator != "cpu":

@@ -1,18 +1,25 @@
-"""From a YAML file and `key=value` words to a checked TrainConfig. The file is data: nothing it names is imported.
+"""From a YAML file and `key=value` words to a checked TrainConfig.
 
-The shape of latent-diffusion's and of the seed's files is read too: `model.target` is known by its last part,
-`embed_dim` and `monitor` may stand beside `params`, and a `lossconfig` may be theirs.
+The file is data: nothing it names is imported, but for a loss of one's own (see `losses`). The shape of the seed's
+files is read too: `model.target` is known by its last part, `embed_dim` and `monitor` may stand beside `params`. Those
+of latent-diffusion and generative-models, and Lightning's words, are translated by `foreign_config`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import logging
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any, cast, get_type_hints
 
 from .arguments import convert
 from .config import ConfigError, TrainConfig, require
+from .foreign_config import translate
+from .lightning_words import settings_of
+
+logger = logging.getLogger(__name__)
 
 CONFIG_FOLDER = Path(__file__).resolve().parent / "configs"
 _BESIDE_PARAMS = ("embed_dim", "monitor", "lossconfig", "ddconfig", "ckpt_path")
@@ -44,21 +51,48 @@ def read_config(name: str, overrides: Sequence[str] = ()) -> TrainConfig:
         if not equals or not key or key.startswith("-"):
             raise ConfigError(f"config: expected key=value, got {word!r}: write for example trainer.batches=100")
         try:
-            value = yaml.safe_load(text)
+            value = yaml.load(text, _loader())
         except yaml.YAMLError:
             value = text
-        _set(tree, key.split("."), value)
+        for path, setting in _in_our_words(key, value):
+            _set(tree, path, setting)
     return config_from(tree)
+
+
+def _in_our_words(key: str, value: Any) -> Iterator[tuple[list[str], Any]]:
+    """A word and its value, Lightning's in ours; one length of a training replaces the other."""
+    path = key.split(".")
+    settings = settings_of(path[1], value) if path[0] == "trainer" and len(path) == 2 else None
+    for found, setting in ({tuple(path): value} if settings is None else settings).items():
+        if found in _LENGTHS and setting is not None:
+            for other in ("epochs", "batches", "max_epochs", "max_steps"):
+                yield from ((["trainer", other], None) for _ in range(other != found[1]))
+        yield list(found), setting
+
+
+_LENGTHS = (("trainer", "epochs"), ("trainer", "batches"))
 
 
 def _load(text: str, name: str) -> Any:
     import yaml
 
     try:
-        return yaml.safe_load(text)
+        return yaml.load(text, _loader())
     except yaml.YAMLError as error:
         reason = " ".join(str(error).split())
         raise ConfigError(f"config: expected YAML in {name}, got a mistake: correct it ({reason})") from error
+
+
+def _loader() -> Any:
+    """PyYAML's safe one, to which also 1e-6 is a number, as in newer YAML: it wants 1.0e-6."""
+    import yaml
+
+    class Loader(yaml.SafeLoader):
+        pass
+
+    number = re.compile(r"[-+]?[0-9][0-9_]*(\.[0-9_]*)?[eE][-+]?[0-9]+$")
+    Loader.add_implicit_resolver("tag:yaml.org,2002:float", number, list("-+0123456789"))
+    return Loader
 
 
 def _copy(tree: Any) -> Any:
@@ -87,6 +121,9 @@ def config_from(tree: Mapping[str, Any]) -> TrainConfig:
             above = {name: section.pop(name) for name in _BESIDE_PARAMS if name in section}
             section["params"] = above | dict(cast("Mapping[str, Any]", params))
         tree["model"] = section
+    tree, unused = translate(tree)
+    if unused:
+        logger.warning("config: not used here: %s", ", ".join(unused))
     problems: list[str] = []
     config = _build(TrainConfig, tree, "", problems)
     require(problems)

@@ -20,6 +20,8 @@ logger = logging.getLogger(__name__)
 
 _LOSS_MEMORY = 0.98
 _BOOST = 3.0
+SAMPLE_SIDE = 128
+"""Pixels along a sample of the prior, or the next smaller number of whole latent cells."""
 
 
 class Record(Callback):
@@ -73,11 +75,15 @@ class Record(Callback):
 
 
 class Pictures(Callback):
-    """At every check a grid of the first pictures: input, reconstruction, three times the difference; one row each."""
+    """At every check a grid of the first pictures: input, reconstruction, three times the difference; one row each.
+
+    Beside it, of a model that can, as many samples of the prior: the same noise at every check.
+    """
 
     def __init__(self, folder: Path, count: int) -> None:
         self.folder, self.count = folder, count
         self._rows: list[Tensor] = []
+        self._samples: list[Tensor] = []
 
     def on_validation_batch_end(
         self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
@@ -90,17 +96,33 @@ class Pictures(Callback):
                 if len(self._rows) < self.count:
                     self._rows.append(comparison(*(to_rgb(image[None])[0].cpu() for image in pair)))
 
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
+        """Draw samples, with the averaged weights still in; in all processes, as each may hold a share of them."""
+        if trainer.sanity_checking or not hasattr(pl_module, "sample"):
+            return
+        side = max(SAMPLE_SIDE // pl_module.factor(), 1) * pl_module.factor()
+        generator = torch.Generator().manual_seed(0)
+        for _ in range(self.count):
+            image = pl_module.to_rgb(pl_module.sample(1, side, side, generator).float())[0].cpu()
+            self._samples.append((image.clamp(-1, 1) + 1) / 2)
+
     def on_validation_end(self, trainer: Trainer, pl_module: Any) -> None:
         """Write them."""
         rows, self._rows = self._rows, []
-        if not rows:
-            return
-        grid = stack(rows)  # (3, H, W) in 0..1
-        write_image(grid.permute(1, 2, 0), self.folder / f"{pl_module.batches_done:08d}.png")
+        samples, self._samples = self._samples, []
+        if rows:
+            self._write(trainer, pl_module.batches_done, "reconstructions", stack(rows))
+            if samples:
+                self._write(trainer, pl_module.batches_done, "samples", torch.cat(samples, dim=2))
+
+    def _write(self, trainer: Trainer, batches: int, name: str, grid: Tensor) -> None:
+        """A picture (3, H, W) in 0..1 as a file, and for TensorBoard."""
+        ending = "" if name == "reconstructions" else f"_{name}"
+        write_image(grid.permute(1, 2, 0), self.folder / f"{batches:08d}{ending}.png")
         for logger_ in trainer.loggers:
             board = getattr(logger_, "experiment", None)
             if hasattr(board, "add_image"):
-                board.add_image("val/reconstructions", grid, pl_module.batches_done)  # pyright: ignore
+                board.add_image(f"val/{name}", grid, batches)  # pyright: ignore
 
 
 def comparison(x: Tensor, y: Tensor) -> Tensor:

@@ -1,0 +1,83 @@
+"""What `encode` and `decode` are given: folders become their files, and a wrong kind is told by its name."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from ..vae_model.errors import InputError
+from ..vae_model.files.images import read_image
+from ..vae_model.files.latents import TENSOR_KEY, read_latent
+
+PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp")
+WEIGHTS = (".safetensors", ".sft", ".ckpt", ".pt", ".pth", ".bin", ".gguf")
+
+
+def gather_inputs(paths: Sequence[Path], command: str) -> list[Path]:
+    """The files to work on: each named file, and of each folder its pictures or its latents, by name.
+
+    InputError for a folder that holds none. Folders within it are left alone.
+    """
+    files: list[Path] = []
+    for path in paths:
+        if not path.is_dir():
+            files.append(path)
+            continue
+        wanted = _is_picture_name if command == "encode" else is_latent
+        found = sorted(file for file in path.iterdir() if file.is_file() and wanted(file))
+        if not found:
+            what = f"pictures ({', '.join(PICTURES)})" if command == "encode" else "latents (.safetensors, .latent)"
+            raise InputError(f"{command}: expected a folder with {what}, found none in {path}: name another folder")
+        files += found
+    return files
+
+
+def read_picture(source: Path) -> tuple[Tensor, list[str]]:
+    """`read_image`; what is a latent or a model is told as such."""
+    try:
+        return read_image(source)
+    except ValueError as error:
+        if is_latent(source):
+            raise InputError(f"encode: expected a picture, got the latent {source}: did you mean decode?") from error
+        if source.is_file() and source.suffix.lower() in WEIGHTS:
+            raise InputError(
+                f"encode: expected a picture, got the weight file {source}: give a VAE with --vae {source.name}"
+            ) from error
+        raise
+
+
+def read_latent_file(source: Path) -> Tensor:
+    """`read_latent`; what is a picture is told as such."""
+    try:
+        return read_latent(source)
+    except ValueError as error:
+        if _is_picture(source):
+            raise InputError(f"decode: expected a latent, got the picture {source}: did you mean encode?") from error
+        raise
+
+
+def is_latent(path: Path) -> bool:
+    """Whether the file's header names a latent; only the header is read."""
+    if path.suffix.lower() not in (".safetensors", ".latent"):
+        return False
+    try:
+        with safe_open(path, framework="pt", device="cpu") as file:  # pyright: ignore
+            return TENSOR_KEY in file.keys()  # noqa: SIM118  # it is no mapping
+    except (SafetensorError, OSError):
+        return False
+
+
+def _is_picture_name(path: Path) -> bool:
+    return path.suffix.lower() in PICTURES
+
+
+def _is_picture(path: Path) -> bool:
+    """By its first bytes: PNG, JPEG, WebP, TIFF in both orders, BMP or GIF."""
+    try:
+        with path.open("rb") as file:
+            return file.read(4).startswith((b"\x89PNG", b"\xff\xd8\xff", b"RIFF", b"II*", b"MM\0*", b"BM", b"GIF8"))
+    except OSError:
+        return False

@@ -1,0 +1,75 @@
+"""`exact-vae sample`: pictures of the prior that follow from their seeds, whatever else is asked for."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from exact_vae import load_vae
+from exact_vae.__main__ import main
+from exact_vae.vae_model.files.images import read_image
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def test_a_sample_is_the_decoded_noise_of_its_seed(tmp_path: Path, small_file: Path) -> None:
+    words = ["--vae", str(small_file), "--size", "40x24", "--dtype", "float32", "--device", "cpu", "--quiet"]
+    assert main(["sample", "-o", str(tmp_path / "a"), "--count", "3", "--seed", "5", *words]) == 0
+    assert sorted(path.name for path in (tmp_path / "a").iterdir()) == [f"sample_{seed}.png" for seed in (5, 6, 7)]
+    z = torch.randn(1, 4, 3, 5, generator=torch.Generator().manual_seed(6))
+    expected = load_vae(small_file, device="cpu", dtype="float32").decode(z)
+    found, _ = read_image(tmp_path / "a" / "sample_6.png")
+    torch.testing.assert_close(found, expected, rtol=0, atol=0.5 / 255 + 1e-4)  # eight bits
+
+
+def test_seeds_do_not_depend_on_how_many_there_are(tmp_path: Path, small_file: Path) -> None:
+    words = ["--vae", str(small_file), "--size", "16x16", "--device", "cpu", "--quiet"]
+    main(["sample", "-o", str(tmp_path / "a"), "--count", "2", "--seed", "1", *words])
+    main(["sample", "-o", str(tmp_path / "b"), "--count", "1", "--seed", "2", *words])
+    one, other = (tmp_path / name / "sample_2.png" for name in ("a", "b"))
+    assert one.read_bytes() == other.read_bytes()
+    assert one.read_bytes() != (tmp_path / "a" / "sample_1.png").read_bytes()
+
+
+def test_a_sheet_holds_them_all(tmp_path: Path, small_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--vae", str(small_file), "--size", "16x24", "--count", "3", "--device", "cpu", "--json"]
+    assert main(["sample", "-o", str(tmp_path / "a"), "--sheet", str(tmp_path / "all.png"), *words]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert (told["command"], told["seed"], len(told["outputs"])) == ("sample", 0, 4)
+    sheet, _ = read_image(tmp_path / "all.png")
+    assert tuple(sheet.shape) == (1, 2 * 24 + 4, 2 * 16 + 4, 3)
+    for number, (top, left) in enumerate([(0, 0), (0, 20), (28, 0)]):
+        one, _ = read_image(tmp_path / "a" / f"sample_{number}.png")
+        assert torch.equal(sheet[:, top : top + 24, left : left + 16], one)
+    assert bool((sheet[:, 28:, 20:] == 1).all())
+
+
+def test_sides_round_up_to_whole_cells(tmp_path: Path, small_file: Path) -> None:
+    words = ["--vae", str(small_file), "--size", "17x8", "--count", "1", "--device", "cpu", "--quiet"]
+    assert main(["sample", "--sheet", str(tmp_path / "a.png"), *words]) == 0
+    assert tuple(read_image(tmp_path / "a.png")[0].shape) == (1, 8, 24, 3)
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        ([], "sample: expected -o FOLDER or --sheet FILE.png, got neither"),
+        (["-o", "a", "--count", "0"], "--count: expected at least 1, got 0"),
+        (["-o", "a", "--seed", "-1"], "--seed: expected at least 0, got -1"),
+        (["-o", "a", "--size", "512"], "--size: expected WxH in pixels, got '512'"),
+        (["-o", "a", "--size", "0x8"], "--size: expected WxH in pixels, got '0x8'"),
+        (["--sheet", "a.jpg"], "--sheet: expected a name ending in .png"),
+        (["-o", "a", "--vae", "nowhere.safetensors"], "nowhere.safetensors"),
+    ],
+)
+def test_mistakes_end_in_one_line(
+    words: list[str], text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["sample", *words]) == 2
+    printed = capsys.readouterr().err
+    assert text in printed
+    assert printed.count("\n") == 1
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
