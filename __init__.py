@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .model_management.loader import load_vae
     from .nodes import NODE_CLASS_MAPPINGS, NODE_DISPLAY_NAME_MAPPINGS
-    from .vae_model.errors import InputError, MemoryBudgetError, VAEFileError
+    from .vae_model.errors import InputError, MemoryBudgetError, UnexpectedError, VAEFileError
     from .vae_model.save import save
     from .vae_model.vae import VAE
 
@@ -23,6 +23,7 @@ _HOME = {
     "MemoryBudgetError": ".vae_model.errors",
     "NODE_CLASS_MAPPINGS": ".nodes",
     "NODE_DISPLAY_NAME_MAPPINGS": ".nodes",
+    "UnexpectedError": ".vae_model.errors",
     "VAE": ".vae_model.vae",
     "VAEFileError": ".vae_model.errors",
     "load_vae": ".model_management.loader",
@@ -36,6 +37,7 @@ __all__ = [
     "WEB_DIRECTORY",
     "InputError",
     "MemoryBudgetError",
+    "UnexpectedError",
     "VAEFileError",
     "load_vae",
     "save",

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -25,9 +26,15 @@ def make_parser() -> argparse.ArgumentParser:
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("--json", action="store_true", help="print one JSON object instead of text")
     common.add_argument("--quiet", action="store_true", help="no progress bar, nothing but errors")
+    common.add_argument("--debug", action="store_true", help="the traceback of every error, too")
+    choosing = argparse.ArgumentParser(add_help=False)
+    choosing.add_argument(
+        "--variant", metavar="NAME", help="of a folder's files, such as fp16; default: the plain ones"
+    )
+    choosing.add_argument("--part", metavar="NAME", help="of several VAEs in a checkpoint, such as ema")
     writing = argparse.ArgumentParser(add_help=False)
     writing.add_argument("--no-clobber", action="store_true", help="keep files that are there, and skip their inputs")
-    running = argparse.ArgumentParser(add_help=False, parents=[common, writing])
+    running = argparse.ArgumentParser(add_help=False, parents=[common, choosing, writing])
     running.add_argument(
         "-o", "--output", type=Path, help="a file, or a folder for several inputs; default: beside each input, if new"
     )
@@ -39,9 +46,15 @@ def make_parser() -> argparse.ArgumentParser:
     running.add_argument("--dtype", default="auto", help="auto, float32, bfloat16 or float16")
     running.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps, xpu")
 
-    encode = commands.add_parser("encode", parents=[running], help="images to latents")
+    latents = argparse.ArgumentParser(add_help=False)
+    latents.add_argument(
+        "--latent-format",
+        metavar="NAME",
+        help="whose latents a tiny VAE works on: sd, sdxl, sd3, flux, flux2 or raw; default: as its file or name tells",
+    )
+    encode = commands.add_parser("encode", parents=[running, latents], help="images to latents")
     encode.add_argument("inputs", nargs="+", type=Path, metavar="IMAGE", help="PNG, JPEG, WebP or TIFF, or a folder")
-    decode = commands.add_parser("decode", parents=[running], help="latents to images")
+    decode = commands.add_parser("decode", parents=[running, latents], help="latents to images")
     decode.add_argument(
         "inputs", nargs="+", type=Path, metavar="LATENT", help="safetensors with the key latent_tensor, or a folder"
     )
@@ -51,7 +64,7 @@ def make_parser() -> argparse.ArgumentParser:
         action="store_true",
         help="share the rows over processes: torchrun --nproc-per-node N -m exact_vae decode --shard ...",
     )
-    plan = commands.add_parser("plan", parents=[common], help="how a size would run, and what it would take")
+    plan = commands.add_parser("plan", parents=[common, choosing], help="how a size would run, and what it would take")
     plan.add_argument("--size", required=True, metavar="WxH", help="of the image in pixels, such as 4096x4096")
     plan.add_argument("--memory", default=None, metavar="AMOUNT", help="budget above the weights; default: all free")
     plan.add_argument("--host-memory", default="0", metavar="AMOUNT", help="for strips that wait there; default: none")
@@ -59,14 +72,16 @@ def make_parser() -> argparse.ArgumentParser:
     plan.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps, xpu")
     plan.add_argument("--direction", choices=["decode", "encode"], default="decode")
     plan.add_argument("--vae", action="append", metavar="FILE", help="a VAE file; twice for two halves")
-    convert = commands.add_parser("convert", parents=[common, writing], help="a VAE file in another layout")
+    convert = commands.add_parser(
+        "convert", parents=[common, choosing, writing, latents], help="a VAE file in another layout"
+    )
     convert.add_argument("inputs", nargs="+", metavar="VAE_FILE", help="a VAE file, or its two halves")
     convert.add_argument(
         "-o", "--output", type=Path, required=True, help="a .safetensors file; for diffusers also a folder"
     )
     convert.add_argument("--layout", required=True, help="ldm, diffusers, or another that the family has")
     convert.add_argument("--dtype", default=None, help="float32, bfloat16 or float16; default: as in the input")
-    evaluate = commands.add_parser("evaluate", parents=[common], help="how well VAEs reconstruct pictures")
+    evaluate = commands.add_parser("evaluate", parents=[common, choosing], help="how well VAEs reconstruct pictures")
     evaluate.add_argument("vaes", nargs="+", metavar="VAE", help='a VAE file, two halves joined by "+", or bundled')
     evaluate.add_argument("--images", type=Path, required=True, metavar="DIR", help="a folder of pictures")
     evaluate.add_argument("--crop", type=int, default=512, metavar="PIXELS", help="side of the centre crops; 512")
@@ -79,7 +94,10 @@ def make_parser() -> argparse.ArgumentParser:
     train.add_argument("overrides", nargs="*", metavar="key=value", help="such as trainer.batches=100")
     train.add_argument("--resume", action="store_true", help="go on from the last checkpoint of output.folder")
     train.add_argument("--quiet", action="store_true", help="no progress bar, nothing but errors")
-    info = commands.add_parser("info", parents=[common], help="what a VAE file is, read from its header")
+    train.add_argument("--debug", action="store_true", help="the traceback of an error, too")
+    info = commands.add_parser(
+        "info", parents=[common, choosing, latents], help="what a VAE file is, read from its header"
+    )
     info.add_argument("inputs", nargs="+", metavar="VAE_FILE", help="a VAE file, or its two halves")
     info.add_argument("--all", action="store_true", help="every fact, the whole configuration included")
     completion = commands.add_parser("completion", help="a script that completes these words in a shell")
@@ -100,6 +118,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         rest = [word for word in rest if word.startswith("-")]
     if rest:
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    if getattr(options, "debug", False):
+        show_tracebacks()
+    _show_notes(options)
     try:
         if options.command == "info":
             return _info(options)
@@ -129,9 +150,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # whoever read what is printed has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except (ValueError, RuntimeError, OSError) as error:
-        print(f"exact-vae: {error}", file=sys.stderr)
+    except Exception as error:
+        from .vae_model.wording import one_line
+
+        print(f"exact-vae: {one_line(error, options.command)}", file=sys.stderr)
         return 2
+
+
+def show_tracebacks() -> None:
+    """Everything that this package logs goes to stderr, the tracebacks of worded errors among it."""
+    logger = logging.getLogger(__package__)
+    logger.addHandler(logging.StreamHandler())
+    logger.setLevel(logging.DEBUG)
+
+
+def _show_notes(options: argparse.Namespace) -> None:
+    """What is told about the files that are read goes to stderr."""
+    from .vae_model.notes import show_on_stderr
+
+    show_on_stderr(not getattr(options, "quiet", True))
 
 
 def _convert(options: argparse.Namespace) -> int:
@@ -141,7 +178,15 @@ def _convert(options: argparse.Namespace) -> int:
     if options.no_clobber and options.output.exists() and not options.output.is_dir():
         written, notes = [options.output], ["kept as it was"]
     else:
-        written, notes = convert_vae(options.inputs, options.output, options.layout, options.dtype)
+        written, notes = convert_vae(
+            options.inputs,
+            options.output,
+            options.layout,
+            options.dtype,
+            options.latent_format,
+            options.variant,
+            options.part,
+        )
     if options.json:
         paths = [str(path) for path in written]
         print(json.dumps({"command": "convert", "layout": options.layout, "outputs": paths, "notes": notes}))
@@ -167,7 +212,7 @@ def _info(options: argparse.Namespace) -> int:
     """Describe a VAE from names and shapes alone."""
     from .model_management.describe import card, describe_vae
 
-    facts = describe_vae(options.inputs)
+    facts = describe_vae(options.inputs, options.latent_format, options.variant, options.part)
     if options.json:
         print(json.dumps(facts))
     elif not options.quiet:
@@ -190,6 +235,8 @@ def _plan(options: argparse.Namespace) -> int:
         host_memory=options.host_memory,
         dtype=options.dtype,
         device=options.device,
+        variant=options.variant,
+        part=options.part,
     )
     if options.json:
         print(plan.as_json())

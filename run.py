@@ -26,9 +26,9 @@ VENV = ROOT / ".venv"
 STAMP = VENV / "exact-vae-stamp.json"
 PYTHON = str(VENV / ("Scripts/python.exe" if os.name == "nt" else "bin/python"))
 INSIDE = Path(sys.prefix).resolve() == VENV.resolve()  # Whether that environment's own Python runs this file.
-PYTHONS = ((3, 10), (3, 13))
+PYTHONS = ((3, 10), (3, 14))  # The oldest that will do, and the newest that this PyTorch has wheels for.
 OLDEST_TORCH = (2, 4)
-DEFAULT_TORCH = "torch==2.13.0"
+DEFAULT_TORCH = "torch==2.13.0" if sys.version_info[:2] <= PYTHONS[1] else "torch"
 # What is downloaded, roughly: pip itself is quiet.
 SIZES = {DEFAULT_TORCH: "200 MB, with CUDA 3 GB", "demo": "75 MB", "dev": "200 MB", "bench": "50 MB"}
 USAGE = f"""usage: python3 run.py demo [arguments of the demo]
@@ -209,7 +209,7 @@ def run_pip(command: list[str], what: str, download: str) -> None:
     say(f"{what}, a download of about {SIZES[download]}" if download in SIZES else what)
     started = time.monotonic()
     if call(command) != 0:
-        stop(f"failed: {what}; pip says why above. Check the network, or choose another build with --torch")
+        stop(f"failed: {what}; pip says why above. Check the network, or choose with --torch a build for this Python")
     say(f"done: {what}, {time.monotonic() - started:.0f} s")
 
 
@@ -286,8 +286,8 @@ COMMANDS = {"demo": ("demo", demo), "test": ("dev", test), "bench": ("bench", be
 
 
 def main(argv: list[str]) -> int:
-    if not PYTHONS[0] <= sys.version_info[:2] <= PYTHONS[1]:
-        stop("expected Python 3.10 to 3.13, got {}.{}: start run.py with another one".format(*sys.version_info))
+    if sys.version_info[:2] < PYTHONS[0]:
+        stop("expected Python 3.10 or newer, got {}.{}: start run.py with another one".format(*sys.version_info))
     command, torch, arguments = parse(argv)
     extra, action = COMMANDS[command]
     try:

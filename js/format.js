@@ -36,9 +36,14 @@ export function clampFraction(fraction) {
   return typeof fraction === "number" && fraction > 0 ? Math.min(1, fraction) : 0;
 }
 
+/** @param {unknown} fraction @returns {number} rounded down; 0.57 * 100 is a little less than 57 */
+export function wholePercent(fraction) {
+  return Math.floor(clampFraction(fraction) * 100 + 1e-9);
+}
+
 /** @param {unknown} fraction */
 export function formatPercent(fraction) {
-  return `${Math.floor(clampFraction(fraction) * 100)}%`;
+  return `${wholePercent(fraction)}%`;
 }
 
 /**
@@ -61,19 +66,6 @@ export function memoryMarks(source) {
     text: `${name} ${formatBytes(bytes)}`,
     share: largest > 0 ? bytes / largest : 0,
   }));
-}
-
-/**
- * One report of several (a node that ran over a list sends one per run): the first that was not exact, else the last.
- * @param {unknown} reports
- * @returns {Record<string, any> | null} with the number of runs in its line, where there were several
- */
-export function chooseReport(reports) {
-  if (!Array.isArray(reports)) return null;
-  const usable = reports.filter((report) => typeof report?.line === "string");
-  if (usable.length === 0) return null;
-  const chosen = usable.find((report) => report.exact === false) ?? usable[usable.length - 1];
-  return usable.length === 1 ? chosen : { ...chosen, line: `${chosen.line} · ${usable.length} runs` };
 }
 
 /**

@@ -1,14 +1,19 @@
 // @ts-check
 // What a node shows of its run: one line; a bar of progress while it runs, of memory afterwards; amounts; warnings.
 
-import { clampFraction, formatPercent, memoryMarks } from "./format.js";
+import { clampFraction, formatPercent, memoryMarks, wholePercent } from "./format.js";
 import { addStyle, make } from "./style.js";
 
 /**
- * @returns {{element: HTMLElement, content: HTMLElement, showProgress: (event: any) => void,
- *   showReport: (report: any) => void, showStopped: () => void}}
+ * @typedef {{element: HTMLElement, content: HTMLElement, showStarted: () => void, showProgress: (event: any) => void,
+ *   showReport: (report: any) => void, showStopped: (word: string, reason?: string) => void}} Panel
  */
-export function createPanel() {
+
+/**
+ * @param {boolean} [compact] the line and the warnings alone, for nodes of others
+ * @returns {Panel}
+ */
+export function createPanel(compact = false) {
   addStyle();
   const element = make("div", "");
   element.setAttribute("role", "group");
@@ -27,7 +32,7 @@ export function createPanel() {
   element.append(content);
   let percent = "";
 
-  /** @param {string} text @param {"running" | "exact" | "other"} state */
+  /** @param {string} text @param {"running" | "exact" | "other" | "failed"} state */
   function setLine(text, state) {
     // A screen reader shall read results, not every step on the way.
     line.setAttribute("aria-live", state === "running" ? "off" : "polite");
@@ -40,28 +45,44 @@ export function createPanel() {
   function setMemory(source) {
     const marks = memoryMarks(source);
     legend.replaceChildren(...marks.map(legendEntry));
-    legend.hidden = marks.length === 0;
+    legend.hidden = compact || marks.length === 0;
     return marks;
   }
+
+  function clear() {
+    track.hidden = legend.hidden = true;
+    warnings.replaceChildren();
+  }
+
+  clear();
 
   return {
     element,
     content,
+    showStarted() {
+      percent = "";
+      setLine("running", "running");
+      clear();
+    },
     showProgress(event) {
       percent = formatPercent(event.fraction);
       setLine(typeof event.line === "string" ? event.line : percent, "running");
       setMemory(event);
       drawProgress(track, clampFraction(event.fraction));
+      track.hidden = compact;
       warnings.replaceChildren();
     },
     showReport(report) {
       setLine(report.line, report.exact ? "exact" : "other");
       drawMemory(track, setMemory(report));
+      if (compact) track.hidden = true;
       warnings.replaceChildren(...listWarnings(report).map(warningEntry));
     },
-    showStopped() {
-      setLine(`stopped at ${percent}`, "other");
-      track.hidden = true;
+    showStopped(word, reason = "") {
+      const failed = word === "failed";
+      const head = percent === "" || failed ? word : `${word} at ${percent}`;
+      setLine(reason ? `${head} · ${reason}` : head, failed ? "failed" : "other");
+      clear();
     },
   };
 }
@@ -72,7 +93,7 @@ function drawProgress(track, fraction) {
   const done = old instanceof HTMLElement && old.classList.contains("exact-vae-done") ? old : make("div", "done");
   done.style.width = `${fraction * 100}%`;
   if (done !== old) track.replaceChildren(done);
-  const range = { "aria-valuemin": "0", "aria-valuemax": "100", "aria-valuenow": `${Math.floor(fraction * 100)}` };
+  const range = { "aria-valuemin": "0", "aria-valuemax": "100", "aria-valuenow": `${wholePercent(fraction)}` };
   setRole(track, { role: "progressbar", "aria-label": "Progress", ...range });
   track.hidden = false;
 }

@@ -1,5 +1,5 @@
 // @ts-check
-// Shows the plan on the node that makes it: text from Python, in columns.
+// Shows the plan on the node that makes it: text from Python, in columns; while there is none, why.
 
 // @ts-ignore The host serves these two.
 import { api } from "../../scripts/api.js";
@@ -44,7 +44,23 @@ function onExecuted({ detail }) {
   if (node?.comfyClass === NODE && plan) textOf(node).textContent = plan;
 }
 
+/** What an earlier run planned is no plan of this one. @param {CustomEvent} event */
+function onExecuting({ detail }) {
+  const text = texts.get(findNode(app.rootGraph ?? app.graph, detail));
+  if (text !== undefined) text.textContent = "";
+}
+
+/** @param {CustomEvent} event */
+function onError({ detail }) {
+  const node = findNode(app.rootGraph ?? app.graph, detail?.node_id);
+  if (node?.comfyClass === NODE) textOf(node).textContent = joinText(detail?.exception_message).trim().split("\n")[0];
+}
+
 app.registerExtension({
   name: "ExactVAE.Plan",
-  setup: guard("listener", () => api.addEventListener("executed", guard("plan", onExecuted))),
+  setup: guard("listeners", () => {
+    api.addEventListener("executing", guard("start of a plan", onExecuting));
+    api.addEventListener("executed", guard("plan", onExecuted));
+    api.addEventListener("execution_error", guard("failed plan", onError));
+  }),
 });

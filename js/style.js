@@ -9,6 +9,7 @@ const CSS = `
 .exact-vae {
   --exact-vae-good: color-mix(in srgb, #12a54c 60%, currentColor);
   --exact-vae-other: color-mix(in srgb, #d97a00 60%, currentColor);
+  --exact-vae-bad: color-mix(in srgb, #e5252a 60%, currentColor);
   --exact-vae-fill: color-mix(in srgb, #3b82f6 60%, currentColor);
   box-sizing: border-box;
   overflow: hidden;
@@ -28,6 +29,7 @@ const CSS = `
 }
 .exact-vae-dot[data-state="exact"] { border-color: var(--exact-vae-good); background: var(--exact-vae-good); }
 .exact-vae-dot[data-state="other"] { border-color: var(--exact-vae-other); }
+.exact-vae-dot[data-state="failed"] { border-color: var(--exact-vae-bad); background: var(--exact-vae-bad); }
 .exact-vae-track {
   position: relative; height: 6px; overflow: hidden; border-radius: 3px;
   background: color-mix(in srgb, currentColor 16%, transparent);

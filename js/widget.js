@@ -4,11 +4,17 @@
 const MARGIN = 8;
 
 /**
+ * @typedef {{remove: () => void, isThere: () => boolean, keepLast: () => void}} Placed
+ * remove: takes the element off the node again. isThere: whether it still is on the node. keepLast: the host counts
+ * widgets to save their values, this one too, but not when it reads them back: none with a value may come after it.
+ */
+
+/**
  * @param {any} node
  * @param {string} name
  * @param {HTMLElement} element what the node shows
  * @param {HTMLElement} content the part of it that has the natural height
- * @returns {() => void} takes the element off the node again
+ * @returns {Placed}
  */
 export function addPanel(node, name, element, content) {
   let height = 30;
@@ -46,7 +52,7 @@ export function addPanel(node, name, element, content) {
   observer.observe(content);
   fit();
 
-  return () => {
+  const remove = () => {
     observer.disconnect();
     if (node.widgets?.includes(widget)) node.removeWidget(widget);
     element.remove();
@@ -55,6 +61,16 @@ export function addPanel(node, name, element, content) {
     }
     node.setDirtyCanvas?.(true, true);
   };
+
+  const isThere = () => Boolean(node.widgets?.includes(widget));
+
+  const keepLast = () => {
+    if (!isThere() || node.widgets[node.widgets.length - 1] === widget) return;
+    node.widgets.splice(node.widgets.indexOf(widget), 1);
+    node.widgets.push(widget);
+  };
+
+  return { remove, isThere, keepLast };
 }
 
 /** Nodes 2.0: the page lays out the nodes itself, from the height of what is on them. */

@@ -3,7 +3,7 @@
 from .attention import choose_attention, pytorch_attention_enabled, xformers_enabled_vae
 from .devices import get_torch_device, output_device, vae_device, vae_dtype, vae_offload_device
 from .host import Host, LocalHost
-from .loaded import free_memory, load_model, unload_model
+from .loaded import free_memory, load_model, load_models_gpu, unload_all_models, unload_model
 from .memory import get_free_memory, get_total_memory, soft_empty_cache
 from .oom import OOM_EXCEPTION, is_oom
 
@@ -18,9 +18,11 @@ __all__ = [
     "get_total_memory",
     "is_oom",
     "load_model",
+    "load_models_gpu",
     "output_device",
     "pytorch_attention_enabled",
     "soft_empty_cache",
+    "unload_all_models",
     "unload_model",
     "vae_device",
     "vae_dtype",

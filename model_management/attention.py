@@ -14,7 +14,7 @@ from functools import cache, partial
 import torch
 from torch import Tensor
 
-from ..vae_model.attention import ATTENTION
+from ..vae_model.attention import ATTENTION, set_choice
 from .attention_speed import WORTH_TIMING, fastest_first
 from .memory import get_free_memory, soft_empty_cache
 from .oom import is_oom
@@ -71,7 +71,8 @@ def attend(
 ) -> Tensor:
     """softmax(q k^T / sqrt(C)) v by the fastest back end that fits, and by ever smaller slices when memory runs out.
 
-    From WORTH_TIMING keys on, those that fit have been timed against each other.
+    From WORTH_TIMING keys on, those that fit have been timed against each other; not where a gradient is wanted: a
+    training shall not depend on the clock, and the streamed back end has none.
 
     Args:    q: (B, n, C), k and v (B, N, C), one float dtype, one device.
              check: called now and then on the way; it may raise to stop.
@@ -83,7 +84,8 @@ def attend(
     batch, tokens, width = q.shape
     tokens = max(tokens, k.shape[1])
     names = _candidates(tokens, width, q.dtype, q.device, get_free_memory(q.device), batch)
-    if tokens >= WORTH_TIMING and table is ATTENTION and q.device.type in ("cpu", "cuda"):
+    timed = table is ATTENTION and q.device.type in ("cpu", "cuda") and not _needs_gradient(q, k, v)
+    if tokens >= WORTH_TIMING and timed:
         names = [*fastest_first((*names[:-1], "streamed"), width, q.dtype, q.device), names[-1]]
     for name in names[:-1]:
         result = _attempt(_stoppable(name, table, check), q, k, v, unsupported=True)
@@ -91,6 +93,28 @@ def attend(
             return result
         soft_empty_cache()
     return _attend_sliced(table[names[-1]], q, k, v, get_free_memory, soft_empty_cache)
+
+
+def attend_by(name: str | None, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """The back end of that name, slices where it does not take the call or memory runs out; None: as `attend`.
+
+    What attention layers and the functions of `vae_model.attention` ask when they run on their own.
+    """
+    if name is None:
+        return attend(q, k, v)
+    if name != "sliced":
+        result = _attempt(ATTENTION[name], q, k, v, unsupported=True)
+        if result is not None:
+            return result
+        soft_empty_cache()
+    return _attend_sliced(ATTENTION["sliced"], q, k, v, get_free_memory, soft_empty_cache)
+
+
+set_choice(attend_by)
+
+
+def _needs_gradient(*tensors: Tensor) -> bool:
+    return torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
 
 
 def _stoppable(
@@ -102,7 +126,7 @@ def _stoppable(
         return partial(function, check=check)
 
     def by_slices(q: Tensor, k: Tensor, v: Tensor, *, max_bytes: int | None) -> Tensor:
-        work = 4 * q.shape[0] * k.shape[1] * q.shape[2]
+        work = max(1, 4 * q.shape[0] * k.shape[1] * q.shape[2])  # of an empty batch there is none
         rows = max(1, _CHECK_WORK.get(q.device.type, q.shape[1] * work) // work)
         if rows >= q.shape[1]:
             return function(q, k, v, max_bytes=max_bytes)

@@ -127,6 +127,10 @@ class ComfyHost(LocalHost):
         if done:
             self._bar = None
 
+    def show(self, report: Report) -> None:
+        """Send a report that is whole, of a run that was not told of while it lasted."""
+        _send(report, 1.0, True)
+
     @contextlib.contextmanager
     def running(self, device: torch.device) -> Generator[None]:
         """Around a run: the device is current, and nothing of it is recorded into a graph of the host's."""
@@ -155,6 +159,7 @@ def _send(report: Report, fraction: float, done: bool) -> None:
     plan = report.plan
     data = {
         "node": node,
+        "display_node": _shown_for(node),
         "prompt_id": prompt,
         "fraction": fraction,
         "line": report.line if done else report.running_line(fraction),
@@ -162,6 +167,8 @@ def _send(report: Report, fraction: float, done: bool) -> None:
         "plan_bytes": None if plan is None else plan.peak_bytes,
         "peak_bytes": report.peak_bytes,
         "done": done,
+        "report": report.as_dict() if done and report.stopped is None else None,
+        "stopped": report.stopped,
     }
     try:
         server.send_sync(PROGRESS_EVENT, data, getattr(server, "client_id", None))
@@ -176,3 +183,12 @@ def _executing(server: Any) -> tuple[str | None, str | None]:
     if context is not None:
         return context.node_id, context.prompt_id
     return getattr(server, "last_node_id", None), getattr(server, "last_prompt_id", None)
+
+
+def _shown_for(node: str) -> str:
+    """The node on the page that a node stands for: one that another made while it ran is not there itself."""
+    ask = getattr(sys.modules.get("comfy_execution.progress"), "get_progress_state", None)
+    try:
+        return node if ask is None else cast(str, ask().dynprompt.get_display_node_id(node))
+    except Exception:  # outside of a prompt, or a host that keeps it elsewhere
+        return node

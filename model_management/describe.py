@@ -11,15 +11,16 @@ import torch
 
 from ..vae_model.bundled import BUNDLED_FILE
 from ..vae_model.bytesize import format_bytes, parse_bytes
-from ..vae_model.config import Config, TinyConfig
-from ..vae_model.conventions import convention, untold, users_of
+from ..vae_model.config import Config, TinyConfig, decode_factor
+from ..vae_model.conventions import convention, scale_and_shift, untold
 from ..vae_model.errors import InputError
 from ..vae_model.estimate import untiled_elements_per_pixel
 from ..vae_model.exact.spec import UnsupportedModule
 from ..vae_model.families import FAMILIES
 from ..vae_model.halves import Half, decoder_half, encoder_half
 from ..vae_model.layouts import COUNTERS
-from ..vae_model.load import build_empty, inspect_model
+from ..vae_model.load import build_empty, inspect_model, notes_of
+from ..vae_model.notes import tell
 from .budget import AMPLE, budgets
 from .devices import parse_device, parse_dtype, vae_device, vae_dtype
 from .loader import BUNDLED
@@ -31,10 +32,12 @@ LAW_PIXELS = 4096
 """Side of the image at which memory laws are read off: strips hardly count there."""
 
 
-def _open(paths: Sequence[str]) -> tuple[Any, Any, Config, Any, dict[str, str]]:
+def _open(
+    paths: Sequence[str], latent_format: str | None = None, variant: str | None = None, part: str | None = None
+) -> tuple[Any, Any, Config, Any, dict[str, str]]:
     """(parts, family, configuration, the model without weights, hints)."""
     sources = [str(BUNDLED_FILE) if path == BUNDLED else path for path in paths]
-    parts, family, config, hints = inspect_model(sources)
+    parts, family, config, hints = inspect_model(sources, latent_format=latent_format, variant=variant, part=part)
     return parts, family, config, build_empty(parts, family, config), hints
 
 
@@ -43,7 +46,7 @@ def _half(model: Any, config: Config, direction: str) -> Half:
 
 
 def _input_shape(half: Half, config: Config, direction: str, width: int, height: int) -> tuple[int, int, int, int]:
-    f = config.factor if direction == "decode" else 1
+    f = decode_factor(config) if direction == "decode" else 1
     return 1, half.program.in_channels, height // f, width // f
 
 
@@ -56,21 +59,25 @@ def plan_file(
     host_memory: str,
     dtype: str = "auto",
     device: str = "auto",
+    variant: str | None = None,
+    part: str | None = None,
 ) -> Plan:
     """The plan for an image of `size`, "WIDTHxHEIGHT" pixels; InputError or MemoryBudgetError in one line."""
     match = re.fullmatch(r"(\d+)[xX](\d+)", size.strip())
     if match is None:
         raise InputError(f"--size: expected WIDTHxHEIGHT in pixels, got {size!r}: write it like 4096x4096")
     width, height = int(match[1]), int(match[2])
-    _, _, config, model, _ = _open(paths)
-    if min(width, height) < config.factor:
-        raise InputError(f"--size: expected at least {config.factor} x {config.factor}, got {size}: enlarge the image")
+    parts, _, config, model, _ = _open(paths, None, variant, part)
+    tell(" + ".join(paths), notes_of(parts))
+    f = decode_factor(config) if direction == "decode" else config.factor
+    if min(width, height) < f:
+        raise InputError(f"--size: expected at least {f} x {f}, got {size}: enlarge the image")
     target = vae_device() if device == "auto" else parse_device(device)
     kind = vae_dtype(target) if dtype == "auto" else parse_dtype(dtype)
     half = _half(model, config, direction)
     device_budget, _ = budgets(target, None if memory is None else parse_bytes(memory))
     host_budget = parse_bytes(host_memory) if host_memory != "0" else 0
-    shape = _input_shape(half, config, direction, *(side // config.factor * config.factor for side in (width, height)))
+    shape = _input_shape(half, config, direction, *(side // f * f for side in (width, height)))
     return make_plan(half.program, shape, kind, device_budget, host_budget, device_type=target.type)
 
 
@@ -99,27 +106,11 @@ def _widths(config: Config) -> str:
     return "; ".join(f"{name} {', '.join(map(str, widths))}" for name, widths in halves.items() if widths)
 
 
-def _scale_shift(family: str, config: Config, hints: Mapping[str, str]) -> str:
-    """Of the diffusion model: as the file tells, else those of the only known one."""
-    if "latents_mean" in hints and "latents_std" in hints:
-        return f"per channel, means {hints['latents_mean']}, deviations {hints['latents_std']}, from config.json"
-    if "scaling_factor" in hints:
-        shift = hints.get("shift_factor", "0")
-        return f"{hints['scaling_factor']} and {0 if shift == 'None' else shift}, from config.json"
-    if isinstance(config, TinyConfig) and "vae_scale" in hints:
-        return f"{config.scaling_factor:g} and {config.shift_factor:g}, from the file"
-    users = users_of(family, config)
-    if len(users) != 1:
-        return "not known"
-    one = users[0]
-    if one.means:
-        return f"per channel, means {list(one.means)}, deviations {list(one.deviations)}, of {one.models}"
-    return f"{one.scale:g} and {one.shift:g}, of {one.models}"
-
-
-def describe_vae(paths: Sequence[str]) -> dict[str, object]:
+def describe_vae(
+    paths: Sequence[str], latent_format: str | None = None, variant: str | None = None, part: str | None = None
+) -> dict[str, object]:
     """Facts of one VAE (one file or its two halves), in reading order; VAEFileError where it is none."""
-    parts, family, config, model, hints = _open(paths)
+    parts, family, config, model, hints = _open(paths, latent_format, variant, part)
     shapes = {key: shape for part in parts for key, shape in part.shapes.items()}
     dtypes = {part.weights.dtypes[key] for part in parts for name, key in part.keys.items() if name not in COUNTERS}
     halves = [half for half in ("encoder", "decoder") if any(key.startswith(f"{half}.") for key in shapes)]
@@ -128,6 +119,7 @@ def describe_vae(paths: Sequence[str]) -> dict[str, object]:
         "family": FAMILIES[family].title,
         "layout": " + ".join(part.layout.name for part in parts),
         "prefix": parts[0].prefix or "none",
+        **({"notes": "; ".join(notes_of(parts))} if notes_of(parts) else {}),
         "halves": " and ".join(halves),
         "widths": _widths(config),
         "latent channels": config.latent_channels,
@@ -143,7 +135,7 @@ def describe_vae(paths: Sequence[str]) -> dict[str, object]:
                 model, config, direction
             )
     facts["latents"] = convention(config)
-    facts["scale and shift"] = _scale_shift(family, config, hints)
+    facts["scale and shift"] = scale_and_shift(family, config, hints)
     facts["not told by the weights"] = "; ".join(untold(family, config, hints)) or NOTHING_UNTOLD
     facts["configuration"] = asdict(config)
     return facts

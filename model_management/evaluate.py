@@ -18,7 +18,7 @@ from ..vae_model.training.learned_metrics import Metric, frechet_distance, load_
 from ..vae_model.training.metrics import LEAST_SIDE_MS, ms_ssim, psnr, round_to_8_bits, ssim
 from ..vae_model.training.photos import SUFFIXES, centre_crop
 from ..vae_model.vae import VAE
-from .loader import load_vae
+from .loader import BUNDLED, load_vae
 
 LEAST_CROP = 32
 """Sides of crops are multiples of this many pixels, which every VAE's latent cells divide."""
@@ -104,12 +104,15 @@ def evaluate(
     dtype: str = "float32",
     device: str = "auto",
     keep_samples: bool = False,
+    variant: str | None = None,
+    part: str | None = None,
     progress: Callable[[float], None] = lambda fraction: None,
 ) -> Evaluation:
     """Reconstruct the centre crop of every image of a folder with every VAE.
 
     Args:    names: VAE files, or "bundled"; the two halves of one joined by "+".
              crop: side in pixels; sides are cut down to multiples of 32.
+             variant, part: as for `load_vae`: a variant of those that are folders, a part of all but the bundled one.
              keep_samples: keep the first images and their reconstructions for a contact sheet.
     Raises:  InputError for a folder without images, a crop too small, or when no image could be used; as `load_vae`.
     """
@@ -118,7 +121,16 @@ def evaluate(
     paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES) if folder.is_dir() else []
     if not paths:
         raise InputError(f"--images: expected a folder of pictures, got {folder}: name one that holds JPEG or PNG")
-    vaes = [load_vae(_files(name), dtype=dtype, device=device) for name in names]
+    vaes = [
+        load_vae(
+            _files(name),
+            dtype=dtype,
+            device=device,
+            variant=variant if Path(name).is_dir() else None,
+            part=None if name == BUNDLED else part,
+        )
+        for name in names
+    ]
     result = Evaluation(crop, scores=[Scores(name) for name in names])
     judge = _Judge(result)
     for number, path in enumerate(paths):

@@ -28,6 +28,8 @@ def run_evaluate(options: argparse.Namespace) -> int:
             dtype=options.dtype,
             device=options.device,
             keep_samples=options.sheet is not None,
+            variant=options.variant,
+            part=options.part,
             progress=progress,
         )
     if options.sheet is not None:

@@ -19,19 +19,18 @@ from torch import Tensor
 
 from ..vae_model.bytesize import parse_bytes
 from ..vae_model.checks import crop_centre
+from ..vae_model.errors import MemoryBudgetError
 from ..vae_model.exact.spec import UnsupportedModule
-from ..vae_model.halves import Half, decoder_half, encoder_half
+from ..vae_model.halves import Half
 from ..vae_model.report import Report, Watch
 from ..vae_model.run import Run
 from ..vae_model.run_exact import ExactRun
 from ..vae_model.vae import VAE
 from .comfy_host import ComfyHost, is_comfyui, output_dtype
-from .frames import VIDEO, image_shape, images_like, latents_like, one_frame, runs_frames, video_obstacle
+from .frames import image_shape, images_like, latents_like, one_frame, video_obstacle
+from .obstacle import BLEND, OPTIONS, correct_factors, factor_of, find_obstacle, half_of
 
 logger = logging.getLogger(__name__)
-
-BLEND = "blended tiles were asked for"
-OPTIONS = "called with options that only the VAE itself knows"
 
 
 def make_exact(vae: Any, memory: int | str | None = None) -> Any:
@@ -46,6 +45,7 @@ def make_exact(vae: Any, memory: int | str | None = None) -> Any:
     made = copy.copy(vae)
     if not known:
         made.__class__ = _exact_class(type(vae))
+        correct_factors(made)
     if limit is not None:
         made.memory_limit = limit
     return made
@@ -110,6 +110,17 @@ class ExactVAE:
         own = self._exact_own("encode_tiled_", pixel_samples, *args, **options)
         return self._exact_or("encode", x, lambda: self._exact_encode(x), own)
 
+    def decode_tiled_3d(self: Any, samples: Any, *args: Any, **options: Any) -> Any:
+        """The host's inner method for videos: (B, c, 1, h, w) -> (B, C, 1, H, W), 0..1; of more frames its own."""
+        own, z = self._exact_own("decode_tiled_3d", samples, *args, **options), one_frame(samples)
+        return self._exact_or("decode", z, lambda: self._exact_decode(z).movedim(-1, 1).unsqueeze(2), own)
+
+    def encode_tiled_3d(self: Any, pixel_samples: Any, *args: Any, **options: Any) -> Any:
+        """The host's inner method for videos: (B, C, 1, H, W) -> (B, c, 1, h, w); of more frames its own."""
+        own = self._exact_own("encode_tiled_3d", pixel_samples, *args, **options)
+        x = one_frame(pixel_samples).movedim(1, -1)
+        return self._exact_or("encode", x, lambda: self._exact_encode(x).unsqueeze(2), own)
+
     @property
     def memory_used_decode(self: Any) -> Callable[[Any, torch.dtype], int]:
         """(shape of latents, dtype) -> bytes of a decode that nothing keeps short; the host asks for far more."""
@@ -144,42 +155,22 @@ class ExactVAE:
     ) -> Any:
         """The exact result; that of the VAE's own method where there is a reason `why`, or one is found."""
         self.throw_exception_if_invalid()
-        why = why or self._exact_obstacle(what, x)
+        why = why or find_obstacle(self, what, x)
         if why is None:
             try:
                 return exact()
             except UnsupportedModule as reason:  # loading may have patched the model
-                why = _told(reason)
+                why = str(reason)
+            except MemoryBudgetError as error:  # the host logs where it came from: no place of ours explains it
+                raise error.with_traceback(None) from None
         return self._exact_delegate(what, why, own)
-
-    def _exact_obstacle(self: Any, what: str, x: Any) -> str | None:
-        """Why the VAE's own method must run, None where the engine can."""
-        if getattr(self, "handles_tiling", False):
-            return "the VAE does its own tiling"
-        dimensions = getattr(self, "latent_dim", 2)
-        if (dimensions != 2 and not runs_frames(self)) or getattr(self, "extra_1d_channel", None) is not None:
-            return f"latents of {dimensions} dimensions (video, audio)"
-        if _ndim(x) == 5 and what == "decode":
-            return VIDEO.format(x.shape[2])
-        if _ndim(x) != 4:
-            return f"expected a batch of 4 dimensions, got {_ndim(x)}"
-        try:
-            half = self._exact_any_half(what)
-        except UnsupportedModule as reason:
-            return _told(reason)
-        channels = x.shape[1] if what == "decode" else min(x.shape[3], self.output_channels)
-        if channels != half.program.in_channels:
-            return f"expected {half.program.in_channels} channels, got {channels}"
-        return None
-
-    def _exact_any_half(self: Any, what: str) -> Half:
-        if what == "decode":
-            return decoder_half(self.first_stage_model)
-        return encoder_half(self.first_stage_model, self.latent_channels)
 
     def _exact_delegate(self: Any, what: str, reason: str, run: Callable[[], Any]) -> Any:
         """The VAE's own method; the log and the report say that and why."""
-        logger.info("%s runs by the VAE's own method, which may use approximate tiles: %s", what, reason)
+        if reason == BLEND:
+            logger.info("%s runs in blended tiles, approximate, as asked", what)
+        else:
+            logger.warning("%s runs by the VAE's own method, which may use approximate tiles: %s", what, reason)
         report = self.last_report = self._exact_new_report(what, 0, 0, 0)
         report.exact, report.reason, report.method = False, reason, "blend" if reason == BLEND else "host"
         started = time.perf_counter()
@@ -190,6 +181,7 @@ class ExactVAE:
             report.images = result.shape[0]
             if image is not None and image.ndim >= 4:
                 report.height, report.width = image.shape[-3], image.shape[-2]
+        self.exact_host.show(report)
         return result
 
     # -- running -----------------------------------------------------------------------------------------------------
@@ -204,8 +196,8 @@ class ExactVAE:
         return Report(what, width, height, images, dtype, str(self.device))
 
     def _exact_decode(self: Any, z: Tensor, strip_rows: int | None = None) -> Tensor:
-        factor, channels = int(self.spacial_compression_decode()), self._exact_any_half("decode").program.out_channels
-        shape = (z.shape[0], z.shape[2] * factor, z.shape[3] * factor, channels)
+        size = half_of(self, "decode").program.out_size(*z.shape[2:])
+        shape = (len(z), size.height, size.width, size.channels)
         out = torch.empty(shape, dtype=output_dtype(), device=self.output_device)
 
         def put(item: int, top: int, rows: Tensor) -> None:
@@ -213,21 +205,22 @@ class ExactVAE:
             finished = self.process_output(rows)  # newer hosts change it in place
             out[item : item + 1, top : top + rows.shape[2]] = (rows if finished is None else finished).movedim(1, -1)
 
-        self._exact_run("decode", lambda: self._exact_any_half("decode"), z, put, strip_rows, (shape[2], shape[1]))
+        self._exact_run("decode", lambda: half_of(self, "decode"), z, put, strip_rows, (shape[2], shape[1]))
         return out
 
     def _exact_encode(self: Any, pixels: Tensor, strip_rows: int | None = None) -> Tensor:
-        factor = int(self.spacial_compression_encode())
-        x = pixels[..., : self._exact_any_half("encode").program.in_channels]
-        x = (crop_centre(x, factor) if getattr(self, "crop_input", True) else x).movedim(-1, 1)
-        shape = (x.shape[0], self.latent_channels, x.shape[2] // factor, x.shape[3] // factor)
+        program = half_of(self, "encode").program
+        x = crop_centre(pixels, factor_of(program, "encode")) if getattr(self, "crop_input", True) else pixels
+        x = self.vae_encode_crop_pixels(x)[..., : program.in_channels].movedim(-1, 1)  # older hosts leave alpha there
+        size = program.out_size(*x.shape[2:])
+        shape = (len(x), self.latent_channels, size.height, size.width)
         out = torch.empty(shape, dtype=output_dtype(), device=self.output_device)
 
         def put(item: int, top: int, rows: Tensor) -> None:
             out[item : item + 1, :, top : top + rows.shape[2]] = rows
 
         def make_half() -> Half:
-            half = self._exact_any_half("encode")
+            half = half_of(self, "encode")
             return Half(half.program, lambda rows: half.prepare(self.process_input(rows)), half.finish)
 
         self._exact_run("encode", make_half, x, put, strip_rows, (x.shape[3], x.shape[2]))
@@ -258,21 +251,13 @@ class ExactVAE:
         try:
             sides = image_shape(self, shape)
             if sides is not None:
-                half, ample = self._exact_any_half(what), self.memory_limit is None
+                half, ample = half_of(self, what), self.memory_limit is None
                 size = (1, half.program.in_channels, *sides)
                 plan = self.exact_host.make_plan(half.program, size, dtype, self.device, self.memory_limit, ample=ample)
                 return plan.peak_bytes
         except UnsupportedModule:
             pass
         return int(vars(self)[f"memory_used_{what}"](shape, dtype))
-
-
-def _ndim(x: Any) -> int:
-    return int(getattr(x, "ndim", 0))
-
-
-def _told(reason: UnsupportedModule) -> str:
-    return str(reason).replace(": it runs untiled", "")
 
 
 def _rows(tile_x: int | None, tile_y: int | None, scale: float) -> int | None:

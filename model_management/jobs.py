@@ -10,6 +10,7 @@ from pathlib import Path
 
 from ..vae_model.errors import InputError
 from ..vae_model.files.atomic import require_writable
+from ..vae_model.wording import one_line
 from .bar import open_bar
 
 Work = Callable[[Path, Path, Callable[[float], None]], "Result"]
@@ -82,9 +83,8 @@ def run_jobs(sources: Sequence[Path], outputs: Sequence[Path], work: Work, *, wh
             result, error = None, None
             try:
                 result = work(source, target, progress)
-            except (ValueError, RuntimeError, OSError, MemoryError) as failure:
-                lines = str(failure).splitlines()
-                error = lines[0] if lines else type(failure).__name__
+            except Exception as failure:
+                error = one_line(failure, what)
                 error = error if str(source) in error else f"{source}: {error}"
             outcomes.append(Outcome(source, time.perf_counter() - started, result, error))
             if error is None:

@@ -10,11 +10,12 @@ import threading
 import weakref
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from .devices import canonical_device, vae_offload_device
+from .devices import canonical_device, vae_device, vae_offload_device
 from .memory import get_free_memory, soft_empty_cache
 from .oom import is_oom
 
@@ -52,23 +53,26 @@ class LoadedModels:
             self._entries = [entry for entry in self._entries if entry.reference() is not None]
             return [model for entry in self._entries if (model := entry.reference()) is not None]
 
-    def load_model(self, model: nn.Module, device: torch.device, memory_required: int = 0) -> None:
+    def load_model(
+        self, model: nn.Module, device: torch.device, memory_required: int = 0, keep: Sequence[nn.Module] = ()
+    ) -> None:
         """Put `model` on `device` and note the use. Others leave until it and `memory_required` bytes more fit.
 
         If it still does not fit, all others on the device leave and the move is tried once more; the second
         out-of-memory error reaches the caller. A model may end up with less than `memory_required` bytes beside it:
-        what is free is then for the caller to ask and to plan by.
+        what is free is then for the caller to ask and to plan by. `keep`: others that stay whatever happens.
         """
         device = canonical_device(device)
         with self._lock:
             if device == self._offload_device:
                 self.unload_model(model)
                 return
-            self.free_memory(_bytes_to_move(model, device) + memory_required, device, keep=[model])
+            stay = [model, *keep]
+            self.free_memory(_bytes_to_move(model, device) + memory_required, device, keep=stay)
             self._forget(model)
             self._entries.append(_Entry(weakref.ref(model), device))
             if not _try_move(model, device):
-                self._evict(device, keep=[model], enough=lambda: False)
+                self._evict(device, keep=stay, enough=lambda: False)
                 _move(model, device)
 
     def unload_model(self, model: nn.Module) -> None:
@@ -78,6 +82,12 @@ class LoadedModels:
             self._forget(model)
             if moved:
                 self._soft_empty_cache()
+
+    def unload_all_models(self) -> None:
+        """Move every model to the offload device and forget it."""
+        with self._lock:
+            for model in self.current():
+                self.unload_model(model)
 
     def free_memory(self, bytes_needed: int, device: torch.device, keep: Sequence[nn.Module] = ()) -> int:
         """Move models out, the one used longest ago first, until `bytes_needed` bytes are free on `device`.
@@ -152,6 +162,29 @@ def load_model(model: nn.Module, device: torch.device, memory_required: int = 0)
 def unload_model(model: nn.Module) -> None:
     """`LoadedModels.unload_model` of the process's own registry."""
     _PROCESS_MODELS.unload_model(model)
+
+
+def unload_all_models() -> None:
+    """`LoadedModels.unload_all_models` of the process's own registry."""
+    _PROCESS_MODELS.unload_all_models()
+
+
+def load_models_gpu(models: Iterable[Any], memory_required: int = 0) -> None:
+    """Put all of them where VAEs compute, together, with `memory_required` bytes beside them; others leave for it.
+
+    Args:    models: modules, or VAEs, which go to their own device.
+    Raises:  TypeError for anything else, PyTorch's out-of-memory error where they do not fit together.
+    """
+    places: list[tuple[nn.Module, torch.device]] = []
+    for given in models:
+        model: Any = getattr(given, "first_stage_model", given)
+        if not isinstance(model, nn.Module):
+            kind = type(given).__name__
+            raise TypeError(f"load_models_gpu: expected modules or VAEs, got {kind}: give those that load_vae made")
+        places.append((model, vae_device() if model is given else given.device))
+    together = [model for model, _ in places]
+    for model, device in places:
+        _PROCESS_MODELS.load_model(model, device, memory_required, keep=together)
 
 
 def free_memory(bytes_needed: int, device: torch.device, keep: Sequence[nn.Module] = ()) -> int:

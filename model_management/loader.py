@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
+import logging
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 
 from ..vae_model.bundled import BUNDLED_FILE
-from ..vae_model.errors import VAEFileError
+from ..vae_model.conventions import knows_raw, not_raw
+from ..vae_model.errors import InputError, VAEFileError
 from ..vae_model.host import Host
 from ..vae_model.load import Source, load_model
 from ..vae_model.vae import VAE
+from ..vae_model.wording import speaks_plainly
 from . import comfy_host
 from .devices import output_device, parse_device, parse_dtype, vae_device, vae_dtype
 from .host import LocalHost
+from .hosted_vae import HostedVAE
+
+logger = logging.getLogger(__name__)
 
 BUNDLED = "bundled"
 
 
+@speaks_plainly("load_vae")
 def load_vae(
     path_or_paths: Source | Sequence[Source] = BUNDLED,
     *,
@@ -26,18 +34,26 @@ def load_vae(
     device: str | torch.device = "auto",
     config: Mapping[str, Any] | None = None,
     host: Host | None = None,
+    latent_format: str | None = None,
+    variant: str | None = None,
+    part: str | None = None,
 ) -> VAE:
     """Load an autoencoder, whatever layout its file has.
 
-    Args:    path_or_paths: a weight file, a diffusers folder, a state dict, a sequence of encoder and decoder file, or
-             "bundled" for the small VAE that ships with the project.
+    Args:    path_or_paths: a weight file, a diffusers folder, a pipeline's root, a state dict, a sequence of encoder
+             and decoder file, or "bundled" for the small VAE that ships with the project.
              dtype: of weights and activations, a torch dtype or its name; "auto" is bfloat16 where the device is
              fast at it, else float32.
              device: "auto", a torch device or its name.
              config: fields of a diffusers config.json for what no tensor shape tells (`norm_num_groups`).
              host: the surroundings; None is this process, by ComfyUI's rules inside ComfyUI.
+             latent_format: whose latents: sd, sdxl, sd3, flux, flux2 or raw. A tiny VAE needs it to convert to raw
+             latents where neither its file nor its name tells it; where it is not known, a warning says so.
+             variant: of a folder's files, such as "fp16"; None takes the plain ones, or the only one there is.
+             part: of several autoencoders in a checkpoint, such as "ema": the name of its dictionary or its prefix.
     Raises:  VAEFileError, one line, for anything that is no autoencoder; ValueError for a dtype or device not here.
     """
+    _require_sources(path_or_paths)
     inside = comfy_host.is_comfyui() and host is None
     target = _auto_device(inside) if device == "auto" else parse_device(device)
     kind = _auto_dtype(inside, target) if dtype == "auto" else parse_dtype(dtype)
@@ -45,21 +61,35 @@ def load_vae(
         if not BUNDLED_FILE.is_file():
             raise VAEFileError(f"{BUNDLED_FILE.name}: expected the bundled VAE, found none: install the project again")
         path_or_paths = BUNDLED_FILE
-    loaded = load_model(path_or_paths, dtype=kind, config=config)
+    loaded = load_model(
+        path_or_paths, dtype=kind, config=config, latent_format=latent_format, variant=variant, part=part
+    )
+    if not knows_raw(loaded.family, loaded.config, loaded.hints):
+        logger.warning(not_raw(loaded.config))
     if not inside:
         return VAE(loaded, host or LocalHost(), device=target, dtype=kind, output_device=output_device())
-    patcher = comfy_host.new_patcher(loaded.model, target)
-    # Layers of ours are moved as a whole: the host casts and offloads only its own one by one.
-    vae = VAE(
-        loaded,
-        comfy_host.ComfyHost(patcher, full_load=True),
-        device=target,
-        dtype=kind,
-        output_device=comfy_host.intermediate_device(),
-    )
-    vae.patcher = patcher
-    vae.not_video = False  # as the host's own VAEs take a batch
+    vae = HostedVAE(loaded, device=target, dtype=kind)
+    if not isinstance(path_or_paths, Mapping):  # a state dict would stay in memory for this
+        # By this the host makes another copy of the model, for another device.
+        vae.patcher.cached_patcher_init = (_load_patcher, (path_or_paths, kind, target, config))
     return vae
+
+
+def _load_patcher(source: Any, dtype: torch.dtype, device: torch.device, config: Mapping[str, Any] | None) -> Any:
+    """The patcher of the same model loaded once more."""
+    return load_vae(source, dtype=dtype, device=device, config=config).patcher
+
+
+def _require_sources(given: Any) -> None:
+    """InputError for what is neither a path, a state dict, nor some of these."""
+    kinds = (str, os.PathLike, Mapping)
+    parts: list[Any] = [given] if isinstance(given, kinds) or not isinstance(given, (list, tuple)) else list(given)  # pyright: ignore
+    odd = [part for part in parts if not isinstance(part, kinds)]
+    if odd or not parts or "" in parts:
+        found = "nothing" if not parts or not odd or odd[0] is None else type(odd[0]).__name__
+        raise InputError(
+            f"load_vae: expected a file, a folder, a state dict or a pair of them, got {found}: name a VAE file"
+        )
 
 
 def _auto_device(inside_comfyui: bool) -> torch.device:

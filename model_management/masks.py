@@ -12,7 +12,7 @@ GREY = 0.5
 
 
 def grey_out(pixels: Tensor, mask: Tensor, factor: int) -> tuple[Tensor, Tensor]:
-    """Images (B, H, W, C) with the masked places grey, and the mask (M, 1, H, W) as it lies on them.
+    """Images (B, H, W, C) with the masked places grey, alpha as it is, and the mask (M, 1, H, W) as it lies on them.
 
     The mask, (M, H, W) or (H, W) of any size, is stretched over the images; both are cropped centrally to multiples of
     `factor`. A place counts as masked from 0.5 on.
@@ -23,7 +23,9 @@ def grey_out(pixels: Tensor, mask: Tensor, factor: int) -> tuple[Tensor, Tensor]
     mask = crop_centre(mask.movedim(1, -1), factor).movedim(-1, 1)
     pixels = crop_centre(pixels, factor)
     keep = (1.0 - mask.round()).movedim(1, -1).to(pixels)  # (M, H, W, 1)
-    return (pixels - GREY) * keep + GREY, mask
+    colours, alpha = pixels[..., :3], pixels[..., 3:]
+    grey = (colours - GREY) * keep + GREY
+    return (torch.cat([grey, alpha.expand(len(grey), -1, -1, -1)], dim=-1) if alpha.numel() else grey), mask
 
 
 def grow_mask(mask: Tensor, pixels: int) -> Tensor:

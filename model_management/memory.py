@@ -11,7 +11,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal, overload
 
 import torch
 
@@ -25,22 +25,35 @@ DIRECTML_BYTES = 1024**3
 _DRIVER_KINDS = ("cuda", "xpu")
 
 
-def get_free_memory(device: torch.device | str | None = None) -> int:
+@overload
+def get_free_memory(device: torch.device | str | None = None, torch_free_too: Literal[False] = False) -> int: ...
+@overload
+def get_free_memory(device: torch.device | str | None = None, *, torch_free_too: Literal[True]) -> tuple[int, int]: ...
+@overload
+def get_free_memory(device: torch.device | str | None, torch_free_too: Literal[True]) -> tuple[int, int]: ...
+
+
+def get_free_memory(device: torch.device | str | None = None, torch_free_too: bool = False) -> int | tuple[int, int]:
     """Bytes that can be allocated on `device` now; the compute device when it is None.
 
-    Blocks that PyTorch's allocator holds but no tensor uses count as free: it hands them out again first.
+    Blocks that PyTorch's allocator holds but no tensor uses count as free: it hands them out again first. With
+    `torch_free_too` (free bytes, those of them in such blocks); where no allocator keeps blocks, both are all that is
+    free, as ComfyUI has it.
     """
     device = get_torch_device() if device is None else canonical_device(torch.device(device))
     if device.type in _DRIVER_KINDS:
-        return _driver_free_bytes(getattr(torch, device.type), device)
-    if device.type == "privateuseone":
-        return DIRECTML_BYTES
-    available_bytes = host_memory().available_bytes
-    if device.type == "mps":
-        used_bytes = torch.mps.current_allocated_memory()
+        backend = getattr(torch, device.type)
+        free_bytes, cached_bytes = _driver_free_bytes(backend, device), _inactive_bytes(backend, device)
+    elif device.type == "privateuseone":
+        free_bytes = cached_bytes = DIRECTML_BYTES
+    elif device.type == "mps":
+        available_bytes, used_bytes = host_memory().available_bytes, torch.mps.current_allocated_memory()
         cached_bytes = max(0, torch.mps.driver_allocated_memory() - used_bytes)
-        return max(0, min(available_bytes + cached_bytes, torch.mps.recommended_max_memory() - used_bytes))
-    return available_bytes
+        limit_bytes = torch.mps.recommended_max_memory() - used_bytes
+        free_bytes = max(0, min(available_bytes + cached_bytes, limit_bytes))
+    else:
+        free_bytes = cached_bytes = host_memory().available_bytes
+    return (free_bytes, min(cached_bytes, free_bytes)) if torch_free_too else free_bytes
 
 
 def get_total_memory(device: torch.device | str | None = None) -> int:
@@ -54,8 +67,11 @@ def get_total_memory(device: torch.device | str | None = None) -> int:
     return min(total_bytes, torch.mps.recommended_max_memory()) if device.type == "mps" else total_bytes
 
 
-def soft_empty_cache() -> None:
-    """Give cached but unused blocks back to every device that is in use. Starts no back end and collects no garbage."""
+def soft_empty_cache(force: bool = False) -> None:
+    """Give cached but unused blocks back to every device that is in use. Starts no back end and collects no garbage.
+
+    `force` is ComfyUI's, which spares some cards without it; here it changes nothing.
+    """
     if torch.cuda.is_initialized():
         torch.cuda.empty_cache()
         torch.cuda.ipc_collect()
@@ -67,9 +83,7 @@ def soft_empty_cache() -> None:
 
 def _driver_free_bytes(backend: Any, device: torch.device) -> int:
     """Free bytes by torch.cuda or torch.xpu, which name the same things alike; older torch.xpu lacks some of them."""
-    stats: Mapping[str, int] = backend.memory_stats(device)
-    reserved_bytes = stats.get("reserved_bytes.all.current", 0)
-    inactive_bytes = max(0, reserved_bytes - stats.get("active_bytes.all.current", 0))
+    reserved_bytes = _stats(backend, device).get("reserved_bytes.all.current", 0)
     total_bytes = int(backend.get_device_properties(device).total_memory)
     if hasattr(backend, "mem_get_info"):
         driver_free_bytes = int(backend.mem_get_info(device)[0])
@@ -79,4 +93,14 @@ def _driver_free_bytes(backend: Any, device: torch.device) -> int:
     if hasattr(backend, "get_per_process_memory_fraction"):
         allowed_bytes = int(total_bytes * backend.get_per_process_memory_fraction(device))
         driver_free_bytes = min(driver_free_bytes, allowed_bytes - reserved_bytes)
-    return max(0, driver_free_bytes) + inactive_bytes
+    return max(0, driver_free_bytes) + _inactive_bytes(backend, device)
+
+
+def _inactive_bytes(backend: Any, device: torch.device) -> int:
+    """Bytes that PyTorch's allocator holds and no tensor uses."""
+    stats = _stats(backend, device)
+    return max(0, stats.get("reserved_bytes.all.current", 0) - stats.get("active_bytes.all.current", 0))
+
+
+def _stats(backend: Any, device: torch.device) -> Mapping[str, int]:
+    return backend.memory_stats(device)

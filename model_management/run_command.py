@@ -13,10 +13,11 @@ from torch import Tensor
 
 from ..vae_model.bytesize import parse_bytes
 from ..vae_model.checks import check_method
+from ..vae_model.conventions import knows_raw
 from ..vae_model.errors import InputError
 from ..vae_model.exact.ranks import RankLost
 from ..vae_model.files.images import require_image_suffix, write_image
-from ..vae_model.files.latents import require_latent_suffix, write_latent
+from ..vae_model.files.latents import are_raw, require_latent_suffix, write_latent
 from ..vae_model.vae import VAE
 from .inputs import gather_inputs, read_latent_file, read_picture
 from .jobs import Outcome, Result, name_outputs, run_jobs
@@ -52,7 +53,14 @@ def run_files(options: argparse.Namespace) -> int:
 
 def _run_all(pairs: list[tuple[Path, Path]], files: list[str], options: argparse.Namespace) -> list[Outcome]:
     """Load the VAE and run every (input, output)."""
-    vae = load_vae(files if len(files) > 1 else files[0], dtype=options.dtype, device=options.device)
+    vae = load_vae(
+        files if len(files) > 1 else files[0],
+        dtype=options.dtype,
+        device=options.device,
+        latent_format=options.latent_format,
+        variant=options.variant,
+        part=options.part,
+    )
     work = _encode_file if options.command == "encode" else _decode_file
 
     def run_one(source: Path, target: Path, progress: Callable[[float], None]) -> Result:
@@ -82,6 +90,8 @@ def _run_sharded(options: argparse.Namespace, files: list[str], suffix: str) -> 
         rank, outcomes = decode_files(
             gather_inputs(options.inputs, "decode"), options.output, suffix, files, _write_images,
             dtype=options.dtype, device=options.device, memory=options.memory, quiet=quiet,
+            latent_format=options.latent_format,
+            variant=options.variant, part=options.part,
         )  # fmt: skip
     except RankLost as error:
         print(f"exact-vae: {error}", file=sys.stderr, flush=True)
@@ -101,12 +111,24 @@ def _encode_file(vae: VAE, source: Path, target: Path, **run: Any) -> Result:
     height, width = (side * f for side in latent.shape[-2:])
     if (height, width) != tuple(pixels.shape[1:3]):
         notes.append(f"cropped to {width} x {height}, whole cells of {f} pixels")
-    write_latent(latent, target)
+    raw = _knows_raw(vae)
+    write_latent(latent, target, raw=raw)
+    if not raw:
+        notes.append("not raw latents, and not marked as such: say --latent-format")
     return Result([target], tuple(latent.shape), notes)
 
 
 def _decode_file(vae: VAE, source: Path, target: Path, **run: Any) -> Result:
-    return _write_images(vae.decode(read_latent_file(source), **run), target)
+    result = _write_images(vae.decode(read_latent_file(source), **run), target)
+    if not are_raw(source) and _knows_raw(vae):
+        result.notes.append("these latents are not raw but a tiny VAE's own: encode again with --latent-format")
+    elif are_raw(source) and not _knows_raw(vae):
+        result.notes.append("raw latents for a VAE whose scale is not known: say --latent-format")
+    return result
+
+
+def _knows_raw(vae: VAE) -> bool:
+    return knows_raw(vae.loaded.family, vae.loaded.config, vae.loaded.hints)
 
 
 def _write_images(images: Tensor, target: Path) -> Result:

@@ -29,10 +29,13 @@ def decode_files(
     device: str,
     memory: str | None,
     quiet: bool,
+    latent_format: str | None = None,
+    variant: str | None = None,
+    part: str | None = None,
 ) -> tuple[int, list[Outcome]]:
     """Decode latent files by all ranks together; rank 0 writes. Returns this rank and what became of every file.
 
-    Args:    suffix: of files in a folder. write: (images, file) -> what was written.
+    Args:    suffix: of files in a folder. write: (images, file) -> what was written. variant, part: as for `load_vae`.
     Raises:  ValueError where torchrun did not start this process or has started more than there are GPUs, RankLost
              where another process is gone.
     """
@@ -42,7 +45,8 @@ def decode_files(
         with ranks.together():
             # Only rank 0 needs the output's folder, which other machines may not have.
             outputs = name_outputs(inputs, output, suffix) if ranks.rank == 0 else [output] * len(inputs)
-            vae = load_vae(vae_files if len(vae_files) > 1 else vae_files[0], dtype=dtype, device=target)
+            files = vae_files if len(vae_files) > 1 else vae_files[0]
+            vae = load_vae(files, dtype=dtype, device=target, latent_format=latent_format, variant=variant, part=part)
             require_sharded(vae)
         ranks.meet("start")
 

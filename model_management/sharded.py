@@ -97,8 +97,9 @@ def require_sharded(vae: VAE) -> None:
         program = decoder_half(vae.first_stage_model).program
         _require_known_steps(program)
     except UnsupportedModule as reason:
-        told = str(reason).replace(": it runs untiled", "")
-        raise InputError(f"shard: expected a decoder whose rows can be shared, got {told}: leave out --shard") from None
+        raise InputError(
+            f"shard: expected a decoder whose rows can be shared, got {reason}: leave out --shard"
+        ) from None
 
 
 def _require_known_steps(program: Program) -> None:

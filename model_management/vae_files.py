@@ -5,25 +5,19 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from ..vae_model.errors import InputError
+from ..vae_model.latent_formats import LATENT_FORMATS, TINY_FORMATS
 from .comfy_host import find_file, list_files
 from .loader import BUNDLED
 
-TINY_SCALES = {
-    "taesd": (0.18215, 0.0),
-    "taesdxl": (0.13025, 0.0),
-    "taesd3": (1.5305, 0.0609),
-    "taef1": (0.3611, 0.1159),
-    "taef2": (1.0, 0.0),
-}
-"""Scale and shift between the raw latents of a model and what its tiny autoencoder works on. Source: the latent formats
-of the diffusion models, as ComfyUI and diffusers have them. No file of such a pair holds them."""
+TINY_SCALES = {pair: (LATENT_FORMATS[name].scale, LATENT_FORMATS[name].shift) for pair, name in TINY_FORMATS.items()}
+"""Scale and shift between the raw latents of a model and what its tiny autoencoder works on, by the pair's name."""
 
 
 class Found(NamedTuple):
     """What `load_vae` takes."""
 
     source: str | tuple[str, str]
-    config: dict[str, float] | None = None
+    latent_format: str | None = None
 
 
 def list_vaes() -> list[str]:
@@ -42,9 +36,8 @@ def find_vae(name: str) -> Found:
         return Found(find_file("vae", name))
     if name == BUNDLED:
         return Found(BUNDLED)
-    scale, shift = TINY_SCALES[name]
     encoder, decoder = (find_file("vae_approx", file) for file in _tiny_pairs()[name])
-    return Found((encoder, decoder), {"vae_scale": scale, "vae_shift": shift})
+    return Found((encoder, decoder), TINY_FORMATS[name])
 
 
 def _tiny_pairs() -> dict[str, tuple[str, str]]:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..vae_model.errors import MemoryBudgetError
+from ..vae_model.errors import InputError, MemoryBudgetError
 from ..vae_model.exact.spec import UnsupportedModule
 from ..vae_model.halves import decoder_half, encoder_half
+from ..vae_model.wording import require_half
 from .exact_vae import make_exact
 
 
@@ -17,11 +18,14 @@ def plan_text(vae: Any, direction: str, width: int, height: int, memory: int | N
     """
     vae = make_exact(vae, memory)
     try:
+        require_half(getattr(vae, "first_stage_model", None), f"{direction}r", direction)
         host = vae.exact_host if hasattr(vae, "exact_host") else vae.host
         if direction == "decode":
             half, factor = decoder_half(vae.first_stage_model), vae.spacial_compression_decode()
         else:
             half, factor = encoder_half(vae.first_stage_model, vae.latent_channels), 1
+    except InputError as reason:
+        return str(reason)
     except (UnsupportedModule, AttributeError) as reason:
         return f"This VAE runs by its own method: {reason}"
     shape = (1, half.program.in_channels, max(1, height // factor), max(1, width // factor))

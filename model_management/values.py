@@ -33,6 +33,11 @@ def flatten_frames(images: Tensor) -> Tensor:
     return images.reshape(-1, *images.shape[-3:]) if images.ndim == 5 else images
 
 
+def image_channels(pixels: Any, vae: Any) -> Any:
+    """Images (..., C) without alpha, unless the VAE takes it: ours say so, the host's take what they give."""
+    return pixels[..., : max(3, getattr(vae, "input_channels", getattr(vae, "output_channels", 3)))]
+
+
 def memory_bytes(gib: float) -> int | None:
     """Bytes of a memory input; None where it is 0, automatic."""
     return None if gib == 0 else int(gib * GIB)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..model_management.exact_vae import make_exact
+from ..model_management.node_edge import in_one_line
 from ..model_management.values import MEMORY_INPUT, memory_bytes
 
 
@@ -16,7 +17,7 @@ class VAEApply:
         "decode, encode, both tiled nodes, inpainting, upscalers, detailers. Tiles become strips of the same height "
         "with the result of the whole image. The VAE that goes in is not changed."
     )
-    CATEGORY = "latent/ExactVAE"
+    CATEGORY = "model/latent/ExactVAE"
     FUNCTION = "apply"
     RETURN_TYPES = ("VAE",)
     OUTPUT_TOOLTIPS = ("The same VAE, exact. A VAE of an unknown structure runs as before and says so in the log.",)
@@ -27,6 +28,7 @@ class VAEApply:
         """Inputs as ComfyUI reads them."""
         return {"required": {"vae": ("VAE", {"tooltip": "Any VAE."})}, "optional": MEMORY_INPUT}
 
+    @in_one_line
     def apply(self, vae: Any, memory: float = 0.0) -> tuple[Any]:
         """An exact copy."""
         return (make_exact(vae, memory_bytes(memory)),)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..model_management.exact_vae import make_exact
+from ..model_management.node_edge import in_one_line
 from ..model_management.values import MEMORY_INPUT, flatten_frames, memory_bytes, take_samples, with_report
 
 SAMPLES = ("LATENT", {"tooltip": "The latent to decode: raw model latents, (batch, channels, height, width)."})
@@ -19,8 +20,9 @@ class VAEDecode:
         "statistics, no seams, nothing to set. Exact for image VAEs of the KL and TAESD families and for single frames "
         "of Wan 2.1 and Qwen-Image; any other VAE runs its own method, and the node says why."
     )
-    CATEGORY = "latent/ExactVAE"
+    CATEGORY = "model/latent/ExactVAE"
     FUNCTION = "decode"
+    HAS_INTERMEDIATE_OUTPUT = True  # the page is sent the line again when the result comes from the host\'s cache
     RETURN_TYPES = ("IMAGE",)
     OUTPUT_TOOLTIPS = ("The decoded image, float 0..1.",)
     SEARCH_ALIASES = ("exact decode", "decode latent", "latent to image", "low memory decode", "tiled decode")
@@ -30,6 +32,7 @@ class VAEDecode:
         """Inputs as ComfyUI reads them."""
         return {"required": {"samples": SAMPLES, "vae": VAE_INPUT}, "optional": MEMORY_INPUT}
 
+    @in_one_line
     def decode(self, samples: dict[str, Any], vae: Any, memory: float = 0.0) -> dict[str, Any]:
         """Decode; MemoryBudgetError, one line, where the memory does not suffice."""
         vae = make_exact(vae, memory_bytes(memory))

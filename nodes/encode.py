@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from ..model_management.exact_vae import make_exact
-from ..model_management.values import MEMORY_INPUT, memory_bytes, with_report
+from ..model_management.node_edge import in_one_line
+from ..model_management.values import MEMORY_INPUT, image_channels, memory_bytes, with_report
 
 PIXELS = ("IMAGE", {"tooltip": "The image, float 0..1. Cropped centrally to whole latent cells; alpha is dropped."})
 VAE_INPUT = ("VAE", {"tooltip": "The VAE of the model that will use the latent. Any loader's."})
@@ -19,8 +20,9 @@ class VAEEncode:
         "image at once: true statistics, no seams, nothing to set. Exact for image VAEs of the KL and TAESD families "
         "and for single frames of Wan 2.1 and Qwen-Image; any other VAE runs its own method, and the node says why."
     )
-    CATEGORY = "latent/ExactVAE"
+    CATEGORY = "model/latent/ExactVAE"
     FUNCTION = "encode"
+    HAS_INTERMEDIATE_OUTPUT = True  # the page is sent the line again when the result comes from the host\'s cache
     RETURN_TYPES = ("LATENT",)
     OUTPUT_TOOLTIPS = ("The latent, raw as the core's nodes make it.",)
     SEARCH_ALIASES = ("exact encode", "encode image", "image to latent", "low memory encode", "tiled encode")
@@ -30,12 +32,8 @@ class VAEEncode:
         """Inputs as ComfyUI reads them."""
         return {"required": {"pixels": PIXELS, "vae": VAE_INPUT}, "optional": MEMORY_INPUT}
 
+    @in_one_line
     def encode(self, pixels: Any, vae: Any, memory: float = 0.0) -> dict[str, Any]:
         """Encode; MemoryBudgetError, one line, where the memory does not suffice."""
         vae = make_exact(vae, memory_bytes(memory))
         return with_report(vae, {"samples": vae.encode(image_channels(pixels, vae))})
-
-
-def image_channels(pixels: Any, vae: Any) -> Any:
-    """Without alpha, unless the VAE has it."""
-    return pixels[..., : max(3, getattr(vae, "output_channels", 3))]

@@ -6,7 +6,8 @@ from typing import Any
 
 from ..model_management.exact_vae import make_exact
 from ..model_management.masks import grey_out, grow_mask
-from ..model_management.values import MEMORY_INPUT, memory_bytes, with_report
+from ..model_management.node_edge import in_one_line
+from ..model_management.values import MEMORY_INPUT, image_channels, memory_bytes, with_report
 
 
 class VAEEncodeForInpaint:
@@ -16,8 +17,9 @@ class VAEEncodeForInpaint:
         "Encodes an image for inpainting: what the mask covers becomes grey, the rest is encoded exactly in the memory "
         "there is, and the grown mask goes along as noise mask. Inputs and result are those of the core's node."
     )
-    CATEGORY = "latent/ExactVAE"
+    CATEGORY = "model/latent/ExactVAE"
     FUNCTION = "encode"
+    HAS_INTERMEDIATE_OUTPUT = True  # the page is sent the line again when the result comes from the host\'s cache
     RETURN_TYPES = ("LATENT",)
     OUTPUT_TOOLTIPS = ("The latent with its noise mask.",)
     SEARCH_ALIASES = ("inpaint", "masked encode", "exact inpaint", "tiled inpaint encode")
@@ -38,9 +40,10 @@ class VAEEncodeForInpaint:
             "optional": MEMORY_INPUT,
         }
 
+    @in_one_line
     def encode(self, pixels: Any, vae: Any, mask: Any, grow_mask_by: int = 6, memory: float = 0.0) -> dict[str, Any]:
         """Encode; MemoryBudgetError, one line, where the memory does not suffice."""
         vae = make_exact(vae, memory_bytes(memory))
-        pixels, mask = grey_out(pixels[..., :3], mask, int(vae.spacial_compression_encode()))
+        pixels, mask = grey_out(image_channels(pixels, vae), mask, int(vae.spacial_compression_encode()))
         latent = {"samples": vae.encode(pixels), "noise_mask": grow_mask(mask, grow_mask_by)}
         return with_report(vae, latent)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..model_management.loader import load_vae
+from ..model_management.node_edge import in_one_line
 from ..model_management.vae_files import find_vae, list_vaes
 
 
@@ -16,7 +17,7 @@ class VAELoader:
         "recognised by its tensors. Files that the core cannot read are read, too. "
         "'bundled' is the small VAE that ships with ExactVAE, for trying things out."
     )
-    CATEGORY = "loaders/ExactVAE"
+    CATEGORY = "model/loaders/ExactVAE"
     FUNCTION = "load_vae"
     RETURN_TYPES = ("VAE",)
     SEARCH_ALIASES = ("vae loader", "load autoencoder", "taesd", "exact vae loader")
@@ -44,7 +45,8 @@ class VAELoader:
             },
         }
 
+    @in_one_line
     def load_vae(self, vae_name: str, dtype: str = "auto") -> tuple[Any]:
         """Load by name."""
         found = find_vae(vae_name)
-        return (load_vae(found.source, dtype=dtype, config=found.config),)
+        return (load_vae(found.source, dtype=dtype, latent_format=found.latent_format),)

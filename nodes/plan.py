@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from ..model_management.node_edge import in_one_line
 from ..model_management.vae_plan import plan_text
 from ..model_management.values import MEMORY_INPUT, memory_bytes
 
@@ -17,7 +18,7 @@ class VAEPlan:
         "Shows how an image of this size would be decoded or encoded in the memory there is: schedule, strip heights, "
         "peak memory, work. Nothing is run."
     )
-    CATEGORY = "latent/ExactVAE"
+    CATEGORY = "model/latent/ExactVAE"
     FUNCTION = "plan"
     RETURN_TYPES = ("STRING",)
     OUTPUT_TOOLTIPS = ("The plan as text.",)
@@ -39,6 +40,7 @@ class VAEPlan:
             },
         }
 
+    @in_one_line
     def plan(self, vae: Any, width: int, height: int, direction: str = "decode", memory: float = 0.0) -> dict[str, Any]:
         """The plan, or in one line why there is none."""
         text = plan_text(vae, direction, width, height, memory_bytes(memory))

@@ -5,7 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 from ..model_management.exact_vae import make_exact
-from ..model_management.values import MEMORY_INPUT, flatten_frames, memory_bytes, take_samples, with_report
+from ..model_management.node_edge import in_one_line
+from ..model_management.values import (
+    MEMORY_INPUT,
+    flatten_frames,
+    image_channels,
+    memory_bytes,
+    take_samples,
+    with_report,
+)
 
 VAE_INPUT = ("VAE", {"tooltip": "The VAE of the model that makes or uses the latent."})
 
@@ -27,6 +35,7 @@ TILE_INPUTS: dict[str, Any] = {
             "min": 0,
             "max": 4096,
             "step": 32,
+            "advanced": True,
             "tooltip": "exact: unused. blend: pixels that tiles share, at most a quarter of a tile; more costs time.",
         },
     ),
@@ -37,6 +46,7 @@ TILE_INPUTS: dict[str, Any] = {
             "min": 8,
             "max": 4096,
             "step": 4,
+            "advanced": True,
             "tooltip": "Video VAEs only: frames at a time. Unused for images.",
         },
     ),
@@ -47,10 +57,14 @@ TILE_INPUTS: dict[str, Any] = {
             "min": 4,
             "max": 4096,
             "step": 4,
+            "advanced": True,
             "tooltip": "Video VAEs only: frames shared. Unused for images.",
         },
     ),
 }
+
+ENCODE_INPUTS: dict[str, Any] = {**TILE_INPUTS, "tile_size": ("INT", {**TILE_INPUTS["tile_size"][1], "step": 64})}
+"""As the core has them: its encoder's tiles grow in steps of 64 pixels, its decoder's in steps of 32."""
 
 MORE_INPUTS: dict[str, Any] = {
     "method": (
@@ -89,8 +103,9 @@ class VAEDecodeTiled:
     """samples, vae, tile_size, overlap -> IMAGE."""
 
     DESCRIPTION = f"Decodes in pieces of a chosen size. {EXACT}"
-    CATEGORY = "latent/ExactVAE"
+    CATEGORY = "model/latent/ExactVAE"
     FUNCTION = "decode"
+    HAS_INTERMEDIATE_OUTPUT = True  # the page is sent the line again when the result comes from the host\'s cache
     RETURN_TYPES = ("IMAGE",)
     OUTPUT_TOOLTIPS = ("The decoded image, float 0..1.",)
 
@@ -102,6 +117,7 @@ class VAEDecodeTiled:
             "optional": MORE_INPUTS,
         }
 
+    @in_one_line
     def decode(
         self,
         samples: dict[str, Any],
@@ -134,8 +150,9 @@ class VAEEncodeTiled:
     """pixels, vae, tile_size, overlap -> LATENT."""
 
     DESCRIPTION = f"Encodes in pieces of a chosen size. {EXACT}"
-    CATEGORY = "latent/ExactVAE"
+    CATEGORY = "model/latent/ExactVAE"
     FUNCTION = "encode"
+    HAS_INTERMEDIATE_OUTPUT = True  # the page is sent the line again when the result comes from the host\'s cache
     RETURN_TYPES = ("LATENT",)
     OUTPUT_TOOLTIPS = ("The latent, raw as the core's nodes make it.",)
 
@@ -143,10 +160,11 @@ class VAEEncodeTiled:
     def INPUT_TYPES(cls) -> dict[str, Any]:
         """Inputs as ComfyUI reads them, in the core's order."""
         return {
-            "required": {"pixels": ("IMAGE", {"tooltip": "The image to encode."}), "vae": VAE_INPUT, **TILE_INPUTS},
+            "required": {"pixels": ("IMAGE", {"tooltip": "The image to encode."}), "vae": VAE_INPUT, **ENCODE_INPUTS},
             "optional": MORE_INPUTS,
         }
 
+    @in_one_line
     def encode(
         self,
         pixels: Any,
@@ -161,7 +179,7 @@ class VAEEncodeTiled:
         """Encode in pieces; the temporal inputs are for video VAEs of the host."""
         vae = make_exact(vae, memory_bytes(memory))
         latent = vae.encode_tiled(
-            pixels[..., :3],
+            image_channels(pixels, vae),
             tile_x=tile_size,
             tile_y=tile_size,
             overlap=fit_overlap(tile_size, overlap),

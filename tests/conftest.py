@@ -38,10 +38,11 @@ SHARED = ROOT.parent / "shared"
 
 
 def pytest_configure() -> None:
-    """The profile of the long run of `test_fuzz_files.py`, five tests of so many cases."""
+    """Profiles of long runs: of `test_fuzz_files.py`, five tests of so many cases; of `test_saved_settings.py`."""
     from hypothesis import settings
 
     settings.register_profile("fuzz-10000", max_examples=2000)
+    settings.register_profile("saves-500")
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -1,6 +1,7 @@
 """Files that are no autoencoder, or a damaged one: one line that says what it is, what it lacks and what to do."""
 
 import shutil
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -82,7 +83,7 @@ DAMAGED: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "missing first convolution": (
         {"decoder__up__0__block__0__conv1__weight": None},
-        f"{WHOLE} in ldm layout, missing decoder.up.0.block.0.conv1.weight: download it again",
+        f"{WHOLE} in ldm layout, missing decoder.up.0.block.0.conv1.weight: choose another file",
     ),
     "extra": ({"decoder__extra__weight": torch.zeros(1)}, f"{WHOLE} in ldm layout, found unknown decoder.extra.weight"),
     "extra with a line break": (
@@ -100,7 +101,7 @@ DAMAGED: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "empty tensor": (
         {"decoder__conv_in__weight": torch.zeros(64, 0, 3, 3)},
-        "expected numbers in all tensors, found none in decoder.conv_in.weight: download it again",
+        "expected numbers in all tensors, found none in decoder.conv_in.weight: choose another file",
     ),
     "width without groups": (
         {"encoder__conv_in__weight": torch.zeros(30, 3, 3, 3), "encoder__conv_in__bias": torch.zeros(30)},
@@ -202,16 +203,76 @@ def test_paths_that_lead_nowhere(tmp_path: Path) -> None:
     missing = tmp_path / "none.safetensors"
     assert refusal(missing) == f"{missing}: expected a weight file, found none there: check the path"
     assert refusal(tmp_path) == (
-        f"{tmp_path}: expected a diffusers folder with diffusion_pytorch_model.safetensors, found none: name the file"
+        f"{tmp_path}: expected a folder with weights such as diffusion_pytorch_model.safetensors, found none: "
+        "give the folder or file that holds them"
     )
 
 
-@pytest.mark.parametrize(("name", "got"), [("vae.gguf", ".gguf"), ("vae.onnx", ".onnx"), ("vae", "no ending")])
-def test_unknown_endings(tmp_path: Path, small_file: Path, name: str, got: str) -> None:
+@pytest.mark.parametrize("name", ["vae.gguf", "vae.onnx", "vae", "vae.ckpt", "vae.bin", "VAE.SFT"])
+def test_the_bytes_say_what_a_file_is_and_not_its_ending(tmp_path: Path, small_file: Path, name: str) -> None:
     shutil.copy(small_file, tmp_path / name)
-    assert refusal(tmp_path / name) == (
-        f"{tmp_path / name}: expected a file ending in one of .safetensors .sft .pt .pth .ckpt .bin, got {got}: "
-        "rename or convert it"
+    expected, found = (load_model(path).model.state_dict() for path in (small_file, tmp_path / name))
+    assert all(torch.equal(found[key], tensor) for key, tensor in expected.items())
+
+
+@pytest.mark.parametrize("name", ["vae.safetensors", "vae.sft", "vae", "vae.pickle"])
+@pytest.mark.parametrize("form", ["zip", "legacy"])
+def test_a_pickle_under_another_ending(tmp_path: Path, state: dict[str, Tensor], name: str, form: str) -> None:
+    torch.save(state, tmp_path / name, _use_new_zipfile_serialization=form == "zip")
+    found = load_model(tmp_path / name, config={"norm_num_groups": 8}).model.state_dict()
+    assert all(torch.equal(found[key], tensor) for key, tensor in state.items())
+
+
+SAFETENSORS = "get the VAE as .safetensors"
+OTHER_FORMATS: dict[str, tuple[str, bytes, str, str]] = {
+    "GGUF": ("vae.gguf", b"GGUF\3\0\0\0", "a GGUF file of quantised weights", SAFETENSORS),
+    "GGUF renamed": ("vae.safetensors", b"GGUF\3\0\0\0", "a GGUF file of quantised weights", SAFETENSORS),
+    "ONNX": ("vae.onnx", b"\x08\x07\x12\x07pytorch", "an ONNX program", SAFETENSORS),
+    "Flax": ("diffusion_flax_model.msgpack", b"\x83\xa7decoder", "weights of Flax", SAFETENSORS),
+    "Keras": ("vae.h5", b"\x89HDF\r\n\x1a\n", "an HDF5 file, as Keras writes it", SAFETENSORS),
+    "picture": ("vae.png", b"\x89PNG\r\n\x1a\n", "a picture", "give the VAE's weight file"),
+    "packed": (
+        "vae.safetensors",
+        b"7z\xbc\xaf\x27\x1c",
+        "a packed archive",
+        "unpack it and give the weight file in it",
+    ),
+    "settings": ("v1.yaml", b"model:", "a file of settings", "give the weight file that belongs to it"),
+    "nothing known": ("vae.dat", b"abc", "", ""),
+}
+
+
+@pytest.mark.parametrize("name", OTHER_FORMATS)
+def test_other_formats_are_named_with_what_to_get(tmp_path: Path, name: str) -> None:
+    file, content, what, remedy = OTHER_FORMATS[name]
+    (tmp_path / file).write_bytes(content)
+    if what:
+        assert refusal(tmp_path / file) == f"{tmp_path / file}: expected weights, found {what}: {remedy}"
+    else:
+        known = ".safetensors .sft .pt .pth .ckpt .bin"
+        text = f"{tmp_path / file}: expected a weight file ({known}), found no kind of one: {SAFETENSORS}"
+        assert refusal(tmp_path / file) == text
+
+
+def test_archives_of_other_things(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "vae.zip", "w") as archive:
+        archive.writestr("vae.safetensors", b"x")
+    assert refusal(tmp_path / "vae.zip").endswith(
+        "expected weights, found an archive of other files: unpack it and give the weight file"
+    )
+    with zipfile.ZipFile(tmp_path / "vae.pt", "w") as archive:
+        for name in ("data.pkl", "constants.pkl", "code/__torch__.py"):
+            archive.writestr(f"vae/{name}", b"\x80\x02N.")
+    assert refusal(tmp_path / "vae.pt").endswith(
+        "expected a pickle of tensors, found a TorchScript program: get the VAE as .safetensors"
+    )
+
+
+def test_a_sound_file_of_numbers_that_are_not_known_is_not_to_be_downloaded_again(tmp_path: Path) -> None:
+    header = b'{"decoder.conv_in.weight": {"dtype": "F3_NEW", "shape": [4], "data_offsets": [0, 4]}}'
+    (tmp_path / "a.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + bytes(4))
+    assert refusal(tmp_path / "a.safetensors").endswith(
+        "expected numbers that this safetensors knows, found F3_NEW: get the float16 or float32 version"
     )
 
 

@@ -10,6 +10,7 @@ from exact_vae.nodes import demo
 from exact_vae.vae_model.bundled import BUNDLED_FILE
 from exact_vae.vae_model.config import SMALL
 from exact_vae.vae_model.files.images import read_image
+from exact_vae.vae_model.group_norm import GroupNorm
 from exact_vae.vae_model.layers import AttnBlock
 from exact_vae.vae_model.load import load_model
 from exact_vae.vae_model.training.metrics import psnr
@@ -27,7 +28,7 @@ def test_it_keeps_what_exactness_is_for() -> None:
     assert vae.loaded.config == SMALL
     kinds = [type(layer) for layer in vae.first_stage_model.modules()]
     assert kinds.count(AttnBlock) == 2
-    assert kinds.count(nn.GroupNorm) > 20
+    assert kinds.count(GroupNorm) > 20
 
 
 def test_it_reconstructs_photographs(shared: Path) -> None:

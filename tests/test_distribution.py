@@ -108,6 +108,50 @@ def test_a04_draws_keep_the_dtype_and_follow_the_generator(dtype: torch.dtype) -
     assert not posterior.sample().equal(posterior.sample())
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_kl_near_the_prior_is_that_of_the_same_moments_in_float64(dtype: torch.dtype) -> None:
+    """The terms nearly cancel there: in the moments' own 16 bits the sum is noise, and can be negative."""
+    z = (0.01 * moments(2, 64)).to(dtype)
+    true = DiagonalGaussianDistribution(z.double())
+    expected = true.kl()
+    assert float(expected.min()) > 0
+    # float32 terms of about 1e-4 that are differences of numbers of 1e-2: 1e-5 of them.
+    got = DiagonalGaussianDistribution(z).kl()
+    assert got.dtype == torch.float32
+    torch.testing.assert_close(got.double(), expected, rtol=1e-5, atol=0)
+    _, log = DiagonalGaussianRegularizer(sample=False)(z)
+    torch.testing.assert_close(log["kl_loss"].double(), expected.mean(), rtol=1e-5, atol=0)
+    other = DiagonalGaussianDistribution(z.flip(0))
+    got = DiagonalGaussianDistribution(z).kl(other)
+    expected = true.kl(DiagonalGaussianDistribution(z.flip(0).double()))
+    torch.testing.assert_close(got.double(), expected, rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_variances_that_sixteen_bits_cannot_hold_are_finite(dtype: torch.dtype) -> None:
+    z = torch.tensor([0.5, 12.0]).to(dtype).reshape(1, 2, 1, 1)
+    posterior, true = DiagonalGaussianDistribution(z), DiagonalGaussianDistribution(z.double())
+    for got, expected in (
+        (posterior.var, true.var),
+        (posterior.std, true.std),
+        (posterior.kl(), true.kl()),  # 0.5 (0.25 + e^12 - 1 - 12) = 81371.02
+        (posterior.nll(z[:, :1] + 1), true.nll((z[:, :1] + 1).double())),
+    ):
+        assert got.dtype == torch.float32
+        torch.testing.assert_close(got.double(), expected, rtol=1e-6, atol=0)  # float32
+    assert float(posterior.kl()) == pytest.approx(81371.02, abs=0.01)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_sixteen_bit_draws_are_rounded_once(dtype: torch.dtype) -> None:
+    z = moments(2, 8).to(dtype)
+    draw = DiagonalGaussianDistribution(z).sample(torch.Generator().manual_seed(5))
+    noise = torch.randn(2, 8, 5, 2, generator=torch.Generator().manual_seed(5), dtype=dtype)
+    mean, logvar = z.double().chunk(2, dim=1)
+    exact = mean + (0.5 * logvar).exp() * noise.double()
+    assert draw.equal(exact.to(dtype))
+
+
 def test_a04_draws_carry_gradients_to_both_moments() -> None:
     def draw(parameters: Tensor) -> Tensor:
         return DiagonalGaussianDistribution(parameters).sample(torch.Generator().manual_seed(4))

@@ -1,13 +1,18 @@
 """Every module without a rule is refused, in one line that names it; nothing is guessed."""
 
 from collections.abc import Callable
-from typing import Any
+from pathlib import Path
+from typing import Any, get_args
 
+import exact_vae
 import pytest
 import torch
+from exact_vae import InputError, load_vae
+from exact_vae.model_management import sharded
 from exact_vae.vae_model.coder import Decoder, Encoder
 from exact_vae.vae_model.exact.program import build_program
 from exact_vae.vae_model.exact.spec import UnsupportedModule
+from exact_vae.vae_model.exact.step import Step
 from exact_vae.vae_model.tiny import AutoencoderTiny
 from torch import Tensor, nn
 
@@ -207,6 +212,7 @@ NO_RULE_YET = {
     "other dropout": ("up.0.block.0.dropout", setting("up.0.block.0.dropout", lambda: nn.Dropout2d(0.5))),
     "no dropout at all": ("up.0.block.0.dropout", setting("up.0.block.0.dropout", lambda: nn.Tanh())),
     "other activation": ("up.0.block.0", setting("up.0.block.0.swish", lambda: nn.ReLU())),
+    "no activation": ("up.0.block.0.swish", setting("up.0.block.0.swish", lambda: nn.Identity())),
     "factor": ("up.1.upsample", setting("up.1.upsample.scale_factor", 3.0)),
     "no attention": ("mid", lambda model: delattr(model.mid, "attn_1")),
     "no norm": ("mid.block_1", lambda model: delattr(model.mid.block_1, "norm1")),
@@ -231,3 +237,20 @@ def test_parts_of_a_tiny_half_are_refused(kept: slice) -> None:
     model.layers = model.layers[kept]
     with pytest.raises(UnsupportedModule):
         build_program(model)
+
+
+def test_reasons_hold_what_was_found_and_callers_say_what_runs_instead() -> None:
+    root = Path(exact_vae.__file__).parent
+    files = [path for folder in ("vae_model", "model_management") for path in (root / folder).rglob("*.py")]
+    assert len(files) > 100
+    found = [path for path in files if "runs untiled" in path.read_text(encoding="utf-8")]
+    assert found == []
+
+
+def test_sharding_knows_every_step_and_refuses_one_that_it_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert {kind.__name__ for kind in get_args(Step)} == set(sharded.STEPS)
+    vae = load_vae(device="cpu")
+    sharded.require_sharded(vae)
+    monkeypatch.setattr(sharded, "STEPS", tuple(name for name in sharded.STEPS if name != "Attend"))
+    with pytest.raises(InputError, match=r"rows can be shared, got a decoder with Attend: leave out --shard$"):
+        sharded.require_sharded(vae)

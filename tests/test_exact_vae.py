@@ -13,7 +13,7 @@ from exact_vae.vae_model.vae import VAE
 from torch import Tensor
 
 Host = Any
-KINDS = pytest.mark.parametrize("kind", ["kl", "kl_quant", "taesd"])
+KINDS = pytest.mark.parametrize("kind", ["kl", "kl_quant", "taesd", "taesd_classes"])
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
@@ -37,7 +37,7 @@ def assert_exact(actual: Tensor, expected: Tensor) -> None:
 @KINDS
 @pytest.mark.parametrize("cast", [False, True])
 def test_every_way_in_gives_the_host_s_untiled_result(stub_host: Host, kind: str, cast: bool) -> None:
-    vae = stub_host.make_vae(kind, cast=cast, patched=kind != "taesd")
+    vae = stub_host.make_vae(kind, cast=cast, patched="taesd" not in kind)
     made, z, x = make_exact(vae), latent(vae), pixels()
     image, encoded = vae.decode(z), vae.encode(x)
     stub_host.forget()
@@ -49,6 +49,15 @@ def test_every_way_in_gives_the_host_s_untiled_result(stub_host: Host, kind: str
     assert_exact(made.encode_tiled_(x[:, 3:67, 1:89].movedim(-1, 1)), encoded)
     assert made.last_report.exact
     assert stub_host.calls == []  # none of the host's own methods ran
+
+
+@KINDS
+def test_a_vae_that_does_not_crop_is_given_all_of_the_image(stub_host: Host, kind: str) -> None:
+    vae = stub_host.make_vae(kind)
+    vae.crop_input = False
+    expected, made = vae.encode(pixels(71, 89)), make_exact(vae)
+    assert_exact(made.encode(pixels(71, 89)), expected)
+    assert made.last_report.exact
 
 
 def test_the_original_and_its_class_are_untouched(stub_host: Host) -> None:

@@ -34,6 +34,7 @@ CORE: dict[str, tuple[dict[str, str], list[str]]] = {
     ),
     "PreviewImage": ({"images": "IMAGE"}, []),
     "SaveImage": ({"images": "IMAGE", "filename_prefix": "STRING"}, []),
+    "VAELoader": ({"vae_name": "MENU"}, ["VAE"]),
     "VAEDecode": ({"samples": "LATENT", "vae": "VAE"}, ["IMAGE"]),
     "VAEEncode": ({"pixels": "IMAGE", "vae": "VAE"}, ["LATENT"]),
     "VAEDecodeTiled": (
@@ -143,6 +144,22 @@ def test_it_needs_no_file_that_a_new_user_lacks(name: str) -> None:
             assert node["widgets_values"][0] == "example.png"
         if node["type"] == "ExactVAELoader":
             assert node["widgets_values"] == ["bundled", "auto"]
+        if node["type"] == "VAELoader":  # the page offers to get it, from where the core's own templates have it
+            (model,) = node["properties"]["models"]
+            assert node["widgets_values"] == [model["name"]] == ["ae.safetensors"]
+            assert model["directory"] == "vae"
+            assert model["url"].startswith("https://huggingface.co/Comfy-Org/")
+            assert model["url"].endswith("/ae.safetensors")
+
+
+def test_make_vae_exact_is_shown_behind_a_loader_of_the_core_s() -> None:
+    """What ExactVAE's loader gives is exact without it."""
+    workflow = load("make_any_vae_exact")
+    nodes = {node["id"]: node for node in workflow["nodes"]}
+    sources = {
+        link[3]: nodes[link[1]]["type"] for link in workflow["links"] if nodes[link[3]]["type"] == "ExactVAEApply"
+    }
+    assert list(sources.values()) == ["VAELoader"]
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -244,18 +244,23 @@ def test_wrong_norm_groups_are_refused() -> None:
     ("layout", "field", "usual", "other"),
     [
         ("diffusers", "act_fn", "silu", "gelu"),
-        ("taesd-diffusers", "act_fn", "relu", "silu"),
-        ("taesd-diffusers", "upsampling_scaling_factor", 2, 4),
+        ("taesd-diffusers", "act_fn", "mish", "elu"),
+        ("taesd-diffusers", "upsample_fn", "bicubic", "area"),
+        ("taesd-diffusers", "upsampling_scaling_factor", 4, 400),
+        ("taesd-diffusers", "latent_magnitude", 4.5, 0),
+        ("taesd-diffusers", "force_upcast", True, "perhaps"),
     ],
 )
 def test_a_config_that_asks_for_another_network_is_refused(
     layout: str, field: str, usual: Any, other: Any, tmp_path: Path
 ) -> None:
     # No shape tells these fields; a model built as usual would load and compute something else.
-    save(model_for(layout), tmp_path / "diffusion_pytorch_model.safetensors", layout=layout)
+    save_file(to_layout(model_for(layout), layout), tmp_path / "diffusion_pytorch_model.safetensors")
     config = tmp_path / "config.json"
     config.write_text(json.dumps({"latent_channels": 4, field: usual}), encoding="utf-8")
-    assert load_model(tmp_path).layouts == (layout,)
+    loaded = load_model(tmp_path)
+    assert loaded.layouts == (layout,)
+    assert layout == "diffusers" or getattr(loaded.config, field) == usual
     config.write_text(json.dumps({"latent_channels": 4, field: other}), encoding="utf-8")
     with pytest.raises(VAEFileError, match=field):
         load_model(tmp_path)

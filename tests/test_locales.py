@@ -14,6 +14,7 @@ from exact_vae.nodes import NODE_CLASS_MAPPINGS, NODE_DISPLAY_NAME_MAPPINGS
 ROOT = Path(__file__).resolve().parents[1]
 LANGUAGES = ["en", "zh"]
 CHINESE = re.compile("[\u4e00-\u9fff]")
+LABELS = {"memory": "memory (GiB, 0: automatic)"}  # What a widget is called where its name does not say enough.
 UNTRANSLATED = {"VAE", "Latent"}  # Words that the host's own Chinese texts leave as they are.
 
 
@@ -70,8 +71,18 @@ def test_english_is_what_the_nodes_say(node_id: str) -> None:
     assert texts["description"] == node.DESCRIPTION
     said = {name: options[1]["tooltip"] for name, options in inputs_of(node).items()}
     assert {name: entry["tooltip"] for name, entry in texts["inputs"].items()} == said
-    assert {name: entry["name"] for name, entry in texts["inputs"].items()} == {name: name for name in said}
+    shown = {name: LABELS.get(name, name) for name in said}
+    assert {name: entry["name"] for name, entry in texts["inputs"].items()} == shown
     assert tuple(entry["tooltip"] for entry in texts["outputs"].values()) == node.OUTPUT_TOOLTIPS
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_memory_is_shown_with_its_unit_and_what_0_means(language: str) -> None:
+    nodes = [texts["inputs"]["memory"] for texts in read(language, "nodeDefs").values() if "memory" in texts["inputs"]]
+    assert len(nodes) == 7
+    for entry in nodes:
+        assert "GiB" in entry["name"]
+        assert {"en": "0: automatic", "zh": "0 为自动"}[language] in entry["name"]
 
 
 @pytest.mark.parametrize("name", ["nodeDefs", "settings"])

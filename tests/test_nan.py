@@ -29,6 +29,7 @@ def test_what_overflows_in_float16_is_repeated_in_float32(stub_host: Any) -> Non
     (warning,) = made.last_report.warnings  # the second image runs in float32 from the start
     assert "NaN was born in the VAE in float16: repeated in float32" in warning
     assert made.last_report.as_dict()["dtype"] == "float32"
+    assert " · overflow, repeated in float32 · " in made.last_report.as_dict()["line"]  # what a node shows
 
 
 def test_nan_that_comes_in_is_not_the_vae_s_fault(stub_host: Any) -> None:

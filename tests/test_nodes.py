@@ -11,6 +11,7 @@ from exact_vae.vae_model.errors import InputError
 from torch import Tensor
 
 TILES = {"tile_size": (512, 64, 4096, 32), "overlap": (64, 0, 4096, 32)}
+ENCODER_TILES = TILES | {"tile_size": (512, 64, 4096, 64)}
 FRAMES = {"temporal_size": (64, 8, 4096, 4), "temporal_overlap": (8, 4, 4096, 4)}
 
 
@@ -56,8 +57,8 @@ def test_inputs_and_their_order(name: str, required: list[str], optional: list[s
 
 
 def test_defaults_and_ranges() -> None:
-    for name in ("ExactVAEEncodeTiled", "ExactVAEDecodeTiled"):
-        for key, numbers in (TILES | FRAMES).items():
+    for name, tiles in (("ExactVAEEncodeTiled", ENCODER_TILES), ("ExactVAEDecodeTiled", TILES)):
+        for key, numbers in (tiles | FRAMES).items():
             options = inputs_of(name)[key][1]
             assert tuple(options[field] for field in ("default", "min", "max", "step")) == numbers
         methods, options = inputs_of(name)["method"]
@@ -70,14 +71,14 @@ def test_defaults_and_ranges() -> None:
 @pytest.mark.parametrize(
     ("name", "function", "returns", "category"),
     [
-        ("ExactVAELoader", "load_vae", ("VAE",), "loaders/ExactVAE"),
-        ("ExactVAEEncode", "encode", ("LATENT",), "latent/ExactVAE"),
-        ("ExactVAEDecode", "decode", ("IMAGE",), "latent/ExactVAE"),
-        ("ExactVAEEncodeTiled", "encode", ("LATENT",), "latent/ExactVAE"),
-        ("ExactVAEDecodeTiled", "decode", ("IMAGE",), "latent/ExactVAE"),
-        ("ExactVAEEncodeForInpaint", "encode", ("LATENT",), "latent/ExactVAE"),
-        ("ExactVAEApply", "apply", ("VAE",), "latent/ExactVAE"),
-        ("ExactVAEPlan", "plan", ("STRING",), "latent/ExactVAE"),
+        ("ExactVAELoader", "load_vae", ("VAE",), "model/loaders/ExactVAE"),
+        ("ExactVAEEncode", "encode", ("LATENT",), "model/latent/ExactVAE"),
+        ("ExactVAEDecode", "decode", ("IMAGE",), "model/latent/ExactVAE"),
+        ("ExactVAEEncodeTiled", "encode", ("LATENT",), "model/latent/ExactVAE"),
+        ("ExactVAEDecodeTiled", "decode", ("IMAGE",), "model/latent/ExactVAE"),
+        ("ExactVAEEncodeForInpaint", "encode", ("LATENT",), "model/latent/ExactVAE"),
+        ("ExactVAEApply", "apply", ("VAE",), "model/latent/ExactVAE"),
+        ("ExactVAEPlan", "plan", ("STRING",), "model/latent/ExactVAE"),
     ],
 )
 def test_what_the_host_reads(name: str, function: str, returns: tuple[str, ...], category: str) -> None:
@@ -88,6 +89,14 @@ def test_what_the_host_reads(name: str, function: str, returns: tuple[str, ...],
     assert len(node.OUTPUT_TOOLTIPS) == len(returns)
     assert all(kind[1]["tooltip"].strip() for kind in inputs_of(name).values())
     assert "approximate" not in NODE_DISPLAY_NAME_MAPPINGS[name]  # by default nothing of ours is
+
+
+@pytest.mark.parametrize("name", NODE_CLASS_MAPPINGS)
+def test_what_does_nothing_for_pictures_is_among_the_advanced_inputs(name: str) -> None:
+    """As in the core's nodes since advanced inputs exist; what a picture needs stays in sight."""
+    advanced = [key for key, spec in inputs_of(name).items() if len(spec) > 1 and spec[1].get("advanced")]
+    expected = ["overlap", "temporal_size", "temporal_overlap"] if "Tiled" in name else []
+    assert advanced == expected
 
 
 @pytest.mark.parametrize("name", ["ExactVAEEncodeTiled", "ExactVAEDecodeTiled"])

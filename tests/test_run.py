@@ -43,21 +43,37 @@ def test_help(run: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
     assert "--torch" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("version", [(3, 9, 1), (3, 14, 0)])
-def test_unsupported_pythons_are_told_in_one_line(
+@pytest.mark.parametrize("version", [(3, 7, 17), (3, 9, 1)])
+def test_pythons_that_are_too_old_are_told_in_one_line(
     run: ModuleType, monkeypatch: pytest.MonkeyPatch, version: tuple[int, ...], capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(sys, "version_info", version)
     with pytest.raises(SystemExit) as stopped:
         run.main(["demo"])
     assert stopped.value.code == 1
-    assert capsys.readouterr().err.count("\n") == 1
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert f"expected Python 3.10 or newer, got {version[0]}.{version[1]}: start run.py with another one" in error
+
+
+@pytest.mark.parametrize(
+    ("version", "torch"), [((3, 10, 0), "torch==2.13.0"), ((3, 14, 2), "torch==2.13.0"), ((3, 15, 0), "torch")]
+)
+def test_every_newer_python_gets_a_torch_that_may_have_a_build_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, version: tuple[int, ...], torch: str
+) -> None:
+    """A fixed version is there for no Python that came after it."""
+    monkeypatch.setattr(sys, "version_info", version)
+    run = load_run(tmp_path, monkeypatch)
+    commands = fake_commands(run, monkeypatch)
+    assert run.main(["demo"]) == 0
+    assert commands.pip()[0] == [torch]
 
 
 def test_versions_agree_with_pyproject(run: ModuleType) -> None:
     text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
-    (oldest, newest) = run.PYTHONS
-    assert f'requires-python = ">={oldest[0]}.{oldest[1]},<{newest[0]}.{newest[1] + 1}"' in text
+    oldest, _ = run.PYTHONS
+    assert f'\nrequires-python = ">={oldest[0]}.{oldest[1]}"\n' in text
     assert f'"torch>={run.OLDEST_TORCH[0]}.{run.OLDEST_TORCH[1]}"' in text
     for extra, _ in run.COMMANDS.values():
         assert f"\n{extra} = [" in text

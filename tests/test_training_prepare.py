@@ -16,8 +16,8 @@ from PIL import Image
 pytest.importorskip("lightning", reason="the trainer's packages are absent: pip install 'exact-vae[train]'")
 from exact_vae import load_vae
 from exact_vae.tests.training_case import curve, weights, with_params, write_config
+from exact_vae.vae_model.errors import InputError
 from exact_vae.vae_model.training.command import train
-from exact_vae.vae_model.training.config import ConfigError
 from exact_vae.vae_model.training.fit import prepare
 from exact_vae.vae_model.training.recipe import read_config
 
@@ -81,7 +81,7 @@ def test_models_of_their_channels_train(tmp_path: Path, opaque: Path, channels: 
 def refused(tmp_path: Path, photos: Path, model: dict[str, Any], words: list[str], text: str) -> None:
     """In one line, with nothing written; and the command ends with 2."""
     config = write_config(tmp_path, photos, model, batches=4)
-    with pytest.raises(ConfigError, match=text) as caught:
+    with pytest.raises(InputError, match=text) as caught:
         train(config, words, quiet=True)
     assert "\n" not in str(caught.value)
     assert main(["train", config, *words, "--quiet"]) == 2
@@ -146,20 +146,12 @@ def test_colour_terms_are_refused_for_grey_pictures(tmp_path: Path, photos: Path
     )
 
 
-def test_a_file_that_cannot_be_opened_again_is_no_result(
-    tmp_path: Path, photos: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from exact_vae.vae_model.errors import VAEFileError
-    from exact_vae.vae_model.training import rehearsal
+def test_what_no_file_can_hold_is_refused(tmp_path: Path, photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A norm with an eps of its own, which nothing in a file tells."""
+    from exact_vae.vae_model.training.start import STARTS
 
-    def load(path: str) -> Any:
-        raise VAEFileError(f"{path}: expected an autoencoder, found none")
-
-    monkeypatch.setattr(rehearsal, "load_model", load)
-    text = (
-        r"^model\.params: expected a model whose file can be opened again, .*\(expected an autoencoder, found none\)$"
-    )
-    refused(tmp_path, photos, with_params(), [], text)
+    monkeypatch.setitem(STARTS, "skip", lambda model: setattr(model.encoder.mid.block_1.norm1, "eps", 1e-3))
+    refused(tmp_path, photos, with_params(), [], r"^model\.params: expected .*block_1\.norm1 .*eps=0\.001")
 
 
 def test_the_rehearsal_leaves_no_trace(tmp_path: Path, photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,7 +6,7 @@ Source: `AbstractAutoencoder` of Stability-AI generative-models `sgm/models/auto
 from __future__ import annotations
 
 import logging
-from collections.abc import Generator, Iterable, Mapping
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
@@ -40,6 +40,7 @@ class AbstractAutoencoder(nn.Module, metaclass=_Finished):
     Args:    ema_decay: keep a moving average of the trainable parameters in `model_ema`; None for none.
              monitor: name of the logged value that tells the best checkpoint; the attribute exists only when given.
              input_key: where the images are in a batch that is a mapping.
+             unknown: any other keyword, and each is a TypeError that names it.
     """
 
     model_ema: LitEma
@@ -47,7 +48,14 @@ class AbstractAutoencoder(nn.Module, metaclass=_Finished):
     ema_decay: float | None = None
     use_ema = False
 
-    def __init__(self, ema_decay: float | None = None, monitor: str | None = None, input_key: str = "jpg") -> None:
+    def __init__(
+        self, ema_decay: float | None = None, monitor: str | None = None, input_key: str = "jpg", **unknown: Any
+    ) -> None:
+        if unknown:
+            raise TypeError(
+                f"{type(self).__name__}: expected its arguments, ema_decay, monitor and input_key, got "
+                f"{', '.join(sorted(unknown))}: open weights by load_vae, train by AutoEncoderKL, leave out all else"
+            )
         super().__init__()
         self.ema_decay, self.use_ema, self.input_key = ema_decay, ema_decay is not None, input_key
         if monitor is not None:
@@ -57,18 +65,21 @@ class AbstractAutoencoder(nn.Module, metaclass=_Finished):
         """Make `model_ema` from the parameters there are; runs by itself when construction is finished."""
         if self.ema_decay is not None:
             self.model_ema = LitEma(self, self.ema_decay)
+            logger.info("moving average of %d tensors, decay %g", len(self.model_ema.m_name2s_name), self.ema_decay)
 
-    def get_input(self, batch: Tensor | Mapping[str, Any]) -> Tensor:
-        """The images of a batch: the batch itself, or its entry `input_key`.
+    def get_input(self, batch: Tensor | Mapping[str, Any] | Sequence[Any]) -> Tensor:
+        """The images of a batch: the batch itself, its entry `input_key`, or the first of (images, labels, ...).
 
         Returns: (B, C, H, W), floating point, in -1..1.
         Raises:  InputError for another layout, dtype or range, and for a missing entry.
         """
-        if not isinstance(batch, Tensor):
+        if isinstance(batch, Mapping):
             if self.input_key not in batch:
                 found = ", ".join(sorted(map(str, batch)))
                 raise InputError(f"batch: expected an entry {self.input_key!r}, got {found}: set input_key")
             batch = batch[self.input_key]
+        elif isinstance(batch, (tuple, list)) and batch and isinstance(batch[0], Tensor):
+            batch = batch[0]
         if not isinstance(batch, Tensor) or not batch.is_floating_point():
             found = batch.dtype if isinstance(batch, Tensor) else type(batch).__name__
             raise InputError(f"images: expected a floating point tensor in -1..1, got {found}: convert and scale it")

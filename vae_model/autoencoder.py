@@ -5,7 +5,8 @@ Source: Stability-AI generative-models `sgm/models/autoencoder.py` (MIT), re-imp
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, Literal, cast, overload
 
 import torch
@@ -26,45 +27,46 @@ class AutoencodingEngine(AbstractAutoencoder):
     """Encoder, regulariser and decoder, each from a {"target", "params"} configuration.
 
     `encoder_config` or `decoder_config` may be None: half a model, whose missing direction raises RuntimeError.
-    `loss_config` is kept for a trainer, `base_options` are AbstractAutoencoder's; any other keyword is a TypeError.
+    `loss_config` is kept for a trainer, all else is AbstractAutoencoder's, in its order where it has no name.
     """
 
     def __init__(
         self,
-        *,
+        *base_arguments: Any,
         encoder_config: Mapping[str, Any] | None,
         decoder_config: Mapping[str, Any] | None,
         regularizer_config: Mapping[str, Any],
         loss_config: Mapping[str, Any] | None = None,
         **base_options: Any,
     ) -> None:
-        super().__init__(**base_options)
+        super().__init__(*base_arguments, **base_options)
         self.loss_config = loss_config
         if encoder_config is not None:
-            self.encoder = cast(nn.Module, instantiate_from_config(encoder_config, CLASSES))
+            self.encoder = cast(nn.Module, instantiate_from_config(encoder_config))
         if decoder_config is not None:
-            self.decoder = cast(nn.Module, instantiate_from_config(decoder_config, CLASSES))
-        self.regularization = cast(nn.Module, instantiate_from_config(regularizer_config, CLASSES))
+            self.decoder = cast(nn.Module, instantiate_from_config(decoder_config))
+        self.regularization = cast(nn.Module, instantiate_from_config(regularizer_config))
 
     def get_last_layer(self) -> Tensor:
         """The weight of the decoder's last convolution."""
         return self._half("decoder").get_last_layer()
 
-    def get_autoencoder_params(self) -> Iterator[nn.Parameter]:
+    def get_autoencoder_params(self) -> list[nn.Parameter]:
         """Every parameter of the autoencoder: the quant convolutions too, and of a `loss` what it learns for it.
 
         A loss that has `get_trainable_autoencoder_parameters` (a learned log-variance) gives those and no others: its
         discriminator has an optimiser of its own.
         """
-        yield from self.parameters(recurse=False)
+        found = list(self.parameters(recurse=False))
         for name, part in self.named_children():
+            known: Any = part
             if name == "loss":
-                learned: Any = getattr(part, "get_trainable_autoencoder_parameters", tuple)
-                yield from learned()
-            elif name == "regularization" and hasattr(part, "get_trainable_parameters"):
-                yield from cast(Any, part).get_trainable_parameters()
+                found += getattr(known, "get_trainable_autoencoder_parameters", tuple)()
+            elif name == "regularization" and hasattr(known, "get_trainable_parameters"):
+                found += known.get_trainable_parameters()
             else:
-                yield from part.parameters()
+                found += part.parameters()
+        return found
 
     def _half(self, name: Literal["encoder", "decoder"]) -> Any:
         if not hasattr(self, name):
@@ -123,8 +125,8 @@ class AutoencodingEngineLegacy(AutoencodingEngine):
     def __init__(
         self,
         embed_dim: int,
-        *,
         ddconfig: Mapping[str, Any],
+        *,
         decoder_ddconfig: Mapping[str, Any] | None = None,
         decoder_target: str = "Decoder",
         max_batch_size: int | None = None,
@@ -135,6 +137,7 @@ class AutoencodingEngineLegacy(AutoencodingEngine):
         loss_config: Mapping[str, Any] | None = None,
         **base_options: Any,
     ) -> None:
+        _check_order(type(self).__name__, embed_dim, ddconfig)
         if max_batch_size is not None and max_batch_size < 1:
             raise ValueError(f"max_batch_size: expected at least 1, got {max_batch_size}: use None for no limit")
         decoder_config = decoder_ddconfig or ddconfig
@@ -179,6 +182,13 @@ class AutoencodingEngineLegacy(AutoencodingEngine):
         return images[0] if len(images) == 1 else torch.cat(images)
 
 
+def _check_order(owner: str, embed_dim: Any, ddconfig: Any) -> None:
+    """latent-diffusion's own class and the trainable one take ddconfig first."""
+    if isinstance(embed_dim, Mapping) or not isinstance(ddconfig, Mapping):
+        kinds = f"{type(embed_dim).__name__} and {type(ddconfig).__name__}"
+        raise TypeError(f"{owner}: expected embed_dim, then ddconfig, got {kinds}: name the arguments")
+
+
 class AutoencoderKL(AutoencodingEngineLegacy):
     """The KL autoencoder of Stable Diffusion and its successors; `lossconfig` is the old name of `loss_config`.
 
@@ -189,13 +199,14 @@ class AutoencoderKL(AutoencodingEngineLegacy):
     def __init__(
         self,
         embed_dim: int,
-        *,
         ddconfig: Mapping[str, Any],
         lossconfig: Mapping[str, Any] | None = None,
+        *,
         loss_config: Mapping[str, Any] | None = None,
         sample_posterior: bool = True,
         **engine_options: Any,
     ) -> None:
+        _check_order(type(self).__name__, embed_dim, ddconfig)
         if lossconfig is not None and loss_config is not None:
             raise ValueError("AutoencoderKL: expected one of lossconfig and loss_config, got both: remove one")
         regularizer: dict[str, Any] = {"target": "IdentityRegularizer"}
@@ -219,6 +230,7 @@ CLASSES: dict[str, Callable[..., nn.Module]] = {
     "AutoencodingEngineLegacy": AutoencodingEngineLegacy,
     "AutoencoderKL": AutoencoderKL,
     "AutoencoderKLInferenceWrapper": AutoencoderKL,
+    "AutoencoderKLModeOnly": partial(AutoencoderKL, sample_posterior=False),
     "Model": Model,
     "VideoDecoder": VideoDecoder,
 }

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -17,7 +19,8 @@ def check_method(method: str) -> None:
 
 
 def check_latents(samples: Tensor, channels: int) -> Tensor:
-    """Latents as (B, channels, h, w); a single frame (B, channels, 1, h, w) is taken as an image."""
+    """Latents as (B, channels, h, w); a single frame (B, channels, 1, h, w) is taken as an image; 8 bits as float32."""
+    samples = _require_tensor(samples, "latents", f"(batch, {channels}, height, width)")
     if samples.ndim == 5:
         _require_one_frame("latents", samples.shape[2])
         samples = samples[:, :, 0]
@@ -51,6 +54,7 @@ def check_pixels(pixels: Tensor, channels: int, factor: int, as_video: bool = Fa
 
     `as_video`: a batch is the frames of one video.
     """
+    pixels = _require_tensor(pixels, "pixels", f"(batch, height, width, {channels})")
     if pixels.ndim == 5:
         _require_one_frame("pixels", pixels.shape[1])
         pixels = pixels[:, 0]
@@ -78,10 +82,23 @@ def _require_one_cell(pixels: Tensor, factor: int) -> None:
 
 
 def _require_one_frame(what: str, frames: int) -> None:
-    if frames != 1:
-        raise InputError(
-            f"{what}: expected a single frame, got a video of {frames} frames: this VAE is one of single images"
-        )
+    if frames == 1:
+        return
+    way = "pass one frame" if what == "latents" else "pass one at a time (Rebatch Images in ComfyUI), or set not_video"
+    raise InputError(
+        f"{what}: expected a single frame, got a video of {frames} frames: this VAE is one of single images; {way}"
+    )
+
+
+def _require_tensor(x: Any, what: str, shape: str) -> Tensor:
+    """x, with numbers of at least 16 bits: those of 8 bits are copied exactly, PyTorch computes nothing with them."""
+    if not isinstance(x, Tensor):
+        found = "nothing" if x is None else type(x).__name__
+        raise InputError(f"{what}: expected a tensor {shape}, got {found}: connect or pass what makes them")
+    if x.is_complex() or x.is_meta or x.layout != torch.strided:
+        kind = "meta device" if x.is_meta else str(x.layout if x.layout != torch.strided else x.dtype)
+        raise InputError(f"{what}: expected dense numbers {shape}, got {kind}: compute or convert them first")
+    return x.float() if x.is_floating_point() and x.dtype.itemsize == 1 else x
 
 
 def _check_finite(x: Tensor, what: str, remedy: str) -> None:

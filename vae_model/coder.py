@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import inspect
 import logging
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, cast
 
 import torch
@@ -22,9 +22,24 @@ def _level_widths(ch: int, ch_mult: tuple[float, ...]) -> list[int]:
     return [round(ch * factor) for factor in ch_mult]
 
 
-def _warn_unknown(owner: str, ignored: dict[str, Any]) -> None:
-    if ignored:
-        logger.warning("%s: ignoring unknown options %s", owner, ", ".join(sorted(ignored)))
+def _warn_unknown(owner: str, ignored: dict[str, Any], *of_the_other_half: str) -> None:
+    unknown = sorted(ignored.keys() - {*of_the_other_half})
+    if unknown:
+        logger.warning("%s: ignoring unknown options %s", owner, ", ".join(unknown))
+
+
+def keep_arguments(
+    network: Any,
+    ch_mult: Sequence[float],
+    attn_resolutions: Sequence[int],
+    dropout: float,
+    resamp_with_conv: bool,
+    attn_type: str,
+) -> None:
+    """What encoder, decoder and UNet were built with, as attributes; reading alone, the layers are made."""
+    network.ch_mult, network.attn_resolutions = tuple(ch_mult), tuple(attn_resolutions)
+    network.dropout, network.resamp_with_conv = dropout, resamp_with_conv
+    network.attn_type, network.use_linear_attn = attn_type, attn_type == "linear"
 
 
 def _call_with_known(layer: nn.Module, h: Tensor, options: dict[str, Any]) -> Tensor:
@@ -79,7 +94,8 @@ class Encoder(nn.Module):
 
     f = 2 ** (len(ch_mult) - 1); odd sizes round down at every level. Attention follows each block of a level whose
     nominal size, `resolution` halved so far, is in `attn_resolutions` (the configured size, not the image's).
-    `out_ch` is accepted for old configurations and unused. Unknown options are named in a warning.
+    `conv_shortcut`: 3x3 shortcuts where a block changes its width. `out_ch` is accepted for old configurations and
+    unused. Unknown options are named in a warning.
     """
 
     def __init__(
@@ -99,14 +115,17 @@ class Encoder(nn.Module):
         use_linear_attn: bool = False,
         attn_type: str = "vanilla",
         num_groups: int = 32,
+        conv_shortcut: bool = False,
         **ignore_kwargs: Any,
     ) -> None:
         super().__init__()
-        _warn_unknown("Encoder", ignore_kwargs)
+        _warn_unknown("Encoder", ignore_kwargs, "tanh_out", "give_pre_end")
         attn_type = "linear" if use_linear_attn else attn_type
         self.ch, self.temb_ch = ch, 0
         self.num_resolutions, self.num_res_blocks = len(ch_mult), num_res_blocks
         self.resolution, self.in_channels = resolution, in_channels
+        self.out_ch, self.z_channels, self.double_z = out_ch, z_channels, double_z
+        keep_arguments(self, ch_mult, attn_resolutions, dropout, resamp_with_conv, attn_type)
         attention_options = {"num_groups": num_groups}
 
         self.conv_in = nn.Conv2d(in_channels, ch, kernel_size=3, padding=1)
@@ -116,7 +135,12 @@ class Encoder(nn.Module):
             level = Level()
             for _ in range(num_res_blocks):
                 block = ResnetBlock(
-                    in_channels=width, out_channels=level_width, temb_channels=0, dropout=dropout, num_groups=num_groups
+                    in_channels=width,
+                    out_channels=level_width,
+                    conv_shortcut=conv_shortcut,
+                    temb_channels=0,
+                    dropout=dropout,
+                    num_groups=num_groups,
                 )
                 level.block.append(block)
                 width = level_width
@@ -146,7 +170,7 @@ class Decoder(nn.Module):
     `up[0]` is the level of full resolution; each level has num_res_blocks + 1 blocks, every level but 0 an upsample.
     `give_pre_end` returns what norm_out would get; `tanh_out` applies tanh at the end. The operations are called as
     conv_out_op(width, out_ch, kernel_size=3, stride=1, padding=1), resnet_op(in_channels=, out_channels=,
-    temb_channels=0, dropout=) and attn_op(width); without attn_op, `attn_type` decides.
+    temb_channels=0, dropout=) and attn_op(width); without them `conv_shortcut` (3x3 shortcuts) and `attn_type` decide.
     """
 
     def __init__(
@@ -170,15 +194,18 @@ class Decoder(nn.Module):
         conv_out_op: Callable[..., nn.Module] = nn.Conv2d,
         resnet_op: Callable[..., nn.Module] | None = None,
         attn_op: Callable[[int], nn.Module] | None = None,
+        conv_shortcut: bool = False,
         **ignorekwargs: Any,
     ) -> None:
         super().__init__()
-        _warn_unknown("Decoder", {k: v for k, v in ignorekwargs.items() if k != "double_z"})  # the encoder's option
+        _warn_unknown("Decoder", ignorekwargs, "double_z")
         attn_type = "linear" if use_linear_attn else attn_type
         self.ch, self.temb_ch = ch, 0
         self.num_resolutions, self.num_res_blocks = len(ch_mult), num_res_blocks
         self.resolution, self.in_channels = resolution, in_channels
         self.give_pre_end, self.tanh_out = give_pre_end, tanh_out
+        self.out_ch, self.z_channels = out_ch, z_channels
+        keep_arguments(self, ch_mult, attn_resolutions, dropout, resamp_with_conv, attn_type)
 
         def make_block(in_channels: int, out_channels: int) -> nn.Module:
             if resnet_op is not None:
@@ -186,6 +213,7 @@ class Decoder(nn.Module):
             return ResnetBlock(
                 in_channels=in_channels,
                 out_channels=out_channels,
+                conv_shortcut=conv_shortcut,
                 temb_channels=0,
                 dropout=dropout,
                 num_groups=num_groups,

@@ -8,6 +8,8 @@ from typing import Any
 
 NOMINAL_RESOLUTION = 256
 """The configured image size that ldm's `attn_resolutions` refer to; any power-of-two multiple of the factor will do."""
+MOST_ENLARGED = 16
+"""By one enlargement of a tiny model."""
 
 
 @dataclass(frozen=True)
@@ -24,8 +26,18 @@ class LevelsConfig:
     """Levels with attention after every block."""
     attn_type: str = "vanilla"
     """The kind of all attention layers, the one in the middle too: vanilla, linear or none."""
+    num_groups: int | None = None
+    """Groups of this half's norms where they are not the model's."""
+    resamp_with_conv: bool = True
+    """Whether a convolution stands behind every enlargement and makes every reduction."""
+    conv_shortcut: bool = False
+    """Whether the shortcuts of blocks that change their width are 3x3 convolutions, not 1x1."""
+    dropout: float = 0.0
+    """Inside of blocks, in training alone."""
 
     def __post_init__(self) -> None:
+        if not (0 <= self.dropout <= 1):
+            raise ValueError(f"levels: expected a dropout of 0..1, got {self.dropout}: correct it")
         if not self.widths or min((self.ch, self.num_res_blocks, *self.widths)) < 1:
             raise ValueError(
                 f"levels: expected positive widths and block counts, got {self}: correct the configuration"
@@ -58,6 +70,10 @@ class KLConfig:
     """Of the normalisation of such latents."""
     codebook: int = 0
     """Vectors that latents are replaced by before decoding, each by the nearest; 0 without a codebook."""
+    tanh_out: bool = False
+    """Whether the decoder ends with tanh."""
+    give_pre_end: bool = False
+    """Whether the decoder stops before its last norm and convolution."""
 
     def __post_init__(self) -> None:
         if self.encoder is None and self.decoder is None:
@@ -72,9 +88,10 @@ class KLConfig:
         if not (math.isfinite(self.batch_norm_eps) and self.batch_norm_eps >= 0):
             raise ValueError(f"autoencoder: expected batch_norm_eps from 0 on, got {self.batch_norm_eps}: correct it")
         for levels in (self.encoder, self.decoder):
-            if levels and any(width % self.num_groups for width in (levels.ch, *levels.widths)):
+            groups = self.num_groups if levels is None or levels.num_groups is None else levels.num_groups
+            if levels and (groups < 1 or any(width % groups for width in (levels.ch, *levels.widths))):
                 raise ValueError(
-                    f"autoencoder: expected widths divisible by {self.num_groups} norm groups, got {levels.widths}: "
+                    f"autoencoder: expected widths divisible by {groups} norm groups, got {levels.widths}: "
                     "give the right norm_num_groups"
                 )
 
@@ -95,7 +112,8 @@ class KLConfig:
         levels = self.encoder if part == "encoder" else self.decoder
         if levels is None:
             return None
-        return {
+        ends = {"tanh_out": self.tanh_out, "give_pre_end": self.give_pre_end} if part == "decoder" else {}
+        return ends | {
             "ch": levels.ch,
             "out_ch": self.out_ch,
             "ch_mult": tuple(
@@ -108,7 +126,10 @@ class KLConfig:
             "z_channels": self.z_channels,
             "double_z": self.double_z,
             "attn_type": levels.attn_type,
-            "num_groups": self.num_groups,
+            "num_groups": self.num_groups if levels.num_groups is None else levels.num_groups,
+            "dropout": levels.dropout,
+            "resamp_with_conv": levels.resamp_with_conv,
+            "conv_shortcut": levels.conv_shortcut,
         }
 
 
@@ -130,6 +151,20 @@ class TinyConfig:
     scaling_factor: float = 1.0
     """The tiny model works on (raw latent - shift_factor) * scaling_factor."""
     shift_factor: float = 0.0
+    latent_format: str | None = None
+    """Whose latents these are, a name in `latent_formats.LATENT_FORMATS`; None where it is not known."""
+    act_fn: str = "relu"
+    """Inside of blocks, a name in `tiny.ACTIVATIONS`."""
+    upsample_fn: str = "nearest"
+    """How the decoder enlarges, a mode of torch's Upsample."""
+    upsampling_scaling_factor: int = 2
+    """Of one enlargement; the encoder always halves."""
+    latent_magnitude: float = 3
+    """`scale_latents` brings latents from shift - magnitude ... to 0..1."""
+    latent_shift: float = 0.5
+    """Where 0 lies in that range."""
+    force_upcast: bool = False
+    """For programs that would run the model in 16 bits."""
 
     def __post_init__(self) -> None:
         if self.encoder_block_out_channels is None and self.decoder_block_out_channels is None:
@@ -138,6 +173,16 @@ class TinyConfig:
             raise ValueError(
                 "tiny autoencoder: expected a finite shift and a finite scale that is not 0, "
                 f"got {self.shift_factor} and {self.scaling_factor}: correct them"
+            )
+        if not (math.isfinite(self.latent_magnitude) and self.latent_magnitude and math.isfinite(self.latent_shift)):
+            raise ValueError(
+                "tiny autoencoder: expected a finite latent_shift and a finite latent_magnitude that is not 0, "
+                f"got {self.latent_shift} and {self.latent_magnitude}: correct them"
+            )
+        if not 1 <= self.upsampling_scaling_factor <= MOST_ENLARGED:
+            raise ValueError(
+                f"tiny autoencoder: expected upsampling_scaling_factor of 1 to {MOST_ENLARGED}, "
+                f"got {self.upsampling_scaling_factor}: correct it"
             )
         encoder, decoder = self.encoder_block_out_channels, self.decoder_block_out_channels
         stages = {len(w) + extra for w, extra in ((encoder, self.strided_stem), (decoder, 0)) if w is not None}
@@ -225,5 +270,14 @@ SMALL = KLConfig(
 
 def image_channels(config: Config) -> tuple[int, int]:
     """Image channels that go in and that come out."""
+    if isinstance(config, KLConfig) and config.decoder and config.give_pre_end:
+        return config.in_channels, config.decoder.widths[0]
     out_channels = config.out_ch if isinstance(config, KLConfig) else config.out_channels
     return config.in_channels, out_channels
+
+
+def decode_factor(config: Config) -> int:
+    """Pixels along one side of a latent cell in what the decoder makes; `config.factor` but for odd tiny models."""
+    if isinstance(config, TinyConfig) and config.decoder_block_out_channels:
+        return config.upsampling_scaling_factor ** (len(config.decoder_block_out_channels) - 1)
+    return config.factor

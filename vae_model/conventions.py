@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from .config import Config, KLConfig, TinyConfig, WanConfig
+from .config import Config, KLConfig, TinyConfig, WanConfig, decode_factor
+from .latent_formats import LATENT_FORMATS, formats_for
 
 
 class Users(NamedTuple):
@@ -43,15 +44,20 @@ class Shape(NamedTuple):
     quant_conv: bool = False
 
 
+def _users(name: str, models: str | None = None) -> Users:
+    one = LATENT_FORMATS[name]
+    return Users(models or one.models, one.scale, one.shift)
+
+
 USERS: dict[Shape, tuple[Users, ...]] = {
-    Shape("kl", 4, 8, True): (Users("Stable Diffusion 1 and 2", 0.18215), Users("SDXL", 0.13025)),
-    Shape("kl", 16, 8): (Users("Stable Diffusion 3", 1.5305, 0.0609), Users("Flux.1 and relatives", 0.3611, 0.1159)),
+    Shape("kl", 4, 8, True): (_users("sd"), _users("sdxl")),
+    Shape("kl", 16, 8): (_users("sd3"), _users("flux")),
     Shape("kl", 4, 4, True): (Users("Stable Diffusion x4-upscaler", 0.08333),),
-    Shape("flux2", 128, 16): (Users("Flux.2", 1.0),),
+    Shape("flux2", 128, 16): (_users("flux2"),),
     Shape("wan", 16, 8): (Users("Wan 2.1, Qwen-Image and relatives", 1.0, 0.0, _WAN_MEANS, _WAN_DEVIATIONS),),
-    Shape("tiny", 4, 8): (Users("TAESD", 0.18215), Users("TAESDXL", 0.13025)),
-    Shape("tiny", 16, 8): (Users("TAESD3", 1.5305, 0.0609), Users("TAEF1", 0.3611, 0.1159)),
-    Shape("tiny", 32, 8): (Users("TAEF2, on the normalised latents of Flux.2", 1.0),),
+    Shape("tiny", 4, 8): (_users("sd", "TAESD"), _users("sdxl", "TAESDXL")),
+    Shape("tiny", 16, 8): (_users("sd3", "TAESD3"), _users("flux", "TAEF1")),
+    Shape("tiny", 32, 8): (_users("flux2", "TAEF2, on the normalised latents of Flux.2"),),
 }
 """Known users of latents of a shape. Where there are several, the weights do not tell which."""
 
@@ -62,10 +68,52 @@ def users_of(family: str, config: Config) -> tuple[Users, ...]:
     return USERS.get(Shape(family, config.latent_channels, config.factor, quant), ())
 
 
+def knows_raw(family: str, config: Config, hints: Mapping[str, str]) -> bool:
+    """Whether `encode` gives raw latents: of a tiny VAE whose scale and shift are not known, its own instead."""
+    if not isinstance(config, TinyConfig):
+        return True
+    told = config.latent_format is not None or not hints.keys().isdisjoint(("vae_scale", "vae_shift"))
+    return told or (config.scaling_factor, config.shift_factor) != (1.0, 0.0) or len(users_of(family, config)) == 1
+
+
+def not_raw(config: Config) -> str:
+    """What to say where it does not, in one line."""
+    known = ", ".join(name for name in formats_for(config))
+    return (
+        "latents: expected a tiny VAE whose scale is known, got one that neither its file nor its name tells: its "
+        f"latents are its own, not raw; say latent_format (--latent-format): {known}"
+    )
+
+
+def scale_and_shift(family: str, config: Config, hints: Mapping[str, str]) -> str:
+    """Between raw latents and the diffusion model, or the tiny VAE itself: as told, else of the only known user."""
+    if isinstance(config, TinyConfig):
+        if config.latent_format is not None:
+            models = LATENT_FORMATS[config.latent_format].models
+            return f"{config.scaling_factor:g} and {config.shift_factor:g}, of {models}"
+        if not hints.keys().isdisjoint(("vae_scale", "vae_shift")):
+            return f"{config.scaling_factor:g} and {config.shift_factor:g}, from the file"
+    elif "latents_mean" in hints and "latents_std" in hints:
+        return f"per channel, means {hints['latents_mean']}, deviations {hints['latents_std']}, from config.json"
+    elif "scaling_factor" in hints:
+        shift = hints.get("shift_factor", "0")
+        told = "as told" if "latent_format" in hints else "from config.json"
+        return f"{hints['scaling_factor']} and {0 if shift == 'None' else shift}, {told}"
+    users = users_of(family, config)
+    if len(users) != 1:
+        return "not known"
+    one = users[0]
+    if one.means:
+        return f"per channel, means {list(one.means)}, deviations {list(one.deviations)}, of {one.models}"
+    return f"{one.scale:g} and {one.shift:g}, of {one.models}"
+
+
 def convention(config: Config) -> str:
     """What the latents are that `encode` returns and `decode` takes."""
     shape = f"(batch, {config.latent_channels}, height / {config.factor}, width / {config.factor})"
     if isinstance(config, TinyConfig):
+        if decode_factor(config) != config.factor:
+            shape = f"{shape}, decoded to {decode_factor(config)} pixels a cell"
         return f"{shape}, raw; the network works on (latent - {config.shift_factor:g}) * {config.scaling_factor:g}"
     if isinstance(config, WanConfig):
         single = f"(batch, {config.latent_channels}, 1, height / {config.factor}, width / {config.factor})"
@@ -84,7 +132,9 @@ def untold(family: str, config: Config, hints: Mapping[str, str]) -> list[str]:
         missing.append(f"groups of the norms, taken as {config.num_groups}")
     if isinstance(config, KLConfig) and config.patch > 1 and "batch_norm_eps" not in hints:
         missing.append(f"eps of the statistics, taken as {config.batch_norm_eps:g}")
-    if not hints.keys().isdisjoint(("scaling_factor", "vae_scale", "latents_mean")):
+    if isinstance(config, TinyConfig) and knows_raw(family, config, hints):
+        return missing
+    if not isinstance(config, TinyConfig) and not hints.keys().isdisjoint(("scaling_factor", "latents_mean")):
         return missing
     users = users_of(family, config)
     if len(users) == 1:

@@ -5,14 +5,17 @@ Nothing is read but names and shapes, so a safetensors header is enough; nothing
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
+from .candidates import TOP, Candidate, choose
 from .errors import VAEFileError
 from .families import FAMILIES
 from .files.weights import Weights, on_one_line
-from .keys import count_levels, count_per_level, is_attention_weight, to_ours, to_theirs
+from .keys import count_levels, count_per_level, to_ours, to_theirs
 from .layouts import IGNORED, LAYOUTS, OTHER_MODELS, PREFIXES, SCALARS, Layout
+from .spellings import module_shape
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -34,6 +37,8 @@ class Detected:
     """The file's keys, without their prefix, that no rule knows, or that mean what another one means already."""
     scalars: Mapping[str, str]
     """Scale and shift stored beside the model: name -> the file's key."""
+    notes: tuple[str, ...] = ()
+    """What was chosen and what was left out, as parts of a sentence."""
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
@@ -42,35 +47,32 @@ class Detected:
 
     def file_name_of(self, key: str) -> str:
         """What the file would call our key."""
-        return self.prefix + (to_theirs(key, self.layout, self.levels, self.per_level) or key)
+        theirs = to_theirs(key, self.layout, self.levels, self.per_level) or key
+        return self.keys.get(key, self.prefix + theirs)
 
 
-def module_shape(key: str, shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Attention weights may be stored as matrices; our modules hold 1x1 convolutions."""
-    return (*shape, 1, 1) if is_attention_weight(key) and len(shape) == 2 else shape
+def detect(weights: Weights, part: str | None = None) -> Detected:
+    """The layout of a file. VAEFileError naming the nearest layout and its missing keys where none, or several, fit.
 
-
-def detect(weights: Weights) -> Detected:
-    """The layout of a file. VAEFileError naming the nearest layout and its missing keys where none, or several, fit."""
-    for prefix in _present_prefixes(weights.shapes):
-        names = [name[len(prefix) :] for name in weights.shapes if name.startswith(prefix)]
-        rows = [layout for layout in LAYOUTS if _fits(layout, set(names))]
-        if len(rows) > 1:
-            found = " and ".join(row.name for row in rows)
-            raise VAEFileError(f"{weights.name}: expected the keys of one layout, found {found}: split the file")
-        if rows:
-            detected = _translate(weights, rows[0], prefix, names)
-            other = _name_other_model(detected.unknown)
-            if other:
-                raise VAEFileError(f"{weights.name}: expected an image autoencoder, found {other}: choose a VAE file")
-            return detected
-    raise VAEFileError(f"{weights.name}: {_explain_no_match(weights.shapes)}")
-
-
-def _fits(layout: Layout, names: set[str]) -> bool:
-    if not names.issuperset(layout.required) or not names.isdisjoint(layout.forbidden):
-        return False
-    return any(mark in names for mark in layout.marks)
+    `part`: which of several autoencoders in it, by the name of its dictionary or prefix.
+    """
+    found = choose(weights, part)
+    if found is None:
+        raise VAEFileError(f"{weights.name}: {_explain_no_match(weights.shapes)}")
+    if len(found.rows) > 1:
+        rows = " and ".join(row.name for row in found.rows)
+        raise VAEFileError(f"{weights.name}: expected the keys of one layout, found {rows}: split the file")
+    detected = _translate(weights, found)
+    other = _name_other_model(detected.unknown)
+    if other:
+        raise VAEFileError(f"{weights.name}: expected an image autoencoder, found {other}: choose a VAE file")
+    odd = sorted(weights.odd.intersection((*detected.keys.values(), *detected.scalars.values())))
+    if odd:
+        raise VAEFileError(
+            f"{weights.name}: expected dense tensors, found '{on_one_line(odd[0])}' sparse or expanded: "
+            "choose a checkpoint of weights"
+        )
+    return detected
 
 
 def _present_prefixes(shapes: Shapes) -> list[str]:
@@ -82,20 +84,44 @@ def _present_prefixes(shapes: Shapes) -> list[str]:
     return found
 
 
-def _translate(weights: Weights, layout: Layout, prefix: str, names: list[str]) -> Detected:
-    levels, per_level = count_levels(names), count_per_level(names)
+def _translate(weights: Weights, found: Candidate) -> Detected:
+    layout, prefix = found.rows[0], found.prefix
+    levels, per_level = count_levels(found.names), count_per_level(found.names)
     keys: dict[str, str] = {}
     unknown: list[str] = []
     scalars: dict[str, str] = {}
-    for name in names:
+    left: Counter[str] = Counter()
+    own = {template.partition(".")[0] for template, _ in layout.rules}
+    own |= {"encoder", "decoder"} if "{c}" in own else set()
+    for name, theirs in found.names.items():
+        first = name.partition(".")[0]
         ours = to_ours(name, layout, levels, per_level)
         if ours is not None and ours not in keys:
-            keys[ours] = prefix + name
+            keys[ours] = theirs
         elif name in SCALARS:
-            scalars[name] = prefix + name
-        elif not name.startswith(IGNORED):
+            scalars[name] = theirs
+        elif name.startswith(IGNORED) or (f"{prefix}{first}." in weights.dictionaries and first not in own):
+            left[first] += 1
+        else:
             unknown.append(name)
-    return Detected(weights, layout, prefix, levels, per_level, keys, tuple(unknown), scalars)
+    notes = (*weights.notes, *_where(prefix, weights.dictionaries), *_left_out(left))
+    return Detected(weights, layout, prefix, levels, per_level, keys, tuple(unknown), scalars, notes)
+
+
+def _where(prefix: str, dictionaries: Collection[str]) -> tuple[str, ...]:
+    """A note, where the autoencoder was not simply the file or behind one of the usual prefixes."""
+    ways = {way for way in dictionaries if prefix.startswith(way)} - {"state_dict."}
+    if not ways and all(f"{word}." in PREFIXES or word == "state_dict" for word in prefix.split(".")[:-1]):
+        return ()
+    return (f"taken are the weights in {on_one_line(prefix.removesuffix('.')) or TOP}",)
+
+
+def _left_out(left: Mapping[str, int]) -> tuple[str, ...]:
+    """A note of what training leaves beside a model."""
+    if not left:
+        return ()
+    listed = ", ".join(f"{on_one_line(name)} ({count})" for name, count in sorted(left.items())[:4])
+    return (f"left out are tensors beside the autoencoder: {listed}{', ...' if len(left) > 4 else ''}",)
 
 
 def _name_other_model(names: Collection[str]) -> str | None:

@@ -6,8 +6,9 @@ import ast
 from collections.abc import Mapping
 from typing import Any
 
-from .config import Config, KLConfig, LevelsConfig, TinyConfig, WanConfig
+from .config import Config, KLConfig, LevelsConfig, TinyConfig, VideoConfig, WanConfig
 from .errors import InputError
+from .latent_formats import pipeline_numbers
 
 _KEPT = ("scaling_factor", "shift_factor", "latents_mean", "latents_std", "force_upcast", "sample_size")
 """Fields that no weight tells: kept where the source had them."""
@@ -21,6 +22,8 @@ def diffusers_config(config: Config, hints: Mapping[str, str]) -> dict[str, Any]
         fields = _wan(config, hints.get("_class_name") == _QWEN_CLASS)
     else:
         fields = _tiny(config) if isinstance(config, TinyConfig) else _kl(config)
+    if isinstance(config, VideoConfig):
+        fields = _video(config, fields)
     return fields | {name: _value(hints[name]) for name in _KEPT if name in hints}
 
 
@@ -84,6 +87,21 @@ def _kl(config: KLConfig) -> dict[str, Any]:
     return fields
 
 
+def _video(config: VideoConfig, fields: dict[str, Any]) -> dict[str, Any]:
+    """As of an image model, for the one network that diffusers has of this kind."""
+    assert config.encoder is not None
+    told = (config.time_mode, config.video_kernel_size, config.num_groups, config.post_quant_conv)
+    attends = config.decoder is not None and (config.decoder.attn_levels or config.decoder.attn_type != "vanilla")
+    if told != ("conv-only", (3, 1, 1), 32, False) or attends or config.encoder.num_res_blocks != 2:
+        raise _refuse("the decoder of Stable Video Diffusion", f"{told} as mode, kernel, groups and post_quant_conv")
+    kept = ("block_out_channels", "down_block_types", "in_channels", "latent_channels", "layers_per_block")
+    return {
+        "_class_name": "AutoencoderKLTemporalDecoder",
+        "out_channels": fields["out_channels"],
+        **{name: fields[name] for name in kept},
+    }
+
+
 def _blocks(levels: LevelsConfig, name: str) -> list[str]:
     return [f"Attn{name}" if level in levels.attn_levels else name for level in range(len(levels.widths))]
 
@@ -132,16 +150,22 @@ def _tiny(config: TinyConfig) -> dict[str, Any]:
         raise _refuse("a network of TAESD's kind", "TAEF2's or TAESana's")
     if len({*encoder, *decoder}) > 1:
         raise _refuse("stages of one width", f"{encoder} and {decoder}")
+    scale, shift = pipeline_numbers(config)
     return {
         "_class_name": "AutoencoderTiny",
-        "act_fn": "relu",
+        "act_fn": config.act_fn,
         "decoder_block_out_channels": list(decoder),
         "encoder_block_out_channels": list(encoder),
+        "force_upcast": config.force_upcast,
         "in_channels": config.in_channels,
         "latent_channels": config.latent_channels,
+        "latent_magnitude": config.latent_magnitude,
+        "latent_shift": config.latent_shift,
         "num_decoder_blocks": list(config.num_decoder_blocks),
         "num_encoder_blocks": list(config.num_encoder_blocks),
         "out_channels": config.out_channels,
-        "scaling_factor": config.scaling_factor,
-        "shift_factor": config.shift_factor,
+        "scaling_factor": scale,
+        "shift_factor": shift,
+        "upsample_fn": config.upsample_fn,
+        "upsampling_scaling_factor": config.upsampling_scaling_factor,
     }

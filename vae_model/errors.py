@@ -27,3 +27,9 @@ class MemoryBudgetError(RuntimeError):
         """`needed_bytes`: the smallest budget that would do, where it is known."""
         super().__init__(message)
         self.needed_bytes = needed_bytes
+
+
+class UnexpectedError(RuntimeError):
+    """An error of PyTorch, Python or the system, in words; the original is its cause."""
+
+    __module__ = _PACKAGE

@@ -42,6 +42,8 @@ def _levels_elements(levels: LevelsConfig, direction: str, mixing: Sequence[str]
     order = numbers if direction == "encode" else reversed(numbers)
     last = numbers[-1] if direction == "encode" else 0
     resampling = _DOWNSAMPLE if direction == "encode" else _UPSAMPLE
+    if not levels.resamp_with_conv:
+        resampling = 1.25 if direction == "encode" else 5  # source and result
     blocks = levels.num_res_blocks + (direction == "decode")
     deepest = levels.widths[-1]
     attention = _TIME_ATTENTION if "attention" in mixing else _ATTENTION[levels.attn_type]
@@ -96,7 +98,8 @@ def _tiny_elements(config: TinyConfig, direction: str) -> float:
     if not widths:
         return 0.0
     stem = encodes and config.strided_stem
-    shares = [4.0 ** -(stage + stem) for stage in range(len(widths))]  # of the image's pixels
+    step = 2 if encodes else config.upsampling_scaling_factor
+    shares = [float(step**2) ** -(stage + stem) for stage in range(len(widths))]  # of the image's pixels
     worst = _tiny_stages(widths, blocks, shares if encodes else shares[::-1])
     if config.midblock_gn:
         deepest, count = (widths[-1], blocks[-1]) if encodes else (widths[0], blocks[0])

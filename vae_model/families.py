@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any
@@ -10,16 +9,16 @@ from typing import Any
 from torch import nn
 
 from .autoencoder import build_kl
-from .config import Config, KLConfig, LevelsConfig, TinyConfig, VideoConfig, WanConfig
+from .config import Config, KLConfig, LevelsConfig, VideoConfig, WanConfig
 from .flux2 import PATCH, build_flux2
-from .tiny import AutoencoderTiny
+from .hints import Hints, flag, number, word
+from .tiny import ACTIVATIONS
+from .tiny_family import UPSAMPLE_MODES, build_tiny, infer_tiny, tiny_core
 from .video import TIME_MODES
 from .vq import build_vq
 from .wan import build_wan
 
 Shapes = Mapping[str, tuple[int, ...]]
-Hints = Mapping[str, str]
-"""Text fields of the file's header and of a config.json beside it: what shapes cannot tell."""
 
 
 @dataclass(frozen=True)
@@ -44,43 +43,46 @@ def _count(shapes: Shapes, template: str) -> int:
     return number
 
 
-def _infer_levels(shapes: Shapes, half: str) -> LevelsConfig | None:
+def _infer_levels(shapes: Shapes, hints: Hints, half: str) -> LevelsConfig | None:
     if f"{half}.conv_in.weight" not in shapes:
         return None
-    stack = f"{half}.down" if half == "encoder" else f"{half}.up"
+    stack, resampling = ("down", "downsample") if half == "encoder" else ("up", "upsample")
+    stack = f"{half}.{stack}"
     count = _count(shapes, f"{stack}.{{}}.block.0.conv1.weight")
     widths = tuple(shapes[f"{stack}.{level}.block.0.conv1.weight"][0] for level in range(count))
     blocks = _count(shapes, f"{stack}.0.block.{{}}.conv1.weight")
     attention = "vanilla" if f"{half}.mid.attn_1.q.weight" in shapes else "none"
+    queries = ("q", "to_qkv")
     return LevelsConfig(
         ch=shapes["encoder.conv_in.weight"][0] if half == "encoder" else widths[0],
         widths=widths,
         num_res_blocks=blocks if half == "encoder" else blocks - 1,
-        attn_levels=tuple(level for level in range(count) if f"{stack}.{level}.attn.0.q.weight" in shapes),
+        attn_levels=tuple(
+            level for level in range(count) if any(f"{stack}.{level}.attn.0.{q}.weight" in shapes for q in queries)
+        ),
         attn_type="linear" if f"{half}.mid.attn_1.to_qkv.weight" in shapes else attention,
+        resamp_with_conv=count < 2 or any(f".{resampling}.conv." in key for key in shapes if key.startswith(stack)),
+        conv_shortcut=any(".conv_shortcut." in key for key in shapes if key.startswith(stack)),
+        dropout=number(hints, "dropout", 0.0, half=half),
     )
 
 
-def _hinted(hints: Hints, name: str, kind: Callable[[str], float], default: float) -> Any:
-    """A number of the configuration; ValueError where it is none."""
-    try:
-        return kind(hints[name]) if name in hints else default
-    except ValueError as error:
-        raise ValueError(f"expected a number as {name}, got {hints[name]!r}") from error
-
-
-def _norm_groups(hints: Hints, levels: list[LevelsConfig]) -> int:
-    """The hinted number of groups, else 32 as everywhere in the field, else the most that divides all widths."""
-    widths = [width for one in levels for width in (one.ch, *one.widths)]
+def _norm_groups(hints: Hints, halves: Mapping[str, LevelsConfig]) -> dict[str, int]:
+    """Of each half: the hinted number, else 32 as everywhere in the field, else the most that divides all widths."""
+    widths = [width for one in halves.values() for width in (one.ch, *one.widths)]
     usual = next(groups for groups in (32, 16, 8, 4, 2, 1) if all(width % groups == 0 for width in widths))
-    return _hinted(hints, "norm_num_groups", int, usual)
+    return {half: number(hints, "norm_num_groups", usual, half=half) for half in halves}
 
 
 def infer_kl(shapes: Shapes, hints: Hints) -> KLConfig:
-    """Everything from tensors but the number of norm groups; encoder and decoder each on their own."""
-    encoder, decoder = _infer_levels(shapes, "encoder"), _infer_levels(shapes, "decoder")
+    """Everything from tensors but what `settings` writes; encoder and decoder each on their own."""
+    encoder, decoder = _infer_levels(shapes, hints, "encoder"), _infer_levels(shapes, hints, "decoder")
+    groups = _norm_groups(hints, {half: one for half, one in (("encoder", encoder), ("decoder", decoder)) if one})
+    if encoder and decoder and groups["encoder"] != groups["decoder"]:
+        encoder = replace(encoder, num_groups=groups["encoder"])
     moments = shapes["encoder.conv_out.weight"][0] if encoder else 0
-    z_channels = shapes["decoder.conv_in.weight"][1] if decoder else moments // 2
+    alone = 1 + flag(hints, "double_z", True)
+    z_channels = shapes["decoder.conv_in.weight"][1] if decoder else moments // alone
     double_z = moments == 2 * z_channels or encoder is None
     embed_dim = z_channels
     if "post_quant_conv.weight" in shapes:
@@ -97,7 +99,9 @@ def infer_kl(shapes: Shapes, hints: Hints) -> KLConfig:
         double_z=double_z,
         quant_conv="quant_conv.weight" in shapes,
         post_quant_conv="post_quant_conv.weight" in shapes,
-        num_groups=_norm_groups(hints, [levels for levels in (encoder, decoder) if levels]),
+        num_groups=groups["decoder" if decoder else "encoder"],
+        tanh_out=flag(hints, "tanh_out"),
+        give_pre_end=flag(hints, "give_pre_end"),
     )
 
 
@@ -113,19 +117,20 @@ def infer_video(shapes: Shapes, hints: Hints) -> VideoConfig:
         **{field.name: getattr(image, field.name) for field in fields(image)},
         time_mode=next((mode for mode, mixing in TIME_MODES.items() if set(mixing) == found), "conv-only"),
         video_kernel_size=(frames, rows, columns),
-        merge_strategy=hints.get("merge_strategy", "learned"),
+        merge_strategy=word(hints, "merge_strategy", "learned"),
     )
 
 
 def infer_flux2(shapes: Shapes, hints: Hints) -> KLConfig:
     """As for KL, with latents in 2x2 squares."""
-    eps = _hinted(hints, "batch_norm_eps", float, KLConfig.batch_norm_eps)
+    eps = number(hints, "batch_norm_eps", KLConfig.batch_norm_eps)
     return replace(infer_kl(shapes, hints), patch=PATCH, batch_norm_eps=eps)
 
 
 def infer_vq(shapes: Shapes, hints: Hints) -> KLConfig:
     """As for KL, with the codebook's size; the encoder gives no variances."""
-    return replace(infer_kl(shapes, hints), codebook=shapes["quantize.embedding.weight"][0], double_z=False)
+    image = infer_kl(shapes, {**hints, "double_z": "False"})
+    return replace(image, codebook=shapes["quantize.embedding.weight"][0], double_z=False)
 
 
 def _row_of_levels(shapes: Shapes, row: str) -> tuple[list[int], int, list[bool]]:
@@ -169,71 +174,6 @@ def infer_wan(shapes: Shapes, hints: Hints) -> WanConfig:
     )
 
 
-def _tiny_layers(shapes: Shapes, half: str) -> list[str]:
-    """The kind of each numbered layer of half a tiny model: conv, block, or none (activation, upsampling)."""
-    numbers = [int(m[1]) for m in (re.match(rf"{half}\.layers\.(\d{{1,4}})\.", key) for key in shapes) if m]
-    kinds: list[str] = []
-    for number in range(max(numbers, default=-1) + 1):
-        layer = f"{half}.layers.{number}"
-        block = f"{layer}.conv.0.weight" in shapes
-        kinds.append("block" if block else "conv" if f"{layer}.weight" in shapes else "none")
-    return kinds
-
-
-def _stages(kinds: list[str]) -> tuple[int, ...]:
-    """Blocks between consecutive convolutions."""
-    stages: list[int] = []
-    for kind in kinds:
-        if kind == "conv":
-            stages.append(0)
-        elif kind == "block":
-            stages[-1] += 1
-    return tuple(stages[:-1])
-
-
-def infer_tiny(shapes: Shapes, hints: Hints) -> TinyConfig:
-    """Stages from the order of convolutions and blocks, widths from the convolutions."""
-    encoder_kinds, decoder_kinds = _tiny_layers(shapes, "encoder"), _tiny_layers(shapes, "decoder")
-    if "block" not in encoder_kinds + decoder_kinds:
-        raise ValueError("found no residual block")
-    convs = {
-        half: [shapes[f"{half}.layers.{number}.weight"] for number, kind in enumerate(kinds) if kind == "conv"]
-        for half, kinds in (("encoder", encoder_kinds), ("decoder", decoder_kinds))
-    }
-    encoder, decoder = convs["encoder"], convs["decoder"]
-    defaults = TinyConfig()
-    return TinyConfig(
-        latent_channels=decoder[0][1] if decoder else encoder[-1][0],
-        in_channels=encoder[0][1] if encoder else 3,
-        out_channels=decoder[-1][0] if decoder else 3,
-        encoder_block_out_channels=tuple(shape[0] for shape in encoder[:-1]) if encoder else None,
-        decoder_block_out_channels=tuple(shape[0] for shape in decoder[:-1]) if decoder else None,
-        num_encoder_blocks=_stages(encoder_kinds) if encoder else defaults.num_encoder_blocks,
-        num_decoder_blocks=_stages(decoder_kinds) if decoder else defaults.num_decoder_blocks,
-        midblock_gn=any(".pool." in key for key in shapes),
-        strided_stem=encoder_kinds[:2] == ["conv", "none"],
-        scaling_factor=_hinted(hints, "vae_scale", float, 1.0),
-        shift_factor=_hinted(hints, "vae_shift", float, 0.0),
-    )
-
-
-def build_tiny(config: TinyConfig) -> AutoencoderTiny:
-    """The model that `config` describes, randomly initialised."""
-    return AutoencoderTiny(
-        in_channels=config.in_channels,
-        out_channels=config.out_channels,
-        encoder_block_out_channels=config.encoder_block_out_channels,
-        decoder_block_out_channels=config.decoder_block_out_channels,
-        latent_channels=config.latent_channels,
-        num_encoder_blocks=config.num_encoder_blocks,
-        num_decoder_blocks=config.num_decoder_blocks,
-        scaling_factor=config.scaling_factor,
-        shift_factor=config.shift_factor,
-        midblock_gn=config.midblock_gn,
-        strided_stem=config.strided_stem,
-    )
-
-
 def _kl_core(_layout: str) -> tuple[str, ...]:
     names = ("conv_in.weight", "mid.block_1.norm1.weight", "mid.block_1.conv1.weight", "mid.block_2.conv2.weight")
     return tuple(
@@ -252,12 +192,6 @@ def _vq_core(layout: str) -> tuple[str, ...]:
 def _wan_core(_layout: str) -> tuple[str, ...]:
     names = ("conv1.weight", "middle.0.residual.2.weight", "middle.1.to_qkv.weight", "upsamples.0.residual.2.weight")
     return ("conv2.weight", *(f"decoder.{name}" for name in (*names, "head.2.weight")))
-
-
-def _tiny_core(layout: str) -> tuple[str, ...]:
-    encoder = ("encoder.layers.0.weight", "encoder.layers.1.conv.0.weight", "encoder.layers.2.weight")
-    decoder = ("decoder.layers.0.weight", "decoder.layers.2.conv.0.weight", "decoder.layers.6.weight")
-    return encoder if layout == "taesd-encoder" else decoder
 
 
 FAMILIES: dict[str, Family] = {
@@ -282,9 +216,9 @@ FAMILIES: dict[str, Family] = {
     ),
     "tiny": Family(
         "TAESD tiny autoencoder",
-        _tiny_core,
+        tiny_core,
         infer_tiny,
         build_tiny,
-        {"act_fn": ("relu",), "upsample_fn": ("nearest",), "upsampling_scaling_factor": ("2",)},
+        {"act_fn": tuple(ACTIVATIONS), "upsample_fn": UPSAMPLE_MODES},
     ),
 }

@@ -67,20 +67,25 @@ def encoder_half(model: Any, latent_channels: int) -> Half:
     regularization = getattr(model, "regularization", None)
     plain = ("NoneType", "IdentityRegularizer") if hasattr(model, "quantize") else ("NoneType",)
     if type(regularization).__name__ not in (*plain, "DiagonalGaussianRegularizer"):
-        raise UnsupportedModule(f"regularization: expected a Gaussian, got {describe(regularization)}: it runs untiled")
+        raise UnsupportedModule(f"regularization: expected a Gaussian, got {describe(regularization)}")
     program = build_program(model.encoder, after=getattr(model, "quant_conv", None))
     if getattr(model, "bn", None) is not None:
         _require_moments(model, program, latent_channels // 4)
-        return Half(packed_last(program, _statistics(model, latent_channels)), _same, _same)
+        return Half(packed_last(program, _statistics(model, latent_channels), latent_channels), _same, _same)
     _require_moments(model, program, latent_channels)
     return Half(program, _same, lambda rows: rows[:, :latent_channels])
+
+
+def behind(first: Callable[[Tensor], Tensor], half: Half) -> Half:
+    """`half` with `first` done to its rows before all else."""
+    return Half(half.program, lambda rows: half.prepare(first(rows)), half.finish)
 
 
 def _require_moments(model: Any, program: Program, latent_channels: int) -> None:
     if program.out_channels not in (latent_channels, 2 * latent_channels):
         raise UnsupportedModule(
             f"{describe(model.encoder)}: expected {latent_channels} channels, with or without variances, "
-            f"got {program.out_channels}: it runs untiled"
+            f"got {program.out_channels}"
         )
 
 
@@ -92,9 +97,7 @@ def _statistics(model: Any, channels: int) -> Statistics:
         return statistics
     patch, eps = getattr(model, "ps", None), getattr(model, "bn_eps", None)
     if patch != [2, 2] or eps != statistics.eps:
-        raise UnsupportedModule(
-            f"bn: expected squares [2, 2] and its own eps {statistics.eps}, got {patch} and {eps}: it runs untiled"
-        )
+        raise UnsupportedModule(f"bn: expected squares [2, 2] and its own eps {statistics.eps}, got {patch} and {eps}")
     return statistics
 
 
@@ -120,41 +123,58 @@ def _require_known(model: Any, part: str, method: str) -> None:
     """Refuse a model that may do something around its coder that nobody here knows of."""
     tiny = isinstance(model, AutoencoderTiny)
     if not tiny and describe(model) not in (*_KL_CLASSES, _WAN_CLASS):
-        raise UnsupportedModule(
-            f"{describe(model)}: expected an image autoencoder of the KL or TAESD family: it runs untiled"
-        )
+        raise UnsupportedModule(f"{describe(model)}: expected an image autoencoder of the KL or TAESD family")
     if not hasattr(model, part):
-        raise UnsupportedModule(f"{describe(model)}: expected a {part}, got none: load the other half too")
+        article = "an" if part == "encoder" else "a"
+        raise UnsupportedModule(f"{describe(model)}: expected {article} {part}, got none: load the other half too")
     if method in vars(model) or "forward" in vars(model):
-        raise UnsupportedModule(f"{describe(model)}: expected its own {method}, got a replaced one: it runs untiled")
+        raise UnsupportedModule(f"{describe(model)}: expected its own {method}, got a replaced one")
     if tiny:
         return
     wan = describe(model) == _WAN_CLASS
     require_children(model, describe(model), _WAN_PARTS if wan else _KL_PARTS | _KL_PARTS_AROUND)
 
 
-# -- the host's TAESD: two plain sequences, and two numbers that may be parameters ------------------------------------
+# -- the host's TAESD and TAEF2: two sequences, and two numbers that may be parameters --------------------------------
+
+_PACKING = ("EncoderFlux2", "DecoderFlux2")
+"""Classes of the host's that have four latent cells in the channels of one, around the sequence that they are."""
 
 
 def _taesd_decoder(model: Any) -> Half:
     _require_taesd(model, "decode")
-    first, *layers = model.taesd_decoder
+    (first, *layers), packed = _taesd_layers(model.taesd_decoder, "taesd_decoder")
     values = torch.linspace(-9, 9, 7)
     if list(first.parameters()) or not torch.allclose(first(values), _limit(values)):
-        raise UnsupportedModule(f"taesd_decoder.0: expected 3 tanh(x / 3), got {describe(first)}: it runs untiled")
+        raise UnsupportedModule(f"taesd_decoder.0: expected 3 tanh(x / 3), got {describe(first)}")
     shift, scale = float(model.vae_shift), float(model.vae_scale)
-    program = build_program(nn.Sequential(*layers).eval())
+    program = build_program(nn.Sequential(*layers))
+    if packed:
+        program = unpacked_first(program, None)
     return Half(program, lambda rows: _limit((rows - shift).mul_(scale)), lambda rows: (rows - 0.5) * 2)
 
 
 def _taesd_encoder(model: Any) -> Half:
     _require_taesd(model, "encode")
+    layers, packed = _taesd_layers(model.taesd_encoder, "taesd_encoder")
     shift, scale = float(model.vae_shift), float(model.vae_scale)
-    program = build_program(model.taesd_encoder)
+    program = build_program(nn.Sequential(*layers))
+    if packed:
+        program = packed_last(program, None, 4 * program.out_channels)
     return Half(program, lambda rows: (rows * 0.5).add_(0.5), lambda rows: rows / scale + shift)
+
+
+def _taesd_layers(coder: Any, name: str) -> tuple[list[nn.Module], bool]:
+    """The layers of a sequence, and whether it packs; newer hosts give their sequences classes of their own."""
+    packed = describe(coder) in _PACKING
+    forward = type(coder).__base__.forward if packed else getattr(type(coder), "forward", None)  # pyright: ignore
+    if not isinstance(coder, nn.Sequential) or forward is not nn.Sequential.forward:
+        raise UnsupportedModule(f"{name}: expected a plain sequence of layers, got {describe(coder)}")
+    require_plain(coder)
+    return list(coder), packed
 
 
 def _require_taesd(model: Any, method: str) -> None:
     if method in vars(model):
-        raise UnsupportedModule(f"{describe(model)}: expected its own {method}, got a replaced one: it runs untiled")
+        raise UnsupportedModule(f"{describe(model)}: expected its own {method}, got a replaced one")
     require_children(model, describe(model), {"taesd_encoder", "taesd_decoder"})

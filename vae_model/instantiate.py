@@ -1,17 +1,25 @@
 """Building layers and optimisers from {"target": name, "params": {...}} without importing what a configuration names.
 
 Old YAML files carry dotted targets of other code bases (sgm, ldm, ldm_patched, comfy). Only the class name counts, and
-only the names of the table passed in can be built: a configuration is data and cannot make anything else run.
+only the names of the table passed in, by default this package's own and torch's layers, can be built: a configuration
+is data and cannot make anything else run.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Mapping
+from functools import reduce
+from importlib import import_module
 from typing import Any
 
+import torch
 from torch import nn, optim
 
+logger = logging.getLogger(__name__)
+
 _PLACEHOLDERS = ("__is_first_stage__", "__is_unconditional__")
+_TORCH_KINDS = (nn.Module, optim.Optimizer, optim.lr_scheduler.LRScheduler)
 
 OPTIMIZERS: dict[str, Callable[..., optim.Optimizer]] = {
     f"torch.optim.{name}": kind
@@ -21,10 +29,37 @@ OPTIMIZERS: dict[str, Callable[..., optim.Optimizer]] = {
 """What an optimiser's configuration may name. Whoever wants another one adds it here under a name of their own."""
 
 
-def instantiate_from_config(config: Any, classes: Mapping[str, Callable[..., nn.Module]]) -> nn.Module | None:
-    """The module that `config` names, from `classes` by the last part of its dotted target.
+def get_obj_from_str(string: str) -> Any:
+    """What a dotted name means here: torch's own layers, optimisers and schedules by their path, else one of
+    `autoencoder.CLASSES` or of this package's public names by the last part, whatever package it is said to be in.
 
-    None for the two placeholder strings of ldm. KeyError without a "target", ValueError for a name not in `classes`.
+    Nothing is imported that the name tells. ValueError for any other name.
+    """
+    name = string.rsplit(".", 1)[-1]
+    if string.startswith("torch."):
+        kind = reduce(lambda owner, part: getattr(owner, part, None), string.split(".")[1:], torch)
+        if isinstance(kind, type) and issubclass(kind, _TORCH_KINDS):
+            return kind
+        raise ValueError(f"configuration: expected a class of torch.nn or torch.optim, got {string!r}: correct it")
+    package = import_module(__package__ or "")
+    classes: Mapping[str, Any] = import_module(f"{package.__name__}.autoencoder").CLASSES  # it stands above this file
+    if name in classes:
+        return classes[name]
+    if name in package.HOMES:
+        return getattr(package, name)
+    known = ", ".join(sorted({*classes, *package.HOMES}))
+    raise ValueError(
+        f"configuration: expected a target among {known}, or torch's own, got {string!r}: use one of these names"
+    )
+
+
+def instantiate_from_config(config: Any, classes: Mapping[str, Callable[..., Any]] | None = None) -> Any:
+    """What `config` names, called with its "params".
+
+    Args:    config: {"target": a name of `get_obj_from_str`, "params": {...}}.
+             classes: what may be named instead, by the last part of the target.
+    Returns: the object; None for the two placeholder strings of ldm.
+    Raises:  KeyError without a "target", ValueError for an unknown name.
     """
     if isinstance(config, str) and config in _PLACEHOLDERS:
         return None
@@ -32,10 +67,11 @@ def instantiate_from_config(config: Any, classes: Mapping[str, Callable[..., nn.
         raise KeyError("configuration: expected a mapping with the key `target`: add it")
     target = str(config["target"])
     name = target.rsplit(".", 1)[-1]
-    if name not in classes:
+    if classes is not None and name not in classes:
         known = ", ".join(sorted(classes))
         raise ValueError(f"configuration: expected a target among {known}, got {target!r}: use one of these names")
-    return classes[name](**(config.get("params") or {}))
+    make = get_obj_from_str(target) if classes is None else classes[name]
+    return make(**(config.get("params") or {}))
 
 
 def instantiate_optimizer(params: Iterable[Any], lr: float, config: Mapping[str, Any]) -> optim.Optimizer:
@@ -51,4 +87,5 @@ def instantiate_optimizer(params: Iterable[Any], lr: float, config: Mapping[str,
             f"optimizer configuration: expected a target among {', '.join(OPTIMIZERS)}, got {target!r}: "
             "use one of these, or add yours to OPTIMIZERS"
         )
+    logger.info("optimiser: %s", target)
     return OPTIMIZERS[target](params, lr=lr, **(config.get("params") or {}))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from functools import cache
+from itertools import chain
 
 from .layouts import Layout
 
@@ -73,7 +74,7 @@ def to_ours(key: str, layout: Layout, levels: int, per_level: int = PER_LEVEL) -
 
     `levels`: of the decoder (or encoder) in the file; `per_level`: numbers a level takes, as `count_per_level` says.
     """
-    for theirs, ours in layout.rules:
+    for theirs, ours in chain(layout.spellings, layout.rules):
         name = _rewrite(key, theirs, ours, levels, per_level)
         if name is not None:
             return name

@@ -12,7 +12,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from .attention import AttentionFunction, pytorch_attention
+from .attention import AttentionFunction, chosen_attention, takes_images, to_tokens
+from .attention import normal_attention as normal_attention
+from .attention import pytorch_attention as pytorch_attention
+from .attention import slice_attention as slice_attention
+from .attention import xformers_attention as xformers_attention
+from .group_norm import GroupNorm
 
 
 def nonlinearity(x: Tensor) -> Tensor:
@@ -31,7 +36,7 @@ def Normalize(in_channels: int, num_groups: int = 32) -> nn.GroupNorm:
         raise ValueError(
             f"norm: expected channels divisible by {num_groups} groups, got {in_channels}: change num_groups"
         )
-    return nn.GroupNorm(num_groups, in_channels, eps=1e-6, affine=True)
+    return GroupNorm(num_groups, in_channels, eps=1e-6, affine=True)
 
 
 def nearest_x2(x: Tensor) -> Tensor:
@@ -57,7 +62,7 @@ class Upsample(nn.Module):
 
     def __init__(self, in_channels: int, with_conv: bool = True) -> None:
         super().__init__()
-        self.with_conv = with_conv
+        self.in_channels, self.with_conv = in_channels, with_conv
         if with_conv:
             self.conv = nn.Conv2d(in_channels, in_channels, kernel_size=3, stride=1, padding=1)
 
@@ -75,7 +80,7 @@ class Downsample(nn.Module):
 
     def __init__(self, in_channels: int, with_conv: bool = True) -> None:
         super().__init__()
-        self.with_conv = with_conv
+        self.in_channels, self.with_conv = in_channels, with_conv
         if with_conv:
             self.conv = nn.Conv2d(in_channels, in_channels, kernel_size=3, stride=2, padding=0)
 
@@ -88,7 +93,8 @@ class Downsample(nn.Module):
 class ResnetBlock(nn.Module):
     """norm1, SiLU, conv1, (+ timestep), norm2, SiLU, dropout, conv2, plus the input or its shortcut convolution.
 
-    The shortcut exists only where channels change: 3x3 `conv_shortcut` if asked for, else 1x1 `nin_shortcut`.
+    The shortcut exists only where channels change: 3x3 `conv_shortcut` if asked for, else 1x1 `nin_shortcut`. The
+    activation is `swish`; another module put there is used.
     """
 
     def __init__(
@@ -105,6 +111,7 @@ class ResnetBlock(nn.Module):
         out_channels = in_channels if out_channels is None else out_channels
         self.in_channels, self.out_channels = in_channels, out_channels
         self.use_conv_shortcut = conv_shortcut
+        self.swish = nn.SiLU()
         self.norm1 = Normalize(in_channels, num_groups)
         self.conv1 = nn.Conv2d(in_channels, out_channels, kernel_size=3, padding=1)
         if temb_channels > 0:
@@ -120,24 +127,29 @@ class ResnetBlock(nn.Module):
 
     def forward(self, x: Tensor, temb: Tensor | None = None) -> Tensor:
         """x: (B, in_channels, H, W); temb: (B, temb_channels) or None -> (B, out_channels, H, W)."""
-        h = self.conv1(activate_fresh(self.norm1(x)))
+        h = self.conv1(self._activate(self.norm1(x)))
         if temb is not None:
             if not hasattr(self, "temb_proj"):
                 raise ValueError(
                     "ResnetBlock: expected temb=None (built with temb_channels=0), got an embedding: drop it"
                 )
-            h = h + self.temb_proj(nonlinearity(temb))[:, :, None, None]
-        h = self.dropout(activate_fresh(self.norm2(h)))  # rebound before conv2, so that its source is freed
+            h = h + self.temb_proj(self.swish(temb))[:, :, None, None]
+        h = self.dropout(self._activate(self.norm2(h)))  # rebound before conv2, so that its source is freed
         h = self.conv2(h)
         if self.in_channels != self.out_channels:
             x = self.conv_shortcut(x) if self.use_conv_shortcut else self.nin_shortcut(x)
         return h.add_(x)  # no autograd formula needs the convolution's output
 
+    def _activate(self, x: Tensor) -> Tensor:
+        """`swish` of a tensor nobody else holds, in place where it may be."""
+        return activate_fresh(x) if type(self.swish) is nn.SiLU else self.swish(x)
+
 
 class AttnBlock(nn.Module):
     """x + proj_out(attention(norm(x))): one head over all positions, 1x1 convolutions q, k, v, proj_out.
 
-    `attend` is the attention back end, exchanged per model by `set_attention`; the default is PyTorch's own.
+    `attend` is the attention back end on tokens, exchanged per model by `set_attention`; by default the one that fits
+    where the block runs. `optimized_attention` is the same on images (B, C, H, W), under the document's name.
     Keyword arguments of `forward` (timesteps and the like) are accepted and ignored.
     """
 
@@ -151,18 +163,27 @@ class AttnBlock(nn.Module):
         self.k = nn.Conv2d(in_channels, in_channels, kernel_size=1)
         self.v = nn.Conv2d(in_channels, in_channels, kernel_size=1)
         self.proj_out = nn.Conv2d(in_channels, in_channels, kernel_size=1)
-        self.attend = pytorch_attention
+        self.attend = chosen_attention
+
+    @property
+    def optimized_attention(self) -> AttentionFunction:
+        """(q, k, v), each (B, C, H, W) -> (B, C, H, W). It may be set to another function of that kind."""
+        return takes_images(self.attend)
+
+    @optimized_attention.setter
+    def optimized_attention(self, function: AttentionFunction) -> None:
+        def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+            columns = (tokens.transpose(1, 2).unsqueeze(3) for tokens in (q, k, v))  # (B, C, N, 1)
+            return to_tokens(function(*columns))
+
+        self.attend = attend
 
     def forward(self, x: Tensor, **_ignored: object) -> Tensor:
         h = self.norm(x)
-        q, k, v = (_to_tokens(convolution(h)) for convolution in (self.q, self.k, self.v))
+        q, k, v = (to_tokens(convolution(h)) for convolution in (self.q, self.k, self.v))
         del h
         h = self.attend(q, k, v).transpose(1, 2).reshape(x.shape)  # (B, C, H, W)
         return x + self.proj_out(h)
-
-
-def _to_tokens(x: Tensor) -> Tensor:
-    return x.flatten(2).transpose(1, 2)  # (B, H*W, C)
 
 
 class LinAttnBlock(nn.Module):

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from .spellings import attention_spellings
 from .video_names import (
     VIDEO_DIFFUSERS_BLOCKS,
     VIDEO_DIFFUSERS_MARK,
@@ -38,6 +39,8 @@ class Layout:
     """(file's template, our template), the first match counts."""
     required: tuple[str, ...] = ()
     """Keys that must all be there, too."""
+    spellings: tuple[Rule, ...] = ()
+    """Other names of the same tensors: tried first when a file is read, never written."""
     linear_attention: bool = False
     """Attention weights are (C, C) matrices in the file, 1x1 convolutions (C, C, 1, 1) in our modules."""
 
@@ -62,6 +65,15 @@ _KL_OWN: tuple[Rule, ...] = tuple(
 )
 
 
+_OWN_SPELLINGS = attention_spellings(
+    (place, place) for place in ("encoder.down.{i}.attn.{j}", "decoder.up.{i}.attn.{j}", "{c}.mid.attn_1")
+)
+_DIFFUSERS_ATTENTIONS: tuple[Rule, ...] = (
+    ("encoder.down_blocks.{i}.attentions.{j}", "encoder.down.{i}.attn.{j}"),
+    ("decoder.up_blocks.{i~}.attentions.{j}", "decoder.up.{i}.attn.{j}"),
+    ("{c}.mid_block.attentions.0", "{c}.mid.attn_1"),
+)
+_DIFFUSERS_SPELLINGS = attention_spellings(_DIFFUSERS_ATTENTIONS)
 _DIFFUSERS_BLOCKS: tuple[Rule, ...] = (
     ("encoder.down_blocks.{i}.resnets.{j}", "encoder.down.{i}.block.{j}"),
     ("decoder.up_blocks.{i~}.resnets.{j}", "decoder.up.{i}.block.{j}"),
@@ -84,12 +96,7 @@ def _diffusers_kl(attention_names: dict[str, str], blocks: tuple[Rule, ...] = _D
     for theirs, ours in blocks:
         rules.append((f"{theirs}.conv_shortcut.{{p}}", f"{ours}.nin_shortcut.{{p}}"))
         rules += [(f"{theirs}.{name}.{{p}}", f"{ours}.{name}.{{p}}") for name in ("norm1", "conv1", "norm2", "conv2")]
-    attentions = [
-        ("encoder.down_blocks.{i}.attentions.{j}", "encoder.down.{i}.attn.{j}"),
-        ("decoder.up_blocks.{i~}.attentions.{j}", "decoder.up.{i}.attn.{j}"),
-        ("{c}.mid_block.attentions.0", "{c}.mid.attn_1"),
-    ]
-    for theirs, ours in attentions:
+    for theirs, ours in _DIFFUSERS_ATTENTIONS:
         rules += [(f"{theirs}.{name}.{{p}}", f"{ours}.{own}.{{p}}") for name, own in attention_names.items()]
     return tuple(rules)
 
@@ -116,6 +123,7 @@ LAYOUTS: tuple[Layout, ...] = (
         marks=_LDM_MARKS,
         forbidden=(*VIDEO_MARKS, *_RELATIVES),
         rules=_KL_OWN,
+        spellings=_OWN_SPELLINGS,
     ),
     Layout(
         name="diffusers",
@@ -123,14 +131,16 @@ LAYOUTS: tuple[Layout, ...] = (
         marks=_DIFFUSERS_MARKS,
         forbidden=(*_OLD_ATTENTION_MARKS, VIDEO_DIFFUSERS_MARK, *_RELATIVES),
         rules=_diffusers_kl(_ATTENTION),
+        spellings=_DIFFUSERS_SPELLINGS,
         linear_attention=True,
     ),
     Layout(
         name="diffusers-old",
         family="kl",
         marks=_OLD_ATTENTION_MARKS,
-        forbidden=_RELATIVES,
+        forbidden=(VIDEO_DIFFUSERS_MARK, *_RELATIVES),
         rules=_diffusers_kl(_OLD_ATTENTION),
+        spellings=_DIFFUSERS_SPELLINGS,
         linear_attention=True,
     ),
     Layout(
@@ -139,6 +149,7 @@ LAYOUTS: tuple[Layout, ...] = (
         marks=VIDEO_MARKS,
         forbidden=(),
         rules=(*VIDEO_RULES, *_KL_OWN),
+        spellings=_OWN_SPELLINGS,
     ),
     Layout(
         name="diffusers",
@@ -146,6 +157,7 @@ LAYOUTS: tuple[Layout, ...] = (
         marks=(VIDEO_DIFFUSERS_MARK,),
         forbidden=(),
         rules=(*VIDEO_DIFFUSERS_RULES, *_diffusers_kl(_ATTENTION, VIDEO_DIFFUSERS_BLOCKS)),
+        spellings=_DIFFUSERS_SPELLINGS,
         linear_attention=True,
     ),
     Layout(
@@ -154,6 +166,7 @@ LAYOUTS: tuple[Layout, ...] = (
         marks=_LDM_MARKS,
         forbidden=(),
         rules=(*_NESTED_QUANT, *_KL_OWN, *_FLUX2_RULES),
+        spellings=_OWN_SPELLINGS,
         required=("bn.running_mean",),
     ),
     Layout(
@@ -162,6 +175,7 @@ LAYOUTS: tuple[Layout, ...] = (
         marks=_DIFFUSERS_MARKS,
         forbidden=(),
         rules=(*_diffusers_kl(_ATTENTION), *_FLUX2_RULES),
+        spellings=_DIFFUSERS_SPELLINGS,
         linear_attention=True,
         required=("bn.running_mean",),
     ),
@@ -171,6 +185,7 @@ LAYOUTS: tuple[Layout, ...] = (
         marks=_LDM_MARKS,
         forbidden=(),
         rules=(*_KL_OWN, (_CODEBOOK, _CODEBOOK)),
+        spellings=_OWN_SPELLINGS,
         required=(_CODEBOOK,),
     ),
     Layout(
@@ -179,6 +194,7 @@ LAYOUTS: tuple[Layout, ...] = (
         marks=_DIFFUSERS_MARKS,
         forbidden=_OLD_ATTENTION_MARKS,
         rules=(*_diffusers_kl(_ATTENTION), (_CODEBOOK, _CODEBOOK)),
+        spellings=_DIFFUSERS_SPELLINGS,
         linear_attention=True,
         required=(_CODEBOOK,),
     ),
@@ -188,6 +204,7 @@ LAYOUTS: tuple[Layout, ...] = (
         marks=_OLD_ATTENTION_MARKS,
         forbidden=(),
         rules=(*_diffusers_kl(_OLD_ATTENTION), (_CODEBOOK, _CODEBOOK)),
+        spellings=_DIFFUSERS_SPELLINGS,
         linear_attention=True,
         required=(_CODEBOOK,),
     ),
@@ -239,9 +256,15 @@ LAYOUTS: tuple[Layout, ...] = (
 )
 
 PREFIXES = ("first_stage_model.", "vae.", "model.", "module.")
-"""What may stand before every key, also one behind the other."""
+"""What usually stands before every key, also one behind the other."""
 
-IGNORED = ("loss.", "model_ema.", "discriminator.", "colorize")
+WRAPPERS = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
+"""What compiling and sharing out put into keys, anywhere: they say nothing."""
+
+IGNORED = (
+    *("loss.", "model_ema.", "discriminator.", "colorize"),
+    *("foundation_model.", "linear_proj.", "criterion.", "perceptual_loss.", "lpips.", "disc.", "discriminators."),
+)
 """Keys beside the model that training leaves in its checkpoints; they begin like this."""
 
 COUNTERS = ("bn.num_batches_tracked",)
@@ -251,6 +274,14 @@ SCALARS = ("vae_scale", "vae_shift")
 """Single numbers that ComfyUI keeps beside a tiny model: raw latent = z / vae_scale + vae_shift."""
 
 OTHER_MODELS: tuple[tuple[str, str], ...] = (
+    ("decoder.layers.3.transformers.0.pre_norm.", "the audio VAE of Stable Audio 3"),
+    ("decoder.layers.1.layers.0.beta", "the audio VAE of Stable Audio"),
+    ("decoder.block.0.snake1.", "the audio VAE of Stable Audio"),
+    ("vocoder.backbone.channel_layers.", "the audio VAE of ACE-Step"),
+    ("vocoder.activation_post.downsample.", "the audio VAE of MMAudio"),
+    ("vocoder.resblocks.0.convs1.", "the audio VAE of LTX"),
+    ("pre_block.attn.zero_k_bias", "the audio VAE of MiniMax H3"),
+    ("dec_in_proj.weight", "the audio VAE of MiniMax Music"),
     ("bn.running_mean", "a Flux.2 autoencoder"),
     ("decoder.conv_in.conv.weight", "a video autoencoder"),
     (".upsamples.0.upsamples.", "a Wan 2.2 autoencoder"),

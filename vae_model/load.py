@@ -16,7 +16,10 @@ from .detect import Detected, detect, shorten
 from .errors import VAEFileError
 from .families import FAMILIES
 from .files.weights import on_one_line, open_weights
+from .hints import HALVES, join_halves
+from .latent_formats import settle
 from .layouts import COUNTERS
+from .notes import tell
 
 Source = str | os.PathLike[str] | Mapping[str, Any]
 
@@ -34,15 +37,52 @@ class LoadedModel:
     hints: Mapping[str, str]
     """Fields of the file's header and of a config.json beside it."""
     stored_dtype: torch.dtype
+    notes: tuple[str, ...] = ()
+    """What was chosen and what was left out on loading, as parts of a sentence."""
 
 
 def inspect_model(
-    sources: Source | Sequence[Source], config: Mapping[str, Any] | None = None
+    sources: Source | Sequence[Source],
+    config: Mapping[str, Any] | None = None,
+    latent_format: str | None = None,
+    *,
+    variant: str | None = None,
+    part: str | None = None,
 ) -> tuple[list[Detected], str, Config, dict[str, str]]:
     """What `load_model` would build, from names and shapes only: (files, family, configuration, hints)."""
-    is_one = isinstance(sources, (str, os.PathLike, Mapping))
-    parts = [detect(open_weights(source)) for source in ([sources] if is_one else sources)]  # pyright: ignore
+    parts = _open_all(sources, variant, part)
     name = " + ".join(part.weights.name for part in parts)
+    family, shapes = _together(parts, name)
+    empty = [parts[-1].file_name_of(key) for key, shape in shapes.items() if 0 in shape]
+    if empty:
+        raise VAEFileError(
+            f"{name}: expected numbers in all tensors, found none in {shorten(empty)}: choose another file"
+        )
+    hints = _hints(parts, name) | {key: str(value) for key, value in (config or {}).items()}
+    for field, values in FAMILIES[family].fixed.items():
+        found = hints.get(field, values[0])
+        if found not in values:
+            raise VAEFileError(
+                f"{name}: expected {field} {' or '.join(values)} in its configuration, "
+                f"got {on_one_line(found) or 'nothing'}: this version has no such network"
+            )
+    try:
+        model_config = FAMILIES[family].infer(shapes, hints)
+    except (KeyError, IndexError, ValueError, ZeroDivisionError) as error:
+        raise VAEFileError(
+            f"{name}: expected a whole {FAMILIES[family].title} in {parts[-1].layout.name} layout, "
+            f"{_lacking(parts[-1], shapes, error)}: choose another file"
+        ) from error
+    return parts, family, *settle(model_config, hints, [part.weights.name for part in parts], latent_format)
+
+
+def _open_all(sources: Source | Sequence[Source], variant: str | None, part: str | None) -> list[Detected]:
+    several = [sources] if isinstance(sources, (str, os.PathLike, Mapping)) else sources
+    return [detect(open_weights(source, variant), part) for source in several]
+
+
+def _together(parts: list[Detected], name: str) -> tuple[str, dict[str, tuple[int, ...]]]:
+    """The family that all files belong to, and what they hold; VAEFileError where they are no two halves."""
     families = {part.layout.family for part in parts}
     if len(families) != 1:
         found = " and ".join(part.layout.name for part in parts) or "no file"
@@ -58,27 +98,7 @@ def inspect_model(
                 f"{name}: expected an encoder and a decoder, found {twice[0]} in both: give each half once"
             )
         shapes |= part.shapes
-    empty = [parts[-1].file_name_of(key) for key, shape in shapes.items() if 0 in shape]
-    if empty:
-        raise VAEFileError(
-            f"{name}: expected numbers in all tensors, found none in {shorten(empty)}: download it again"
-        )
-    hints = _hints(parts) | {key: str(value) for key, value in (config or {}).items()}
-    for field, values in FAMILIES[family].fixed.items():
-        found = hints.get(field, values[0])
-        if found not in values:
-            raise VAEFileError(
-                f"{name}: expected {field} {' or '.join(values)} in its configuration, "
-                f"got {on_one_line(found) or 'nothing'}: this version has no such network"
-            )
-    try:
-        model_config = FAMILIES[family].infer(shapes, hints)
-    except (KeyError, IndexError, ValueError, ZeroDivisionError) as error:
-        raise VAEFileError(
-            f"{name}: expected a whole {FAMILIES[family].title} in {parts[-1].layout.name} layout, "
-            f"{_lacking(parts[-1], shapes, error)}: download it again or choose another file"
-        ) from error
-    return parts, family, model_config, hints
+    return family, shapes
 
 
 def _lacking(part: Detected, shapes: Mapping[str, tuple[int, ...]], error: Exception) -> str:
@@ -91,13 +111,28 @@ def _lacking(part: Detected, shapes: Mapping[str, tuple[int, ...]], error: Excep
     return "found a tensor with too few sides" if isinstance(error, IndexError) else on_one_line(str(error), 300)
 
 
-def _hints(parts: list[Detected]) -> dict[str, str]:
-    hints: dict[str, str] = {}
+def _hints(parts: list[Detected], name: str) -> dict[str, str]:
+    """What the files tell, of two halves together; VAEFileError where these contradict each other."""
+    told: list[tuple[str, dict[str, str]]] = []
     for part in parts:
-        hints |= part.weights.metadata
+        hints = dict(part.weights.metadata)
         for scalar, key in part.scalars.items():
-            hints[scalar] = str(_read_scalar(part, scalar, key))
-    return hints
+            value = _read_scalar(part, scalar, key)
+            if scalar not in hints or not _as_stored(hints[scalar], value):
+                hints[scalar] = str(value)
+        told.append((next((half for half in HALVES if any(key.startswith(half) for key in part.keys)), ""), hints))
+    try:
+        return join_halves(told)
+    except ValueError as error:
+        raise VAEFileError(f"{name}: {on_one_line(str(error), 300)}: give two halves that belong together") from error
+
+
+def _as_stored(text: str, value: float) -> bool:
+    """Whether a number of the header is the stored one before it was rounded."""
+    try:
+        return float(torch.tensor(float(text), dtype=torch.float32)) == value
+    except (ValueError, OverflowError, RuntimeError):
+        return False
 
 
 def _read_scalar(part: Detected, scalar: str, key: str) -> float:
@@ -110,17 +145,27 @@ def _read_scalar(part: Detected, scalar: str, key: str) -> float:
 
 
 def load_model(
-    sources: Source | Sequence[Source], *, dtype: torch.dtype | None = None, config: Mapping[str, Any] | None = None
+    sources: Source | Sequence[Source],
+    *,
+    dtype: torch.dtype | None = None,
+    config: Mapping[str, Any] | None = None,
+    latent_format: str | None = None,
+    variant: str | None = None,
+    part: str | None = None,
 ) -> LoadedModel:
     """Load an autoencoder, strictly.
 
-    Args:    sources: a weight file, a diffusers folder, a state dict, or a sequence of the two halves.
+    Args:    sources: a weight file, a diffusers folder, a pipeline's root, a state dict, or two halves in a sequence.
              dtype: of the weights in memory; None keeps the file's.
              config: fields of a diffusers config.json, for what no shape tells (`norm_num_groups`).
+             latent_format: whose latents a tiny VAE works on, a name in `latent_formats.LATENT_FORMATS`; None: as its
+             file or its name tells.
+             variant: of a folder's files, such as "fp16"; None takes the plain ones, or the only one there is.
+             part: of several autoencoders in a checkpoint, such as "ema": the name of its dictionary or its prefix.
     Raises:  VAEFileError naming the file and every missing, unknown or misshapen key.
     Memory:  the weights once, memory-mapped where the dtype does not change.
     """
-    parts, family, model_config, hints = inspect_model(sources, config)
+    parts, family, model_config, hints = inspect_model(sources, config, latent_format, variant=variant, part=part)
     with torch.inference_mode(False):  # weights read under it could never be trained
         state = _read_all(parts, dtype)
     with torch.inference_mode(any(tensor.is_inference() for tensor in state.values())):  # as those of the caller are
@@ -130,7 +175,14 @@ def load_model(
         model.requires_grad_(False)
     stored = parts[0].weights.dtypes[next(iter(parts[0].keys.values()))]
     layouts = tuple(part.layout.name for part in parts)
-    return LoadedModel(model.eval(), model_config, family, layouts, parts[-1].prefix, hints, stored)
+    notes = notes_of(parts)
+    tell(" + ".join(one.weights.name for one in parts), notes)
+    return LoadedModel(model.eval(), model_config, family, layouts, parts[-1].prefix, hints, stored, notes)
+
+
+def notes_of(parts: Sequence[Detected]) -> tuple[str, ...]:
+    """What there is to say about the files, each thing once."""
+    return tuple(dict.fromkeys(note for part in parts for note in part.notes))
 
 
 def build_empty(parts: list[Detected], family: str, config: Config) -> nn.Module:

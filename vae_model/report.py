@@ -34,7 +34,11 @@ class Report:
     peak_bytes: int | None = None
     """Measured, where the device counts what it allocates: CUDA."""
     seconds: float = 0.0
+    repeated_in: str | None = None
+    """The number format in which items were repeated that overflowed in the VAE's own."""
     warnings: list[str] = field(default_factory=list)
+    stopped: str | None = None
+    """Why the run ended before it was done, in one line; None where it was not stopped."""
 
     @property
     def schedule(self) -> str | None:
@@ -50,6 +54,8 @@ class Report:
         """For people, once the run is over."""
         head = "exact" if self.exact else "approximate" if self.method == "blend" else "host's own method"
         parts = [head, self.schedule or self.reason or self.method]
+        if self.repeated_in is not None:
+            parts.append(f"overflow, repeated in {self.repeated_in}")
         if self.peak_bytes is not None:
             parts.append(format_bytes(self.peak_bytes))
         elif self.plan is not None:
@@ -113,4 +119,12 @@ class Watch:
         self.report.seconds = time.perf_counter() - self._started
         if self._device.type == "cuda":
             self.report.peak_bytes = max(0, torch.cuda.max_memory_allocated(self._device) - self._before)
+        if isinstance(error[1], BaseException):
+            self.report.stopped = _why(error[1])
         self._tell(self.report, 1.0 if error[0] is None else self._fraction, True)
+
+
+def _why(error: BaseException) -> str:
+    """An error in one line. The user's cancel comes without words, under a name that hosts choose."""
+    name = type(error).__name__
+    return next(iter(str(error).splitlines()), "cancelled" if "Interrupt" in name else name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -110,7 +111,7 @@ class ExactRun:
             return plan
         self._warn(f"{where}: NaN was born in the VAE in {name}: repeated in float32; load this VAE in float32")
         self.run = replace(run, dtype=torch.float32)
-        self.report.dtype = "float32"
+        self.report.dtype = self.report.repeated_in = "float32"
         plan = self._item(self._plan((self.group, *x.shape[1:]), run.limit), x, item)  # pyright: ignore[reportArgumentType]
         if self._nan:
             self._warn(f"{where}: NaN in float32, too: the weights of this VAE are broken")
@@ -128,14 +129,18 @@ class ExactRun:
 
     def _smaller(self, plan: PlanProtocol, shape: tuple[int, int, int, int]) -> PlanProtocol:
         """A plan of three quarters of the memory; MemoryBudgetError once there is none."""
-        try:
-            return self._plan(shape, plan.peak_bytes * 3 // 4)
-        except MemoryBudgetError as error:
-            free = format_bytes(self.run.host.get_free_memory(self.run.device))
+        smaller, needed = None, format_bytes(plan.peak_bytes)
+        free = format_bytes(self.run.host.get_free_memory(self.run.device))
+        with contextlib.suppress(MemoryBudgetError):
+            smaller = self._plan(shape, plan.peak_bytes * 3 // 4)
+        if smaller is None:  # outside the block: one error, not two of which one led to the other
             raise MemoryBudgetError(
-                f"{self.run.what}: expected {format_bytes(plan.peak_bytes)} of memory, ran out with {free} free: "
+                f"{self.run.what}: expected {needed} of memory, ran out with {free} free: "
                 "free memory or use a smaller image"
-            ) from error
+            )
+        text = "%s: memory ran out with %s free on the way through a plan of %s: started again with one of %s"
+        logger.warning(text, self.run.what, free, needed, format_bytes(smaller.peak_bytes))
+        return smaller
 
     def _attempt(self, plan: PlanProtocol, x: Tensor, item: int) -> bool:
         """Run one item; False where memory ran out, with everything of the attempt freed."""

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +17,15 @@ from .errors import InputError
 from .files.atomic import atomic_path
 from .flux2 import AutoencoderFlux2
 from .keys import count_levels, count_per_level, is_attention_weight, to_theirs
-from .layouts import COUNTERS, LAYOUTS, Layout
+from .layouts import COUNTERS, IGNORED, LAYOUTS, SCALARS, Layout
+from .saved import require_same
+from .settings import knows_scale, settings_of
 from .tiny import AutoencoderTiny
 from .video import VideoDecoder
 from .vq import AutoencoderVQ
 from .wan import WanVAE
+
+logger = logging.getLogger(__name__)
 
 _FAMILIES: tuple[tuple[type[nn.Module], str], ...] = (
     (AutoencoderTiny, "tiny"),
@@ -39,13 +45,18 @@ def layouts_of(model: nn.Module) -> dict[str, Layout]:
     return {row.name: row for row in LAYOUTS if row.family == family}
 
 
+def default_layout(model: nn.Module) -> str:
+    """The layout that a model is written in unless told otherwise."""
+    return "taesd-diffusers" if isinstance(model, AutoencoderTiny) else next(iter(layouts_of(model)))
+
+
 def to_layout(model: nn.Module, layout: str) -> dict[str, Tensor]:
     """The model's tensors under the names (and attention shapes) of that layout; InputError where there is none."""
     rows = layouts_of(model)
     if layout not in rows:
         raise InputError(f"layout: expected one of {', '.join(rows)}, got {layout!r}: choose one of these")
     row = rows[layout]
-    state = {key: tensor for key, tensor in model.state_dict().items() if not key.startswith("model_ema.")}
+    state = {key: tensor for key, tensor in model.state_dict().items() if not key.startswith(IGNORED)}
     levels, per_level = count_levels(state), count_per_level(state)
     named: dict[str, Tensor] = {}
     for key, tensor in state.items():
@@ -59,6 +70,9 @@ def to_layout(model: nn.Module, layout: str) -> dict[str, Tensor]:
         if row.linear_attention and is_attention_weight(key):
             tensor = tensor.flatten(1)  # (C, C)
         named[theirs] = tensor
+    if layout == "taesd-comfyui" and isinstance(model, AutoencoderTiny) and knows_scale(model):
+        values = (model.scaling_factor, model.shift_factor)
+        named |= {name: torch.tensor(float(value)) for name, value in zip(SCALARS, values, strict=True)}
     if row.family == "video" and layout == "diffusers" and "quant_conv.weight" not in named:
         named |= _identity_quant_conv(named["encoder.conv_out.bias"])
     return named
@@ -75,9 +89,13 @@ def save(
 ) -> None:
     """Write a VAE, its bare model or a training's module as safetensors; the file appears whole or not at all.
 
+    What no shape tells goes into the file's header. Before the file takes its name it is looked at as `load_model`
+    would; a model that would come back as another one is refused.
+
     Args:    path: ends in .safetensors.
              layout: a name in `layouts_of(model)`; None is taesd-diffusers for tiny models, the first for all others.
              dtype: of the written weights; None keeps them as they are.
+    Raises:  InputError, in one line and without a file, for what this layout, or any file, cannot hold.
     """
     if hasattr(vae, "finished"):  # a module of `training`: the model with the averaged weights, where it has any
         with vae.finished() as model:
@@ -87,13 +105,28 @@ def save(
     target = Path(path)
     if target.suffix.lower() not in (".safetensors", ".sft"):
         raise InputError(f"save: expected a name ending in .safetensors, got {target.name!r}: change the ending")
-    default = "taesd-diffusers" if isinstance(model, AutoencoderTiny) else next(iter(layouts_of(model)))
-    tensors = to_layout(model, layout or default)
-    kinds = {key: t.dtype if dtype is None or key in COUNTERS else dtype for key, t in tensors.items()}
+    chosen = layout or default_layout(model)
+    tensors = to_layout(model, chosen)
+    kept = (*COUNTERS, *SCALARS)
+    kinds = {key: t.dtype if dtype is None or key in kept else dtype for key, t in tensors.items()}
     written = {key: t.detach().to("cpu", kinds[key]).contiguous() for key, t in tensors.items()}
     with atomic_path(target) as temporary:
-        save_file(written, temporary, metadata={"format": "pt"} | _unseen_settings(model))
+        save_file(written, temporary, metadata={"format": "pt"} | settings_of(model))
         _sort_metadata(temporary)
+        for note in require_same(model, temporary, chosen, target.name):
+            _say_once(note)
+
+
+def require_savable(model: nn.Module, name: str = "the model", layout: str | None = None) -> None:
+    """InputError, before any work is put into it, for a model that `save` would refuse; `name` begins the line."""
+    chosen = layout or default_layout(model)
+    require_same(model, to_layout(model, chosen), chosen, name, settings_of(model))
+
+
+@cache
+def _say_once(note: str) -> None:
+    """A training saves its model many times."""
+    logger.warning(note)
 
 
 def _sort_metadata(path: Path) -> None:
@@ -107,15 +140,3 @@ def _sort_metadata(path: Path) -> None:
         if len(text) <= length:
             file.seek(8)
             file.write(text.ljust(length))
-
-
-def _unseen_settings(model: nn.Module) -> dict[str, str]:
-    """What no shape tells and a reader needs: norm groups, the eps of a BatchNorm, a tiny model's latent convention."""
-    if isinstance(model, AutoencoderTiny):
-        return {"vae_scale": repr(model.scaling_factor), "vae_shift": repr(model.shift_factor)}
-    groups = {layer.num_groups for layer in model.modules() if isinstance(layer, nn.GroupNorm)}
-    settings = {"norm_num_groups": str(groups.pop())} if len(groups) == 1 else {}
-    if isinstance(model, AutoencoderFlux2):
-        settings["batch_norm_eps"] = repr(model.bn.eps)
-    strategy = getattr(getattr(model, "decoder", None), "merge_strategy", "learned")
-    return settings if strategy == "learned" else settings | {"merge_strategy": strategy}

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from .coder import Level, Middle
+from .coder import Level, Middle, keep_arguments
 from .layers import Downsample, Normalize, ResnetBlock, Upsample, activate_fresh, make_attn, nonlinearity
 
 _LONGEST_PERIOD = 10000
@@ -82,7 +82,8 @@ class Model(nn.Module):
         attn_type = "linear" if use_linear_attn else attn_type
         self.ch, self.temb_ch, self.use_timestep = ch, 4 * ch, use_timestep
         self.num_resolutions, self.num_res_blocks = len(ch_mult), num_res_blocks
-        self.resolution, self.in_channels = resolution, in_channels
+        self.resolution, self.in_channels, self.out_ch = resolution, in_channels, out_ch
+        keep_arguments(self, ch_mult, attn_resolutions, dropout, resamp_with_conv, attn_type)
         if use_timestep:
             self.temb = TimestepMLP(ch)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -13,18 +13,20 @@ from torch import Tensor, nn
 
 from .bytesize import parse_bytes
 from .checks import cells, check_latents, check_method, check_pixels, check_timesteps, crop_centre
-from .config import VideoConfig, WanConfig, image_channels
+from .config import VideoConfig, WanConfig, decode_factor, image_channels
 from .errors import InputError
 from .estimate import untiled_elements_per_pixel
 from .exact.spec import UnsupportedModule
-from .halves import Half, decoder_half, encoder_half
+from .halves import Half, behind, decoder_half, encoder_half
 from .host import Host, PlanProtocol
+from .host_names import HostNames, add_alpha, take_not_video, take_vae_options
 from .layers import set_attention
 from .load import LoadedModel
 from .raw import decode_raw, encode_raw
 from .report import Report, Watch
 from .run import Progress, Run, run_blend, run_untiled
 from .run_exact import ExactRun
+from .wording import needs_half
 
 logger = logging.getLogger(__name__)
 
@@ -32,7 +34,7 @@ TILE_PIXELS = 512
 OVERLAP_PIXELS = 64
 
 
-class VAE:
+class VAE(HostNames):
     """An autoencoder on a device. Images are (B, H, W, C) float32 0..1, latents (B, c, h, w) raw as in ComfyUI.
 
     Latents of Wan and Qwen-Image are single frames, (B, c, 1, h, w); (B, c, h, w) will do, too.
@@ -58,26 +60,22 @@ class VAE:
         self, loaded: LoadedModel, host: Host, *, device: torch.device, dtype: torch.dtype, output_device: torch.device
     ) -> None:
         self.first_stage_model: nn.Module = loaded.model
-        self.loaded, self.host = loaded, host
+        self.loaded, self._host = loaded, host
         self.device, self.output_device, self.vae_dtype = device, output_device, dtype
+        self.working_dtypes = [torch.bfloat16, torch.float32]
         config = loaded.config
         self.latent_channels = config.latent_channels
-        self.downscale_ratio = self.upscale_ratio = config.factor
+        self.downscale_ratio, self.upscale_ratio = config.factor, decode_factor(config)
         self.input_channels, self.output_channels = image_channels(config)
         self.is_temporal = isinstance(config, VideoConfig)
         self.latent_dim = 3 if isinstance(config, WanConfig) else 2
+        self.pad_channel_value = 1.0 if self.input_channels == 4 and self.latent_dim == 3 else None  # as ComfyUI's
         set_attention(self.first_stage_model, host.attend)
 
-    def spacial_compression_decode(self) -> int:
-        """Pixels along one side of a latent cell."""
-        return self.upscale_ratio
-
-    def spacial_compression_encode(self) -> int:
-        """Pixels along one side of a latent cell."""
-        return self.downscale_ratio
-
-    def temporal_compression_decode(self) -> None:
-        """None: this is a model of single images."""
+    @property
+    def host(self) -> Host:
+        """The surroundings: devices, memory, weights, attention."""
+        return self._host
 
     def process_input(self, image: Tensor) -> Tensor:
         """0..1 to -1..1, a new tensor."""
@@ -97,15 +95,7 @@ class VAE:
         """Bytes of activations that an untiled encode of one item of (B, C, H, W) takes at its peak."""
         return int(untiled_elements_per_pixel(self.loaded.config, "encode") * shape[-1] * shape[-2] * dtype.itemsize)
 
-    def get_sd(self) -> dict[str, Tensor]:
-        """The weights under our names (ldm's, diffusers' for tiny models)."""
-        return self.first_stage_model.state_dict()
-
-    def throw_exception_if_invalid(self) -> None:
-        """RuntimeError where no model is loaded."""
-        if getattr(self, "first_stage_model", None) is None:
-            raise RuntimeError("VAE: expected a loaded model, got none: load a VAE file")
-
+    @needs_half("decoder")
     def decode(
         self,
         samples: Tensor,
@@ -116,6 +106,7 @@ class VAE:
         overlap: int | None = None,
         progress: Progress | None = None,
         timesteps: int | None = None,
+        vae_options: Mapping[str, Any] | None = None,
     ) -> Tensor:
         """Latents to images.
 
@@ -126,9 +117,11 @@ class VAE:
                  overlap: of "blend", in pixels, 64 unless told.
                  progress: called with the fraction done, 0..1.
                  timesteps: of a temporal decoder, how many frames belong together; None: the whole batch.
+                 vae_options: ComfyUI's way of saying `timesteps`, by name or in the place of `method`.
         Returns: (B, h * f, w * f, C) float32 0..1 on `output_device`.
         Raises:  InputError for latents this VAE cannot take, MemoryBudgetError where the run does not fit.
         """
+        method, timesteps = take_vae_options(method, vae_options, timesteps)
         check_method(method)
         z = check_latents(samples, self.latent_channels)
         group = check_timesteps(timesteps, len(z), self.is_temporal)
@@ -168,6 +161,7 @@ class VAE:
             )
             return self.process_output(out)
 
+    @needs_half("encoder")
     def encode(
         self,
         pixels: Tensor,
@@ -177,19 +171,23 @@ class VAE:
         tile_size: int | None = None,
         overlap: int | None = None,
         progress: Progress | None = None,
+        not_video: bool | None = None,
     ) -> Tensor:
         """Images to latents: the posterior mean.
 
         Args:    pixels: (B, H, W, C) 0..1; channels beyond the model's (alpha) are dropped, both sides are cropped
                  centrally to multiples of the factor.
                  method, memory, tile_size, overlap, progress: as for `decode`.
+                 not_video: whether a batch is one of images; None: the attribute's word. Also in the place of `method`.
         Returns: (B, latent_channels, H // f, W // f), of a model of videos (B, latent_channels, 1, H // f, W // f),
                  float32 on `output_device`.
         Raises:  InputError for images this VAE cannot take, MemoryBudgetError where the run does not fit.
         """
+        method, not_video = take_not_video(method, not_video)
         check_method(method)
         f = self.downscale_ratio
-        as_video = self.latent_dim == 3 and not self.not_video
+        as_video = self.latent_dim == 3 and not (self.not_video if not_video is None else not_video)
+        pixels = add_alpha(pixels, self.input_channels, self.pad_channel_value)
         x = crop_centre(check_pixels(pixels, self.input_channels, f, as_video), f).movedim(-1, 1)  # (B, C, H, W)
         shape = (x.shape[0], self.latent_channels, x.shape[2] // f, x.shape[3] // f)
         with torch.inference_mode(), self._watch("encode", method, len(x), x.shape[3], x.shape[2]) as watch:
@@ -243,18 +241,14 @@ class VAE:
         tile_t: int | None = None,
         overlap_t: int | None = None,
         method: str = "exact",
+        not_video: bool | None = None,
     ) -> Tensor:
         """ComfyUI's tiled encode: exact, in strips of the tiles' height; "blend" is approximate. Sizes in pixels."""
-        sides = [tile for tile in (tile_x, tile_y) if tile is not None]
-        return self.encode(pixel_samples, method, tile_size=min(sides, default=None), overlap=overlap)
+        side = min([tile for tile in (tile_x, tile_y) if tile is not None], default=None)
+        return self.encode(pixel_samples, method, tile_size=side, overlap=overlap, not_video=not_video)
 
     def _encoder_half(self) -> Half:
-        half = encoder_half(self.first_stage_model, self.latent_channels)
-
-        def prepare(rows: Tensor) -> Tensor:
-            return half.prepare(self.process_input(rows))
-
-        return replace(half, prepare=prepare)
+        return behind(self.process_input, encoder_half(self.first_stage_model, self.latent_channels))
 
     def _run_exact(
         self,

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from .coder import Decoder
+from .group_norm import GroupNorm
 from .layers import AttnBlock, ResnetBlock, activate_fresh
 from .video_attention import TimeTransformer, frame_embedding
 
@@ -82,7 +83,7 @@ class TimeStack(nn.Module):
         last = time_conv(channels, video_kernel_size)
         for parameter in last.parameters():
             nn.init.zeros_(parameter)
-        norms = [nn.GroupNorm(num_groups, channels, eps=1e-5) for _ in range(2)]
+        norms = [GroupNorm(num_groups, channels, eps=1e-5) for _ in range(2)]
         self.in_layers = nn.Sequential(norms[0], nn.SiLU(), time_conv(channels, video_kernel_size))
         self.out_layers = nn.Sequential(norms[1], nn.SiLU(), nn.Dropout(dropout), last)
 
@@ -220,7 +221,8 @@ class VideoDecoder(Decoder):
         blend = {"alpha": alpha, "merge_strategy": merge_strategy, "num_groups": num_groups}
         operations: dict[str, Any] = {}
         if "resnet" in mixing:
-            operations["resnet_op"] = partial(VideoResBlock, video_kernel_size=video_kernel_size, **blend)
+            shortcut = {"conv_shortcut": decoder_options.get("conv_shortcut", False)}
+            operations["resnet_op"] = partial(VideoResBlock, video_kernel_size=video_kernel_size, **shortcut, **blend)
         if "attention" in mixing:
             operations["attn_op"] = partial(AttnVideoBlock, **blend)
         if "conv_out" in mixing:

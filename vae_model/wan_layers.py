@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from .attention import AttentionFunction, pytorch_attention
+from .attention import AttentionFunction, chosen_attention
 from .layers import activate_fresh, nearest_x2
 
 SHORTEST = 1e-12
@@ -146,7 +146,7 @@ class AttentionBlock(nn.Module):
         self.norm = RMS_norm(dim, images=True)
         self.to_qkv = nn.Conv2d(dim, 3 * dim, 1)
         self.proj = nn.Conv2d(dim, dim, 1)
-        self.attend: AttentionFunction = pytorch_attention
+        self.attend: AttentionFunction = chosen_attention
 
     def forward(self, x: Tensor) -> Tensor:
         tokens = self.to_qkv(self.norm(x)).flatten(2).transpose(1, 2)  # (B, H*W, 3C)

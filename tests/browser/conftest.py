@@ -23,11 +23,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 from exact_vae.tests.browser.ui import Console, Ui
+from exact_vae.tests.wide_bundled import write_wide_bundled
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
 
 ROOT = Path(__file__).resolve().parents[2]
+PACK = "ExactVAE"
+"""The folder in custom_nodes: not called as the project is."""
 START_SECONDS, STEP_MS, RUN_MS = 240, 30_000, 180_000
 FLAGS = [
     *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
@@ -62,8 +65,9 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     if not checkout or not (Path(checkout) / "main.py").is_file():
         pytest.skip("COMFYUI_DIR does not name a checkout of ComfyUI")
     base = tmp_path_factory.mktemp("comfyui")
-    shutil.copytree(ROOT, base / "custom_nodes" / "exact-vae", ignore=LEFT_OUT)
+    shutil.copytree(ROOT, base / "custom_nodes" / PACK, ignore=LEFT_OUT)
     write_example_image(base / "input" / "example.png")
+    write_wide_bundled(base / "models" / "vae" / "ae.safetensors")
     (base / "user" / "default").mkdir(parents=True)
     (base / "user" / "default" / "comfy.settings.json").write_text(json.dumps(SETTINGS), encoding="utf-8")
     port = free_port()

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from exact_vae.tests.browser.conftest import PACK
 from PIL import Image
 
 if TYPE_CHECKING:
@@ -19,14 +20,26 @@ pytestmark = pytest.mark.browser
 
 FOLDER = Path(__file__).resolve().parents[2] / "example_workflows"
 EXAMPLES = sorted(path.stem for path in FOLDER.glob("*.json"))
-PACK = "exact-vae"
-"""The folder in custom_nodes, by which the template browser lists examples."""
 RUN_MS = 600_000
 MARGIN, LARGEST_BYTES, WIDEST = 24, 145_000, 1280
 
+OVER_THE_CANVAS = ("Comfy.Minimap.Visible", "Comfy.Graph.CanvasMenu", "Comfy.Graph.CanvasInfo")
+"""Settings of what the page draws over the workflow."""
+MENU = ".comfy-menu-hamburger, .no-drag.fixed.top-0.right-0"
+"""What is left of the page while it shows nothing else."""
 NODES = """() => window.app.graph.nodes.map((node) => ({
     name: `${node.type} (${node.id})`, x: node.pos[0], y: node.pos[1] - 30, right: node.pos[0] + node.size[0],
     bottom: node.pos[1] + node.size[1]}))"""
+NODES_2 = """() => window.app.graph.nodes.map((node) => {
+    const box = document.querySelector(`[data-node-id="${node.id}"]`).getBoundingClientRect();
+    const {scale, offset} = window.app.canvas.ds;
+    const at = window.app.canvas.canvas.getBoundingClientRect();
+    const [x, right] = [box.left, box.right].map((side) => (side - at.left) / scale - offset[0]);
+    const [y, bottom] = [box.top, box.bottom].map((side) => (side - at.top) / scale - offset[1]);
+    return {name: `${node.type} (${node.id})`, x, y, right, bottom};
+})"""
+GROUPS = """() => window.app.graph.groups.map(({title, pos, size}) => ({
+    name: title, x: pos[0], y: pos[1], right: pos[0] + size[0], bottom: pos[1] + size[1]}))"""
 
 
 def open_template(ui: Ui, name: str) -> None:
@@ -66,6 +79,21 @@ def covered(nodes: list[dict[str, Any]]) -> list[str]:
     ]
 
 
+def strays(nodes: list[dict[str, Any]], groups: list[dict[str, Any]]) -> list[str]:
+    """Nodes that stick out of their groups."""
+    return [
+        f"{node['name']}: {node['x']:.0f}..{node['right']:.0f}, {node['y']:.0f}..{node['bottom']:.0f}"
+        for node in nodes
+        if not any(
+            group["x"] <= node["x"]
+            and group["y"] <= node["y"]
+            and node["right"] <= group["right"]
+            and node["bottom"] <= group["bottom"]
+            for group in groups
+        )
+    ]
+
+
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_example_opens_from_the_template_browser_and_runs(
     ui: Ui, name: str, picture: Callable[[Ui, str], None]
@@ -73,11 +101,21 @@ def test_example_opens_from_the_template_browser_and_runs(
     open_template(ui, name)
     assert ui.js("() => window.app.graph.nodes.filter((node) => node.has_errors).length") == 0
     ui.run(RUN_MS)
-    if name != "make_any_vae_exact":  # there the core's own nodes do the work, and they have no line
-        ui.page.locator(".exact-vae-line").first.wait_for(state="attached")
+    ui.page.locator(".exact-vae-line").first.wait_for(state="attached")
     ui.page.wait_for_timeout(1000)  # nodes grow once their lines and pictures are drawn
     picture(ui, name)
+    if name == "make_any_vae_exact":  # the core's own nodes tell how they ran
+        lines = ui.page.locator(".exact-vae-line").all_inner_texts()
+        assert [line.split(" · ")[0] for line in lines] == ["exact"] * 3
     assert covered(ui.js(NODES)) == []
+    assert strays(ui.js(NODES), ui.js(GROUPS)) == []
+    ui.set("Comfy.VueNodes.Enabled", True)
+    ui.page.wait_for_timeout(3000)
+    if ui.js("() => window.app.graph.nodes.every(({id}) => document.querySelector(`[data-node-id='${id}']`))"):
+        picture(ui, f"{name}_nodes2")
+        show_all(ui)
+        assert covered(ui.js(NODES_2)) == []
+        assert strays(ui.js(NODES_2), ui.js(GROUPS)) == []
     assert ui.console.unexplained() == []
 
 
@@ -94,24 +132,28 @@ def picture() -> Callable[[Ui, str], None]:
     return write
 
 
-def photograph(ui: Ui) -> Image.Image:
-    """The workflow alone, as large as a page of its size shows it."""
+def show_all(ui: Ui) -> None:
+    """The whole workflow in view, in its own size, with nothing of the page over it."""
     groups = "window.app.graph.groups.map((group) => [...group.pos, ...group.size])"
     boxes = ui.js(f"() => {groups}")
     left, top = (min(box[axis] for box in boxes) - MARGIN for axis in (0, 1))
     width, height = (max(box[axis] + box[axis + 2] for box in boxes) + MARGIN for axis in (0, 1))
-    width, height = width - left, height - top
-    ui.page.set_viewport_size({"width": int(width), "height": int(height)})
-    ui.js("() => window.app.ui.settings.setSettingValue('Comfy.Minimap.Visible', false)")
-    # Whatever lies over the canvas, but what belongs to nodes.
-    ui.js("() => window.app.extensionManager.command.execute('Workspace.ToggleFocusMode')")
+    ui.page.set_viewport_size({"width": int(width - left), "height": int(height - top)})
+    for setting in OVER_THE_CANVAS:
+        ui.js("(id) => window.app.ui.settings.setSettingValue(id, false)", setting)
+    if not ui.js("() => Boolean(window.app.extensionManager.focusMode)"):
+        ui.js("() => window.app.extensionManager.command.execute('Workspace.ToggleFocusMode')")
+    ui.page.add_style_tag(content=f"{MENU} {{ visibility: hidden; }}")
     ui.page.wait_for_timeout(1500)
     ui.js("([x, y]) => { Object.assign(window.app.canvas.ds, {scale: 1, offset: [-x, -y]}); }", [left, top])
     ui.js("() => window.app.canvas.setDirty(true, true)")
     ui.page.wait_for_timeout(1500)
-    shown = Image.open(io.BytesIO(ui.page.screenshot())).convert("RGB")
-    ui.js("() => window.app.extensionManager.command.execute('Workspace.ToggleFocusMode')")
-    return shown
+
+
+def photograph(ui: Ui) -> Image.Image:
+    """The workflow alone, as large as a page of its size shows it."""
+    show_all(ui)
+    return Image.open(io.BytesIO(ui.page.screenshot())).convert("RGB")
 
 
 def as_jpeg(shown: Image.Image) -> bytes:

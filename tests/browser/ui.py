@@ -104,8 +104,26 @@ class Ui:
         self.link(decode, preview, "images")
         return decode
 
+    def core_workflow(self, size: int = 64) -> int:
+        """bundled VAE, Make VAE Exact, an empty latent, the core's own decode; the number of that."""
+        self.clear()
+        vae = self.add("ExactVAELoader", 40, 120, {"vae_name": "bundled"})
+        exact = self.add("ExactVAEApply", 40, 320)
+        latent = self.add("EmptySD3LatentImage", 40, 480, {"width": size + 16 * next(Ui.sizes), "height": size})
+        decode, preview = self.add("VAEDecode", 350, 120), self.add("PreviewImage", 660, 120)
+        self.link(vae, exact, "vae")
+        self.link(exact, decode, "vae")
+        self.link(latent, decode, "samples")
+        self.link(decode, preview, "images")
+        return decode
+
     def run(self, milliseconds: int = RUN_MS) -> list[dict[str, Any]]:
         """Queue the workflow and wait for its end; the progress events of our pack in their order."""
+        self.queue()
+        return self.wait("execution_success", milliseconds)
+
+    def queue(self) -> None:
+        """Queue the workflow and listen to what comes of it."""
         self.js("""() => {
             const api = window.comfyAPI.api.api;
             window.seen = {progress: [], end: null};
@@ -117,9 +135,12 @@ class Ui:
             }
             return window.app.queuePrompt(0);
         }""")
+
+    def wait(self, end: str, milliseconds: int = RUN_MS) -> list[dict[str, Any]]:
+        """Wait for the end of what was queued, which is of this kind."""
         self.page.wait_for_function("() => window.seen.end !== null", timeout=milliseconds)
         seen = self.js("() => window.seen")
-        assert seen["end"]["name"] == "execution_success", seen["end"]
+        assert seen["end"]["name"] == end, seen["end"]
         return seen["progress"]
 
     def send(self, event: str, detail: Any) -> None:

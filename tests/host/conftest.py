@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,6 +14,8 @@ from exact_vae.tests.host.client import Client, Outcome, Prompt
 from exact_vae.tests.host.server import Server
 
 VAE_NAME = "random_kl.safetensors"
+EXAMPLE_NAME = "ae.safetensors"
+"""What the examples call a VAE of the user's; here the same file."""
 
 
 @pytest.fixture(scope="session")
@@ -38,6 +41,7 @@ def server(comfy_dir: Path, comfy_python: str, tmp_path_factory: pytest.TempPath
     """ComfyUI with this pack, and a random KL VAE of full width: the host builds no other width from a file."""
     base = tmp_path_factory.mktemp("comfyui")
     write_random_kl(base / "models" / "vae" / VAE_NAME)
+    shutil.copy(base / "models" / "vae" / VAE_NAME, base / "models" / "vae" / EXAMPLE_NAME)
     running = Server(comfy_dir, comfy_python, base)
     yield running
     running.stop()

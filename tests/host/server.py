@@ -23,9 +23,10 @@ START_SECONDS = 300
 class Server:
     """A running ComfyUI; `log` is the file with all it printed, `object_info` what its nodes were at the start."""
 
-    def __init__(self, comfy_dir: Path, python: str, base: Path, *, with_pack: bool = True) -> None:
+    def __init__(self, comfy_dir: Path, python: str, base: Path, *, pack: str | None = PACK) -> None:
+        """`pack`: the name of our folder in custom_nodes; None for a host without us."""
         self.base, self.log = base, base / "server.log"
-        _lay_out(comfy_dir, base, with_pack)
+        _lay_out(comfy_dir, base, pack)
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.port: int = free.getsockname()[1]
@@ -76,12 +77,12 @@ def _known_flags(comfy_dir: Path, python: str) -> str:
     return result.stdout
 
 
-def _lay_out(comfy_dir: Path, base: Path, with_pack: bool) -> None:
+def _lay_out(comfy_dir: Path, base: Path, pack: str | None) -> None:
     """Folders, the host's example image, the pack as a clone would bring it, and the nodes of these tests."""
     for folder in ("custom_nodes", "input", "output", "temp", "user", "models/vae", "models/vae_approx"):
         (base / folder).mkdir(parents=True, exist_ok=True)
     shutil.copy(comfy_dir / "input" / "example.png", base / "input")
     shutil.copy(TEST_PACK, base / "custom_nodes" / "exact_vae_pack_of_tests.py")
-    if with_pack:
+    if pack is not None:
         unwanted = shutil.ignore_patterns(".*", "__pycache__", "tests", "*.egg-info", "node_modules")
-        shutil.copytree(ROOT, base / "custom_nodes" / PACK, ignore=unwanted)
+        shutil.copytree(ROOT, base / "custom_nodes" / pack, ignore=unwanted)

@@ -72,7 +72,11 @@ def test_the_node_that_runs_gets_the_progress(client: Client) -> None:
     image = prompt.add("VAEDecode", samples=samples, vae=vae)
     prompt.add("PreviewImage", images=image)
     events = client.run(prompt).events("exact_vae.progress")
-    assert {event["node"] for event in events} == {image[0]}
+    assert {event["node"] for event in events} == {event["display_node"] for event in events} == {image[0]}
+    report = events[-1]["report"]
+    assert report["exact"] is True
+    assert report["line"].startswith("exact · ")
+    assert all(event["report"] is None for event in events[:-1])
     assert [event["done"] for event in events] == [False] * (len(events) - 1) + [True]
     assert len(events) > 1
     fractions = [event["fraction"] for event in events]

@@ -53,7 +53,8 @@ def test_cancel_in_the_middle(
     record_property("cancel_seconds", seconds)
     assert ended.status == "execution_interrupted"
     assert seconds < SECONDS
-    assert ended.events("exact_vae.progress")[-1]["done"] is True
+    last = ended.events("exact_vae.progress")[-1]
+    assert (last["done"], last["report"], last["stopped"]) == (True, None, "cancelled")
     assert_next_prompt_works(assert_same)
 
 

@@ -24,9 +24,12 @@ def told(outcome: Outcome, link: list[Any]) -> dict[str, int]:
 
 @pytest.mark.parametrize("share", SHARES)
 def test_decode(assert_same: Same, share: float) -> None:
-    prompt = Prompt()
+    prompt, seed = (
+        Prompt(),
+        40 + SHARES.index(share),
+    )  # another latent each time: the host tells nothing of cached nodes
     vae = prompt.add("VAELoader", **VAE)
-    samples = prompt.add("ExactVAETestLatent", width=24, height=17, batch=2, seed=40)
+    samples = prompt.add("ExactVAETestLatent", width=24, height=17, batch=2, seed=seed)
     core = prompt.add("VAEDecode", samples=samples, vae=vae)
     ample = prompt.add("ExactVAEDecode", samples=samples, vae=vae)
     inputs = {"samples": samples, "share": share, "once": True}
@@ -35,7 +38,9 @@ def test_decode(assert_same: Same, share: float) -> None:
     applied = prompt.add("ExactVAETestFailingDecode", vae=exact, node="VAEDecode", **inputs)
     outcome = assert_same(prompt, core=core, ample=ample, ours=ours, applied=applied)
     assert told(outcome, ours)["failed"] == told(outcome, applied)["failed"] == 1
-    assert told(outcome, ours)["retried"] > told(outcome, ours)["count"]
+    # It went on behind the failure; how much it allocates then is the smaller plan's affair.
+    assert told(outcome, ours)["retried"] > told(outcome, ours)["number"]
+    assert told(outcome, applied)["retried"] > told(outcome, applied)["number"]
     report = outcome.ui(ours)["exact_vae"][0]
     assert report["exact"] is True
     assert report["plan_bytes"] <= 0.76 * outcome.ui(ample)["exact_vae"][0]["plan_bytes"]

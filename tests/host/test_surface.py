@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 from exact_vae.tests.host.client import Client
+from exact_vae.tests.host.conftest import EXAMPLE_NAME, VAE_NAME
 from exact_vae.tests.host.server import PACK, ROOT, Server
 
 pytestmark = pytest.mark.host
 
-VAE_NAME = "random_kl.safetensors"
 OURS = [
     "ExactVAEApply",
     "ExactVAEDecode",
@@ -30,8 +30,9 @@ def alone(comfy_dir: Path, comfy_python: str, tmp_path_factory: pytest.TempPathF
     """/object_info of the same host without the pack."""
     base = tmp_path_factory.mktemp("alone")
     (base / "models" / "vae").mkdir(parents=True)
-    (base / "models" / "vae" / VAE_NAME).touch()  # menus of files are to be the same, too
-    server = Server(comfy_dir, comfy_python, base, with_pack=False)
+    for name in (VAE_NAME, EXAMPLE_NAME):
+        (base / "models" / "vae" / name).touch()  # menus of files are to be the same, too
+    server = Server(comfy_dir, comfy_python, base, pack=None)
     server.stop()
     return server.object_info
 
@@ -62,13 +63,29 @@ def test_our_nodes_are_described(server: Server) -> None:
                 assert len(spec) > 1 or not isinstance(spec[0], str), f"{name}.{input_name} has no tooltip"
 
 
-def test_files_of_the_browser_are_served(client: Client) -> None:
-    scripts = [path for path in client.get("/extensions") if path.startswith(f"/extensions/{PACK}/")]
-    assert scripts
-    for path in scripts:
+def check_served(client: Client, pack: str) -> None:
+    """Our scripts come once, under the folder's name, and the help pages with them."""
+    expected = sorted(f"/extensions/{pack}/{path.name}" for path in (ROOT / "js").glob("*.js"))
+    names = {Path(path).name for path in expected}
+    served = [path for path in client.get("/extensions") if Path(path).name in names and "/core/" not in path]
+    assert sorted(served) == expected
+    for path in served:
         assert client.fetch(path)
     for name in OURS:
-        assert client.fetch(f"/extensions/{PACK}/docs/{name}.md")
+        assert client.fetch(f"/extensions/{pack}/docs/{name}.md")
+
+
+def test_files_of_the_browser_are_served_once(client: Client) -> None:
+    check_served(client, PACK)
+
+
+def test_they_are_served_once_under_the_project_s_own_name(comfy_dir: Path, comfy_python: str, tmp_path: Path) -> None:
+    server = Server(comfy_dir, comfy_python, tmp_path, pack="exact-vae")
+    try:
+        with Client(server.port) as client:
+            check_served(client, "exact-vae")
+    finally:
+        server.stop()
 
 
 def test_examples_are_offered(client: Client) -> None:

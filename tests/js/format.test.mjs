@@ -4,7 +4,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import { load } from "./load.mjs";
 
-const { chooseReport, clampFraction, formatBytes, formatPercent, joinText, memoryMarks } = await load("format.js");
+const { clampFraction, formatBytes, formatPercent, joinText, memoryMarks } = await load("format.js");
 
 test("bytes: two digits or more, in the unit that keeps the number below 1024", () => {
   const expected = [
@@ -34,7 +34,7 @@ test("fractions stay between 0 and 1", () => {
 });
 
 test("percent: rounded down, so that 100% means done", () => {
-  assert.deepEqual([0, 0.429, 0.999, 1].map(formatPercent), ["0%", "42%", "99%", "100%"]);
+  assert.deepEqual([0, 0.29, 0.429, 0.57, 0.999, 1].map(formatPercent), ["0%", "29%", "42%", "57%", "99%", "100%"]);
 });
 
 test("memory: shares of the largest amount, peak first", () => {
@@ -55,23 +55,6 @@ test("memory: what is not known is left out, a measured nothing is not", () => {
   assert.deepEqual(memoryMarks({ plan_bytes: 1024, peak_bytes: null }).map(({ name }) => name), ["plan"]);
   assert.deepEqual(memoryMarks({ plan_bytes: 1024, peak_bytes: 0 }).map(({ text }) => text), ["peak 0 B", "plan 1.0 KiB"]);
   assert.deepEqual(memoryMarks({ peak_bytes: 0 }).map(({ share }) => share), [0]);
-});
-
-test("reports: the only one as it is", () => {
-  const report = { line: "exact · resident", exact: true };
-  assert.equal(chooseReport([report]), report);
-});
-
-test("reports: of several the one that was not exact, with their number", () => {
-  const good = { line: "exact", exact: true };
-  const other = { line: "host's own method", exact: false };
-  assert.equal(chooseReport([good, other, good]).line, "host's own method · 3 runs");
-  assert.equal(chooseReport([good, { line: "last", exact: true }]).line, "last · 2 runs");
-  assert.equal(good.line, "exact");
-});
-
-test("reports: nothing from anything else", () => {
-  for (const value of [undefined, null, [], {}, "text", [null], [{}], [{ line: 1 }]]) assert.equal(chooseReport(value), null);
 });
 
 test("text: paragraphs joined, anything else left out", () => {

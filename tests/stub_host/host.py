@@ -33,6 +33,8 @@ class StubHost:
     files: dict[str, dict[str, Path]] = field(default_factory=dict)
     """Model files by kind and name: {"vae": {"a.safetensors": path}}."""
     node_id: str | None = "5"
+    made_by: dict[str, str] = field(default_factory=dict)
+    """{node: the node on the page that made it while it ran}"""
     prompt_id: str | None = "prompt-1"
 
     memory_required: list[int] = field(default_factory=list)

@@ -12,7 +12,7 @@ from .host import StubHost
 from .management import make_management, make_prefetch
 from .operations import make_ops
 from .patcher import make_patcher
-from .surroundings import make_execution, make_folder_paths, make_server, make_utils
+from .surroundings import make_execution, make_execution_progress, make_folder_paths, make_server, make_utils
 from .tree import KINDS, build
 from .vae import StubVAE
 
@@ -20,7 +20,6 @@ from .vae import StubVAE
 class NewVAE(StubVAE):
     """With what newer versions add."""
 
-    pad_channel_value: Any = None
     handles_tiling = False
     format_encoded: Any = None
     size: int | None = None
@@ -85,6 +84,7 @@ def make_host(new: bool) -> StubHost:
             "comfy": comfy,
             "comfy_execution": execution,
             "comfy_execution.utils": execution.utils,
+            "comfy_execution.progress": make_execution_progress(host),
             "server": make_server(host),
             "folder_paths": make_folder_paths(host),
         }
@@ -109,6 +109,8 @@ def _make_vae(
     if kind not in KINDS:
         raise ValueError(f"kind: expected one of {KINDS}, got {kind!r}")
     vae.take_model(build(kind, host.modules["comfy.ops"], seed=seed, cast=cast, patched=patched), dtype)
+    if kind == "taef2":
+        vae.latent_channels = 32  # both ratios stay at 8, as the host leaves them
     if kind == "pixel_space":
         vae.latent_channels, vae.downscale_ratio, vae.upscale_ratio = 3, 1, 1
     if kind == "video":

@@ -103,3 +103,11 @@ def make_execution(host: StubHost) -> ModuleType:
 
     module.get_executing_context = get_executing_context
     return module
+
+
+def make_execution_progress(host: StubHost) -> ModuleType:
+    """comfy_execution.progress: the node on the page that a running node stands for."""
+    module: Any = ModuleType("comfy_execution.progress")
+    dynprompt = SimpleNamespace(get_display_node_id=lambda node: host.made_by.get(node, node))
+    module.get_progress_state = lambda: SimpleNamespace(dynprompt=dynprompt)
+    return module

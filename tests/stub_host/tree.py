@@ -7,7 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-KINDS = ("kl", "kl_quant", "taesd", "pixel_space", "video", "self_tiling")
+from .tiny import TinyModel
+
+KINDS = ("kl", "kl_quant", "taesd", "taesd_classes", "taef2", "pixel_space", "video", "self_tiling")
 """kl as in SD3 and Flux, kl_quant with the 1x1 convolutions of SD, the others as their names say."""
 
 
@@ -26,7 +28,9 @@ def build(kind: str, ops: Any, *, seed: int = 0, cast: bool = False, patched: bo
 
 def use_host_layers(model: nn.Module, ops: Any, *, cast: bool = False, patched: bool = False) -> nn.Module:
     """Turn every convolution and norm of `model` into the host's class, in place."""
-    classes = {nn.Conv2d: "Conv2d", nn.Conv3d: "Conv3d", nn.GroupNorm: "GroupNorm"}
+    from exact_vae.vae_model.group_norm import GroupNorm
+
+    classes = {nn.Conv2d: "Conv2d", nn.Conv3d: "Conv3d", nn.GroupNorm: "GroupNorm", GroupNorm: "GroupNorm"}
     for name, layer in model.named_modules():
         if type(layer) not in classes:
             continue
@@ -55,44 +59,6 @@ def _kl(quant: bool) -> nn.Module:
     model = build_kl(KLConfig(4, 4, levels, levels, num_groups=8, quant_conv=quant, post_quant_conv=quant))
     model.decoder.conv_out.bias.data.mul_(0.1)
     return model
-
-
-class Clamp(nn.Module):
-    """The soft limit at the beginning of TAESD's decoder."""
-
-    def forward(self, z: Tensor) -> Tensor:
-        return torch.tanh(z / 3) * 3
-
-
-class TinyModel(nn.Module):
-    """TAESD under the names that the host gives it, 16 channels wide."""
-
-    def __init__(self) -> None:
-        from exact_vae.vae_model.tiny import AutoencoderTinyBlock
-
-        super().__init__()
-
-        def block() -> nn.Module:
-            return AutoencoderTinyBlock(16, 16)
-
-        def conv(inward: int, outward: int, **options: Any) -> nn.Module:
-            return nn.Conv2d(inward, outward, kernel_size=3, padding=1, **options)
-
-        down = [conv(3, 16), block()]
-        up = [Clamp(), conv(4, 16), nn.ReLU()]
-        for _ in range(3):
-            down += [conv(16, 16, stride=2, bias=False), block(), block(), block()]
-            up += [block(), block(), block(), nn.Upsample(scale_factor=2), conv(16, 16, bias=False)]
-        self.taesd_encoder = nn.Sequential(*down, conv(16, 4))
-        self.taesd_decoder = nn.Sequential(*up, block(), conv(16, 3))
-        self.vae_scale = nn.Parameter(torch.tensor(0.18215))
-        self.vae_shift = nn.Parameter(torch.tensor(0.1))
-
-    def decode(self, z: Tensor) -> Tensor:
-        return self.taesd_decoder((z - self.vae_shift) * self.vae_scale) * 2 - 1
-
-    def encode(self, x: Tensor) -> Tensor:
-        return self.taesd_encoder(x * 0.5 + 0.5) / self.vae_scale + self.vae_shift
 
 
 class PixelSpace(nn.Module):
@@ -152,6 +118,8 @@ _MAKE = {
     "kl": lambda: _kl(quant=False),
     "kl_quant": lambda: _kl(quant=True),
     "taesd": TinyModel,
+    "taesd_classes": lambda: TinyModel(classes=True),
+    "taef2": lambda: TinyModel(packed=True),
     "pixel_space": PixelSpace,
     "video": VideoModel,
     "self_tiling": SelfTiling,

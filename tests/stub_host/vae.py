@@ -18,6 +18,7 @@ class StubVAE:
     """Both flavours; `host` is set on the class that `make_sd` returns."""
 
     host: StubHost
+    pad_channel_value: Any = None
 
     def __init__(
         self, sd: Any = None, device: Any = None, config: Any = None, dtype: Any = None, metadata: Any = None
@@ -74,6 +75,9 @@ class StubVAE:
     def vae_encode_crop_pixels(self, pixels: Tensor) -> Tensor:
         if self.host.new:
             pixels = pixels[..., : self.output_channels]
+            missing, value = self.output_channels - pixels.shape[-1], self.pad_channel_value
+            if missing and value is not None:
+                pixels = torch.cat([pixels, torch.full((*pixels.shape[:-1], missing), value)], dim=-1)
         if not self.crop_input:
             return pixels
         ratio = self.spacial_compression_encode()

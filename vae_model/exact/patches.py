@@ -1,4 +1,4 @@
-"""Sources of rows that move 2x2 squares of latent cells into channels and back, with their normalisation.
+"""Sources of rows that move 2x2 squares of latent cells into channels and back, with their normalisation if any.
 
 Cell (y, x) of a square and channel c become channel 4 * c + 2 * y + x. The numbers of the normalisation are buffers, no
 weights: nobody patches them, so they are read from their module.
@@ -22,7 +22,7 @@ class _Repacked(Rows):
     """Base of both: statistics in float32 or better, and a source whose rows are twice or half as many."""
 
     def __init__(
-        self, context: Context, statistics: Statistics, top: int, bottom: int, source: Recipe, size: Size
+        self, context: Context, statistics: Statistics | None, top: int, bottom: int, source: Recipe, size: Size
     ) -> None:
         super().__init__(context, size, top, bottom)
         self.wide = torch.promote_types(context.dtype, torch.float32)
@@ -33,9 +33,9 @@ class _Repacked(Rows):
     def _source_rows(self, top: int, bottom: int) -> tuple[int, int]:
         raise NotImplementedError
 
-    def _scale_shift(self) -> tuple[Tensor, Tensor]:
-        """Deviation and mean (C, 1, 1)."""
-        if self._numbers is None:
+    def _scale_shift(self) -> tuple[Tensor, Tensor] | None:
+        """Deviation and mean (C, 1, 1), None where nothing is normalised."""
+        if self._numbers is None and self._statistics is not None:
             bn: Any = self._statistics.module
             mean, variance = (
                 stored.to(self.context.device, self.wide)[:, None, None] for stored in (bn.running_mean, bn.running_var)
@@ -45,7 +45,7 @@ class _Repacked(Rows):
 
     def cost(self, top: int, bottom: int) -> Cost:
         source, out = self.source.cost(*self._source_rows(top, bottom)), (bottom - top + 2) * self.row_bytes
-        wide = out * self.wide.itemsize // self.context.dtype.itemsize
+        wide = 0 if self._statistics is None else out * self.wide.itemsize // self.context.dtype.itemsize
         return Cost(max(source.peak, source.held + 2 * wide + 2 * out), out)
 
     def standing(self, top: int, bottom: int) -> int:
@@ -73,12 +73,14 @@ class UnpackedRows(_Repacked):
     def take(self, bottom: int) -> list[Tensor]:
         if bottom <= self.at:
             return []
-        deviation, mean = self._scale_shift()
+        numbers = self._scale_shift()
         pieces = [] if self._rest is None else [self._rest]
         self._rest = None
         for piece in self.source.take(-(-bottom // 2)):
-            raw = torch.addcmul(mean, piece.to(self.wide), deviation).to(self.context.dtype)
-            pieces.append(functional.pixel_shuffle(raw, 2))
+            if numbers is not None:
+                deviation, mean = numbers
+                piece = torch.addcmul(mean, piece.to(self.wide), deviation).to(self.context.dtype)
+            pieces.append(functional.pixel_shuffle(piece, 2))
         if self.at == self.top and self.top % 2 and pieces:
             pieces[0] = pieces[0][:, :, 1:]
         if bottom % 2:
@@ -98,8 +100,11 @@ class PackedRows(_Repacked):
     def take(self, bottom: int) -> list[Tensor]:
         if bottom <= self.at:
             return []
-        deviation, mean = self._scale_shift()
+        numbers = self._scale_shift()
         raw = torch.cat(self.source.take(2 * bottom), dim=2)[:, : self.size.channels // 4, :, : 2 * self.size.width]
-        packed = functional.pixel_unshuffle(raw, 2).to(self.wide)
+        packed = functional.pixel_unshuffle(raw, 2)
         self.at = bottom
-        return [((packed - mean) / deviation).to(self.context.dtype)]
+        if numbers is None:
+            return [packed]
+        deviation, mean = numbers
+        return [((packed.to(self.wide) - mean) / deviation).to(self.context.dtype)]

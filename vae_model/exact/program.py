@@ -24,14 +24,14 @@ from .step import Attend, Convolve, Enlarge, Pack, Program, Residual, Size, Step
 from .temporal_program import TIME_CODERS, last_conv, time_residual
 
 
-def unpacked_first(program: Program, statistics: Statistics) -> Program:
-    """The program of packed latents from that of raw ones."""
+def unpacked_first(program: Program, statistics: Statistics | None) -> Program:
+    """The program of packed latents, normalised by `statistics` if there are any, from that of raw ones."""
     return Program((Unpack(statistics), *program.steps), 4 * program.in_channels, program.out_channels)
 
 
-def packed_last(program: Program, statistics: Statistics) -> Program:
-    """The program to packed latents from that to moments."""
-    return Program((*program.steps, Pack(statistics)), program.in_channels, statistics.channels)
+def packed_last(program: Program, statistics: Statistics | None, channels: int) -> Program:
+    """The program to packed latents of so many channels from that to moments, or to raw ones."""
+    return Program((*program.steps, Pack(statistics, channels)), program.in_channels, channels)
 
 
 def build_program(coder: Any, *, before: Any = None, after: Any = None) -> Program:
@@ -43,9 +43,7 @@ def build_program(coder: Any, *, before: Any = None, after: Any = None) -> Progr
     try:
         return _build(coder, before, after)
     except (AttributeError, IndexError) as error:
-        raise UnsupportedModule(
-            f"{describe(coder)}: expected all parts of a coder, got {error}: it runs untiled"
-        ) from error
+        raise UnsupportedModule(f"{describe(coder)}: expected all parts of a coder, got {error}") from error
 
 
 def _build(coder: Any, before: Any, after: Any) -> Program:
@@ -88,22 +86,20 @@ def _require_one_border(steps: list[Step]) -> None:
     convs = [conv for step in steps for conv in _convs(step) if conv.kernel > 1 and conv.pad_before]
     other = next((conv for conv in convs if not conv.circular), None)
     if other is not None and any(conv.circular for conv in convs):
-        raise UnsupportedModule(
-            f"{other.name}: expected circular padding as elsewhere, got {other.mode}: it runs untiled"
-        )
+        raise UnsupportedModule(f"{other.name}: expected circular padding as elsewhere, got {other.mode}")
 
 
 def _part(owner: Any, attribute: str, name: str) -> Any:
     """A part by its attribute; UnsupportedModule where there is none."""
     if not hasattr(owner, attribute):
-        raise UnsupportedModule(f"{name}: expected a part {attribute}, got none: it runs untiled")
+        raise UnsupportedModule(f"{name}: expected a part {attribute}, got none")
     return getattr(owner, attribute)
 
 
 def _require_class(layer: Any, name: str, wanted: tuple[str, ...]) -> None:
     """Attributes alone do not tell what a forward does: the class must carry one of the names that ldm gave it."""
     if type(layer).__name__ not in wanted:
-        raise UnsupportedModule(f"{name}: expected {' or '.join(wanted)}, got {describe(layer)}: it runs untiled")
+        raise UnsupportedModule(f"{name}: expected {' or '.join(wanted)}, got {describe(layer)}")
 
 
 def _head(coder: Any) -> list[Step]:
@@ -120,7 +116,7 @@ def _tail(coder: Any) -> list[Step]:
     after = "tanh" if getattr(coder, "tanh_out", False) else None
     conv, over_time = last_conv(coder.conv_out)
     if after and over_time:
-        raise UnsupportedModule(f"{describe(coder)}: expected no tanh behind frames that are mixed: it runs untiled")
+        raise UnsupportedModule(f"{describe(coder)}: expected no tanh behind frames that are mixed")
     return [Convolve(conv, read_norm(coder.norm_out, "norm_out"), "silu", after), *over_time]
 
 
@@ -135,9 +131,7 @@ def _blocks(level: Any, name: str) -> list[Step]:
     steps: list[Step] = []
     blocks, attentions = _part(level, "block", name), _part(level, "attn", name)
     if len(attentions) not in (0, len(blocks)):
-        raise UnsupportedModule(
-            f"{name}: expected as many attentions as blocks, got {len(attentions)}: it runs untiled"
-        )
+        raise UnsupportedModule(f"{name}: expected as many attentions as blocks, got {len(attentions)}")
     for i, block in enumerate(blocks):
         steps += _residual(block, f"{name}.block.{i}")
         if len(attentions) > 0:
@@ -155,7 +149,7 @@ def _ascend(decoder: Any) -> list[Step]:
             require_children(level.upsample, f"up.{i}.upsample", {"conv"})
             if getattr(level.upsample, "scale_factor", 2.0) != 2.0:
                 factor = level.upsample.scale_factor
-                raise UnsupportedModule(f"up.{i}.upsample: expected a factor of 2, got {factor}: it runs untiled")
+                raise UnsupportedModule(f"up.{i}.upsample: expected a factor of 2, got {factor}")
             steps.append(Enlarge(_resampling_conv(level.upsample, f"up.{i}.upsample")))
     return steps
 
@@ -174,7 +168,7 @@ def _descend(encoder: Any) -> list[Step]:
 
 def _resampling_conv(layer: Any, name: str, *, stride: int = 1, padding: int = 1, extra_pad: int | None = None) -> Conv:
     if not hasattr(layer, "conv"):
-        raise UnsupportedModule(f"{name}: expected resampling with a convolution, got one without: it runs untiled")
+        raise UnsupportedModule(f"{name}: expected resampling with a convolution, got one without")
     return read_conv(layer.conv, f"{name}.conv", stride=stride, padding=padding, extra_pad=extra_pad)
 
 
@@ -188,12 +182,12 @@ def _residual(block: Any, name: str) -> list[Step]:
     require_children(block, name, _BLOCK_PARTS | {"time_stack"} if over_time else _BLOCK_PARTS)
     for part, kind in (("dropout", nn.Dropout), ("swish", nn.SiLU), ("nonlinearity", nn.SiLU)):
         layer = getattr(block, part, None)
-        if isinstance(layer, nn.Module) and type(layer) not in (kind, nn.Identity):
-            raise UnsupportedModule(f"{name}.{part}: expected {kind.__name__}, got {describe(layer)}: it runs untiled")
+        if isinstance(layer, nn.Module) and type(layer) not in ((kind, nn.Identity) if part == "dropout" else (kind,)):
+            raise UnsupportedModule(f"{name}.{part}: expected {kind.__name__}, got {describe(layer)}")
     norm1, conv1, norm2, conv2 = (_part(block, part, name) for part in ("norm1", "conv1", "norm2", "conv2"))
     shortcut = getattr(block, "nin_shortcut", None)
     if shortcut is not None and getattr(conv1, "in_channels", 0) == getattr(conv1, "out_channels", 1):
-        raise UnsupportedModule(f"{name}: expected no shortcut between equal widths, got one: it runs untiled")
+        raise UnsupportedModule(f"{name}: expected no shortcut between equal widths, got one")
     step = Residual(
         read_norm(norm1, f"{name}.norm1"),
         read_conv(conv1, f"{name}.conv1"),

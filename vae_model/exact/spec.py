@@ -10,6 +10,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from ..group_norm import GroupNorm
+
 
 class UnsupportedModule(ValueError):
     """A module that the engine has no rule for; the caller runs it the ordinary way and says so."""
@@ -92,7 +94,7 @@ def read_statistics(layer: Any, name: str, channels: int) -> Statistics:
     if not isinstance(layer, nn.BatchNorm2d) or layer.affine or layer.running_var is None:
         raise UnsupportedModule(f"{name}: expected a BatchNorm of stored statistics, got {describe(layer)}")
     if layer.num_features != channels:
-        raise UnsupportedModule(f"{name}: expected {channels} channels, got {layer.num_features}: it runs untiled")
+        raise UnsupportedModule(f"{name}: expected {channels} channels, got {layer.num_features}")
     _require_own_forward(layer, nn.BatchNorm2d, name)
     return Statistics(layer, channels, layer.eps)
 
@@ -100,8 +102,8 @@ def read_statistics(layer: Any, name: str, channels: int) -> Statistics:
 def read_norm(layer: Any, name: str) -> Norm:
     """A GroupNorm with affine parameters."""
     if not isinstance(layer, nn.GroupNorm) or not layer.affine:
-        raise UnsupportedModule(f"{name}: expected an affine GroupNorm, got {describe(layer)}: it runs untiled")
-    _require_own_forward(layer, nn.GroupNorm, name)
+        raise UnsupportedModule(f"{name}: expected an affine GroupNorm, got {describe(layer)}")
+    _require_own_forward(layer, GroupNorm if isinstance(layer, GroupNorm) else nn.GroupNorm, name)
     return Norm(layer, name, layer.num_channels, layer.num_groups, layer.eps)
 
 
@@ -120,17 +122,17 @@ def read_conv(
     `plain`: the class whose forward it must have.
     """
     if not isinstance(layer, nn.Conv2d):
-        raise UnsupportedModule(f"{name}: expected a 2-D convolution, got {describe(layer)}: it runs untiled")
+        raise UnsupportedModule(f"{name}: expected a 2-D convolution, got {describe(layer)}")
     _require_own_forward(layer, plain, name)
     found = (layer.kernel_size, layer.stride, layer.padding, layer.dilation, layer.groups)
     wanted = ((kernel,) * 2, (stride,) * 2, (padding,) * 2, (1, 1), 1)
     if found != wanted:
         raise UnsupportedModule(
-            f"{name}: expected {wanted} as kernel, stride, padding, dilation and groups, got {found}: it runs untiled"
+            f"{name}: expected {wanted} as kernel, stride, padding, dilation and groups, got {found}"
         )
     mode = layer.padding_mode if padding else "zeros"
     if mode not in PADDING_MODES:
-        raise UnsupportedModule(f"{name}: expected padding of {', '.join(PADDING_MODES)}, got {mode}: it runs untiled")
+        raise UnsupportedModule(f"{name}: expected padding of {', '.join(PADDING_MODES)}, got {mode}")
     return Conv(
         layer,
         name,
@@ -152,7 +154,7 @@ def describe(layer: Any) -> str:
 def _require_own_forward(layer: nn.Module, base: type[nn.Module], name: str) -> None:
     """Refuse subclasses that compute something else; a host's own casting layers say so by `comfy_cast_weights`."""
     if type(layer).forward is not base.forward and not hasattr(layer, "comfy_cast_weights"):
-        raise UnsupportedModule(f"{name}: expected a plain {base.__name__}, got {describe(layer)}: it runs untiled")
+        raise UnsupportedModule(f"{name}: expected a plain {base.__name__}, got {describe(layer)}")
 
 
 def require_plain(root: nn.Module) -> None:
@@ -161,11 +163,11 @@ def require_plain(root: nn.Module) -> None:
         where = name or describe(root)
         hooks = (layer._forward_hooks, layer._forward_pre_hooks)  # pyright: ignore[reportPrivateUsage]
         if any(hooks):
-            raise UnsupportedModule(f"{where}: expected a layer without hooks, got some: it runs untiled")
+            raise UnsupportedModule(f"{where}: expected a layer without hooks, got some")
         if "forward" in vars(layer) or "_conv_forward" in vars(layer):
-            raise UnsupportedModule(f"{where}: expected the layer's own forward, got a replaced one: it runs untiled")
+            raise UnsupportedModule(f"{where}: expected the layer's own forward, got a replaced one")
         if hasattr(layer, "parametrizations"):
-            raise UnsupportedModule(f"{where}: expected plain weights, got parametrised ones: it runs untiled")
+            raise UnsupportedModule(f"{where}: expected plain weights, got parametrised ones")
         if isinstance(layer, nn.Dropout) and layer.training and layer.p > 0:
             raise UnsupportedModule(f"{where}: expected evaluation mode, got active dropout: call eval() first")
 

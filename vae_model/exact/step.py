@@ -66,16 +66,18 @@ class TinyBlock:
 
 @dataclass(frozen=True)
 class Unpack:
-    """Normalised squares of cells in channels to cells: (4C, h, w) -> (C, 2h, 2w)."""
+    """Squares of cells in channels to cells: (4C, h, w) -> (C, 2h, 2w). `statistics`: by which they are normalised."""
 
-    statistics: Statistics
+    statistics: Statistics | None
 
 
 @dataclass(frozen=True)
 class Pack:
     """The inverse, of the first C channels: (>= C, 2h, 2w) -> (4C, h, w)."""
 
-    statistics: Statistics
+    statistics: Statistics | None
+    channels: int
+    """4C."""
 
 
 Step = Convolve | Residual | Attend | Enlarge | TinyBlock | TimeResidual | TimeConvolve | Unpack | Pack
@@ -99,6 +101,13 @@ class Program:
             level += resamples and index > 0
             levels.append(level)
         return tuple(levels)
+
+    def out_size(self, height: int, width: int) -> Size:
+        """Channels, rows and columns of the result for an input of so many rows and columns."""
+        size = Size(self.in_channels, height, width)
+        for step in self.steps:
+            size = step_size(step, size)
+        return size
 
     @property
     def level_count(self) -> int:
@@ -127,5 +136,5 @@ def step_size(step: Step, size: Size) -> Size:
     if isinstance(step, Unpack):
         return Size(size.channels // 4, 2 * size.height, 2 * size.width)
     if isinstance(step, Pack):
-        return Size(step.statistics.channels, size.height // 2, size.width // 2)
+        return Size(step.channels, size.height // 2, size.width // 2)
     return size

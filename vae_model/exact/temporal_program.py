@@ -77,10 +77,8 @@ def last_conv(layer: Any) -> tuple[Conv, list[TimeConvolve]]:
 
 def _read_time_conv(layer: nn.Module, name: str) -> TimeConv:
     if type(layer) is not nn.Conv3d:
-        raise UnsupportedModule(f"{name}: expected a 3-D convolution, got {describe(layer)}: it runs untiled")
+        raise UnsupportedModule(f"{name}: expected a 3-D convolution, got {describe(layer)}")
     frames, *others = layer.kernel_size
     if others != [1, 1] or layer.padding != (frames // 2, 0, 0) or layer.in_channels != layer.out_channels:
-        raise UnsupportedModule(
-            f"{name}: expected a convolution over frames alone, got one over {layer.kernel_size}: it runs untiled"
-        )
+        raise UnsupportedModule(f"{name}: expected a convolution over frames alone, got one over {layer.kernel_size}")
     return TimeConv(layer, name, layer.in_channels, frames)

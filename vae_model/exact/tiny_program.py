@@ -19,7 +19,7 @@ def _activation(layer: Any, name: str) -> str:
     for kind, activation in ACTIVATIONS.items():
         if type(layer) is kind and getattr(layer, "approximate", "none") == "none":
             return activation
-    raise UnsupportedModule(f"{name}: expected ReLU, SiLU, GELU or Mish, got {describe(layer)}: it runs untiled")
+    raise UnsupportedModule(f"{name}: expected ReLU, SiLU, GELU or Mish, got {describe(layer)}")
 
 
 def tiny_steps(coder: Any) -> list[Step]:
@@ -28,7 +28,7 @@ def tiny_steps(coder: Any) -> list[Step]:
     if not bare:
         require_children(coder, describe(coder), {"layers"})
         if type(coder).__name__ not in ("EncoderTiny", "DecoderTiny"):
-            raise UnsupportedModule(f"{describe(coder)}: expected EncoderTiny or DecoderTiny: it runs untiled")
+            raise UnsupportedModule(f"{describe(coder)}: expected EncoderTiny or DecoderTiny")
     steps: list[Step] = []
     layers: list[Any] = list((coder if bare else coder.layers).children())
     enlarge = False
@@ -36,7 +36,7 @@ def tiny_steps(coder: Any) -> list[Step]:
         name = f"layers.{index}"
         if isinstance(layer, nn.Upsample):
             if layer.scale_factor != 2.0 or layer.mode != "nearest" or enlarge:
-                raise UnsupportedModule(f"{name}: expected nearest x2, got {layer}: it runs untiled")
+                raise UnsupportedModule(f"{name}: expected nearest x2, got {layer}")
             enlarge = True
             continue
         if isinstance(layer, nn.Conv2d):
@@ -46,7 +46,7 @@ def tiny_steps(coder: Any) -> list[Step]:
             activation = _activation(follower, f"layers.{index + 1}") if type(follower) in ACTIVATIONS else None
             steps.append(Enlarge(conv) if enlarge else Convolve(conv, after=activation))
             if enlarge and activation:
-                raise UnsupportedModule(f"{name}: expected no activation after an enlargement: it runs untiled")
+                raise UnsupportedModule(f"{name}: expected no activation after an enlargement")
             enlarge = False
         elif hasattr(layer, "fuse"):
             steps.append(_block(layer, name))
@@ -55,7 +55,7 @@ def tiny_steps(coder: Any) -> list[Step]:
         if enlarge:
             raise UnsupportedModule(f"{name}: expected a convolution after the enlargement, got {describe(layer)}")
     if enlarge or not steps or not isinstance(steps[0], Convolve):
-        raise UnsupportedModule(f"{describe(coder)}: expected convolutions at both ends of its layers: it runs untiled")
+        raise UnsupportedModule(f"{describe(coder)}: expected convolutions at both ends of its layers")
     return steps
 
 

@@ -29,9 +29,7 @@ def wan_program(coder: Any, *, before: Any = None, after: Any = None) -> Program
     except (AttributeError, IndexError, TypeError, ValueError) as error:
         if isinstance(error, UnsupportedModule):
             raise
-        raise UnsupportedModule(
-            f"{describe(coder)}: expected all parts of a coder, got {error}: it runs untiled"
-        ) from error
+        raise UnsupportedModule(f"{describe(coder)}: expected all parts of a coder, got {error}") from error
 
 
 def _build(coder: Any, before: Any, after: Any) -> Program:
@@ -42,7 +40,7 @@ def _build(coder: Any, before: Any, after: Any) -> Program:
     elif type(coder).__name__ == "Encoder3d":
         row, parts = "downsamples", (("downsamples", coder.downsamples), ("middle", coder.middle))
     else:
-        raise UnsupportedModule(f"{describe(coder)}: expected Encoder3d or Decoder3d: it runs untiled")
+        raise UnsupportedModule(f"{describe(coder)}: expected Encoder3d or Decoder3d")
     require_children(coder, describe(coder), {"conv1", "middle", "head", row})
     for name, layers in parts:
         steps += _row(layers, name)
@@ -66,7 +64,7 @@ def _row(layers: Iterable[Any], name: str) -> list[Step]:
         kind = type(layer).__name__
         if kind not in _READ:
             known = ", ".join(_READ)
-            raise UnsupportedModule(f"{name}.{number}: expected one of {known}, got {kind}: it runs untiled")
+            raise UnsupportedModule(f"{name}.{number}: expected one of {known}, got {kind}")
         steps.append(_READ[kind](layer, f"{name}.{number}"))
     return steps
 
@@ -75,7 +73,7 @@ def _expect(layers: Any, name: str, classes: tuple[str, ...]) -> list[Any]:
     """The layers of a plain sequence of those classes."""
     found = tuple(type(layer).__name__ for layer in layers)
     if type(layers) is not nn.Sequential or found != classes:
-        raise UnsupportedModule(f"{name}: expected {', '.join(classes)}, got {', '.join(found)}: it runs untiled")
+        raise UnsupportedModule(f"{name}: expected {', '.join(classes)}, got {', '.join(found)}")
     return list(layers)
 
 
@@ -97,9 +95,7 @@ def _attention(layer: Any, name: str) -> Step:
     norm = _pixel_norm(layer.norm, f"{name}.norm")
     whole = read_conv(layer.to_qkv, f"{name}.to_qkv", kernel=1, padding=0)
     if whole.out_channels != 3 * norm.channels:
-        raise UnsupportedModule(
-            f"{name}.to_qkv: expected {3 * norm.channels} channels, got {whole.out_channels}: it runs untiled"
-        )
+        raise UnsupportedModule(f"{name}.to_qkv: expected {3 * norm.channels} channels, got {whole.out_channels}")
     q, k, v = (whole.part(number * norm.channels, norm.channels) for number in range(3))
     return Attend(norm, q, k, v, read_conv(layer.proj, f"{name}.proj", kernel=1, padding=0))
 
@@ -110,10 +106,10 @@ def _resample(layer: Any, name: str) -> Step:
     where = f"{name}.resample.1"
     if isinstance(first, nn.Upsample):
         if first.scale_factor not in (2.0, (2.0, 2.0)) or first.mode not in ("nearest-exact", "nearest"):
-            raise UnsupportedModule(f"{name}: expected nearest x2, got {first}: it runs untiled")
+            raise UnsupportedModule(f"{name}: expected nearest x2, got {first}")
         return Enlarge(_zero_padded(read_conv(conv, where)))
     if not isinstance(first, nn.ZeroPad2d) or tuple(first.padding) != (0, 1, 0, 1):
-        raise UnsupportedModule(f"{name}: expected zeros on the right and below, got {first}: it runs untiled")
+        raise UnsupportedModule(f"{name}: expected zeros on the right and below, got {first}")
     return Convolve(read_conv(conv, where, stride=2, padding=0, extra_pad=1))
 
 
@@ -128,7 +124,7 @@ _READ: dict[str, Callable[[Any, str], Step]] = {
 def _zero_padded(conv: Conv) -> Conv:
     """Refuse other borders: the convolutions before and after it have zeros."""
     if conv.mode != "zeros":
-        raise UnsupportedModule(f"{conv.name}: expected zeros at the borders, got {conv.mode}: it runs untiled")
+        raise UnsupportedModule(f"{conv.name}: expected zeros at the borders, got {conv.mode}")
     return conv
 
 
@@ -139,15 +135,14 @@ def _causal(layer: Any, name: str, kernel: int = 3) -> Conv:
     alone, in older ones columns and rows, too, and the layer's own padding is nothing.
     """
     if not isinstance(layer, nn.Conv3d) or type(layer).__name__ != "CausalConv3d":
-        raise UnsupportedModule(f"{name}: expected CausalConv3d, got {describe(layer)}: it runs untiled")
+        raise UnsupportedModule(f"{name}: expected CausalConv3d, got {describe(layer)}")
     side, before = kernel // 2, kernel - 1
     paddings = [((0, side, side), before), ((0, 0, 0), (side, side, side, side, before, 0))]
     found = (layer.kernel_size, layer.stride, layer.dilation, layer.groups, layer.padding_mode)
     padding = (layer.padding, getattr(layer, "_padding", before))
     if found != ((kernel,) * 3, (1, 1, 1), (1, 1, 1), 1, "zeros") or padding not in paddings:
         raise UnsupportedModule(
-            f"{name}: expected a causal convolution of {kernel} with zeros around, got {found} and {padding}: "
-            "it runs untiled"
+            f"{name}: expected a causal convolution of {kernel} with zeros around, got {found} and {padding}"
         )
     return Conv(layer, name, layer.in_channels, layer.out_channels, kernel, 1, side, side, over_frames=True)
 
@@ -155,11 +150,9 @@ def _causal(layer: Any, name: str, kernel: int = 3) -> Conv:
 def _pixel_norm(layer: Any, name: str) -> PixelNorm:
     gamma = getattr(layer, "gamma", None)
     if type(layer).__name__ != "RMS_norm" or not isinstance(gamma, nn.Parameter):
-        raise UnsupportedModule(f"{name}: expected RMS_norm, got {describe(layer)}: it runs untiled")
+        raise UnsupportedModule(f"{name}: expected RMS_norm, got {describe(layer)}")
     channels = gamma.shape[0]
     bias, first = getattr(layer, "bias", None), getattr(layer, "channel_first", True)
     if isinstance(bias, nn.Parameter) or not first or abs(layer.scale - channels**0.5) > 1e-6 * layer.scale:
-        raise UnsupportedModule(
-            f"{name}: expected a norm over {channels} channels without bias, got another: it runs untiled"
-        )
+        raise UnsupportedModule(f"{name}: expected a norm over {channels} channels without bias, got another")
     return PixelNorm(layer, name, channels)

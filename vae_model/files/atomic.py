@@ -18,6 +18,8 @@ def atomic_path(target: str | os.PathLike[str]) -> Generator[Path, None, None]:
     as an ordinary open would do. The new file has the permissions of any newly created file.
     """
     final = Path(target).resolve()
+    if final.is_dir():
+        raise ValueError(f"output: expected a file name, got the folder {target}: add a file name to it")
     temporary = final.with_name(f".tmp-{secrets.token_hex(6)}{final.suffix}")
     try:
         with temporary.open("xb") as created:

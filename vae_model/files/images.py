@@ -54,6 +54,8 @@ def read_image(path: str | os.PathLike[str], channels: int = 3) -> tuple[Tensor,
     Memory:  12 bytes per pixel for the result, and Pillow's own 4 bytes per pixel while it runs.
     """
     source = Path(path)
+    if source.is_dir():
+        raise ValueError(f"image: expected a file, got the folder {source}: name the pictures in it")
     if not source.is_file():
         raise ValueError(f"image: expected a file, got {source}: no such file")
     try:

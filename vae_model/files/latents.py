@@ -20,6 +20,8 @@ from .atomic import atomic_path, require_writable
 TENSOR_KEY = "latent_tensor"
 MARKER_KEY = "latent_format_version_0"
 OLD_SCALE = 0.18215
+OWN_KEY, OWN = "exact_vae.latents", "of the VAE alone"
+"""In the header of a file whose latents are those of a tiny VAE of unknown scale: not raw, and not scaled either."""
 
 
 def read_latent(path: str | os.PathLike[str]) -> Tensor:
@@ -30,6 +32,8 @@ def read_latent(path: str | os.PathLike[str]) -> Tensor:
     Raises:  ValueError, in one line, if the file is not such a file.
     """
     source = Path(path)
+    if source.is_dir():
+        raise ValueError(f"latent: expected a file, got the folder {source}: name the latents in it")
     if not source.is_file():
         raise ValueError(f"latent: expected a file, got {source}: no such file")
     keys, stored = _read(source)
@@ -38,7 +42,17 @@ def read_latent(path: str | os.PathLike[str]) -> Tensor:
         raise ValueError(f"latent: expected the key {TENSOR_KEY}, got {found} in {source}: is this a model file?")
     _check_latent(stored, str(source))
     z = stored.to(torch.float32)
-    return z if MARKER_KEY in keys else z / OLD_SCALE
+    return z if MARKER_KEY in keys or not are_raw(source) else z / OLD_SCALE
+
+
+def are_raw(path: str | os.PathLike[str]) -> bool:
+    """False for a file that `write_latent` wrote as not raw: only the VAE that encoded it decodes it."""
+    try:
+        file: Any
+        with safe_open(path, framework="pt", device="cpu") as file:
+            return (file.metadata() or {}).get(OWN_KEY) != OWN
+    except (SafetensorError, OSError):
+        return True
 
 
 def _read(source: Path) -> tuple[list[str], Tensor | None]:
@@ -65,17 +79,25 @@ def require_latent_suffix(path: str | os.PathLike[str]) -> None:
         )
 
 
-def write_latent(z: Tensor, path: str | os.PathLike[str], metadata: dict[str, str] | None = None) -> None:
+def write_latent(
+    z: Tensor, path: str | os.PathLike[str], metadata: dict[str, str] | None = None, *, raw: bool = True
+) -> None:
     """Save raw model latents so that ComfyUI's LoadLatent reads them back; the file is whole or not there at all.
 
     Args:    z: (B, C, h, w) or (B, C, 1, h, w), any floating type; stored as float32.
              metadata: strings for the header, as ComfyUI keeps its workflow there.
+             raw: False for latents of a tiny VAE whose scale is not known; they get no marker, and `read_latent` gives
+             them back as they are.
     """
     _check_latent(z, "the latent to write")
     require_writable(path)
     values = z.detach().to("cpu", torch.float32).contiguous()
+    tensors = {TENSOR_KEY: values, MARKER_KEY: torch.empty(0)}
+    if not raw:
+        del tensors[MARKER_KEY]
+        metadata = (metadata or {}) | {OWN_KEY: OWN}
     with atomic_path(path) as temporary:
-        save_file({TENSOR_KEY: values, MARKER_KEY: torch.empty(0)}, temporary, metadata)
+        save_file(tensors, temporary, metadata)
 
 
 def _check_latent(z: Tensor, source: str) -> None:

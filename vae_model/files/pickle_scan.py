@@ -38,24 +38,27 @@ class Damage(ValueError):
     """No pickle, or one that ends too early."""
 
 
-def scan(file: BinaryIO, size: int, check: Check, count: int) -> None:
+def scan(file: BinaryIO, size: int, check: Check, count: int) -> set[tuple[str, str]]:
     """Look through `count` consecutive pickles in a file of `size` bytes.
 
-    Raises: FalseSize, ForeignObjects, Damage. Without one of them torch may read the file: no operation in it takes
-            more bytes than the file has, and no tensor more than its storage.
+    Returns: (module, name) of everything that they name.
+    Raises:  FalseSize, ForeignObjects, Damage. Without one of them torch may read the file: no operation in it takes
+             more bytes than the file has, and no tensor more than its storage.
     """
-    foreign = False
+    names: set[tuple[str, str]] = set()
     try:
         for _ in range(count):
             scanner = _Scanner(_Bounded(file, size), check)
             try:
                 scanner.load()
             finally:
-                foreign |= scanner.foreign
+                names |= scanner.names
     except (FalseSize, ForeignObjects):
         raise
     except Exception as error:  # the file may be anything, and so may what goes wrong
+        foreign = any(module.split(".")[0] not in _KNOWN_MODULES for module, _ in names)
         raise (ForeignObjects() if foreign else Damage("it is no pickle, or half of one")) from error
+    return names
 
 
 class _Bounded:
@@ -146,11 +149,12 @@ class _Scanner(_PythonUnpickler):
 
     def __init__(self, file: _Bounded, check: Check) -> None:
         super().__init__(file)
-        self.check, self.foreign = check, False
+        self.check = check
+        self.names: set[tuple[str, str]] = set()
 
     def find_class(self, module: str, name: str) -> type[_Inert]:
         kind: type[_Inert] = _Inert
-        self.foreign |= module.split(".")[0] not in _KNOWN_MODULES
+        self.names.add((module, name))
         if name in _REBUILD:
             kind = _Rebuilt
         elif name == "_rebuild_from_type_v2":

@@ -9,28 +9,34 @@ from __future__ import annotations
 
 import io
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 
 from ..errors import VAEFileError
 from .pickle_scan import FalseSize, ForeignObjects, scan
+from .stand_ins import beside_weights, unlisted
+from .storages import load_archive, load_legacy
 
 _MAX_UNPACKED_RATIO = 20
 """A weight archive that unpacks to more than this many times its size is no weight archive."""
+_STRUCTURES = {"builtins", "__builtin__", "collections", "copyreg", "copy_reg", "typing", "types"}
+"""Packages of structures, which say nothing of what is in them."""
 _REFUSALS = ("weights_only", "Unsupported", "GLOBAL")
 """Words of torch's unpickler where it refuses to make an object."""
 _LEGACY_PICKLES = 4
 """Before the numbers of a file older than torch 1.6: a magic number, the version, facts of the machine, the content."""
 
 
-def unpickle(path: Path, head: bytes) -> Mapping[str, Any]:
-    """The dictionary that a pickle of tensors holds; VAEFileError, one line, for anything else."""
+def unpickle(path: Path, head: bytes) -> tuple[Mapping[str, Any], tuple[str, ...]]:
+    """(the dictionary that a pickle of tensors holds, what there is to say); VAEFileError, one line, for all else."""
+    names: set[tuple[str, str]] = set()
     try:
-        mappable = _scan_archive(path) if head.startswith(b"PK") else _scan_legacy(path)
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=mappable)
+        scanned = _scan_archive(path) if head.startswith(b"PK") else _scan_legacy(path)
+        names, beside = scanned.names, beside_weights(scanned.names)
+        content = scanned.load() if beside else _load(path, scanned.mappable)
     except (MemoryError, VAEFileError):
         raise
     except FalseSize as error:
@@ -39,15 +45,43 @@ def unpickle(path: Path, head: bytes) -> Mapping[str, Any]:
         ) from error
     except Exception as error:  # the unpickler meets arbitrary bytes, so any exception type may come out of it
         refused = isinstance(error, ForeignObjects) or any(word in str(error) for word in _REFUSALS)
-        found = "objects that are not weights; their code was not run" if refused else f"damage ({first_line(error)})"
         raise VAEFileError(
-            f"{path}: expected a pickle of tensors, found {found}: get the .safetensors version or download it again"
+            f"{path}: expected a pickle of tensors, found {_refusal(names) if refused else _damage(error)}"
         ) from error
     if not isinstance(content, Mapping):
         raise VAEFileError(
             f"{path}: expected a state dict, found {type(content).__name__}: choose a checkpoint of weights"
         )
-    return cast(Mapping[str, Any], content)
+    return cast(Mapping[str, Any], content), _notes(beside)
+
+
+def _load(path: Path, mappable: bool) -> Any:
+    """By torch's restricted unpickler; newer versions take a file for what its name ends in, so it gets none then."""
+    if path.suffix.lower() != ".safetensors":
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=mappable)
+    with path.open("rb") as file:
+        return torch.load(file, map_location="cpu", weights_only=True)
+
+
+def _notes(beside: list[str] | None) -> tuple[str, ...]:
+    """What was left out of the pickle."""
+    if not beside:
+        return ()
+    packages = {name.partition(".")[0] for name in beside}
+    listed = ", ".join(sorted(packages - _STRUCTURES) or sorted(packages))
+    return (f"left out are objects beside the weights ({listed}); nothing of them was run",)
+
+
+def _refusal(names: set[tuple[str, str]]) -> str:
+    others = ", ".join(ascii(name)[1:-1][:60] for name in unlisted(names)[:3])
+    return (
+        "objects that are not weights; their code was not run: get the .safetensors version"
+        f"{f' (it names {others})' if others else ''}, or have only the state dict saved"
+    )
+
+
+def _damage(error: Exception) -> str:
+    return f"damage ({first_line(error)}): get the .safetensors version or download it again"
 
 
 def first_line(error: Exception) -> str:
@@ -56,11 +90,19 @@ def first_line(error: Exception) -> str:
     return text if text.isprintable() else ascii(text)
 
 
-def _scan_archive(path: Path) -> bool:
-    """Refuse archives that would unpack to far more than they are, or hold other than what they declare.
+class _Scanned(NamedTuple):
+    """A file that has been looked through."""
 
-    Returns: whether nothing in it is compressed, as torch writes it. Only then are its bytes the tensors' bytes.
-    """
+    mappable: bool
+    """Whether nothing in it is compressed, as torch writes it: only then are its bytes the tensors' bytes."""
+    names: set[tuple[str, str]]
+    """What its pickle names."""
+    load: Callable[[], Any]
+    """Reads it with stand-ins."""
+
+
+def _scan_archive(path: Path) -> _Scanned:
+    """Refuse archives that would unpack to far more than they are, or hold other than what they declare."""
     try:
         with zipfile.ZipFile(path) as archive:
             entries = archive.infolist()
@@ -72,6 +114,14 @@ def _scan_archive(path: Path) -> bool:
                 )
             sizes = {entry.filename: entry.file_size for entry in entries}
             pickles = [name for name in sizes if name.endswith("/data.pkl") or name == "data.pkl"]
+            if any(name.rpartition("/")[2] == "constants.pkl" for name in sizes):
+                raise VAEFileError(
+                    f"{path}: expected a pickle of tensors, found a TorchScript program: get the VAE as .safetensors"
+                )
+            if entries and not any(name.endswith(".pkl") for name in sizes):
+                raise VAEFileError(
+                    f"{path}: expected weights, found an archive of other files: unpack it and give the weight file"
+                )
             if len(sizes) < len(entries) or len(pickles) != 1:
                 raise zipfile.BadZipFile
             content = archive.read(pickles[0])
@@ -85,12 +135,13 @@ def _scan_archive(path: Path) -> bool:
         if declared != sizes.get(folder + key, 0):  # fewer are false, too: numbers of another type, read wrongly
             raise FalseSize(f"{declared} bytes, there are {sizes.get(folder + key, 0)}")
 
-    scan(io.BytesIO(content), len(content), check, 1)
-    return all(entry.compress_type == zipfile.ZIP_STORED for entry in entries)
+    names = scan(io.BytesIO(content), len(content), check, 1)
+    stored = all(entry.compress_type == zipfile.ZIP_STORED for entry in entries)
+    return _Scanned(stored, names, lambda: load_archive(path))
 
 
-def _scan_legacy(path: Path) -> bool:
-    """Refuse files that declare more numbers than they hold. Such files are never mapped: False."""
+def _scan_legacy(path: Path) -> _Scanned:
+    """Refuse files that declare more numbers than they hold. Such files are never mapped."""
     available = path.stat().st_size
     declared: dict[str, int] = {}
 
@@ -100,5 +151,5 @@ def _scan_legacy(path: Path) -> bool:
             raise FalseSize(f"{sum(declared.values())} bytes, room for {available}")
 
     with path.open("rb") as file:
-        scan(file, available, check, _LEGACY_PICKLES)
-    return False
+        names = scan(file, available, check, _LEGACY_PICKLES)
+    return _Scanned(False, names, lambda: load_legacy(path, declared))

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -17,13 +17,10 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from ..errors import VAEFileError
+from .folders import Choice, choose_beside, choose_in_folder
+from .kinds import is_safetensors, read_head
+from .nested import flatten
 from .pickles import first_line, unpickle
-
-PICKLE_SUFFIXES = (".pt", ".pth", ".ckpt", ".bin")
-SAFETENSORS_SUFFIXES = (".safetensors", ".sft")
-_DIFFUSERS_FILES = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.fp16.safetensors")
-_MAX_WRAPPINGS = 8
-"""How many times a checkpoint may hold its weights one level further down, under "state_dict"."""
 
 
 @dataclass(frozen=True)
@@ -36,54 +33,74 @@ class Weights:
     read: Callable[[str], Tensor]
     metadata: Mapping[str, str]
     """The file's own header and the diffusers config.json beside it, as text."""
+    dictionaries: frozenset[str] = frozenset()
+    """Dictionaries inside of the file's, as the beginnings of the names of what is in them."""
+    odd: frozenset[str] = frozenset()
+    """Tensors that are sparse, or that claim more numbers than are stored."""
+    notes: tuple[str, ...] = ()
+    """What was chosen or left out on opening, as parts of a sentence."""
 
 
-def open_weights(source: str | os.PathLike[str] | Mapping[str, Any]) -> Weights:
-    """Open a weight file, a diffusers folder, or wrap a state dict. VAEFileError, one line, for anything unreadable."""
+def open_weights(source: str | os.PathLike[str] | Mapping[str, Any], variant: str | None = None) -> Weights:
+    """Open a weight file, one of several shards, a diffusers folder, a pipeline's root, or wrap a state dict.
+
+    Args:    variant: of a folder's files, such as "fp16"; None takes those without one, else the only one.
+    Raises:  VAEFileError, one line, for anything unreadable.
+    """
     if isinstance(source, Mapping):
         return _from_mapping("the state dict", source, {})
     path = Path(source)
     if path.is_dir():
-        candidates = [path / name for name in _DIFFUSERS_FILES if (path / name).is_file()]
-        if not candidates:
-            raise VAEFileError(
-                f"{path}: expected a diffusers folder with {_DIFFUSERS_FILES[0]}, found none: name the file"
-            )
-        return open_weights(candidates[0])
+        try:
+            return _open_choice(choose_in_folder(path, variant))
+        except OSError as error:
+            reason = error.strerror or type(error).__name__
+            raise VAEFileError(f"{path}: expected a readable folder, got {reason}: check its permissions") from error
     if not path.is_file():
         raise VAEFileError(f"{path}: expected a weight file, found none there: check the path")
-    head = _read_head(path)
+    if variant is not None:
+        raise VAEFileError(f"{path}: expected a folder of variants, got one file: leave out the variant {variant}")
+    choice = choose_beside(path)
+    return _open_file(path) if choice is None else _open_choice(choice)
+
+
+def _open_choice(choice: Choice) -> Weights:
+    parts = [_open_file(path) for path in choice.files]
+    whole = parts[0] if len(parts) == 1 else _join(parts)
+    return replace(whole, notes=(*choice.notes, *whole.notes))
+
+
+def _open_file(path: Path) -> Weights:
+    head = read_head(path)
     metadata = _read_config(path.with_name("config.json"))
-    suffix = path.suffix.lower()
-    if suffix in SAFETENSORS_SUFFIXES:
+    if is_safetensors(path, head):
         return _open_safetensors(path, metadata)
-    if suffix in PICKLE_SUFFIXES:
-        return _from_mapping(str(path), unpickle(path, head), metadata)
-    known = " ".join((*SAFETENSORS_SUFFIXES, *PICKLE_SUFFIXES))
-    raise VAEFileError(
-        f"{path}: expected a file ending in one of {known}, got {suffix or 'no ending'}: rename or convert it"
+    content, notes = unpickle(path, head)
+    return replace(_from_mapping(str(path), content, metadata), notes=notes)
+
+
+def _join(shards: list[Weights]) -> Weights:
+    """Several files as one."""
+    name = f"{shards[0].name} and {len(shards) - 1} more"
+    homes: dict[str, Weights] = {}
+    for shard in shards:
+        twice = sorted(homes.keys() & shard.shapes.keys())
+        if twice:
+            raise VAEFileError(
+                f"{name}: expected every tensor in one file, found {on_one_line(twice[0])} in two: "
+                "keep the shards of one model in the folder"
+            )
+        homes |= dict.fromkeys(shard.shapes, shard)
+    return Weights(
+        name,
+        {key: home.shapes[key] for key, home in homes.items()},
+        {key: home.dtypes[key] for key, home in homes.items()},
+        lambda key: homes[key].read(key),
+        {field: text for shard in shards[::-1] for field, text in shard.metadata.items()},
+        frozenset[str]().union(*(shard.dictionaries for shard in shards)),
+        frozenset[str]().union(*(shard.odd for shard in shards)),
+        tuple(dict.fromkeys(note for shard in shards for note in shard.notes)),
     )
-
-
-def _read_head(path: Path) -> bytes:
-    try:
-        with path.open("rb") as file:
-            head = file.read(512)
-    except OSError as error:
-        reason = error.strerror or type(error).__name__
-        raise VAEFileError(f"{path}: expected a readable file, got {reason}: check its permissions") from error
-    if not head:
-        raise VAEFileError(f"{path}: expected weights, found an empty file: download it again")
-    text = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
-    if text.startswith((b"<!doctype", b"<html", b"<?xml", b"<head")):
-        raise VAEFileError(
-            f"{path}: expected weights, found a web page saved under this name: download the file itself"
-        )
-    if text.startswith(b"version https://git-lfs"):
-        raise VAEFileError(
-            f"{path}: expected weights, found a Git LFS pointer: fetch the file itself with `git lfs pull`"
-        )
-    return head
 
 
 def _read_config(path: Path) -> dict[str, str]:
@@ -122,25 +139,31 @@ _SAFETENSORS_DTYPES = {
 
 
 def _explain_safetensors(path: Path, error: Exception) -> str:
-    """What is wrong with the file, in words: too short for its header, or no safetensors at all."""
+    """What is wrong with the file, in words: too short for its header, of another kind, or no safetensors at all."""
     size = path.stat().st_size
     with path.open("rb") as file:
         header_bytes = int.from_bytes(file.read(8), "little")
         try:
             header = json.loads(file.read(header_bytes)) if header_bytes < min(size, 100_000_000) else {}
-            ends = [int(entry["data_offsets"][1]) for name, entry in header.items() if name != "__metadata__"]
+            entries = [entry for name, entry in header.items() if name != "__metadata__"]
+            ends = [int(entry["data_offsets"][1]) for entry in entries]
+            unknown = {str(entry["dtype"]) for entry in entries} - _KNOWN_DTYPES
         except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError):
-            ends = []
+            ends, unknown = [], set[str]()
     needed = 8 + header_bytes + max(ends, default=0)
     if ends and needed > size:
         return f"expected {needed} bytes of safetensors, found {size}: the file is truncated, download it again"
+    if ends and needed == size and unknown:
+        kind = on_one_line(sorted(unknown)[0])
+        return f"expected numbers that this safetensors knows, found {kind}: get the float16 or float32 version"
     return f"expected safetensors, found something else ({first_line(error)}): download the file again"
 
 
+_KNOWN_DTYPES = {*_SAFETENSORS_DTYPES, "BOOL", "U8", "I8", "U16", "I16", "U32", "U64"}
+
+
 def _from_mapping(name: str, content: Mapping[str, Any], metadata: dict[str, str]) -> Weights:
-    for _ in range(_MAX_WRAPPINGS):  # not until it ends: a pickle can hold itself
-        content = content["state_dict"] if isinstance(content.get("state_dict"), Mapping) else content
-    named = [(str(key), value) for key, value in content.items() if isinstance(value, Tensor)]
+    named, dictionaries = flatten(content)
     tensors = dict(named)
     if not tensors:
         raise VAEFileError(f"{name}: expected named tensors, found none: choose a checkpoint of weights")
@@ -148,11 +171,6 @@ def _from_mapping(name: str, content: Mapping[str, Any], metadata: dict[str, str
         raise VAEFileError(f"{name}: expected every name once, found two alike: choose a checkpoint of weights")
     # A pickle may also claim a huge tensor over a few stored bytes, every one of its numbers the same.
     odd = [key for key, t in tensors.items() if t.layout != torch.strided or t.nbytes > t.untyped_storage().nbytes()]
-    if odd:
-        raise VAEFileError(
-            f"{name}: expected dense tensors, found '{on_one_line(odd[0])}' sparse or expanded: "
-            "choose a checkpoint of weights"
-        )
 
     def read(key: str) -> Tensor:
         if tensors[key].is_meta:
@@ -162,7 +180,8 @@ def _from_mapping(name: str, content: Mapping[str, Any], metadata: dict[str, str
         return tensors[key]
 
     shapes = {key: tuple(tensor.shape) for key, tensor in tensors.items()}
-    return Weights(name, shapes, {key: t.dtype for key, t in tensors.items()}, read, metadata)
+    dtypes = {key: tensor.dtype for key, tensor in tensors.items()}
+    return Weights(name, shapes, dtypes, read, metadata, dictionaries, frozenset(odd))
 
 
 def on_one_line(name: str, most: int = 80) -> str:

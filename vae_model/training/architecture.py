@@ -24,9 +24,10 @@ def check_parts(train: Sequence[str]) -> list[str]:
     return [problem for part in train for problem in one_of("model.train", part, PARTS)]
 
 
-def load_start(path: str) -> LoadedModel:
+def load_start(path: str, variant: str | None = None, part: str | None = None) -> LoadedModel:
     """The weights to start from; only image autoencoders of the KL family have what is trained here."""
-    loaded = load_model(BUNDLED_FILE if path == "bundled" else path, dtype=torch.float32)
+    source = BUNDLED_FILE if path == "bundled" else path
+    loaded = load_model(source, dtype=torch.float32, variant=variant, part=part)
     if not isinstance(loaded.model, AutoencoderKL) or type(loaded.config) is not KLConfig or loaded.family != "kl":
         raise ConfigError(
             f"model.ckpt_path: expected a KL image autoencoder, got {loaded.family} in {path}: use another"

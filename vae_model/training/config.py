@@ -126,7 +126,7 @@ class TrainerSection:
     """auto: bf16-mixed where the processor or GPU computes in bfloat16, else 32-true. The loss is never in 16 bits.
     16-mixed, for older GPUs, scales gradients; weights in 16 bits (16-true) would lose small steps and are refused."""
     channels_last: bool = True
-    """Keep activations with their channels together in memory, which convolutions mostly prefer."""
+    """Keep activations with their channels together in memory, which convolutions on GPUs mostly prefer."""
     accelerator: str = "auto"
     devices: str | int = 1
     num_nodes: int = 1

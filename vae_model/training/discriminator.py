@@ -11,13 +11,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from ..group_norm import GroupNorm
+
 
 def _batch_norm(channels: int) -> nn.Module:
     return nn.BatchNorm2d(channels)
 
 
 def _group_norm(channels: int) -> nn.Module:
-    return nn.GroupNorm(next(groups for groups in (16, 8, 4, 2, 1) if channels % groups == 0), channels)
+    return GroupNorm(next(groups for groups in (16, 8, 4, 2, 1) if channels % groups == 0), channels)
 
 
 def _no_norm(channels: int) -> nn.Module:

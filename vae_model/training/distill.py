@@ -16,6 +16,7 @@ from torch import Tensor
 from ..bundled import BUNDLED_FILE
 from ..config import image_channels
 from ..distribution import DiagonalGaussianDistribution
+from ..latent_formats import same_numbers
 from ..load import load_model
 from ..tiny import AutoencoderTiny
 from .architecture import check_parts
@@ -31,6 +32,7 @@ class TinyDistillation(Trained):
     """A tiny autoencoder that learns from a teacher.
 
     Args:    teacher: any file that `load_vae` opens, or "bundled".
+             teacher_variant, teacher_part: the variant of a folder's files, one of several VAEs in a checkpoint.
              train: which halves are made; a decoder alone is enough for previews.
              width, blocks: channels and blocks of every stage; the stages follow from the teacher's factor.
              scaling_factor, shift_factor: the tiny model works on (latent - shift_factor) * scaling_factor, which
@@ -57,9 +59,12 @@ class TinyDistillation(Trained):
         ema_decay: float | None = None,
         gradient_checkpointing: bool = False,
         input_key: str = "jpg",
+        teacher_variant: str | None = None,
+        teacher_part: str | None = None,
     ) -> None:
         require(one_of("model.target", target, TARGETS) + check_parts(train))
-        loaded = load_model(BUNDLED_FILE if teacher == "bundled" else teacher, dtype=torch.float32)
+        source = BUNDLED_FILE if teacher == "bundled" else teacher
+        loaded = load_model(source, dtype=torch.float32, variant=teacher_variant, part=teacher_part)
         config = loaded.config
         latent_channels = config.latent_channels
         stages = 1 + round(math.log2(config.factor))
@@ -72,6 +77,7 @@ class TinyDistillation(Trained):
             scaling_factor=scaling_factor,
             shift_factor=shift_factor,
         )
+        model.latent_format = same_numbers(scaling_factor, shift_factor, latent_channels)
         if gradient_checkpointing:
             model.enable_gradient_checkpointing()
         super().__init__(model, make_loss(lossconfig), ema_decay, monitor, input_key)

@@ -32,6 +32,7 @@ class AutoEncoderKL(Trained):
              dotted path, called as `given_loss` says. None is AutoencoderLoss. The seed's own default, the method
              `default_loss`, collapses the posterior and has to be asked for, by that name.
              ckpt_path: weights to start from, any file that `load_vae` opens, or "bundled".
+             ckpt_variant, ckpt_part: the variant of a folder's files, one of several autoencoders in a checkpoint.
              ignore_keys: beginnings of keys that are not taken from there.
              colorize_nlabels: channels of the images, where pictures of them need a projection onto three.
              monitor: the logged value that tells the best weights.
@@ -63,9 +64,11 @@ class AutoEncoderKL(Trained):
         decoder_ddconfig: Mapping[str, Any] | None = None,
         use_quant_conv: bool | None = None,
         use_post_quant_conv: bool | None = None,
+        ckpt_variant: str | None = None,
+        ckpt_part: str | None = None,
     ) -> None:
         require(one_of("model.start", start, STARTS) + check_parts(train))
-        loaded = None if ckpt_path is None else load_start(ckpt_path)
+        loaded = None if ckpt_path is None else load_start(ckpt_path, ckpt_variant, ckpt_part)
         quant = {"use_quant_conv": use_quant_conv, "use_post_quant_conv": use_post_quant_conv}
         options = model_options(ddconfig, decoder_ddconfig, embed_dim, quant, loaded)
         model = AutoencoderKL(**options)

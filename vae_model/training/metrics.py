@@ -1,7 +1,8 @@
 """How alike two images are: PSNR, SSIM and MS-SSIM, one value per image, in float64.
 
 SSIM: Wang, Bovik, Sheikh, Simoncelli 2004 (Gaussian window of 11 x 11 pixels, deviation 1.5, K1 0.01, K2 0.03, on
-every colour channel, without padding). MS-SSIM: Wang, Simoncelli, Bovik 2003. Written from the papers.
+every colour channel, without padding). MS-SSIM: Wang, Simoncelli, Bovik 2003. Written from the papers, whose constants
+are for brightness that is never negative: images in -1..1 are judged as 0..1, black being 0.
 """
 
 from __future__ import annotations
@@ -13,8 +14,9 @@ from torch.nn import functional
 WINDOW = 11
 DEVIATION = 1.5
 RANGE = 2.0
-"""From black (-1) to white (1)."""
-C1, C2 = (0.01 * RANGE) ** 2, (0.03 * RANGE) ** 2
+"""From black (-1) to white (1), of what is handed in."""
+C1, C2 = 0.01**2, 0.03**2
+"""For brightness in 0..1."""
 SCALE_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
 """Exponents of the five scales of MS-SSIM, the finest first."""
 LEAST_SIDE = WINDOW
@@ -47,7 +49,7 @@ def ssim(x: Tensor, y: Tensor) -> Tensor:
     Memory:  about ten times the two images in float64.
     """
     _check(x, y, LEAST_SIDE)
-    luminance, contrast = _similarity(x.double(), y.double())
+    luminance, contrast = _similarity(_brightness(x), _brightness(y))
     return (luminance * contrast).mean(dim=(1, 2, 3))
 
 
@@ -63,7 +65,7 @@ def ms_ssim(x: Tensor, y: Tensor) -> Tensor:
     Raises:  ValueError as for `ssim`.
     """
     _check(x, y, LEAST_SIDE_MS)
-    x, y = x.double(), y.double()
+    x, y = _brightness(x), _brightness(y)
     result: Tensor | float = 1.0
     for number, weight in enumerate(SCALE_WEIGHTS):
         luminance, contrast = _similarity(x, y)
@@ -76,6 +78,11 @@ def ms_ssim(x: Tensor, y: Tensor) -> Tensor:
     return result.mean(dim=1)
 
 
+def _brightness(x: Tensor) -> Tensor:
+    """-1..1 as 0..1, float64: the stabilising constants take means of 0 and more."""
+    return (x.double() + 1) / 2
+
+
 def _power(base: Tensor, exponent: float) -> Tensor:
     """0 for what is not positive, with a gradient of 0 there: a plain power has none at 0."""
     positive = base > 0
@@ -83,7 +90,7 @@ def _power(base: Tensor, exponent: float) -> Tensor:
 
 
 def _similarity(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    """The luminance term and the contrast-and-structure term of every window, (B, 3, H - 10, W - 10)."""
+    """Of brightness in 0..1: luminance and contrast-and-structure of every window, (B, 3, H - 10, W - 10)."""
     mean_x, mean_y = _blur(x), _blur(y)
     variance_x = _blur(x * x) - mean_x * mean_x
     variance_y = _blur(y * y) - mean_y * mean_y

@@ -6,10 +6,8 @@ that fails, because a loss looks at values or because the batch cannot work, a g
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,8 +15,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from ..instantiate import instantiate_optimizer
-from ..load import load_model
-from ..save import save
+from ..save import require_savable
 from .autoencoder_loss import DefaultLoss
 from .config import ConfigError, OptimizerSection, one_of, require
 from .given_loss import GivenLoss, try_out
@@ -33,7 +30,7 @@ def rehearse(module: Trained, stages: Sequence[tuple[float, int, int]], val_side
 
     Args:    stages: (share, crop, batch size) of the training batches.
              val_side: pixels of the pictures that are judged, where there are any.
-    Raises:  ConfigError, in one line, naming the setting.
+    Raises:  ConfigError (or another InputError), in one line, naming the setting.
     """
     if module.ema_decay is not None and not 0 <= module.ema_decay <= 1:
         raise ConfigError(f"model.params.ema_decay: expected 0 to 1, got {module.ema_decay}: choose one between them")
@@ -44,7 +41,7 @@ def rehearse(module: Trained, stages: Sequence[tuple[float, int, int]], val_side
             _try("data.crop, data.batch_size", module, count, side, judged=False)
         if val_side is not None:
             _try("data.val_crop", module, 1, val_side, judged=True)
-    _try_file(module)
+    require_savable(module.model, "model.params")
 
 
 def _try_own_loss(module: Trained, stages: Sequence[tuple[float, int, int]], val_side: int | None) -> None:
@@ -159,24 +156,6 @@ def _buffers_kept(module: nn.Module) -> Generator[None, None, None]:
     finally:
         for name, buffer in module.named_buffers():
             buffer.copy_(kept[name])
-
-
-def _try_file(module: Trained) -> None:
-    """The file of the weights, written where it is deleted again, and opened as everyone will."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "weights.safetensors"
-        try:
-            save(module.model, path)
-            found = set(load_model(str(path)).model.state_dict())
-        except ValueError as error:
-            reason = str(error).replace(f"{path}: ", "")
-            raise ConfigError(
-                f"model.params: expected a model whose file can be opened again, got another: change it ({reason})"
-            ) from error
-    if found != set(module.model.state_dict()):
-        raise ConfigError(
-            "model.params: expected a model whose file can be opened again, got one that is read as another: change it"
-        )
 
 
 def _first_line(error: BaseException) -> str:

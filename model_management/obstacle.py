@@ -1,0 +1,62 @@
+"""Why a VAE of the host must run by its own method: what the engine has no rule for, or what it was asked for."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..vae_model.exact.spec import UnsupportedModule
+from ..vae_model.exact.step import Program
+from ..vae_model.halves import Half, decoder_half, encoder_half
+from .frames import VIDEO, runs_frames
+
+BLEND = "blended tiles were asked for"
+OPTIONS = "called with options that only the VAE itself knows"
+
+
+def half_of(vae: Any, what: str) -> Half:
+    """The decoder or encoder of a VAE as it is now; UnsupportedModule where the engine has no rule for it."""
+    model = vae.first_stage_model
+    return decoder_half(model) if what == "decode" else encoder_half(model, vae.latent_channels)
+
+
+def factor_of(program: Program, what: str) -> int:
+    """Pixels along one side of a latent cell, as the modules have it."""
+    side = 1024
+    there = program.out_size(side, side).height
+    return there // side if what == "decode" else side // there
+
+
+def correct_factors(vae: Any) -> None:
+    """Set the factors that the host got wrong: the core leaves TAEF2's at 8, and its nodes crop and count by them."""
+    for what, name in (("decode", "upscale_ratio"), ("encode", "downscale_ratio")):
+        if type(getattr(vae, name, None)) is not int:
+            continue
+        try:
+            setattr(vae, name, factor_of(half_of(vae, what).program, what))
+        except UnsupportedModule:
+            continue
+
+
+def find_obstacle(vae: Any, what: str, x: Any) -> str | None:
+    """Why the VAE's own method must "decode" or "encode" x, None where the engine can."""
+    if getattr(vae, "handles_tiling", False):
+        return "the VAE does its own tiling"
+    dimensions, axes = getattr(vae, "latent_dim", 2), int(getattr(x, "ndim", 0))
+    if (dimensions != 2 and not runs_frames(vae)) or getattr(vae, "extra_1d_channel", None) is not None:
+        return f"latents of {dimensions} dimensions (video, audio)"
+    if axes == 5 and what == "decode":
+        return VIDEO.format(x.shape[2])
+    if axes != 4:
+        return f"expected a batch of 4 dimensions, got {axes}"
+    try:
+        wanted = half_of(vae, what).program.in_channels
+    except UnsupportedModule as reason:
+        return str(reason)
+    channels = int(x.shape[1]) if what == "decode" else _image_channels(vae, int(x.shape[3]))
+    return None if channels == wanted else f"expected {wanted} channels, got {channels}"
+
+
+def _image_channels(vae: Any, channels: int) -> int:
+    """Channels of an image once the VAE has cut off or filled in what it does not want."""
+    fills = getattr(vae, "pad_channel_value", None) is not None
+    return vae.output_channels if fills else min(channels, vae.output_channels)
