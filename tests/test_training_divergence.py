@@ -140,6 +140,31 @@ def test_a_scaler_may_leave_out_some_steps_but_not_all() -> None:
     assert skipped.too_many(optimizer, True)
 
 
+@pytest.mark.parametrize("lost", [False, True])
+def test_sixteen_bit_gradients_may_overflow_at_first(
+    tmp_path: Path, photos: Path, lost: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A scaler that begins far too high finds its scale; where every step overflows, the training ends."""
+    from exact_vae.vae_model.training import divergence
+    from lightning.pytorch.plugins import MixedPrecision
+
+    monkeypatch.setattr(divergence, "MOST_SKIPPED", 13)
+    words = ["data.batch_size=1", "data.crop=8", "data.val_limit=1"]  # 16-bit convolutions on CPUs take their time
+    prepared = prepare(read_config(write_config(tmp_path, photos, batches=16, check_every=8), words), progress=False)
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**22)  # pyright: ignore
+    prepared.trainer.strategy.precision_plugin = MixedPrecision("16-mixed", "cpu", scaler)
+    before = prepared.module.model.decoder.conv_in.weight.clone()  # pyright: ignore
+    if lost:
+        spoil_gradient(prepared.module)
+        with pytest.raises(DivergedError, match=r"no finite norm of the gradients at batch 14 of 16.*after batch 8"):
+            run(prepared)
+        return
+    run(prepared)
+    assert prepared.module.batches_done == 16
+    assert 2**9 < scaler.get_scale() < 2**22  # some steps were left out, not all
+    assert not torch.equal(prepared.module.model.decoder.conv_in.weight, before)  # pyright: ignore
+
+
 def test_what_is_broken_is_named() -> None:
     values = {
         "a": torch.tensor([1.0, NAN]),

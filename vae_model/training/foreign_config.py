@@ -51,7 +51,7 @@ def translate(tree: Tree) -> tuple[Tree, list[str]]:
     if _is_foreign(native.get("data")):
         _take_data(native["data"], found, unused)
     if isinstance(native.get("model"), dict):
-        translate_model(native["model"], found, unused)
+        translate_model(native["model"], found, unused, whole_file=theirs)
     if theirs:
         unused += [name for name in native if name not in SECTIONS]
         native = {name: section for name, section in native.items() if name in SECTIONS}

@@ -26,9 +26,10 @@ _UNUSED = (
 )
 
 
-def translate_model(section: Tree, found: Settings, unused: list[str]) -> None:
+def translate_model(section: Tree, found: Settings, unused: list[str], *, whole_file: bool) -> None:
     """Rewrite a model section in place; settings of other sections go into `found`, paths without use into `unused`.
 
+    Args:    whole_file: whether other sections are theirs, too, so that their optimiser is meant.
     Raises: ConfigError for parts that cannot be trained here.
     """
     target = str(section.get("target", ""))
@@ -44,7 +45,8 @@ def translate_model(section: Tree, found: Settings, unused: list[str]) -> None:
     if name in ENGINES or "encoder_config" in params:
         _take_parts(params)
     unused += [f"model.params.{key}" for key in _UNUSED if params.pop(key, None) is not None]
-    _take_optimizer(section, params, found, root.split(".")[0])
+    package = root.split(".")[0]
+    _take_optimizer(section, params, found, package if whole_file or package == "sgm" else "")
     _take_loss(params, unused)
 
 

@@ -16,10 +16,14 @@ if TYPE_CHECKING:
     _Twin = LightningModule
     _BASES = (LightningModule,)
 else:
+    from lightning_utilities.core import rank_zero
+
+    messages = rank_zero.log  # of both packages: the one that is imported last would take them over
     try:
         from pytorch_lightning import LightningModule as _Twin
     except ImportError:  # the newer package is enough
         _Twin = LightningModule
+    rank_zero.log = messages
     _BASES = (LightningModule,) if _Twin is LightningModule else (LightningModule, _Twin)
 
 
