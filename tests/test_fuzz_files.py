@@ -82,7 +82,9 @@ def draw_settings(draw: Draw, base: Base) -> dict[str, str]:
             ["nan", "inf", "0", "-1", "4", "1e999", "9" * 5000, "a\nb", "silu", "\N{ARABIC-INDIC DIGIT FOUR}"]
         ),
     )
-    return draw(st.dictionaries(st.sampled_from([*names, "merge_strategy", "upsample_fn"]), values, max_size=3))
+    names += ["merge_strategy", "upsample_fn", "upsampling_scaling_factor", "latent_magnitude", "latent_format"]
+    names += ["encoder_norm_num_groups", "dropout", "tanh_out", "give_pre_end", "double_z", "force_upcast"]
+    return draw(st.dictionaries(st.sampled_from(names), values, max_size=3))
 
 
 def storable(state: dict[str, Tensor]) -> dict[str, Tensor]:

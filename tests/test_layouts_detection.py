@@ -247,6 +247,7 @@ def test_wrong_norm_groups_are_refused() -> None:
         ("taesd-diffusers", "act_fn", "mish", "elu"),
         ("taesd-diffusers", "upsample_fn", "bicubic", "area"),
         ("taesd-diffusers", "upsampling_scaling_factor", 4, 400),
+        ("taesd-diffusers", "upsampling_scaling_factor", 1, 10**400),
         ("taesd-diffusers", "latent_magnitude", 4.5, 0),
         ("taesd-diffusers", "force_upcast", True, "perhaps"),
     ],

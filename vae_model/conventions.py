@@ -128,7 +128,7 @@ def convention(config: Config) -> str:
 def untold(family: str, config: Config, hints: Mapping[str, str]) -> list[str]:
     """What neither weights nor header nor config.json tell, in sentences' parts."""
     missing: list[str] = []
-    if isinstance(config, KLConfig) and "norm_num_groups" not in hints:
+    if isinstance(config, KLConfig) and not any(name.endswith("norm_num_groups") for name in hints):
         missing.append(f"groups of the norms, taken as {config.num_groups}")
     if isinstance(config, KLConfig) and config.patch > 1 and "batch_norm_eps" not in hints:
         missing.append(f"eps of the statistics, taken as {config.batch_norm_eps:g}")

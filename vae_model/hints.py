@@ -35,9 +35,10 @@ def number(hints: Hints, name: str, default: _Number, *, half: str | None = None
         return default
     try:
         value = type(default)(text)
-    except ValueError as error:
+        finite = math.isfinite(value)
+    except (ValueError, OverflowError) as error:
         raise ValueError(f"expected a number as {name}, got {text!r}") from error
-    if not math.isfinite(value):
+    if not finite:
         raise ValueError(f"expected a finite number as {name}, got {text!r}")
     return value
 
