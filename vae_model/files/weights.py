@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -147,14 +148,15 @@ def _explain_safetensors(path: Path, error: Exception) -> str:
             header = json.loads(file.read(header_bytes)) if header_bytes < min(size, 100_000_000) else {}
             entries = [entry for name, entry in header.items() if name != "__metadata__"]
             ends = [int(entry["data_offsets"][1]) for entry in entries]
-            unknown = {str(entry["dtype"]) for entry in entries} - _KNOWN_DTYPES
+            named = {str(entry["dtype"]) for entry in entries}
+            unknown = {kind for kind in named - _KNOWN_DTYPES if re.fullmatch("[A-Z][A-Z0-9_]{1,15}", kind)}
         except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError):
             ends, unknown = [], set[str]()
     needed = 8 + header_bytes + max(ends, default=0)
     if ends and needed > size:
         return f"expected {needed} bytes of safetensors, found {size}: the file is truncated, download it again"
     if ends and needed == size and unknown:
-        kind = on_one_line(sorted(unknown)[0])
+        kind = sorted(unknown)[0]
         return f"expected numbers that this safetensors knows, found {kind}: get the float16 or float32 version"
     return f"expected safetensors, found something else ({first_line(error)}): download the file again"
 
