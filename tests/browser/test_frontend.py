@@ -219,8 +219,6 @@ def state(ui: Ui) -> str:
 def test_the_core_s_node_behind_make_vae_exact_has_the_line(any_ui: Ui, screenshot: Callable[[Ui, str], None]) -> None:
     ui = any_ui
     decode = ui.core_workflow(512)
-    ui.js("() => window.app.loadGraphData(window.app.graph.serialize(), false)")  # as an opened workflow, with an id
-    ui.page.wait_for_function("() => window.app.graph.nodes.length === 5")
     ui.run()
     visible(ui, LINE)
     screenshot(ui, "core")
@@ -230,11 +228,20 @@ def test_the_core_s_node_behind_make_vae_exact_has_the_line(any_ui: Ui, screensh
     assert " s" in text(ui, LINE)
     assert not ui.page.locator(TRACK).first.is_visible()
     assert "exact_vae" not in json.dumps(ui.js("() => window.app.graphToPrompt()"))
+    assert ui.console.unexplained() == []
+
+
+def test_undo_keeps_the_line_of_the_core_s_node(any_ui: Ui) -> None:
+    ui = any_ui
+    decode = ui.core_workflow()
+    ui.js("() => window.app.loadGraphData(window.app.graph.serialize(), false)")  # as an opened workflow, with an id
+    ui.page.wait_for_function("() => window.app.graph.nodes.length === 5")
+    ui.run()
+    visible(ui, LINE)
     line = text(ui, LINE)
     ui.js("() => window.app.loadGraphData(window.app.graph.serialize(), false)")
     ui.page.wait_for_function(f"(line) => document.querySelector('{LINE}')?.innerText === line", arg=line)
     assert panels(ui, decode) == 1
-    assert ui.console.unexplained() == []
 
 
 def test_a_failed_run_shows_why_and_no_line_of_the_run_before(
