@@ -234,7 +234,8 @@ def test_the_core_s_node_behind_make_vae_exact_has_the_line(any_ui: Ui, screensh
 def test_undo_keeps_the_line_of_the_core_s_node(any_ui: Ui) -> None:
     ui = any_ui
     decode = ui.core_workflow()
-    ui.js("() => window.app.loadGraphData(window.app.graph.serialize(), false)")  # as an opened workflow, with an id
+    # As a workflow that was opened from a file: with an id, which a cleared one has not.
+    ui.js("() => window.app.loadGraphData({...window.app.graph.serialize(), id: crypto.randomUUID()}, false)")
     ui.page.wait_for_function("() => window.app.graph.nodes.length === 5")
     ui.run()
     visible(ui, LINE)
