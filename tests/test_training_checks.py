@@ -58,8 +58,7 @@ def test_a_training_of_epochs_is_judged_at_the_end_of_each(tmp_path: Path, photo
     train(write_config(tmp_path, photos, model, batches=None, epochs=3, check_every=500), quiet=True)
     folder = tmp_path / "run"
     assert [row["batch"] for row in curve(tmp_path)] == [2, 3, 5]
-    pictures = [path.stem for path in sorted((folder / "images").iterdir()) if "samples" not in path.stem]
-    assert pictures == ["00000002", "00000003", "00000005"]
+    assert {path.stem[:8] for path in (folder / "images").iterdir()} == {"00000002", "00000003", "00000005"}
     best = json.loads((folder / "best.json").read_text())
     assert best["monitor"] == "val/psnr"
     assert best["value"] == pytest.approx(max(row["psnr"] for row in curve(tmp_path)), abs=1e-3)

@@ -132,7 +132,7 @@ def test_what_may_change_does_not_stop_it(tmp_path: Path, photos: Path) -> None:
     train(config, quiet=True)
     words = ["trainer.batches=3", "model.params.ddconfig.attn_type=vanilla", "model.params.ddconfig.dropout=0.1"]
     words += ["model.params.monitor=val/rec_loss", "model.params.lossconfig.params.kl_weight=1e-4", "optimizer.lr=1e-4"]
-    train(config, [*words, "model.target=ldm.models.autoencoder.AutoencoderKL"], resume=True, quiet=True)
+    train(config, [*words, "model.target=AutoencoderKL"], resume=True, quiet=True)
     assert curve(tmp_path)[-1]["batch"] == 3
 
 
