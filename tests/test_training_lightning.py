@@ -168,6 +168,22 @@ def test_a_checkpoint_needs_no_file_that_it_started_from(tmp_path: Path) -> None
     assert_same(parameters(module), parameters(AutoEncoderKL.load_from_checkpoint(tmp_path / "a.ckpt")))
 
 
+def test_every_setting_of_the_network_comes_back(tmp_path: Path) -> None:
+    extra = {"tanh_out": True, "conv_shortcut": True, "resamp_with_conv": False}
+    module = made(ddconfig={**PARAMS["ddconfig"], **extra})
+    save(module, tmp_path / "a.safetensors")
+    fit(module).save_checkpoint(tmp_path / "a.ckpt")
+    again = AutoEncoderKL.load_from_checkpoint(tmp_path / "a.ckpt")
+    z = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        expected = module.decode(z)
+        assert torch.equal(again.decode(z), expected)
+    assert float(expected.abs().max()) <= 1
+    started = AutoEncoderKL(ckpt_path=str(tmp_path / "a.safetensors"), lossconfig=PARAMS["lossconfig"])
+    with torch.no_grad():
+        assert torch.equal(started.decode(z), made(ddconfig={**PARAMS["ddconfig"], **extra}).decode(z))
+
+
 def test_a_checkpoint_of_a_tiny_decoder(tmp_path: Path) -> None:
     loss = {"params": {"terms": {"l1": 1.0}}}
     module = TinyDistillation("bundled", width=8, blocks=1, scaling_factor=0.25, lossconfig=loss)

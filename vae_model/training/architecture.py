@@ -15,6 +15,7 @@ from .arguments import call_checked
 from .config import ConfigError, one_of
 
 PARTS = ("encoder", "decoder")
+_ENDS = {"tanh_out", "give_pre_end"}
 
 
 def check_parts(train: Sequence[str]) -> list[str]:
@@ -55,6 +56,9 @@ def model_options(
         return options | given
     encoder = _checked_ddconfig(ddconfig, "ddconfig")
     decoder = None if decoder_ddconfig is None else _checked_ddconfig(decoder_ddconfig, "decoder_ddconfig")
+    if encoder.keys() & _ENDS:  # which encoders do not have
+        decoder = decoder or dict(encoder)
+        encoder = {name: value for name, value in encoder.items() if name not in _ENDS}
     quant = {name: bool(options.get(name, True)) for name in quant} | given
     if embed_dim is None and any(quant.values()):
         raise ConfigError("model.params: expected embed_dim beside ddconfig, got none: add it")
@@ -66,6 +70,8 @@ def _checked_ddconfig(ddconfig: Mapping[str, Any], where: str) -> dict[str, Any]
     """Names, types and the one value that training needs."""
     if not ddconfig.get("double_z", True):
         raise ConfigError(f"{where}.double_z: expected true, got false: a KL autoencoder has means and variances")
+    if ddconfig.get("give_pre_end"):
+        raise ConfigError(f"{where}.give_pre_end: expected false, got true: there would be no images to compare")
     values = call_checked(encoder_arguments, ddconfig, where)
     return {name: values[name] for name in ddconfig}
 
@@ -86,6 +92,9 @@ def encoder_arguments(
     use_linear_attn: bool = False,
     attn_type: str = "vanilla",
     num_groups: int = 32,
+    conv_shortcut: bool = False,
+    tanh_out: bool = False,
+    give_pre_end: bool = False,
 ) -> dict[str, Any]:
     """The arguments a ddconfig may have, with their types."""
     return locals()
