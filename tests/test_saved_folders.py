@@ -61,3 +61,16 @@ def test_diffusers_folders_of_temporal_decoders(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="expected the decoder of Stable Video Diffusion"):
         convert_vae([str(tmp_path / "m.safetensors")], tmp_path / "other", "diffusers")
     assert to_layout(model, "diffusers")["quant_conv.bias"].abs().sum() == 0
+
+
+def test_half_a_temporal_autoencoder_in_diffusers_names(tmp_path: Path) -> None:
+    model = kl(
+        None,
+        {"video_kernel_size": (3, 1, 1)},
+        decoder_target="VideoDecoder",
+        parts=("decoder",),
+        use_post_quant_conv=False,
+    )
+    save(model, tmp_path / "m.safetensors", layout="diffusers")
+    z = torch.randn(2, 4, 4, 4)
+    assert torch.equal(first(load_model(tmp_path / "m.safetensors").model.decode(z)), model.decode(z))  # pyright: ignore

@@ -73,7 +73,8 @@ def to_layout(model: nn.Module, layout: str) -> dict[str, Tensor]:
     if layout == "taesd-comfyui" and isinstance(model, AutoencoderTiny) and knows_scale(model):
         values = (model.scaling_factor, model.shift_factor)
         named |= {name: torch.tensor(float(value)) for name, value in zip(SCALARS, values, strict=True)}
-    if row.family == "video" and layout == "diffusers" and "quant_conv.weight" not in named:
+    quant_conv = row.family == "video" and layout == "diffusers" and "quant_conv.weight" not in named
+    if quant_conv and "encoder.conv_out.bias" in named:
         named |= _identity_quant_conv(named["encoder.conv_out.bias"])
     return named
 
