@@ -98,15 +98,16 @@ def test_long_calls_go_to_the_fastest_and_short_ones_are_not_worth_timing(
 ) -> None:
     monkeypatch.setattr(attention, "WORTH_TIMING", 16)
     monkeypatch.setattr(attention, "fastest_first", lambda names, *kind: tuple(reversed(names)))
+    q, k, v = torch.randn(3, 1, tokens, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    wanted = pytorch_attention(q, k, v)
     seen: list[str] = []
     for name in ("pytorch", "sliced", "streamed"):
         plain = ATTENTION[name]
         monkeypatch.setitem(
             ATTENTION, name, lambda *args, name=name, plain=plain, **options: [seen.append(name), plain(*args)][1]
         )
-    q, k, v = torch.randn(3, 1, tokens, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     # float64: sums in another order.
-    torch.testing.assert_close(attend(q, k, v), pytorch_attention(q, k, v), rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(attend(q, k, v), wanted, rtol=1e-12, atol=1e-12)
     assert seen == [used]
 
 
