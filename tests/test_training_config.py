@@ -80,3 +80,19 @@ def test_the_command_says_what_is_wrong(
     assert text in printed
     assert printed.count("\n") == 1
     assert not (tmp_path / "run" / "last.ckpt").exists()
+
+
+@pytest.mark.parametrize("is_terminal", [True, False])
+def test_a_bar_is_for_terminals(
+    tmp_path: Path, photos: Path, monkeypatch: pytest.MonkeyPatch, is_terminal: bool
+) -> None:
+    asked: list[bool] = []
+
+    def prepare(config: TrainConfig, *, resume: bool, progress: bool) -> Any:
+        asked.append(progress)
+        raise ConfigError("far enough")
+
+    monkeypatch.setattr("exact_vae.vae_model.training.fit.prepare", prepare)
+    monkeypatch.setattr("sys.stderr.isatty", lambda: is_terminal)
+    assert main(["train", "kl_f8_small", f"data.train={photos}", f"output.folder={tmp_path / 'run'}"]) == 2
+    assert asked == [is_terminal]

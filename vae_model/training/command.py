@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -25,7 +26,7 @@ def train(name: str, overrides: Sequence[str] = (), *, resume: bool = False, qui
     from .fit import prepare, run
 
     with importable(Path(name).parent, Path()):  # where a loss of one's own may be
-        prepared = prepare(config, resume=resume, progress=not quiet)
+        prepared = prepare(config, resume=resume, progress=not quiet and sys.stderr.isatty())
         nothing_left = prepared.ended
         run(prepared)
     module, folder = prepared.module, config.output.folder
