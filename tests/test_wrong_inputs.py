@@ -1,5 +1,6 @@
 """Nothing, or something else, where a VAE, a latent, an image, a mask or a file belongs: one line that helps."""
 
+import importlib.util
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -223,3 +224,17 @@ def test_audio_vaes_are_named(name: str, tmp_path: Path) -> None:
     save_file({key: torch.zeros(2) for key in AUDIO[name]}, path)
     with pytest.raises(VAEFileError, match=rf"found the audio VAE of {name}(;|:)"):
         load_vae(path)
+
+
+def test_channels_first_are_told_as_such(small_vae: VAE) -> None:
+    with pytest.raises(InputError, match=r"expected channels last, .* got \(1, 3, 64, 64\): movedim\(1, -1\)$"):
+        small_vae.encode(torch.rand(1, 3, 64, 64))
+
+
+def test_xformers_is_asked_for_by_name() -> None:
+    from exact_vae.vae_model.attention import xformers_attention
+
+    if importlib.util.find_spec("xformers") is not None:
+        pytest.skip("xformers is installed here")
+    with pytest.raises(ImportError, match="expected the package xformers, found none: install it or take"):
+        xformers_attention(*torch.rand(3, 1, 4, 8))

@@ -63,8 +63,12 @@ def _fit(q: Tensor, k: Tensor, v: Tensor) -> bool:
 @takes_images
 def _xformers(q: Tensor, k: Tensor, v: Tensor, *, max_bytes: int | None = None) -> Tensor:
     """Memory-efficient attention of the optional xformers package; raises ImportError where it is absent."""
-    import xformers.ops  # pyright: ignore
-
+    try:
+        import xformers.ops  # pyright: ignore
+    except ImportError as error:
+        raise ImportError(
+            "xformers_attention: expected the package xformers, found none: install it or take pytorch_attention"
+        ) from error
     return cast(Tensor, xformers.ops.memory_efficient_attention(q.contiguous(), k.contiguous(), v.contiguous()))  # pyright: ignore
 
 

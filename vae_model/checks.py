@@ -74,7 +74,10 @@ def check_pixels(pixels: Tensor, channels: int, factor: int, as_video: bool = Fa
 
 
 def _require_one_cell(pixels: Tensor, factor: int) -> None:
-    height, width = pixels.shape[1:3]
+    height, width, last = pixels.shape[1:]
+    if height <= 4 < min(width, last):
+        shape = tuple(pixels.shape)
+        raise InputError(f"pixels: expected channels last, (batch, height, width, C), got {shape}: movedim(1, -1)")
     if min(height, width) < factor:
         raise InputError(
             f"pixels: expected at least {factor} x {factor}, one latent cell, got {width} x {height}: enlarge the image"
