@@ -19,6 +19,7 @@ from torch import Tensor
 
 from ..errors import VAEFileError
 from .folders import Choice, choose_beside, choose_in_folder
+from .hyper_parameters import told_settings
 from .kinds import is_safetensors, read_head
 from .nested import flatten
 from .pickles import first_line, unpickle
@@ -77,7 +78,7 @@ def _open_file(path: Path) -> Weights:
     if is_safetensors(path, head):
         return _open_safetensors(path, metadata)
     content, notes = unpickle(path, head)
-    return replace(_from_mapping(str(path), content, metadata), notes=notes)
+    return replace(_from_mapping(str(path), content, metadata | told_settings(content)), notes=notes)
 
 
 def _join(shards: list[Weights]) -> Weights:

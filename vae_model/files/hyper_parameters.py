@@ -1,0 +1,23 @@
+"""What a Lightning checkpoint tells of its model beside the weights: the ldm arguments among `hyper_parameters`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, cast
+
+
+def told_settings(content: Mapping[str, Any]) -> dict[str, str]:
+    """Hints, as a file of ours has them in its header, of what no shape tells: groups, tanh_out, give_pre_end."""
+    given = _mapping(content.get("hyper_parameters"))
+    encoder = _mapping(given.get("ddconfig"))
+    decoder = _mapping(given.get("decoder_ddconfig")) or encoder
+    told: dict[str, str] = {}
+    for half, arguments in (("encoder", encoder), ("decoder", decoder)):
+        groups = arguments.get("num_groups")
+        if type(groups) is int:
+            told[f"{half}_norm_num_groups"] = str(groups)
+    return told | {name: "True" for name in ("tanh_out", "give_pre_end") if decoder.get(name) is True}
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    return cast("Mapping[str, Any]", value) if isinstance(value, Mapping) else {}
