@@ -153,8 +153,9 @@ def test_other_errors_are_not_taken_for_lack_of_memory(vae: VAE, monkeypatch: py
 
     monkeypatch.setattr(vae, "_decode_raw", fail)
     for method in ("untiled", "blend"):
-        with pytest.raises(RuntimeError, match=r"^a bug$"):
+        with pytest.raises(RuntimeError, match=r"^decode: expected no error, got RuntimeError: a bug: check") as caught:
             vae.decode(latents(), method)
+        assert str(caught.value.__cause__) == "a bug"
 
 
 @pytest.mark.parametrize("method", ["untiled", "blend"])
