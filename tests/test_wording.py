@@ -82,10 +82,10 @@ def test_debug_shows_the_traceback_beside_the_line(
 ) -> None:
     from exact_vae.model_management import describe
 
-    def broken(paths: Any) -> Any:
+    def broken(*arguments: Any) -> Any:
         return json.loads("{")["never"]
 
-    def unworded(paths: Any) -> Any:
+    def unworded(*arguments: Any) -> Any:
         return {}["weight"]
 
     monkeypatch.setattr(describe, "describe_vae", unworded)
@@ -104,19 +104,19 @@ def test_debug_shows_the_traceback_beside_the_line(
 def test_debug_shows_the_traceback_of_one_file_of_many(
     tmp_path: Path, small_file: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from exact_vae.model_management import run_command
+    from exact_vae.model_management import inputs
 
     def broken(source: Path) -> Any:
         raise ZeroDivisionError("division by zero")
 
-    monkeypatch.setattr(run_command, "read_latent", broken)
+    monkeypatch.setattr(inputs, "read_latent", broken)
     write_latent(torch.zeros(1, 4, 2, 2), tmp_path / "z.latent")
     words = ["decode", str(tmp_path / "z.latent"), "-o", str(tmp_path / "z.png"), "--vae", str(small_file), "--quiet"]
-    assert main(words) == 1
+    assert main(words) == 2
     first = capsys.readouterr().err
     assert f"exact-vae: {tmp_path / 'z.latent'}: decode: expected no error, got ZeroDivisionError: " in first
     assert "Traceback" not in first
-    assert main([*words, "--debug"]) == 1
+    assert main([*words, "--debug"]) == 2
     error = capsys.readouterr().err
     assert "in broken" in error
     assert [line for line in error.splitlines() if line.startswith("exact-vae: ")] == first.splitlines()
