@@ -161,6 +161,7 @@ def test_every_verb_takes_part_and_variant(
 ) -> None:
     folder = tmp_path / "folder"
     convert_vae([str(checkpoint)], folder, "diffusers", part="ema")
+    capsys.readouterr()  # a command before this test may have left the notes shown
     weights = folder / "diffusion_pytorch_model.safetensors"
     weights.rename(folder / "diffusion_pytorch_model.ema.safetensors")
     save_file({k: t * 0 for k, t in load_file(folder / "diffusion_pytorch_model.ema.safetensors").items()}, weights)
