@@ -7,8 +7,8 @@ from typing import Any
 
 import measure
 import torch
-from exact_vae.vae_model.attention import ATTENTION
-from exact_vae.vae_model.exact.streamed import streamed_attention
+from exact_vae.vae_model.attention.backends import ATTENTION
+from exact_vae.vae_model.attention.streamed import streamed_attention
 from torch import Tensor
 
 WIDTH = 512

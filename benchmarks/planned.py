@@ -12,12 +12,12 @@ from case import CONFIG, DIRECTIONS, Case
 from exact_vae.model_management.attention import attend
 from exact_vae.model_management.memory import get_free_memory
 from exact_vae.vae_model.errors import MemoryBudgetError
-from exact_vae.vae_model.exact.context import Context
-from exact_vae.vae_model.exact.program import build_program
-from exact_vae.vae_model.exact.run import run_program
+from exact_vae.vae_model.exact.memory.spill import Spill
+from exact_vae.vae_model.exact.program import Program
 from exact_vae.vae_model.exact.schedule import Schedule
-from exact_vae.vae_model.exact.spill import Spill
-from exact_vae.vae_model.exact.step import Program
+from exact_vae.vae_model.exact.stream.context import Context
+from exact_vae.vae_model.exact.stream.run import run_program
+from exact_vae.vae_model.families.ldm.program import build_program
 from torch import Tensor
 from torch.utils._python_dispatch import _disable_current_modes
 
@@ -38,7 +38,7 @@ def program_of(model: Any, direction: str) -> Program:
 def plan_case(case: Case, *, prefer: str | None = None, budget_bytes: int | None = None) -> Any:
     """A plan for this machine as the library makes it, within `budget_bytes` or what is free."""
     from exact_vae.model_management.budget import budgets
-    from exact_vae.model_management.planner import make_plan
+    from exact_vae.vae_model.exact.plan.search import make_plan
 
     device = case.models.device
     budget, host = budgets(device, budget_bytes)
@@ -111,7 +111,7 @@ def _square(direction: str, size: int) -> tuple[tuple[int, int, int, int], int]:
 
 def _plans(program: Program, shape: tuple[int, int, int, int], dtype: torch.dtype, device_type: str) -> dict[str, Any]:
     """The plan of every kind, and the smallest there is: the budget is halved towards it in steps of equal ratio."""
-    from exact_vae.model_management.planner import make_plan
+    from exact_vae.vae_model.exact.plan.search import make_plan
 
     def within(budget_bytes: float, prefer: str | None = None) -> Any:
         # On a CPU there is no other memory to wait in, so nothing is spilled there unless it is told to.

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 from exact_vae.vae_model.bytesize import format_bytes
-from exact_vae.vae_model.exact.native.kernels import kernels
+from exact_vae.vae_model.kernels.cpu.kernels import kernels
 from measure import ratio
 
 FORMAT = 1

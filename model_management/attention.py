@@ -14,7 +14,7 @@ from functools import cache, partial
 import torch
 from torch import Tensor
 
-from ..vae_model.attention import ATTENTION, set_choice
+from ..vae_model.attention.backends import ATTENTION, set_choice
 from .attention_speed import WORTH_TIMING, fastest_first
 from .memory import get_free_memory, soft_empty_cache
 from .oom import is_oom

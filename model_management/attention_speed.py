@@ -10,7 +10,7 @@ from statistics import median
 import torch
 from torch import Tensor
 
-from ..vae_model.attention import ATTENTION
+from ..vae_model.attention.backends import ATTENTION
 from .oom import is_oom
 
 WORTH_TIMING = 8192

@@ -17,7 +17,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from ..vae_model.exact.context import own_weights
+from ..vae_model.exact.stream.context import own_weights
 from ..vae_model.report import Report
 from . import memory, oom
 from .host import LocalHost

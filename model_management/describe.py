@@ -15,8 +15,10 @@ from ..vae_model.config import Config, TinyConfig, decode_factor
 from ..vae_model.conventions import convention, scale_and_shift, untold
 from ..vae_model.errors import InputError
 from ..vae_model.estimate import untiled_elements_per_pixel
-from ..vae_model.exact.spec import UnsupportedModule
-from ..vae_model.families import FAMILIES
+from ..vae_model.exact.layer import UnsupportedModule
+from ..vae_model.exact.plan.plan import Plan
+from ..vae_model.exact.plan.search import make_plan
+from ..vae_model.families.table import FAMILIES
 from ..vae_model.halves import Half, decoder_half, encoder_half
 from ..vae_model.layouts import COUNTERS
 from ..vae_model.load import build_empty, inspect_model, notes_of
@@ -24,8 +26,6 @@ from ..vae_model.notes import tell
 from .budget import AMPLE, budgets
 from .devices import parse_device, parse_dtype, vae_device, vae_dtype
 from .loader import BUNDLED
-from .plan import Plan
-from .planner import make_plan
 
 NOTHING_UNTOLD = "nothing that is needed"
 LAW_PIXELS = 4096

@@ -20,7 +20,7 @@ from torch import Tensor
 from ..vae_model.bytesize import parse_bytes
 from ..vae_model.checks import crop_centre
 from ..vae_model.errors import MemoryBudgetError
-from ..vae_model.exact.spec import UnsupportedModule
+from ..vae_model.exact.layer import UnsupportedModule
 from ..vae_model.halves import Half
 from ..vae_model.report import Report, Watch
 from ..vae_model.run import Run
@@ -196,7 +196,7 @@ class ExactVAE:
         return Report(what, width, height, images, dtype, str(self.device))
 
     def _exact_decode(self: Any, z: Tensor, strip_rows: int | None = None) -> Tensor:
-        size = half_of(self, "decode").program.out_size(*z.shape[2:])
+        size = half_of(self, "decode").program.extent(*z.shape[2:])
         shape = (len(z), size.height, size.width, size.channels)
         out = torch.empty(shape, dtype=output_dtype(), device=self.output_device)
 
@@ -212,7 +212,7 @@ class ExactVAE:
         program = half_of(self, "encode").program
         x = crop_centre(pixels, factor_of(program, "encode")) if getattr(self, "crop_input", True) else pixels
         x = self.vae_encode_crop_pixels(x)[..., : program.in_channels].movedim(-1, 1)  # older hosts leave alpha there
-        size = program.out_size(*x.shape[2:])
+        size = program.extent(*x.shape[2:])
         shape = (len(x), self.latent_channels, size.height, size.width)
         out = torch.empty(shape, dtype=output_dtype(), device=self.output_device)
 

@@ -9,14 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..vae_model.exact.context import own_weights
-from ..vae_model.exact.step import Program
+from ..vae_model.exact.plan.plan import Plan
+from ..vae_model.exact.plan.search import make_plan
+from ..vae_model.exact.program import Program
+from ..vae_model.exact.stream.context import own_weights
 from ..vae_model.host import Host
 from ..vae_model.report import Report
 from . import attention, loaded, memory, oom
 from .budget import AMPLE, budgets
-from .plan import Plan
-from .planner import make_plan
 
 __all__ = ["Host", "LocalHost"]
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..vae_model.exact.spec import UnsupportedModule
-from ..vae_model.exact.step import Program
+from ..vae_model.exact.layer import UnsupportedModule
+from ..vae_model.exact.program import Program
 from ..vae_model.halves import Half, decoder_half, encoder_half
 from .frames import VIDEO, runs_frames
 
@@ -22,7 +22,7 @@ def half_of(vae: Any, what: str) -> Half:
 def factor_of(program: Program, what: str) -> int:
     """Pixels along one side of a latent cell, as the modules have it."""
     side = 1024
-    there = program.out_size(side, side).height
+    there = program.extent(side, side).height
     return there // side if what == "decode" else side // there
 
 

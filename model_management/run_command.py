@@ -15,7 +15,7 @@ from ..vae_model.bytesize import parse_bytes
 from ..vae_model.checks import check_method
 from ..vae_model.conventions import knows_raw
 from ..vae_model.errors import InputError
-from ..vae_model.exact.ranks import RankLost
+from ..vae_model.exact.stream.ranks import RankLost
 from ..vae_model.files.images import require_image_suffix, write_image
 from ..vae_model.files.latents import are_raw, require_latent_suffix, write_latent
 from ..vae_model.vae import VAE

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from ..vae_model.bytesize import parse_bytes
-from ..vae_model.exact.shard import DistributedRanks, connect, local_rank
-from ..vae_model.exact.traffic import KINDS, describe
+from ..vae_model.exact.sharding.distributed import DistributedRanks, connect, local_rank
+from ..vae_model.exact.sharding.traffic import KINDS, describe
 from ..vae_model.files.latents import read_latent
 from ..vae_model.vae import VAE
 from .jobs import Outcome, Result, name_outputs, run_jobs

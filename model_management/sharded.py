@@ -14,26 +14,23 @@ from torch import Tensor
 
 from ..vae_model.checks import check_latents, check_timesteps
 from ..vae_model.errors import InputError, MemoryBudgetError
-from ..vae_model.exact.context import Context
-from ..vae_model.exact.ranks import RankStopped
+from ..vae_model.exact.layer import UnsupportedModule
+from ..vae_model.exact.plan.plan import Plan
+from ..vae_model.exact.plan.search import make_plan
+from ..vae_model.exact.program import Program
 from ..vae_model.exact.schedule import LevelSchedule
-from ..vae_model.exact.shard import DistributedRanks
-from ..vae_model.exact.share import Share
-from ..vae_model.exact.spec import UnsupportedModule
-from ..vae_model.exact.step import Program
+from ..vae_model.exact.sharding.distributed import DistributedRanks
+from ..vae_model.exact.sharding.share import Share
+from ..vae_model.exact.stream.context import Context
+from ..vae_model.exact.stream.ranks import RankStopped
 from ..vae_model.halves import Half, decoder_half
 from ..vae_model.report import Report, Watch
 from ..vae_model.run import Progress, Run
 from ..vae_model.run_exact import ExactRun
 from ..vae_model.vae import VAE
 from .budget import AMPLE, budgets
-from .plan import Plan
-from .planner import make_plan
 
 logger = logging.getLogger(__name__)
-
-STEPS = ("Convolve", "Residual", "Attend", "Enlarge", "TinyBlock", "TimeResidual", "TimeConvolve", "Unpack", "Pack")
-"""The steps that ask for nothing of other ranks but rows, moments, keys and values."""
 
 
 def decode_sharded(
@@ -95,17 +92,17 @@ def require_sharded(vae: VAE) -> None:
     """InputError, with the reason, for a VAE whose rows cannot be shared."""
     try:
         program = decoder_half(vae.first_stage_model).program
-        _require_known_steps(program)
+        _require_shared_rows(program)
     except UnsupportedModule as reason:
         raise InputError(
             f"shard: expected a decoder whose rows can be shared, got {reason}: leave out --shard"
         ) from None
 
 
-def _require_known_steps(program: Program) -> None:
-    unknown = sorted({type(step).__name__ for step in program.steps} - set(STEPS))
-    if unknown:
-        raise UnsupportedModule(f"a decoder with {', '.join(unknown)}")
+def _require_shared_rows(program: Program) -> None:
+    alone = sorted({op.name for op in program.ops if not op.shares_rows})
+    if alone:
+        raise UnsupportedModule(f"{', '.join(alone)}, which needs all rows")
 
 
 def _require_equal(ranks: DistributedRanks, facts: list[int]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..vae_model.errors import InputError, MemoryBudgetError
-from ..vae_model.exact.spec import UnsupportedModule
+from ..vae_model.exact.layer import UnsupportedModule
 from ..vae_model.halves import decoder_half, encoder_half
 from ..vae_model.wording import require_half
 from .exact_vae import make_exact

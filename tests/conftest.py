@@ -49,7 +49,7 @@ def pytest_configure() -> None:
 def _libraries_chosen() -> None:
     """What multiplies matrices is timed once in a process, on tensors that no test's meter must see."""
     import torch
-    from exact_vae.vae_model.exact.product import best_product, best_products
+    from exact_vae.vae_model.kernels.products import best_product, best_products
 
     best_product("cpu", torch.float32)
     best_products()

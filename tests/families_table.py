@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from exact_vae.vae_model.config import Config, KLConfig, LevelsConfig, TinyConfig, WanConfig
-from exact_vae.vae_model.families import FAMILIES
+from exact_vae.vae_model.families.table import FAMILIES
 from exact_vae.vae_model.wan_layers import RMS_norm
 from torch import nn
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from exact_vae.model_management.meter import LiveTensorMeter
-from exact_vae.vae_model.attention import ATTENTION, pytorch_attention, sliced_attention
+from exact_vae.vae_model.attention.backends import ATTENTION, pytorch_attention, sliced_attention
 from torch import Tensor
 
 # float64 and float32: sums over positions and channels in another order, a few units in the last place of values

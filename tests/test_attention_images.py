@@ -12,7 +12,8 @@ import pytest
 import torch
 from exact_vae.model_management import attention as management
 from exact_vae.model_management import attention_speed
-from exact_vae.vae_model import attention, layers
+from exact_vae.vae_model import layers
+from exact_vae.vae_model.attention import backends as attention
 from exact_vae.vae_model.autoencoder import AutoencoderKL
 from exact_vae.vae_model.coder import Decoder, Encoder
 from exact_vae.vae_model.layers import AttnBlock

@@ -9,7 +9,7 @@ import torch
 from exact_vae.model_management import attention
 from exact_vae.model_management.attention import attend
 from exact_vae.model_management.attention_speed import fastest_first, rank
-from exact_vae.vae_model.attention import ATTENTION, pytorch_attention
+from exact_vae.vae_model.attention.backends import ATTENTION, pytorch_attention
 from torch import Tensor
 
 CPU = torch.device("cpu")

@@ -5,7 +5,7 @@ import torch
 from exact_vae.model_management import attention
 from exact_vae.model_management.attention import attend
 from exact_vae.model_management.host import LocalHost
-from exact_vae.vae_model.attention import ATTENTION, pytorch_attention
+from exact_vae.vae_model.attention.backends import ATTENTION, pytorch_attention
 from torch import Tensor
 
 

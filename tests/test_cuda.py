@@ -8,7 +8,16 @@ import pytest
 import torch
 from exact_vae import VAE
 from exact_vae.model_management.host import LocalHost
-from exact_vae.tests.exact_families import FAMILIES, SCHEDULES, assert_exact, decoder, encoder, hard_input, pixels, run
+from exact_vae.tests.exact_families import (
+    FAMILIES,
+    SCHEDULES,
+    assert_exact,
+    decoder,
+    encoder,
+    hard_input,
+    pixels,
+    run,
+)
 from exact_vae.vae_model.exact.schedule import uniform
 
 pytestmark = [

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from exact_vae.vae_model.exact.cuda import strips
+from exact_vae.vae_model.kernels.cuda import strips
 from torch import Tensor
 
 pytestmark = [

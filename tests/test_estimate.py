@@ -8,7 +8,7 @@ from exact_vae.model_management.host import LocalHost
 from exact_vae.model_management.meter import LiveTensorMeter
 from exact_vae.vae_model.config import SMALL, Config, KLConfig, LevelsConfig, TinyConfig, WanConfig
 from exact_vae.vae_model.estimate import untiled_elements_per_pixel
-from exact_vae.vae_model.families import FAMILIES
+from exact_vae.vae_model.families.table import FAMILIES
 from exact_vae.vae_model.load import LoadedModel
 from exact_vae.vae_model.vae import VAE
 

@@ -7,13 +7,15 @@ import random
 
 import pytest
 import torch
-from exact_vae.vae_model.exact.computed import AddedRows, ConvolvedRows, PointwiseRows
-from exact_vae.vae_model.exact.context import Context
-from exact_vae.vae_model.exact.enlarged import EnlargedRows
-from exact_vae.vae_model.exact.plane import Plane
-from exact_vae.vae_model.exact.rows import PlaneRows, Recipe, Rows
-from exact_vae.vae_model.exact.spec import Conv, read_conv
-from exact_vae.vae_model.exact.step import Size
+from exact_vae.vae_model.exact.layer import Conv
+from exact_vae.vae_model.exact.ops.convolve import ConvolvedRows, PointwiseRows
+from exact_vae.vae_model.exact.ops.upsample import UpsampledRows
+from exact_vae.vae_model.exact.program import Extent
+from exact_vae.vae_model.exact.read import read_conv
+from exact_vae.vae_model.exact.stream.added import AddedRows
+from exact_vae.vae_model.exact.stream.context import Context
+from exact_vae.vae_model.exact.stream.plane import Plane
+from exact_vae.vae_model.exact.stream.source import PlaneRows, Recipe, Rows
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -33,8 +35,8 @@ def image(height: int, width: int = 5, channels: int = 4) -> Tensor:
     return torch.randn(2, channels, height, width, dtype=torch.float64, generator=generator)
 
 
-def size_of(x: Tensor) -> Size:
-    return Size(x.shape[1], x.shape[2], x.shape[3])
+def size_of(x: Tensor) -> Extent:
+    return Extent(x.shape[1], x.shape[2], x.shape[3])
 
 
 def plane_of(x: Tensor, strip_rows: int, ctx: Context | None = None) -> Plane:
@@ -123,7 +125,7 @@ def test_enlargements_equal_interpolation_and_convolution(mode: str, channels_la
         for ends in every_step(0, 2 * height):
             ctx = context(channels_last)
             plane = plane_of(x, 2, ctx)
-            rows = EnlargedRows(ctx, conv, 0, 2 * height, _consuming(plane), size_of(x))
+            rows = UpsampledRows(ctx, conv, 0, 2 * height, _consuming(plane), size_of(x))
             torch.testing.assert_close(read(rows, ends), expected, **CLOSE)
 
 
@@ -146,8 +148,8 @@ def test_chained_circular_sources_are_read_over_the_border() -> None:
             read_conv(second, "second"),
             0,
             10,
-            lambda t, b, p=plane: EnlargedRows(ctx, read_conv(first, "first"), t, b, _consuming(p), small),
-            Size(6, 10, 10),
+            lambda t, b, p=plane: UpsampledRows(ctx, read_conv(first, "first"), t, b, _consuming(p), small),
+            Extent(6, 10, 10),
         )
         torch.testing.assert_close(read(rows, ends), second(enlarged), **CLOSE)
 

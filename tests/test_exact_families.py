@@ -27,7 +27,8 @@ from exact_vae.tests.exact_families import (
     run,
     tiny,
 )
-from exact_vae.vae_model.exact.program import UnsupportedModule, build_program
+from exact_vae.tests.programs import build_program
+from exact_vae.vae_model.exact.layer import UnsupportedModule
 from exact_vae.vae_model.exact.schedule import LevelSchedule, uniform
 
 pytestmark = pytest.mark.usefixtures("inference")

@@ -15,9 +15,10 @@ from exact_vae.tests.exact_families import (
     pixels,
     run,
 )
-from exact_vae.vae_model.exact import tiles, winograd
-from exact_vae.vae_model.exact.native.kernels import kernels
 from exact_vae.vae_model.exact.schedule import uniform
+from exact_vae.vae_model.kernels import methods as tiles
+from exact_vae.vae_model.kernels import winograd
+from exact_vae.vae_model.kernels.cpu.kernels import kernels
 
 pytestmark = pytest.mark.usefixtures("inference")
 
@@ -39,7 +40,7 @@ def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
 
 def by_products(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leave out kernels of our own."""
-    for name in ("plan_native_tiles", "plan_native_enlargement"):
+    for name in ("plan_native_tiles", "plan_native_upsample"):
         monkeypatch.setattr(tiles, name, lambda *arguments: None)
 
 

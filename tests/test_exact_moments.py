@@ -10,8 +10,8 @@ from itertools import pairwise
 
 import pytest
 import torch
-from exact_vae.vae_model.exact import moments as module
-from exact_vae.vae_model.exact.moments import Moments
+from exact_vae.vae_model.exact.stream import moments as module
+from exact_vae.vae_model.exact.stream.moments import Moments
 from torch import Tensor
 from torch.nn import functional
 

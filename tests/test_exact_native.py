@@ -11,12 +11,13 @@ from pathlib import Path
 import pytest
 import torch
 from exact_vae.model_management.meter import LiveTensorMeter
-from exact_vae.vae_model.exact import tiles as choice
-from exact_vae.vae_model.exact.native import compiler
-from exact_vae.vae_model.exact.native.kernels import kernels
-from exact_vae.vae_model.exact.native.tiles import NativeTiles, plan_native_tiles
-from exact_vae.vae_model.exact.spec import Conv, read_conv
-from exact_vae.vae_model.exact.winograd import ProductTiles, window_rows
+from exact_vae.vae_model.exact.layer import Conv
+from exact_vae.vae_model.exact.read import read_conv
+from exact_vae.vae_model.kernels import methods as choice
+from exact_vae.vae_model.kernels.cpu import compiler
+from exact_vae.vae_model.kernels.cpu.convolve import NativeTiles, plan_native_tiles
+from exact_vae.vae_model.kernels.cpu.kernels import kernels
+from exact_vae.vae_model.kernels.winograd import ProductTiles, window_rows
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional
@@ -38,7 +39,7 @@ def make_conv(in_channels: int, out_channels: int, *, bias: bool = True) -> Conv
 
 
 def plan(conv: Conv, width: int, rows: int) -> NativeTiles:
-    tiles = plan_native_tiles(conv, width, rows)
+    tiles = plan_native_tiles(conv.channels, width, rows)
     assert tiles is not None
     return tiles
 
@@ -99,9 +100,9 @@ def test_errors_stay_within_32_roundings(channels: int) -> None:
 @needs_kernels
 def test_channels_that_are_not_whole_vectors_go_the_other_way() -> None:
     for conv in (make_conv(97, 128), make_conv(128, 97)):
-        assert plan_native_tiles(conv, 64, 16) is None
-        assert isinstance(choice.plan_tiles(conv, 64, 16), ProductTiles)
-    assert isinstance(choice.plan_tiles(make_conv(128, 128), 64, 16), NativeTiles)
+        assert plan_native_tiles(conv.channels, 64, 16) is None
+        assert isinstance(choice.plan_tiles(conv.channels, 64, 16), ProductTiles)
+    assert isinstance(choice.plan_tiles((128, 128), 64, 16), NativeTiles)
 
 
 @needs_kernels
@@ -206,8 +207,8 @@ def test_wrong_results_are_found_before_they_are_used(caplog: pytest.LogCaptureF
     ],
 )
 def test_the_trial_notices_a_wrong_factor(right: str, wrong: str, tmp_path: Path) -> None:
-    from exact_vae.vae_model.exact.native import blocks
-    from exact_vae.vae_model.exact.native import kernels as trial
+    from exact_vae.vae_model.kernels.cpu import blocks
+    from exact_vae.vae_model.kernels.cpu import kernels as trial
 
     text = SOURCE.read_text(encoding="utf-8")
     assert right in text

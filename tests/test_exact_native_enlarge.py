@@ -5,14 +5,16 @@ from __future__ import annotations
 import pytest
 import torch
 from exact_vae.model_management.meter import LiveTensorMeter
-from exact_vae.vae_model.exact import enlarged, tiles
-from exact_vae.vae_model.exact.context import Context
-from exact_vae.vae_model.exact.enlarge_tiles import ProductEnlargement
-from exact_vae.vae_model.exact.native.enlarge import NativeEnlargement, plan_native_enlargement
-from exact_vae.vae_model.exact.native.kernels import kernels
-from exact_vae.vae_model.exact.rows import InputRows
-from exact_vae.vae_model.exact.spec import Conv, read_conv
-from exact_vae.vae_model.exact.step import Size
+from exact_vae.vae_model.exact.layer import Conv
+from exact_vae.vae_model.exact.ops import upsample as enlarged
+from exact_vae.vae_model.exact.program import Extent
+from exact_vae.vae_model.exact.read import read_conv
+from exact_vae.vae_model.exact.stream.context import Context
+from exact_vae.vae_model.exact.stream.source import InputRows
+from exact_vae.vae_model.kernels import methods as tiles
+from exact_vae.vae_model.kernels.cpu.kernels import kernels
+from exact_vae.vae_model.kernels.cpu.upsample import NativeUpsample, plan_native_upsample
+from exact_vae.vae_model.kernels.winograd_upsample import ProductUpsample
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -24,8 +26,8 @@ def make_conv(in_channels: int, out_channels: int, *, bias: bool = True) -> Conv
     return read_conv(nn.Conv2d(in_channels, out_channels, 3, padding=1, bias=bias).requires_grad_(False), "conv")
 
 
-def plan(conv: Conv, width: int, rows: int) -> NativeEnlargement:
-    geometry = plan_native_enlargement(conv, width, rows)
+def plan(conv: Conv, width: int, rows: int) -> NativeUpsample:
+    geometry = plan_native_upsample(conv.channels, width, rows)
     assert geometry is not None
     return geometry
 
@@ -38,7 +40,7 @@ def exact(conv: Conv, x: Tensor) -> Tensor:
     return functional.conv2d(large, conv.module.weight.double(), bias, padding=1)[0].permute(1, 2, 0)
 
 
-def enlarge(conv: Conv, geometry: NativeEnlargement, x: Tensor, top: int, bottom: int, *, odd: bool) -> Tensor:
+def enlarge(conv: Conv, geometry: NativeUpsample, x: Tensor, top: int, bottom: int, *, odd: bool) -> Tensor:
     """Those rows, (n, 2 * W, out). Memory that nobody wrote must not show, and no other may be written."""
     padded = functional.pad(x, (*geometry.columns, 1, 1))[0].permute(1, 2, 0)
     window = padded[(top - 1) // 2 + 1 : bottom // 2 + 2].contiguous()
@@ -93,22 +95,22 @@ def test_errors_stay_within_32_roundings(channels: int, odd: bool) -> None:
 def test_strips_that_begin_with_any_row(first: int, step: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Weights are made for even or odd first rows at the first strip, and again if that turns out wrong, only once."""
     made: list[bool] = []
-    transform = NativeEnlargement.transform_weight
+    transform = NativeUpsample.transform_weight
 
-    def noted(self: NativeEnlargement, weight: Tensor, *, odd: bool) -> Tensor:
+    def noted(self: NativeUpsample, weight: Tensor, *, odd: bool) -> Tensor:
         made.append(odd)
         return transform(self, weight, odd=odd)
 
-    monkeypatch.setattr(NativeEnlargement, "transform_weight", noted)
+    monkeypatch.setattr(NativeUpsample, "transform_weight", noted)
     conv = make_conv(96, 96)
     x = torch.randn(1, 96, 9, 33)
     context = Context(1, torch.float32, torch.device("cpu"))
-    size = Size(96, 9, 33)
+    size = Extent(96, 9, 33)
 
     def source(top: int, bottom: int) -> InputRows:
         return InputRows(context, size, top, bottom, lambda top, bottom: x[:, :, top:bottom])
 
-    rows = enlarged.EnlargedRows(context, conv, 0, 18, source, size, 8)
+    rows = enlarged.UpsampledRows(context, conv, 0, 18, source, size, 8)
     pieces = [*rows.take(first)]
     while rows.at < 18:
         pieces += rows.take(min(18, rows.at + step))
@@ -120,9 +122,9 @@ def test_strips_that_begin_with_any_row(first: int, step: int, monkeypatch: pyte
 
 def test_channels_that_are_not_whole_vectors_go_the_other_way() -> None:
     for conv in (make_conv(97, 128), make_conv(128, 97)):
-        assert plan_native_enlargement(conv, 64, 16) is None
-        assert isinstance(tiles.plan_enlarged_tiles(conv, 64, 16), ProductEnlargement)
-    assert isinstance(tiles.plan_enlarged_tiles(make_conv(128, 128), 64, 16), NativeEnlargement)
+        assert plan_native_upsample(conv.channels, 64, 16) is None
+        assert isinstance(tiles.plan_upsample_tiles(conv.channels, 64, 16), ProductUpsample)
+    assert isinstance(tiles.plan_upsample_tiles((128, 128), 64, 16), NativeUpsample)
 
 
 def test_memory_is_bounded() -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from exact_vae.vae_model.exact.native import compiler, strips
+from exact_vae.vae_model.kernels.cpu import compiler, strips
 from torch import Tensor
 from torch.nn import functional
 

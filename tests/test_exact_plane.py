@@ -4,10 +4,10 @@ import itertools
 
 import pytest
 import torch
-from exact_vae.vae_model.exact.context import Context
-from exact_vae.vae_model.exact.plane import Plane
-from exact_vae.vae_model.exact.spill import Parked, Spill
-from exact_vae.vae_model.exact.step import Size
+from exact_vae.vae_model.exact.memory.spill import Parked, Spill
+from exact_vae.vae_model.exact.program import Extent
+from exact_vae.vae_model.exact.stream.context import Context
+from exact_vae.vae_model.exact.stream.plane import Plane
 from torch import Tensor
 
 CPU = torch.device("cpu")
@@ -43,7 +43,7 @@ def stored_bytes(plane: Plane, indices: range, *, parked: bool) -> int:
 @pytest.mark.parametrize("height", [1, 2, 7, 12])
 def test_strips_come_back_as_they_were(height: int, device_share: float) -> None:
     for strip_rows in range(1, height + 2):
-        plane = Plane(context(), Size(3, height, 5), strip_rows, device_share)
+        plane = Plane(context(), Extent(3, height, 5), strip_rows, device_share)
         assert plane.count == -(-height // strip_rows)
         for index, expected in enumerate(filled(plane)):
             strip = plane.get(index)
@@ -56,7 +56,7 @@ def test_strips_come_back_as_they_were(height: int, device_share: float) -> None
 @pytest.mark.parametrize("device_share", SHARES)
 def test_bytes_are_those_of_the_stored_strips(device_share: float, dtype: torch.dtype) -> None:
     for height, strip_rows in itertools.product([1, 2, 7, 10, 11], [1, 2, 3, 4, 20]):
-        plane = Plane(context(dtype), Size(3, height, 5), strip_rows, device_share)
+        plane = Plane(context(dtype), Extent(3, height, 5), strip_rows, device_share)
         filled(plane)
         for first, last in itertools.combinations_with_replacement(range(plane.count + 1), 2):
             expected = stored_bytes(plane, range(first, last), parked=False)
@@ -67,7 +67,7 @@ def test_bytes_are_those_of_the_stored_strips(device_share: float, dtype: torch.
 
 @pytest.mark.parametrize("device_share", SHARES)
 def test_the_share_is_spread_evenly(device_share: float) -> None:
-    plane = Plane(context(), Size(3, 97, 5), 1, device_share)
+    plane = Plane(context(), Extent(3, 97, 5), 1, device_share)
     kept = [plane.on_device(index) for index in range(plane.count)]
     # Any run of n strips keeps n * share of them, give or take less than one at each end.
     for first, last in itertools.combinations(range(0, 98, 7), 2):
@@ -78,16 +78,16 @@ def test_the_share_is_spread_evenly(device_share: float) -> None:
 
 def test_shares_that_no_binary_number_equals_lose_no_strip() -> None:
     for strips in range(1, 60):
-        plane = Plane(context(), Size(1, strips, 1), 1, 1 / 3 + 1 / 3 + 1 / 3)
+        plane = Plane(context(), Extent(1, strips, 1), 1, 1 / 3 + 1 / 3 + 1 / 3)
         assert all(plane.on_device(index) for index in range(strips))
     for tenths in range(11):
-        plane = Plane(context(), Size(1, 10, 1), 1, tenths * 0.1)
+        plane = Plane(context(), Extent(1, 10, 1), 1, tenths * 0.1)
         assert sum(plane.on_device(index) for index in range(10)) == tenths
 
 
 @pytest.mark.parametrize("device_share", [0.0, 1.0])
 def test_dropped_strips_are_gone_and_asking_for_them_is_an_error(device_share: float) -> None:
-    plane = Plane(context(), Size(3, 7, 5), 2, device_share)
+    plane = Plane(context(), Extent(3, 7, 5), 2, device_share)
     filled(plane)
     plane.drop(1)
     plane.get(0)
@@ -100,7 +100,7 @@ def test_dropped_strips_are_gone_and_asking_for_them_is_an_error(device_share: f
 
 def test_dropping_a_parked_strip_frees_its_buffer_for_the_next() -> None:
     spill = Spill(CPU)
-    plane = Plane(Context(2, torch.float32, CPU, spill=spill), Size(3, 8, 5), 2, 0.0)
+    plane = Plane(Context(2, torch.float32, CPU, spill=spill), Extent(3, 8, 5), 2, 0.0)
     filled(plane)
     strip_bytes = 2 * 3 * 2 * 5 * 4
     assert spill.host_bytes == plane.host_bytes() == 4 * strip_bytes
@@ -112,6 +112,6 @@ def test_dropping_a_parked_strip_frees_its_buffer_for_the_next() -> None:
 
 
 def test_a_plane_that_spills_nothing_needs_no_store() -> None:
-    plane = Plane(Context(2, torch.float32, CPU), Size(3, 8, 5), 3)
+    plane = Plane(Context(2, torch.float32, CPU), Extent(3, 8, 5), 3)
     filled(plane)
     assert plane.host_bytes() == 0

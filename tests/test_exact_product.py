@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
-from exact_vae.vae_model.exact import enlarge_tiles, product, winograd
-from exact_vae.vae_model.exact.product import OneDnnProducts, Products, best_product, best_products
-from exact_vae.vae_model.exact.spec import Conv, read_conv
-from exact_vae.vae_model.exact.winograd import plan_product_tiles, window_rows
+from exact_vae.vae_model.exact.layer import Conv
+from exact_vae.vae_model.exact.read import read_conv
+from exact_vae.vae_model.kernels import products as product
+from exact_vae.vae_model.kernels import winograd
+from exact_vae.vae_model.kernels import winograd_upsample as enlarge_tiles
+from exact_vae.vae_model.kernels.products import OneDnnProducts, Products, best_product, best_products
+from exact_vae.vae_model.kernels.winograd import plan_product_tiles, window_rows
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -83,7 +86,7 @@ def test_convolutions_are_as_exact_by_either(chosen: Products, channels: int) ->
     x = functional.silu(normal(1, channels, 9, 35))
     weight, bias = conv.module.weight, conv.module.bias
     expected = functional.conv2d(x.double(), weight.double(), bias.double())[0].permute(1, 2, 0)
-    geometry = plan_product_tiles(conv, 33, 7)
+    geometry = plan_product_tiles(conv.channels, 33, 7)
     window = torch.zeros(window_rows(7), geometry.tiles * winograd.TILE, channels)
     window[:9, :35] = x[0].permute(1, 2, 0)
     out = torch.full((7, 33, 96), torch.nan)
@@ -98,7 +101,7 @@ def test_enlargements_are_right_by_either(chosen: Products) -> None:
     weight, bias = conv.module.weight, conv.module.bias
     large = functional.interpolate(x.double(), scale_factor=2.0, mode="nearest")
     expected = functional.conv2d(large, weight.double(), bias.double(), padding=1)[0].permute(1, 2, 0)
-    geometry = enlarge_tiles.plan_product_enlargement(conv, 5, 4)
+    geometry = enlarge_tiles.plan_product_upsample(conv.channels, 5, 4)
     window = functional.pad(x, (*geometry.columns, 1, 1))[0].permute(1, 2, 0).contiguous()
     out = torch.full((8, 10, 48), torch.nan)
     arranged_weight = enlarge_tiles.enlarge_weight(weight)

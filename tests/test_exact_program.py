@@ -4,9 +4,10 @@ from typing import Any
 
 import pytest
 import torch
+from exact_vae.tests.programs import build_program
 from exact_vae.vae_model.coder import Decoder, Encoder
-from exact_vae.vae_model.exact.program import build_program
-from exact_vae.vae_model.exact.step import Attend, Program, Residual, Size, TinyBlock, step_size
+from exact_vae.vae_model.exact.ops.attend import Attend
+from exact_vae.vae_model.exact.program import Extent, Program
 from exact_vae.vae_model.tiny import AutoencoderTiny
 from torch import nn
 
@@ -32,15 +33,10 @@ def tiny(**options: Any) -> Any:
 
 
 def outline(program: Program) -> list[str]:
-    """Each step in a word and the name of its (last) convolution."""
+    """Each op in a word and the name of its (last) convolution."""
     words: list[str] = []
-    for step in program.steps:
-        conv = {
-            Residual: lambda s: s.conv2,
-            Attend: lambda s: s.proj_out,
-            TinyBlock: lambda s: s.convs[2],
-        }.get(type(step), lambda s: s.conv)(step)
-        words.append(f"{type(step).__name__} {conv.name}")
+    for op in program.ops:
+        words.append(f"{type(op).__name__} {op.name}")
     return words
 
 
@@ -54,7 +50,7 @@ def test_the_steps_of_a_decoder() -> None:
         "Residual mid.block_2.conv2",
         "Residual up.1.block.0.conv2",
         "Residual up.1.block.1.conv2",
-        "Enlarge up.1.upsample.conv",
+        "Upsample up.1.upsample.conv",
         "Residual up.0.block.0.conv2",
         "Residual up.0.block.1.conv2",
         "Convolve conv_out",
@@ -85,13 +81,13 @@ def test_the_steps_of_tiny_halves() -> None:
     assert outline(program) == [
         "Convolve layers.0",
         "TinyBlock layers.2.conv.4",
-        "Enlarge layers.4",
+        "Upsample layers.4",
         "TinyBlock layers.5.conv.4",
         "Convolve layers.6",
     ]
-    blocks: list[Any] = [program.steps[1], program.steps[3]]
+    blocks: list[Any] = [program.ops[1], program.ops[3]]
     assert [block.pool is not None for block in blocks] == [True, False]
-    assert program.steps[0].after == "relu"  # type: ignore[union-attr]
+    assert program.ops[0].after == "relu"  # type: ignore[union-attr]
     assert program.levels == (0, 0, 1, 1, 1)
     program = build_program(tiny().encoder)
     assert outline(program)[2:4] == ["Convolve layers.2", "TinyBlock layers.3.conv.4"]
@@ -104,7 +100,7 @@ def test_numbers_are_read_from_the_modules() -> None:
     model.conv_in.padding_mode = "reflect"
     model.up[0].block[0].norm1.eps = 0.5
     model.norm_out.num_groups = 8
-    steps: list[Any] = list(build_program(model).steps)
+    steps: list[Any] = list(build_program(model).ops)
     assert (steps[0].conv.mode, steps[0].conv.circular) == ("reflect", False)
     assert (steps[1].norm1.groups, steps[1].norm1.eps, steps[1].norm1.channels) == (2, 1e-6, 16)
     assert steps[7].norm1.eps == 0.5
@@ -114,10 +110,10 @@ def test_numbers_are_read_from_the_modules() -> None:
 
 
 def test_options_of_the_coders() -> None:
-    assert not any(isinstance(step, Attend) for step in build_program(decoder(attn_type="none")).steps)
+    assert not any(isinstance(step, Attend) for step in build_program(decoder(attn_type="none")).ops)
     in_levels = build_program(encoder(attn_resolutions=(256,), resolution=256))
     assert outline(in_levels)[1:3] == ["Residual down.0.block.0.conv2", "Attend down.0.attn.0.proj_out"]
-    assert build_program(decoder(tanh_out=True)).steps[-1].after == "tanh"  # type: ignore[union-attr]
+    assert build_program(decoder(tanh_out=True)).ops[-1].after == "tanh"  # type: ignore[union-attr]
     assert outline(build_program(decoder(give_pre_end=True)))[-1] == "Residual up.0.block.1.conv2"
     assert build_program(decoder(give_pre_end=True)).out_channels == 8
 
@@ -130,9 +126,9 @@ def test_sizes_are_those_of_the_modules(height: int, width: int) -> None:
         network = getattr(model, "layers", model)
         with torch.inference_mode():
             expected = network(torch.zeros(1, program.in_channels, height, width)).shape[1:]
-        size = Size(program.in_channels, height, width)
-        for step in program.steps:
-            size = step_size(step, size)
+        size = Extent(program.in_channels, height, width)
+        for op in program.ops:
+            size = op.extent(size)
         assert size == tuple(expected)
 
 
@@ -140,6 +136,6 @@ def test_a_program_holds_modules_and_no_weights() -> None:
     model = decoder()
     program: Any = build_program(model)
     model.conv_in.weight = nn.Parameter(torch.zeros_like(model.conv_in.weight))
-    assert program.steps[0].conv.module is model.conv_in
+    assert program.ops[0].conv.module is model.conv_in
     model.to("meta")
     assert build_program(model).level_count == 2

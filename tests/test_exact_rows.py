@@ -5,12 +5,12 @@ import random
 import pytest
 import torch
 from exact_vae.model_management.meter import LiveTensorMeter
-from exact_vae.vae_model.exact.context import Context
-from exact_vae.vae_model.exact.plane import Plane
-from exact_vae.vae_model.exact.rows import InputRows, PlaneRows, Rows
-from exact_vae.vae_model.exact.shared import Shared
-from exact_vae.vae_model.exact.spill import Spill
-from exact_vae.vae_model.exact.step import Size
+from exact_vae.vae_model.exact.memory.spill import Spill
+from exact_vae.vae_model.exact.program import Extent
+from exact_vae.vae_model.exact.stream.context import Context
+from exact_vae.vae_model.exact.stream.plane import Plane
+from exact_vae.vae_model.exact.stream.shared import Shared
+from exact_vae.vae_model.exact.stream.source import InputRows, PlaneRows, Rows
 from torch import Tensor
 
 pytestmark = pytest.mark.usefixtures("inference")
@@ -28,8 +28,8 @@ def image(height: int, width: int = 5, channels: int = 4) -> Tensor:
     return torch.randn(2, channels, height, width, dtype=torch.float64, generator=generator)
 
 
-def size_of(x: Tensor) -> Size:
-    return Size(x.shape[1], x.shape[2], x.shape[3])
+def size_of(x: Tensor) -> Extent:
+    return Extent(x.shape[1], x.shape[2], x.shape[3])
 
 
 def rows_of(x: Tensor, top: int, bottom: int, kind: type[InputRows] = InputRows) -> InputRows:

@@ -9,23 +9,17 @@ from typing import Any
 import pytest
 import torch
 from exact_vae.model_management.meter import LiveTensorMeter
-from exact_vae.model_management.planner import make_plan
 from exact_vae.model_management.shard_command import shard_device
 from exact_vae.tests.families_table import ROWS, random_model
 from exact_vae.vae_model.errors import InputError
-from exact_vae.vae_model.exact.context import Context
-from exact_vae.vae_model.exact.moments import Moments
-from exact_vae.vae_model.exact.plane import Plane
-from exact_vae.vae_model.exact.ranks import OwnTokens, Tokens, block_rows, copy_rows
-from exact_vae.vae_model.exact.rows import PlaneRows
-from exact_vae.vae_model.exact.run import run_program
+from exact_vae.vae_model.exact.memory.spill import Spill
+from exact_vae.vae_model.exact.plan.search import make_plan
+from exact_vae.vae_model.exact.plan.sizing import SMALL_TENSORS
+from exact_vae.vae_model.exact.program import Extent
 from exact_vae.vae_model.exact.schedule import LevelSchedule
-from exact_vae.vae_model.exact.share import WHOLE, Piece, Place, Share
-from exact_vae.vae_model.exact.sizing import SMALL_TENSORS
-from exact_vae.vae_model.exact.spill import Spill
-from exact_vae.vae_model.exact.step import Size
-from exact_vae.vae_model.exact.traffic import KINDS, Traffic, describe
-from exact_vae.vae_model.exact.wire import (
+from exact_vae.vae_model.exact.sharding.share import WHOLE, Piece, Place, Share
+from exact_vae.vae_model.exact.sharding.traffic import KINDS, Traffic, describe
+from exact_vae.vae_model.exact.sharding.wire import (
     halo_rows,
     merge_numbers,
     moments_as_numbers,
@@ -35,6 +29,12 @@ from exact_vae.vae_model.exact.wire import (
     pack,
     unpack,
 )
+from exact_vae.vae_model.exact.stream.context import Context
+from exact_vae.vae_model.exact.stream.moments import Moments
+from exact_vae.vae_model.exact.stream.plane import Plane
+from exact_vae.vae_model.exact.stream.ranks import OwnTokens, Tokens, block_rows, copy_rows
+from exact_vae.vae_model.exact.stream.run import run_program
+from exact_vae.vae_model.exact.stream.source import PlaneRows
 from exact_vae.vae_model.halves import decoder_half
 from torch import Tensor
 
@@ -113,7 +113,7 @@ def test_pieces_bring_the_rows_that_are_needed(rows: int, count: int, scale: int
 # -- messages ----------------------------------------------------------------------------------------------------------
 
 
-def filled_plane(context: Context, size: Size, strip_rows: int, device_share: float = 1.0) -> tuple[Plane, Tensor]:
+def filled_plane(context: Context, size: Extent, strip_rows: int, device_share: float = 1.0) -> tuple[Plane, Tensor]:
     plane = Plane(context, size, strip_rows, device_share)
     whole = torch.randn(context.batch, *size, dtype=context.dtype, generator=torch.Generator().manual_seed(0))
     for index, top in enumerate(range(0, size.height, strip_rows)):
@@ -125,7 +125,7 @@ def filled_plane(context: Context, size: Size, strip_rows: int, device_share: fl
 @pytest.mark.parametrize("device_share", [1.0, 0.5, 0.0])
 def test_rows_of_several_planes_travel_in_one_message(dtype: torch.dtype, device_share: float) -> None:
     context = Context(2, dtype, CPU, spill=Spill(CPU))
-    (a, all_a), (b, all_b) = (filled_plane(context, Size(c, 10, 4), 3, device_share) for c in (3, 5))
+    (a, all_a), (b, all_b) = (filled_plane(context, Extent(c, 10, 4), 3, device_share) for c in (3, 5))
     parcels = [(a, Piece(1, 0, -2, 8, 2)), (b, Piece(1, 0, -7, 1, 7)), (b, Piece(1, 0, -1, 9, 1))]
     message = pack(parcels)
     assert message.dtype == torch.uint8
@@ -139,7 +139,7 @@ def test_rows_of_several_planes_travel_in_one_message(dtype: torch.dtype, device
 
 def test_copied_rows_come_from_wherever_they_wait() -> None:
     context = Context(1, torch.float32, CPU, spill=Spill(CPU))
-    plane, whole = filled_plane(context, Size(2, 11, 3), 4, 0.5)
+    plane, whole = filled_plane(context, Extent(2, 11, 3), 4, 0.5)
     for top in range(11):
         for bottom in range(top + 1, 12):
             target = torch.empty(1, 2, bottom - top, 3)
@@ -150,7 +150,7 @@ def test_copied_rows_come_from_wherever_they_wait() -> None:
 def test_halo_rows_are_read_like_the_planes_own() -> None:
     share = Share(10, 1, 2)
     context = Context(1, torch.float32, CPU, share=share)
-    plane, whole = filled_plane(context, Size(2, 5, 3), 2)
+    plane, whole = filled_plane(context, Extent(2, 5, 3), 2)
     plane.beyond = new_halo(plane, (2, 3))
     around = torch.randn(1, 2, 10, 3, generator=torch.Generator().manual_seed(1))
     around[:, :, 2:7] = whole

@@ -2,17 +2,18 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import exact_vae
 import pytest
 import torch
 from exact_vae import InputError, load_vae
 from exact_vae.model_management import sharded
+from exact_vae.tests.programs import build_program
 from exact_vae.vae_model.coder import Decoder, Encoder
-from exact_vae.vae_model.exact.program import build_program
-from exact_vae.vae_model.exact.spec import UnsupportedModule
-from exact_vae.vae_model.exact.step import Step
+from exact_vae.vae_model.exact.layer import UnsupportedModule
+from exact_vae.vae_model.exact.ops.attend import Attend
+from exact_vae.vae_model.exact.program import Op
 from exact_vae.vae_model.tiny import AutoencoderTiny
 from torch import Tensor, nn
 
@@ -61,7 +62,7 @@ class DoublingNorm(nn.GroupNorm):
 def test_a_hosts_casting_layers_are_taken() -> None:
     model = decoder()
     model.conv_in = Casting(4, 16, 3, padding=1)
-    assert build_program(model).steps[0].conv.module is model.conv_in  # type: ignore[union-attr]
+    assert build_program(model).ops[0].conv.module is model.conv_in  # type: ignore[union-attr]
 
 
 def setting(path: str, value: Any) -> Callable[[nn.Module], None]:
@@ -247,10 +248,16 @@ def test_reasons_hold_what_was_found_and_callers_say_what_runs_instead() -> None
     assert found == []
 
 
-def test_sharding_knows_every_step_and_refuses_one_that_it_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert {kind.__name__ for kind in get_args(Step)} == set(sharded.STEPS)
+def test_every_kind_of_op_says_whether_ranks_can_share_its_rows() -> None:
+    kinds = Op.__subclasses__()
+    assert len(kinds) == 9
+    assert all(kind.shares_rows for kind in kinds)
+    assert not Op.shares_rows  # one that says nothing is refused
+
+
+def test_sharding_refuses_an_op_that_cannot_be_shared_by_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
     vae = load_vae(device="cpu")
     sharded.require_sharded(vae)
-    monkeypatch.setattr(sharded, "STEPS", tuple(name for name in sharded.STEPS if name != "Attend"))
-    with pytest.raises(InputError, match=r"rows can be shared, got a decoder with Attend: leave out --shard$"):
+    monkeypatch.setattr(Attend, "shares_rows", False)
+    with pytest.raises(InputError, match=r"rows can be shared, got mid\.attn_1\.proj_out, which needs all rows: leave"):
         sharded.require_sharded(vae)

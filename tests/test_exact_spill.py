@@ -5,9 +5,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 from exact_vae.model_management.meter import LiveTensorMeter
-from exact_vae.vae_model.exact import host_memory
-from exact_vae.vae_model.exact.host_memory import FIRST_SLAB_BYTES, PinnedSlabs
-from exact_vae.vae_model.exact.spill import Spill
+from exact_vae.vae_model.exact.memory import pinned as host_memory
+from exact_vae.vae_model.exact.memory.pinned import FIRST_SLAB_BYTES, PinnedSlabs
+from exact_vae.vae_model.exact.memory.spill import Spill
 from torch import Tensor
 
 CPU = torch.device("cpu")

@@ -11,8 +11,8 @@ from itertools import pairwise
 import pytest
 import torch
 from exact_vae.model_management.meter import LiveTensorMeter
-from exact_vae.vae_model.exact.product import best_product
-from exact_vae.vae_model.exact.streamed import StreamedAttention, linear, streamed_attention
+from exact_vae.vae_model.attention.streamed import StreamedAttention, linear, streamed_attention
+from exact_vae.vae_model.kernels.products import best_product
 from torch import Tensor
 from torch.nn import functional
 

@@ -6,18 +6,18 @@ import pytest
 import torch
 from exact_vae import VAE, load_vae
 from exact_vae.model_management.meter import LiveTensorMeter
-from exact_vae.model_management.planner import make_plan
+from exact_vae.tests.programs import build_program
 from exact_vae.vae_model.autoencoder import build_kl
 from exact_vae.vae_model.config import LevelsConfig, VideoConfig
 from exact_vae.vae_model.errors import MemoryBudgetError
-from exact_vae.vae_model.exact.context import Context
-from exact_vae.vae_model.exact.moments import Moments
-from exact_vae.vae_model.exact.program import build_program
-from exact_vae.vae_model.exact.run import run_program
+from exact_vae.vae_model.exact.layer import UnsupportedModule
+from exact_vae.vae_model.exact.memory.spill import Spill
+from exact_vae.vae_model.exact.ops.frames import TimeConvolve, TimeResidual
+from exact_vae.vae_model.exact.plan.search import make_plan
 from exact_vae.vae_model.exact.schedule import Schedule, uniform
-from exact_vae.vae_model.exact.spec import UnsupportedModule
-from exact_vae.vae_model.exact.spill import Spill
-from exact_vae.vae_model.exact.temporal_program import TimeConvolve, TimeResidual
+from exact_vae.vae_model.exact.stream.context import Context
+from exact_vae.vae_model.exact.stream.moments import Moments
+from exact_vae.vae_model.exact.stream.run import run_program
 from exact_vae.vae_model.halves import decoder_half
 from exact_vae.vae_model.video import VideoDecoder
 from torch import Tensor, nn
@@ -96,7 +96,7 @@ def test_fixed_shares() -> None:
 
 
 def test_the_program_names_its_steps() -> None:
-    steps = build_program(make_model(8, 16).decoder).steps
+    steps = build_program(make_model(8, 16).decoder).ops
     over_time = [step for step in steps if isinstance(step, TimeResidual)]
     assert len(over_time) == 6  # two middle blocks, two in each level
     assert over_time[0].conv1.name == "mid.block_1.time_stack.in_layers.2"

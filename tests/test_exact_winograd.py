@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
-from exact_vae.vae_model.exact.context import Context
-from exact_vae.vae_model.exact.enlarge_tiles import enlarge_tiles, enlarge_weight, plan_product_enlargement
-from exact_vae.vae_model.exact.spec import Conv, read_conv
-from exact_vae.vae_model.exact.winograd import CHUNK_BYTES, pays, plan_product_tiles, window_rows
+from exact_vae.vae_model.exact.layer import Conv
+from exact_vae.vae_model.exact.read import read_conv
+from exact_vae.vae_model.exact.stream.context import Context
+from exact_vae.vae_model.exact.stream.fast import pays
+from exact_vae.vae_model.kernels.winograd import CHUNK_BYTES, plan_product_tiles, window_rows
+from exact_vae.vae_model.kernels.winograd_upsample import enlarge_tiles, enlarge_weight, plan_product_upsample
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -30,7 +32,7 @@ def pixels(x: Tensor) -> Tensor:
 @pytest.mark.parametrize("bias", [True, False])
 def test_tiles_equal_the_convolution(rows: int, width: int, strip_rows: int, bias: bool) -> None:
     conv = make_conv(40, 24, bias=bias)
-    geometry = plan_product_tiles(conv, width, strip_rows)
+    geometry = plan_product_tiles(conv.channels, width, strip_rows)
     x = torch.randn(1, 40, rows + 2, width + 2)
     expected = functional.conv2d(
         x.double(), conv.module.weight.double(), None if not bias else conv.module.bias.double()
@@ -53,7 +55,7 @@ def test_tiles_equal_the_enlargement(height: int, width: int, strip_rows: int) -
     x = torch.randn(1, 24, height, width)
     large = functional.interpolate(x.double(), scale_factor=2.0, mode="nearest")
     expected = pixels(functional.conv2d(large, conv.module.weight.double(), conv.module.bias.double(), padding=1))
-    geometry = plan_product_enlargement(conv, width, strip_rows)
+    geometry = plan_product_upsample(conv.channels, width, strip_rows)
     padded = functional.pad(x, (*geometry.columns, 1, 1))
     weight = enlarge_weight(conv.module.weight)
     for top in range(2 * height):
@@ -74,7 +76,7 @@ def test_wide_layers_stay_within_32_roundings() -> None:
     x = functional.silu(torch.randn(1, 512, 10, 34))
     weight, bias = conv.module.weight, conv.module.bias
     expected = pixels(functional.conv2d(x.double(), weight.double(), bias.double()))
-    geometry = plan_product_tiles(conv, 32, 8)
+    geometry = plan_product_tiles(conv.channels, 32, 8)
     window = torch.zeros(10, 2 + 32 + geometry.columns[1] - 1, 512)
     window[:, :34] = pixels(x)
     out = torch.empty(8, 32, 96)
@@ -100,9 +102,9 @@ def test_only_where_it_pays() -> None:
 
 def test_memory_is_bounded() -> None:
     for width in (32, 1000, 4096):
-        geometry = plan_product_tiles(make_conv(128, 128), width, 512)
+        geometry = plan_product_tiles((128, 128), width, 512)
         assert geometry.scratch_bytes <= CHUNK_BYTES or geometry.tile_rows == 1
-        larger = plan_product_enlargement(make_conv(128, 128), width, 512)
+        larger = plan_product_upsample((128, 128), width, 512)
         assert larger.scratch_bytes <= CHUNK_BYTES or larger.rows == 1
 
 
@@ -110,7 +112,7 @@ def test_weights_are_transformed_in_little_memory() -> None:
     from exact_vae.model_management.meter import LiveTensorMeter
 
     conv = make_conv(128, 128)
-    tiles = plan_product_tiles(conv, 32, 8)
+    tiles = plan_product_tiles(conv.channels, 32, 8)
     with LiveTensorMeter("cpu") as meter:
         made = tiles.transform_weight(conv.module.weight)
     assert made.shape == (6, 6, 128, 128)

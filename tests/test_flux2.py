@@ -13,8 +13,8 @@ from exact_vae.tests.test_diffusers_equality import CLOSE, randomise
 from exact_vae.tests.test_exact_families import run
 from exact_vae.vae_model.autoencoder import AutoencoderKL
 from exact_vae.vae_model.errors import VAEFileError
+from exact_vae.vae_model.exact.layer import UnsupportedModule
 from exact_vae.vae_model.exact.schedule import uniform as uniform_schedule
-from exact_vae.vae_model.exact.spec import UnsupportedModule
 from exact_vae.vae_model.flux2 import AutoencoderFlux2
 from exact_vae.vae_model.halves import decoder_half, encoder_half
 from exact_vae.vae_model.load import load_model

@@ -6,11 +6,11 @@ from typing import Any
 import pytest
 import torch
 from exact_vae.model_management import Host, LocalHost, budget, get_free_memory, loaded, memory
-from exact_vae.model_management.plan import Plan
-from exact_vae.vae_model.attention import pytorch_attention
+from exact_vae.tests.programs import build_program
+from exact_vae.vae_model.attention.backends import pytorch_attention
 from exact_vae.vae_model.errors import MemoryBudgetError
-from exact_vae.vae_model.exact.program import build_program
-from exact_vae.vae_model.exact.step import Program
+from exact_vae.vae_model.exact.plan.plan import Plan
+from exact_vae.vae_model.exact.program import Program
 from torch import nn
 
 METHODS = [name for name, value in vars(Host).items() if inspect.isfunction(value) and not name.startswith("_")]

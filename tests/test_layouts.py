@@ -8,7 +8,7 @@ import pytest
 import torch
 from exact_vae.vae_model.config import Config, KLConfig, LevelsConfig, TinyConfig, VideoConfig, WanConfig
 from exact_vae.vae_model.errors import InputError
-from exact_vae.vae_model.families import FAMILIES
+from exact_vae.vae_model.families.table import FAMILIES
 from exact_vae.vae_model.layouts import LAYOUTS
 from exact_vae.vae_model.load import LoadedModel, load_model
 from exact_vae.vae_model.save import save, to_layout

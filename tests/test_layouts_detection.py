@@ -8,7 +8,7 @@ import pytest
 import torch
 from exact_vae.vae_model.config import KLConfig, LevelsConfig, TinyConfig
 from exact_vae.vae_model.errors import VAEFileError
-from exact_vae.vae_model.families import FAMILIES
+from exact_vae.vae_model.families.table import FAMILIES
 from exact_vae.vae_model.files import weights
 from exact_vae.vae_model.layouts import PREFIXES
 from exact_vae.vae_model.load import inspect_model, load_model

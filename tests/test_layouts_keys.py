@@ -6,7 +6,7 @@ import pytest
 import torch
 from exact_vae.vae_model.config import Config, KLConfig, LevelsConfig, TinyConfig
 from exact_vae.vae_model.detect import detect
-from exact_vae.vae_model.families import FAMILIES
+from exact_vae.vae_model.families.table import FAMILIES
 from exact_vae.vae_model.files.weights import open_weights
 from exact_vae.vae_model.keys import count_levels, is_attention_weight, to_ours, to_theirs
 from exact_vae.vae_model.layouts import LAYOUTS, Layout

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch.distributed as dist
-from exact_vae.vae_model.process_group import leave_together
+from exact_vae.vae_model.exact.sharding.group import leave_together
 
 PROCESSES = 3
 SLOW_SECONDS = 0.5

@@ -11,12 +11,7 @@ from typing import Any
 import pytest
 import torch
 from exact_vae import VAE, load_vae
-from exact_vae.vae_model.autoencoder import (
-    CLASSES,
-    AutoencoderKL,
-    AutoencodingEngine,
-    AutoencodingEngineLegacy,
-)
+from exact_vae.vae_model.autoencoder import CLASSES, AutoencoderKL, AutoencodingEngine, AutoencodingEngineLegacy
 from exact_vae.vae_model.coder import Decoder, Encoder
 from exact_vae.vae_model.errors import VAEFileError
 from exact_vae.vae_model.instantiate import instantiate_from_config

@@ -12,15 +12,10 @@ from exact_vae.model_management import attention
 from exact_vae.model_management.meter import LiveTensorMeter
 from exact_vae.model_management.oom import is_oom
 from exact_vae.vae_model import layers
-from exact_vae.vae_model.attention import ATTENTION, pytorch_attention, sliced_attention
+from exact_vae.vae_model.attention.backends import ATTENTION, pytorch_attention, sliced_attention
 from exact_vae.vae_model.autoencoder import AutoencoderKL
 from exact_vae.vae_model.coder import Decoder, Encoder
-from exact_vae.vae_model.layers import (
-    AttnBlock,
-    LinAttnBlock,
-    NoAttention,
-    make_attn,
-)
+from exact_vae.vae_model.layers import AttnBlock, LinAttnBlock, NoAttention, make_attn
 from exact_vae.vae_model.load import load_model
 from exact_vae.vae_model.unet import Model
 from torch import Tensor

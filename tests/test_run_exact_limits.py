@@ -12,12 +12,12 @@ import torch
 from exact_vae import VAE
 from exact_vae.model_management import memory
 from exact_vae.model_management.meter import LiveTensorMeter
-from exact_vae.model_management.planner import make_plan
 from exact_vae.vae_model.errors import InputError, MemoryBudgetError
-from exact_vae.vae_model.exact.context import Context
-from exact_vae.vae_model.exact.program import build_program
-from exact_vae.vae_model.exact.run import run_program
+from exact_vae.vae_model.exact.plan.search import make_plan
 from exact_vae.vae_model.exact.schedule import uniform
+from exact_vae.vae_model.exact.stream.context import Context
+from exact_vae.vae_model.exact.stream.run import run_program
+from exact_vae.vae_model.families.ldm.program import build_program
 from torch import Tensor
 
 CPU = torch.device("cpu")

@@ -27,8 +27,8 @@ from exact_vae.vae_model import (
     get_obj_from_str,
     instantiate_from_config,
 )
-from exact_vae.vae_model.exact.program import build_program
-from exact_vae.vae_model.exact.spec import UnsupportedModule
+from exact_vae.vae_model.exact.layer import UnsupportedModule
+from exact_vae.vae_model.families.ldm.program import build_program
 from torch import nn
 from torch.nn import functional
 

@@ -232,7 +232,7 @@ def test_channels_first_are_told_as_such(small_vae: VAE) -> None:
 
 
 def test_xformers_is_asked_for_by_name() -> None:
-    from exact_vae.vae_model.attention import xformers_attention
+    from exact_vae.vae_model.attention.backends import xformers_attention
 
     if importlib.util.find_spec("xformers") is not None:
         pytest.skip("xformers is installed here")

@@ -9,7 +9,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from .errors import VAEFileError
-from .families import FAMILIES
+from .families.table import FAMILIES
 from .files.weights import Weights, on_one_line
 from .keys import to_ours, to_theirs
 from .layouts import LAYOUTS, PREFIXES, WRAPPERS, Layout

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from .candidates import TOP, Candidate, choose
 from .errors import VAEFileError
-from .families import FAMILIES
+from .families.table import FAMILIES
 from .files.weights import Weights, on_one_line
 from .keys import count_levels, count_per_level, to_ours, to_theirs
 from .layouts import IGNORED, LAYOUTS, OTHER_MODELS, PREFIXES, SCALARS, Layout

@@ -12,10 +12,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .exact.program import build_program, packed_last, unpacked_first
-from .exact.spec import Statistics, UnsupportedModule, describe, read_statistics, require_children, require_plain
-from .exact.step import Program
-from .exact.wan_program import wan_program
+from .exact.layer import Statistics, UnsupportedModule
+from .exact.ops.pixel_shuffle import shuffled_first, unshuffled_last
+from .exact.program import Program
+from .exact.read import describe, read_statistics, require_children, require_plain
+from .families.ldm.program import build_program
+from .families.tiny.program import tiny_program
+from .families.wan.program import wan_program
 from .tiny import AutoencoderTiny
 from .vq import VectorQuantizer
 
@@ -41,12 +44,12 @@ def decoder_half(model: Any) -> Half:
     _require_known(model, "decoder", "decode")
     if isinstance(model, AutoencoderTiny):
         layers, shift, scale = model.decoder, model.shift_factor, model.scaling_factor
-        return Half(build_program(layers), lambda rows: _limit((rows - shift).mul_(scale)), lambda rows: rows * 2 - 1)
+        return Half(tiny_program(layers), lambda rows: _limit((rows - shift).mul_(scale)), lambda rows: rows * 2 - 1)
     if describe(model) == _WAN_CLASS:
         return Half(wan_program(model.decoder, before=model.conv2), _same, _same)
     program = build_program(model.decoder, before=getattr(model, "post_quant_conv", None))
     if getattr(model, "bn", None) is not None:
-        return Half(unpacked_first(program, _statistics(model, 4 * program.in_channels)), _same, _same)
+        return Half(shuffled_first(program, _statistics(model, 4 * program.in_channels)), _same, _same)
     if hasattr(model, "quantize"):
         return Half(program, _codebook(model, program.in_channels), _same)
     return Half(program, _same, _same)
@@ -59,7 +62,7 @@ def encoder_half(model: Any, latent_channels: int) -> Half:
     _require_known(model, "encoder", "encode")
     if isinstance(model, AutoencoderTiny):
         layers, shift, scale = model.encoder, model.shift_factor, model.scaling_factor
-        return Half(build_program(layers), lambda rows: (rows + 1).div_(2), lambda rows: rows / scale + shift)
+        return Half(tiny_program(layers), lambda rows: (rows + 1).div_(2), lambda rows: rows / scale + shift)
     if describe(model) == _WAN_CLASS:
         program = wan_program(model.encoder, after=model.conv1)
         _require_moments(model, program, latent_channels)
@@ -71,7 +74,7 @@ def encoder_half(model: Any, latent_channels: int) -> Half:
     program = build_program(model.encoder, after=getattr(model, "quant_conv", None))
     if getattr(model, "bn", None) is not None:
         _require_moments(model, program, latent_channels // 4)
-        return Half(packed_last(program, _statistics(model, latent_channels), latent_channels), _same, _same)
+        return Half(unshuffled_last(program, _statistics(model, latent_channels), latent_channels), _same, _same)
     _require_moments(model, program, latent_channels)
     return Half(program, _same, lambda rows: rows[:, :latent_channels])
 
@@ -148,9 +151,9 @@ def _taesd_decoder(model: Any) -> Half:
     if list(first.parameters()) or not torch.allclose(first(values), _limit(values)):
         raise UnsupportedModule(f"taesd_decoder.0: expected 3 tanh(x / 3), got {describe(first)}")
     shift, scale = float(model.vae_shift), float(model.vae_scale)
-    program = build_program(nn.Sequential(*layers))
+    program = tiny_program(nn.Sequential(*layers))
     if packed:
-        program = unpacked_first(program, None)
+        program = shuffled_first(program, None)
     return Half(program, lambda rows: _limit((rows - shift).mul_(scale)), lambda rows: (rows - 0.5) * 2)
 
 
@@ -158,9 +161,9 @@ def _taesd_encoder(model: Any) -> Half:
     _require_taesd(model, "encode")
     layers, packed = _taesd_layers(model.taesd_encoder, "taesd_encoder")
     shift, scale = float(model.vae_shift), float(model.vae_scale)
-    program = build_program(nn.Sequential(*layers))
+    program = tiny_program(nn.Sequential(*layers))
     if packed:
-        program = packed_last(program, None, 4 * program.out_channels)
+        program = unshuffled_last(program, None, 4 * program.out_channels)
     return Half(program, lambda rows: (rows * 0.5).add_(0.5), lambda rows: rows / scale + shift)
 
 

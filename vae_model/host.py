@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Protocol
 import torch
 from torch import Tensor, nn
 
+from .exact.program import Program
 from .exact.schedule import Schedule
-from .exact.step import Program
 
 if TYPE_CHECKING:
     from .report import Report

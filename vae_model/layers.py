@@ -12,11 +12,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from .attention import AttentionFunction, chosen_attention, takes_images, to_tokens
-from .attention import normal_attention as normal_attention
-from .attention import pytorch_attention as pytorch_attention
-from .attention import slice_attention as slice_attention
-from .attention import xformers_attention as xformers_attention
+from .attention.backends import AttentionFunction, chosen_attention, takes_images, to_tokens
+from .attention.backends import normal_attention as normal_attention
+from .attention.backends import pytorch_attention as pytorch_attention
+from .attention.backends import slice_attention as slice_attention
+from .attention.backends import xformers_attention as xformers_attention
 from .group_norm import GroupNorm
 
 

@@ -12,13 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from .spellings import attention_spellings
-from .video_names import (
-    VIDEO_DIFFUSERS_BLOCKS,
-    VIDEO_DIFFUSERS_MARK,
-    VIDEO_DIFFUSERS_RULES,
-    VIDEO_MARKS,
-    VIDEO_RULES,
-)
+from .video_names import VIDEO_DIFFUSERS_BLOCKS, VIDEO_DIFFUSERS_MARK, VIDEO_DIFFUSERS_RULES, VIDEO_MARKS, VIDEO_RULES
 from .wan_names import WAN_DIFFUSERS_MARKS, WAN_DIFFUSERS_RULES, WAN_MARKS, WAN_RULES
 
 Rule = tuple[str, str]

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from .config import Config
 from .detect import Detected, detect, shorten
 from .errors import VAEFileError
-from .families import FAMILIES
+from .families.table import FAMILIES
 from .files.weights import on_one_line, open_weights
 from .hints import HALVES, join_halves
 from .latent_formats import settle

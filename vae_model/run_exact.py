@@ -12,10 +12,10 @@ from torch import Tensor
 
 from .bytesize import format_bytes
 from .errors import MemoryBudgetError
-from .exact.context import Context
-from .exact.host_memory import PinnedSlabs
-from .exact.run import run_program
-from .exact.spill import Spill
+from .exact.memory.pinned import PinnedSlabs
+from .exact.memory.spill import Spill
+from .exact.stream.context import Context
+from .exact.stream.run import run_program
 from .halves import Half
 from .host import PlanProtocol
 from .report import Report, Watch

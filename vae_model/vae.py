@@ -16,7 +16,7 @@ from .checks import cells, check_latents, check_method, check_pixels, check_time
 from .config import VideoConfig, WanConfig, decode_factor, image_channels
 from .errors import InputError
 from .estimate import untiled_elements_per_pixel
-from .exact.spec import UnsupportedModule
+from .exact.layer import UnsupportedModule
 from .halves import Half, behind, decoder_half, encoder_half
 from .host import Host, PlanProtocol
 from .host_names import HostNames, add_alpha, take_not_video, take_vae_options

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from .attention import pytorch_attention
+from .attention.backends import pytorch_attention
 
 
 def frame_embedding(frames: int, dim: int) -> Tensor:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from .attention import AttentionFunction, chosen_attention
+from .attention.backends import AttentionFunction, chosen_attention
 from .layers import activate_fresh, nearest_x2
 
 SHORTEST = 1e-12

@@ -15,17 +15,17 @@ from exact_vae import VAE, load_vae
 from exact_vae.model_management import LocalHost
 from exact_vae.model_management.sharded import decode_sharded
 from exact_vae.tests.families_table import ROWS, hints, random_model
+from exact_vae.tests.programs import build_program
 from exact_vae.vae_model.autoencoder import build_kl
 from exact_vae.vae_model.coder import Decoder, Encoder
 from exact_vae.vae_model.config import KLConfig, LevelsConfig, VideoConfig
-from exact_vae.vae_model.exact.context import Context
-from exact_vae.vae_model.exact.program import build_program
-from exact_vae.vae_model.exact.run import run_program
+from exact_vae.vae_model.exact.memory.spill import Spill
+from exact_vae.vae_model.exact.program import Program
 from exact_vae.vae_model.exact.schedule import LevelSchedule, Schedule, uniform
-from exact_vae.vae_model.exact.shard import DistributedRanks
-from exact_vae.vae_model.exact.share import Share
-from exact_vae.vae_model.exact.spill import Spill
-from exact_vae.vae_model.exact.step import Program
+from exact_vae.vae_model.exact.sharding.distributed import DistributedRanks
+from exact_vae.vae_model.exact.sharding.share import Share
+from exact_vae.vae_model.exact.stream.context import Context
+from exact_vae.vae_model.exact.stream.run import run_program
 from exact_vae.vae_model.halves import decoder_half
 from exact_vae.vae_model.save import to_layout
 from exact_vae.vae_model.tiny import AutoencoderTiny
@@ -58,7 +58,7 @@ def padded(program: Program, mode: str) -> None:
 
 def _layers(program: Program) -> list[Any]:
     convs: list[Any] = []
-    for step in program.steps:
+    for step in program.ops:
         convs += [getattr(step, name).module for name in ("conv", "conv1", "conv2") if hasattr(step, name)]
     return [conv for conv in convs if conv.kernel_size == (3, 3)]
 

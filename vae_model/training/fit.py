@@ -16,8 +16,8 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy
 
+from ..exact.sharding.group import leave_together
 from ..files.atomic import require_writable
-from ..process_group import leave_together
 from .checkpoint import BEST, LAST, AtomicCheckpointIO, Checkpoints, SaveAfterCheck
 from .checks import Epochs, batches_of, epochs_of
 from .config import ConfigError, TrainConfig, one_of, require

@@ -1,0 +1,260 @@
+"""Attention: keys and values of all rows once, then queries strip by strip, added to the plane's strips."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ...attention.streamed import linear, streamed_attention, streaming_bytes
+from ..layer import Conv, Norm, PixelNorm
+from ..memory.spill import Parked
+from ..program import Extent, Op
+from ..stream.context import Context
+from ..stream.moments import Moments
+from ..stream.passes import Check
+from ..stream.plane import Plane
+from ..stream.ranks import Tokens, block_rows
+from ..stream.source import PlaneRows
+from ..stream.value import Value, stored
+from ..stream.walk import Walk
+from ..stream.window import Fill
+
+
+class Block(NamedTuple):
+    """Keys and values of one strip, (B, n, C) each, on the device or parked."""
+
+    keys: Tensor | Parked
+    values: Tensor | Parked
+
+
+@dataclass(frozen=True)
+class Attend(Op):
+    """x + proj_out(attention(norm(x))) over all positions, one head."""
+
+    before: Norm | PixelNorm
+    q: Conv
+    k: Conv
+    v: Conv
+    proj_out: Conv
+
+    at_once = True
+    shares_rows = True
+
+    @property
+    def name(self) -> str:
+        return self.proj_out.name
+
+    @property
+    def norm(self) -> Norm | PixelNorm:
+        return self.before
+
+    @property
+    def layers(self) -> tuple[Conv, ...]:
+        """Its four 1x1 convolutions."""
+        return self.q, self.k, self.v, self.proj_out
+
+    def extent(self, source: Extent) -> Extent:
+        return source
+
+    def flops(self, source: Extent, batch: int) -> int:
+        tokens = source.height * source.width
+        products = batch * 4 * tokens * tokens * source.channels
+        return products + sum(conv.flops(batch, source.height, source.width) for conv in self.layers)
+
+    def lay(self, walk: Walk, value: Value, level: int, groups: int | None) -> Value:
+        assert value.plane is not None  # a plane always stands before what reads all at once
+        moments = None if groups is None else Moments(groups)
+        target = walk.plane(value.size, level)
+        fill = walk.fill(value, self.before, level, None)
+        stream = walk.schedule[level].stream_attention
+        walk.perform(AttentionPass(walk.context, self, level, value.plane, target, moments, fill, stream))
+        return Value(value.size, stored(target).rows, moments, target)
+
+
+class AttentionPass:
+    """x + proj_out(attention(norm(x))), from one plane into another; the first is freed strip by strip."""
+
+    def __init__(
+        self,
+        context: Context,
+        op: Attend,
+        level: int,
+        source: Plane,
+        target: Plane,
+        moments: Moments | None,
+        make_fill: Callable[[], Fill],
+        stream: bool,
+    ) -> None:
+        self.context, self.op, self.level = context, op, level
+        self.source, self.target, self.moments, self.make_fill = source, target, moments, make_fill
+        self.stream = stream
+        self.name = op.proj_out.name
+        self.height, self.width = source.size.height, source.size.width
+        self.place = context.share.place(self.height)
+        self._all_rows = source.size._replace(height=self.place.whole)
+
+    def run(self, check: Check, report: Callable[[int], None]) -> None:
+        """Both sweeps. `report` gets the operations done with each strip."""
+        fill = self.make_fill()
+        blocks, whole = self._keys_and_values(fill, check)
+        q, proj_out = self.context.conv_weights(self.op.q), self.context.conv_weights(self.op.proj_out)
+        rows = PlaneRows(self.source, 0, self.height, consume=True)
+        work, done = self.work(), 0
+        for index, (_, bottom) in enumerate(_bounds(self.source)):
+            check()
+            (x,) = rows.take(bottom)
+            tokens = linear(self._normalised(fill, x), *q)
+            if whole is not None:
+                tokens = self.context.attend(tokens, *whole)
+            else:
+                tokens = streamed_attention(tokens, self._fetched(blocks), check)
+            result = linear(tokens, *proj_out)
+            del tokens
+            strip = self._as_strip(result, x)
+            del result, x
+            if self.moments is not None:
+                self.moments.add(strip)
+            self.target.put(index, strip)
+            del strip
+            report(work * bottom // self.height - done)
+            done = work * bottom // self.height
+        for block in blocks:
+            self._forget(block)
+        self.context.ranks.merge([] if self.moments is None else [self.moments])
+        if self.context.spill is not None:
+            self.context.spill.settle()
+
+    def _keys_and_values(self, fill: Fill, check: Check) -> tuple[list[Block], tuple[Tensor, Tensor] | None]:
+        """All keys and values: as two whole tensors, or as blocks where they are streamed."""
+        context, channels = self.context, self.source.size.channels
+        weights = [context.conv_weights(conv) for conv in (self.op.k, self.op.v)]
+        blocks: list[Block] = []
+        whole: tuple[Tensor, Tensor] | None = None
+        if not self.stream:
+            shape = (context.batch, self.place.whole * self.width, channels)
+            like = {"dtype": context.dtype, "device": context.device}
+            whole = (torch.empty(shape, **like), torch.empty(shape, **like))  # pyright: ignore
+        rows = PlaneRows(self.source, 0, self.height, consume=False)
+        for top, bottom in _bounds(self.source):
+            check()
+            (x,) = rows.take(bottom)
+            tokens = self._normalised(fill, x)
+            if whole is not None:
+                for target, (weight, bias) in zip(whole, weights, strict=True):
+                    target[:, self._tokens(top, bottom)] = linear(tokens, weight, bias)
+            else:
+                assert context.spill is not None
+                keys, values = (context.spill.park(linear(tokens, weight, bias)) for weight, bias in weights)
+                blocks.append(Block(keys, values))
+        self._gather(blocks, whole)
+        return blocks, whole
+
+    def _tokens(self, top: int, bottom: int) -> slice:
+        """Where own rows stand among the tokens of all rows."""
+        return slice((self.place.offset + top) * self.width, (self.place.offset + bottom) * self.width)
+
+    def _gather(self, blocks: list[Block], whole: tuple[Tensor, Tensor] | None) -> None:
+        """Add the keys and values of the other ranks, and give them ours."""
+        spill, mine = self.context.spill, list(blocks)
+
+        def own(top: int, bottom: int) -> tuple[Tensor, Tensor]:
+            if whole is not None:
+                return whole[0][:, self._tokens(top, bottom)], whole[1][:, self._tokens(top, bottom)]
+            return self._parked_rows(mine, 0, top, bottom), self._parked_rows(mine, 1, top, bottom)
+
+        def take(part: Tokens) -> None:
+            if whole is None:
+                assert spill is not None
+                blocks.append(Block(spill.park(part.keys), spill.park(part.values)))
+                return
+            rows = slice(part.top * self.width, part.bottom * self.width)
+            whole[0][:, rows], whole[1][:, rows] = part.keys, part.values
+
+        self.context.ranks.tokens(self.source, own, take)
+
+    def _parked_rows(self, blocks: list[Block], number: int, top: int, bottom: int) -> Tensor:
+        """Keys (number 0) or values of own rows, out of the strips that wait."""
+        rows, parts = self.source.strip_rows, list[Tensor]()
+        while top < bottom:
+            first = top // rows * rows
+            end = min(bottom, first + rows)
+            parked = blocks[top // rows][number]
+            assert isinstance(parked, Parked)
+            parts.append(parked.settled()[:, (top - first) * self.width : (end - first) * self.width])
+            top = end
+        return torch.cat(parts, dim=1).to(self.context.device)
+
+    def _normalised(self, fill: Fill, x: Tensor) -> Tensor:
+        """norm(x) as tokens, (B, rows * W, C)."""
+        target = self.context.empty(x.shape[1], x.shape[2], x.shape[3])
+        fill(target, x)
+        return target.permute(0, 2, 3, 1).flatten(1, 2)
+
+    def _as_strip(self, tokens: Tensor, x: Tensor) -> Tensor:
+        """x plus tokens (B, rows * W, C), in the run's memory order."""
+        strip = tokens.unflatten(1, (x.shape[2], x.shape[3])).permute(0, 3, 1, 2)  # (B, C, rows, W)
+        strip += x
+        return strip if self.context.channels_last else strip.contiguous()
+
+    def _fetched(self, blocks: list[Block]) -> Iterator[tuple[Tensor, Tensor]]:
+        """The blocks on the device, each brought back while the one before it is used."""
+        spill = self.context.spill
+        assert spill is not None
+        coming = [spill.fetch(parked) for parked in blocks[0] if isinstance(parked, Parked)]
+        for index in range(len(blocks)):
+            keys, values = (spill.arrived(*arrival) for arrival in coming)
+            if index + 1 < len(blocks):
+                coming = [spill.fetch(parked) for parked in blocks[index + 1] if isinstance(parked, Parked)]
+            yield keys, values
+            del keys, values
+
+    def _forget(self, block: Block) -> None:
+        for parked in block:
+            if isinstance(parked, Parked):
+                assert self.context.spill is not None
+                self.context.spill.forget(parked)
+
+    # -- sizes -----------------------------------------------------------------------------------------------------
+
+    def work(self) -> int:
+        """Floating point operations."""
+        tokens, channels = self.height * self.width, self.source.size.channels
+        products = 4 * tokens * self.place.whole * self.width * channels
+        return self.context.batch * (
+            products + sum(2 * tokens * c.in_channels * c.out_channels for c in self.op.layers)
+        )
+
+    def peak_bytes(self) -> int:
+        """Device bytes at the worst moment; of a plane that is replaced strip by strip, the larger of the two."""
+        plane = self.context.plane_bytes(self._all_rows)
+        strip = min(self.height, self.source.strip_rows) * self.source.row_bytes
+        spilled = self.source.device_share < 1
+        stored = self.source.device_bytes(0, self.source.count) + (3 * strip if spilled else 0)
+        tokens = min(self.height, self.source.strip_rows) * self.width * self.context.batch
+        keys = tokens if self.stream else self.place.whole * self.width
+        device_type = self.context.device.type
+        workspace = streaming_bytes(tokens, keys, self.source.size.channels, self.context.dtype, device_type)
+        if self.place.whole > self.height:
+            workspace += 3 * min(self.place.whole, block_rows(self.source)) * self.source.row_bytes  # on the wire
+        if not self.stream:
+            return stored + 2 * plane + 2 * strip + (workspace if device_type in ("cpu", "cuda") else strip)
+        return stored + 4 * strip + strip + workspace  # blocks: one being used, one coming; then the queries
+
+    def host_bytes(self) -> int:
+        """Host bytes of keys, values and spilled strips at the worst moment."""
+        keys_and_values = 2 * self.context.plane_bytes(self._all_rows) if self.stream else 0
+        return keys_and_values + self.source.host_bytes()
+
+    def moved_bytes(self) -> int:
+        """Bytes copied to host memory and back: every strip of queries fetches all keys and values."""
+        keys_and_values = 2 * self.context.plane_bytes(self._all_rows) if self.stream else 0
+        return keys_and_values * (1 + self.source.count) + 3 * self.source.host_bytes()
+
+
+def _bounds(plane: Plane) -> list[tuple[int, int]]:
+    height = plane.size.height
+    return [(top, min(height, top + plane.strip_rows)) for top in range(0, height, plane.strip_rows)]

@@ -1,0 +1,48 @@
+"""Nearest x2, then a 3x3 convolution."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..layer import Conv
+from ..program import Extent, Op
+from ..schedule import LevelSchedule
+from ..stream.source import Rows
+from ..stream.upsampled import UpsampledRows
+from ..stream.value import Value
+from ..stream.walk import Walk
+
+
+@dataclass(frozen=True)
+class Upsample(Op):
+    """The large plane in between is never made."""
+
+    conv: Conv
+
+    upsamples = True
+    shares_rows = True
+
+    @property
+    def name(self) -> str:
+        return self.conv.name
+
+    @property
+    def convs(self) -> tuple[Conv, ...]:
+        return (self.conv,)
+
+    def extent(self, source: Extent) -> Extent:
+        return Extent(self.conv.out_channels, 2 * source.height, 2 * source.width)
+
+    def flops(self, source: Extent, batch: int) -> int:
+        return self.conv.flops(batch, 2 * source.height, 2 * source.width)
+
+    def kept(self, schedule: LevelSchedule, following: Op, ends_level: bool) -> bool:
+        return schedule.store_enlarged and not following.streams
+
+    def lay(self, walk: Walk, value: Value, level: int, groups: int | None) -> Value:
+        fast = walk.schedule[level].fast_rows
+
+        def read(top: int, bottom: int, last: bool) -> Rows:
+            return UpsampledRows(walk.context, self.conv, top, bottom, value.recipe(last), value.size, fast)
+
+        return Value(self.extent(value.size), read)

@@ -1,0 +1,123 @@
+"""A plan: what a run will do and take, to be followed, printed or written as JSON."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+
+from ...bytesize import format_bytes
+from ..schedule import LevelSchedule, Schedule
+from .sizing import Need
+
+
+@dataclass(frozen=True)
+class LevelPlan:
+    """One resolution level: its largest plane, its schedule, what that takes, and what was rejected and why."""
+
+    height: int
+    width: int
+    channels: int
+    schedule: LevelSchedule
+    need: Need
+    rejected: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """For inputs of one shape, dtype and device. Bytes are those on top of weights, input and finished output."""
+
+    shape: tuple[int, int, int, int]
+    """(B, C, H, W) of the input."""
+    dtype: torch.dtype
+    device_budget: int
+    host_budget: int
+    levels: tuple[LevelPlan, ...]
+    need: Need
+    untiled_work: int
+    """Operations of the untiled run."""
+
+    @property
+    def schedule(self) -> Schedule:
+        """What the engine is given."""
+        return tuple(level.schedule for level in self.levels)
+
+    @property
+    def peak_bytes(self) -> int:
+        """Predicted device bytes at the worst moment."""
+        return self.need.peak_bytes
+
+    @property
+    def work(self) -> int:
+        """Predicted floating point operations."""
+        return self.need.work
+
+    @property
+    def host_bytes(self) -> int:
+        """Predicted host bytes of waiting strips at the worst moment."""
+        return self.need.host_bytes
+
+    @property
+    def moved_bytes(self) -> int:
+        """Predicted bytes copied between device and host."""
+        return self.need.moved_bytes
+
+    @property
+    def work_ratio(self) -> float:
+        """Predicted operations relative to the untiled run's; below 1, as enlargements take 4/9 of the work."""
+        return self.need.work / self.untiled_work
+
+    @property
+    def name(self) -> str:
+        """The schedules that differ, from the first level to the last."""
+        return ", ".join(dict.fromkeys(level.schedule.name for level in self.levels))
+
+    def table(self) -> str:
+        """For people: a line per level and the totals."""
+        rows = [("level", "plane", "schedule", "strip rows", "on device", "device peak", "host", "moved")]
+        for number, level in enumerate(self.levels):
+            rows.append(
+                (
+                    str(number),
+                    f"{level.width} x {level.height} x {level.channels}",
+                    level.schedule.name,
+                    str(level.schedule.strip_rows),
+                    f"{level.schedule.device_share:.0%}",
+                    format_bytes(level.need.peak_bytes),
+                    format_bytes(level.need.host_bytes),
+                    format_bytes(level.need.moved_bytes),
+                )
+            )
+        widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+        lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+        host = f", host memory {format_bytes(self.host_bytes)}" if self.host_bytes else ""
+        lines.append(
+            f"peak {format_bytes(self.peak_bytes)} of a budget of {format_bytes(self.device_budget)}{host}; "
+            f"work {self.work_ratio:.2f} x untiled; {format_bytes(self.moved_bytes)} moved"
+        )
+        for number, level in enumerate(self.levels):
+            lines += [f"level {number} rejected: {reason}" for reason in level.rejected]
+        return "\n".join(lines)
+
+    def as_dict(self) -> dict[str, Any]:
+        """For programs: everything as numbers and text."""
+        return {
+            "shape": list(self.shape),
+            "dtype": str(self.dtype).removeprefix("torch."),
+            "device_budget": self.device_budget,
+            "host_budget": self.host_budget,
+            "peak_bytes": self.peak_bytes,
+            "host_bytes": self.host_bytes,
+            "moved_bytes": self.moved_bytes,
+            "work_ratio": round(self.work_ratio, 4),
+            "levels": [
+                asdict(level) | {"schedule": asdict(level.schedule) | {"name": level.schedule.name}}
+                for level in self.levels
+            ],
+        }
+
+    def as_json(self) -> str:
+        """`as_dict` as text."""
+        return json.dumps(self.as_dict())

@@ -1,0 +1,283 @@
+"""From a program, a shape and a budget to a plan: which schedule every level gets. Pure arithmetic.
+
+Levels are decided in the order they run. Per level the least predicted time that fits wins, which comes out as:
+resident, recompute, partial spill, full spill, computing everything again, each with lower strips if nothing fits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import NamedTuple
+
+import torch
+
+from ...bytesize import format_bytes
+from ...errors import MemoryBudgetError
+from ..program import Extent, Program
+from ..schedule import LevelSchedule
+from ..sharding.share import WHOLE, Share
+from ..stream.value import Value
+from .plan import LevelPlan, Plan
+from .sizing import Need, Sizing, level_sizes
+
+STRIP_ELEMENTS = {"cpu": 2**21}
+"""Elements of a strip that are worth having: as many as caches like on a CPU (2^20 took 9 % longer, 2^22 no less)."""
+GPU_STRIP_ELEMENTS = 2**25
+"""Enough for every kernel to fill a GPU."""
+WORK_PER_BYTE = {"cpu": 80}
+"""Operations in the time that one byte takes to host memory or back; decides between computing again and spilling."""
+GPU_WORK_PER_BYTE = 3000
+_SHARES = 16
+_NAMED_TRIES = 4
+_NAMED_SLACK = 1.006
+"""What rounding to three digits takes away at most."""
+PLAIN_COST = 1.8
+"""Time of plain 3x3 convolutions in that of fast ones (1.5 for 128 channels, 2.5 for 256 and 512 on a CPU)."""
+_FAST_ROWS = 4
+"""Strips are a multiple of so many rows where fast convolution shall not compute rows in vain."""
+_COST = {"resident": 1.0, "recompute": 1.15, "recompute all": 2.3}
+"""Usual work of the three ways of storing: the order in which they are tried."""
+_LOWER_TRIES = 1
+"""Once something fits, so many lower strips are tried for a schedule of less work."""
+_LOWER_GAIN = 1.1
+"""What lower strips must gain at least: their overhead is not predicted."""
+KINDS = ("resident", "recompute", "spill")
+
+
+def make_plan(
+    program: Program,
+    shape: tuple[int, int, int, int],
+    dtype: torch.dtype,
+    device_budget: int,
+    host_budget: int = 0,
+    *,
+    device_type: str = "cpu",
+    prefer: str | None = None,
+    strip_rows: int | None = None,
+    share: Share = WHOLE,
+    allow: Callable[[int, LevelSchedule], bool] | None = None,
+) -> Plan:
+    """The plan of least predicted time within the budgets.
+
+    Args:    shape: (B, C, H, W) of the input, a latent or an image.
+             device_budget: bytes for activations and workspace, on top of weights, input and finished output.
+             host_budget: bytes of host memory for strips that wait there; 0 spills nothing.
+             prefer: "resident", "recompute" or "spill" allows only that at levels of more than a quarter of the pixels.
+             strip_rows: rows of the last level's strips, other levels in proportion; lower where they do not fit. None
+             chooses.
+             share: which rows of the whole image these are. allow: (level, schedule) -> whether it may be chosen.
+    Raises:  MemoryBudgetError with the smallest budget that would do; ValueError for a budget or height below 1.
+    """
+    if device_budget <= 0:
+        raise ValueError(f"memory: expected a budget above 0 bytes, got {device_budget}: allow more")
+    if strip_rows is not None and strip_rows < 1:
+        raise ValueError(f"strip height: expected at least 1 row, got {strip_rows}: make it larger")
+    if prefer is not None and prefer not in KINDS:
+        raise ValueError(f"prefer: expected one of {', '.join(KINDS)}, got {prefer!r}: choose one of these")
+    if min(shape) < 1 or shape[1] != program.in_channels:
+        raise ValueError(
+            f"shape: expected (batch, {program.in_channels}, height, width), got {shape}: plan another one"
+        )
+    search = _Search(program, shape, dtype, device_budget, host_budget, device_type, prefer, strip_rows)
+    search.sizing = Sizing(program, shape, dtype, device_type, share)
+    search.allow = allow
+    found = search.run()
+    if isinstance(found, Plan):
+        return found
+    # Another budget may lead to other schedules: what is named as enough has been tried.
+    for _ in range(_NAMED_TRIES):
+        search.device_budget = int(found * _NAMED_SLACK)
+        again = search.run()
+        if isinstance(again, Plan):
+            break
+        found = max(again, search.device_budget)
+    raise MemoryBudgetError(search.message(search.device_budget, device_budget), search.device_budget)
+
+
+class Sized(NamedTuple):
+    """A level's schedule, what it needs, and the activation that the level ends with."""
+
+    need: Need
+    schedule: LevelSchedule
+    value: Value
+
+
+class _Search:
+    """The choice of every level's schedule."""
+
+    def __init__(
+        self,
+        program: Program,
+        shape: tuple[int, int, int, int],
+        dtype: torch.dtype,
+        device_budget: int,
+        host_budget: int,
+        device_type: str,
+        prefer: str | None,
+        strip_rows: int | None,
+    ) -> None:
+        self.program, self.shape, self.dtype = program, shape, dtype
+        self.device_budget, self.host_budget, self.device_type = device_budget, host_budget, device_type
+        self.prefer, self.strip_rows = prefer, strip_rows
+        self.sizes = level_sizes(program, shape[2], shape[3])
+        self.sizing = Sizing(program, shape, dtype, device_type)
+        self.elements = STRIP_ELEMENTS.get(device_type, GPU_STRIP_ELEMENTS)
+        self.allow: Callable[[int, LevelSchedule], bool] | None = None
+        self.smallest_host_bytes = 0
+        self.work_per_byte = WORK_PER_BYTE.get(device_type, GPU_WORK_PER_BYTE)
+        self.fast = device_type == "cpu" and dtype == torch.float32
+
+    def run(self) -> Plan | int:
+        """Level by level; a level that nothing fits is given its smallest schedule, to tell what would be needed.
+
+        Returns: the plan, or the bytes that the smallest schedules need where one of them does not fit.
+        """
+        value, levels, total, failed = self.sizing.start, list[LevelPlan](), Need(), False
+        for level, size in enumerate(self.sizes):
+            found, rejected = self._level(level, value)
+            need, schedule, value = found
+            failed |= not self._fits(need)
+            levels.append(LevelPlan(size.height, size.width, size.channels, schedule, need, tuple(rejected)))
+            total += need
+        if failed:
+            self.smallest_host_bytes = total.host_bytes
+            return total.peak_bytes
+        return Plan(
+            self.shape, self.dtype, self.device_budget, self.host_budget, tuple(levels), total,
+            self.program.flops(self.shape),
+        )  # fmt: skip
+
+    def message(self, needed: int, budget: int) -> str:
+        """Why there is no plan."""
+        size = self.sizes[-1] if self.sizes[-1].height >= self.sizes[0].height else self.sizes[0]
+        host = self.smallest_host_bytes
+        also = f" and {format_bytes(host)} of host memory" if host else ""
+        return (
+            f"{size.width} x {size.height}: expected a budget of at least {format_bytes(needed)}{also}, "
+            f"got {format_bytes(budget)}: allow more memory or use a smaller image"
+        )
+
+    def _fits(self, need: Need) -> bool:
+        return need.peak_bytes <= self.device_budget and need.host_bytes <= self.host_budget
+
+    def _score(self, found: Sized) -> float:
+        return self._floor(found) + self.work_per_byte * found.need.moved_bytes
+
+    def _floor(self, found: Sized) -> float:
+        """The score without any copies; neither the strips' height nor what waits elsewhere changes it."""
+        return (PLAIN_COST if self.fast and not found.schedule.fast_convolution else 1.0) * found.need.work
+
+    def _level(self, level: int, value: Value) -> tuple[Sized, list[str]]:
+        """The best schedule that fits, else the smallest one; and a line for each that was rejected."""
+        rejected: dict[str, str] = {}
+        best: Sized | None = None
+        smallest: Sized | None = None
+        floor = float("inf")
+        for tries, rows in enumerate(self._heights(level)):
+            if best is not None and (tries > _LOWER_TRIES or floor * _LOWER_GAIN >= self._score(best)):
+                break
+            for variant in self._variants(level, rows):
+                enough = False
+                for found in self._shares(level, variant, value):
+                    enough |= self._fits(found.need) and not found.need.moved_bytes
+                    if not self._fits(found.need):
+                        rejected.setdefault(
+                            variant.name, f"{found.schedule.name}, strips of {rows}: {self._why(found.need)}"
+                        )
+                    elif best is None or self._score(found) * _LOWER_GAIN < self._score(best):
+                        best = found
+                    if smallest is None or self._size(found.need) < self._size(smallest.need):
+                        smallest = found
+                    floor = min(floor, self._floor(found))
+                    if best is not None and self._floor(found) * _LOWER_GAIN >= self._score(best):
+                        break  # whatever of it waits in main memory
+                if enough:
+                    break  # variants come in the order of their work
+            if best is not None and best.schedule == self._first(level, best.schedule.strip_rows):
+                break
+        assert smallest is not None
+        return best or smallest, list(rejected.values())
+
+    def _first(self, level: int, rows: int) -> LevelSchedule:
+        """The schedule of least work."""
+        return self._variants(level, rows)[0]
+
+    def _size(self, need: Need) -> tuple[bool, int]:
+        return need.host_bytes > self.host_budget, need.peak_bytes
+
+    def _why(self, need: Need) -> str:
+        if need.peak_bytes > self.device_budget:
+            return f"needs {format_bytes(need.peak_bytes)} of {format_bytes(self.device_budget)}"
+        return f"needs {format_bytes(need.host_bytes)} of {format_bytes(self.host_budget)} host memory"
+
+    def _heights(self, level: int) -> list[int]:
+        """Strip heights to try, the best first."""
+        size, last = self.sizes[level], self.sizes[-1]
+        row = self.shape[0] * size.width * size.channels
+        best = max(1, min(size.height, self.elements // row))
+        if self.strip_rows is not None:
+            best = max(1, min(size.height, self.strip_rows * size.height // last.height))
+        heights = [best, *(max(1, best // share) for share in (4, 16, 256) if best // share >= 1), 1]
+        if self.fast and self.strip_rows is None:
+            heights = [rows // _FAST_ROWS * _FAST_ROWS or rows for rows in heights]
+        return list(dict.fromkeys(heights))
+
+    def _variants(self, level: int, rows: int) -> list[LevelSchedule]:
+        """What may be stored, from least time to most."""
+        variants = [found for found in self._stored(level, rows) if self.allow is None or self.allow(level, found)]
+        if not self.fast:
+            return variants
+        fast = [replace(variant, fast_convolution=True) for variant in variants if rows % _FAST_ROWS == 0]
+        costs = [_COST.get(variant.name, 1.0) for variant in fast]
+        costs += [PLAIN_COST * _COST.get(variant.name, 1.0) for variant in variants]
+        return [variant for _, variant in sorted(zip(costs, fast + variants, strict=True), key=lambda pair: pair[0])]
+
+    def _stored(self, level: int, rows: int) -> Iterator[LevelSchedule]:
+        """What may be stored, from least work to most."""
+        ops = self.program.level_ops(level)
+        blocks = any(op.inner_plane for op in ops)
+        enlarges = any(op.upsamples for op in ops) and blocks
+        base = LevelSchedule(rows)
+        forced = self.prefer if self._is_large(self.sizes[level]) else None
+        if forced == "recompute":
+            yield replace(base, store_hidden=not blocks, store_enlarged=not enlarges)
+            return
+        yield base
+        if any(op.at_once for op in ops) and self.host_budget:
+            yield replace(base, stream_attention=True, device_share=0.0)
+        if forced is not None or not blocks:
+            return
+        # The enlarged plane that opens a level is its largest: the peak falls only when neither it nor a hidden one is
+        # stored, so the two are given up together.
+        yield replace(base, store_hidden=False, store_enlarged=not enlarges)
+        yield replace(base, store_hidden=False, store_enlarged=not enlarges, store_blocks=False)
+
+    def _is_large(self, size: Extent) -> bool:
+        return 4 * size.height * size.width > max(other.height * other.width for other in self.sizes)
+
+    def _shares(self, level: int, variant: LevelSchedule, value: Value) -> Iterator[Sized]:
+        """The variant with everything on the device; then, where host memory may be used, with as much as fits."""
+        forced = self.prefer == "spill" and self._is_large(self.sizes[level])
+        whole = self._sized(level, variant, value)
+        if not forced:
+            yield whole
+        if not self.host_budget or (self._fits(whole.need) and not forced) or variant.device_share == 0:
+            return
+        none = self._sized(level, replace(variant, device_share=0.0), value)
+        if not self._fits(none.need) or forced:
+            yield none
+            return
+        room, span = self.device_budget - none.need.peak_bytes, whole.need.peak_bytes - none.need.peak_bytes
+        share = int(_SHARES * room / max(1, span)) / _SHARES
+        while share > 0:
+            some = self._sized(level, replace(variant, device_share=min(share, 1 - 1 / _SHARES)), value)
+            if self._fits(some.need):
+                yield some
+                return
+            share -= 1 / _SHARES
+        yield none
+
+    def _sized(self, level: int, schedule: LevelSchedule, value: Value) -> Sized:
+        need, after = self.sizing.level(level, schedule, value)
+        return Sized(need, schedule, after)

@@ -1,0 +1,91 @@
+"""What a run will take, level by level, by walking the program over sizes alone: no tensor is made."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from ..program import Extent, Program
+from ..schedule import LevelSchedule
+from ..sharding.share import WHOLE, Share
+from ..stream.context import Context
+from ..stream.passes import Performable
+from ..stream.value import Value
+from ..stream.walk import Walk
+
+SMALL_TENSORS = 128 * 1024
+"""Norm parameters, moments and biases: there are some hundred of them, none larger than a few KiB."""
+MARGIN = 1.01
+"""For what the sizes leave out, such as the old carried rows beside the new ones."""
+
+
+@dataclass(frozen=True)
+class Need:
+    """Bytes at the worst moment on device and host, operations, and bytes copied between the two."""
+
+    peak_bytes: int = 0
+    host_bytes: int = 0
+    work: int = 0
+    moved_bytes: int = 0
+
+    def __add__(self, other: Need) -> Need:
+        """One after the other."""
+        return Need(
+            max(self.peak_bytes, other.peak_bytes),
+            max(self.host_bytes, other.host_bytes),
+            self.work + other.work,
+            self.moved_bytes + other.moved_bytes,
+        )
+
+
+class Sizing:
+    """One program at one shape. Levels are sized in order, each for any schedule, given what came before it."""
+
+    def __init__(
+        self,
+        program: Program,
+        shape: tuple[int, int, int, int],
+        dtype: torch.dtype,
+        device_type: str,
+        share: Share = WHOLE,
+    ) -> None:
+        """shape: (B, C, H, W) of the input; of the share of it where ranks share the rows."""
+        batch, _, height, width = shape
+        self.program = program
+        self._context = Context(batch, dtype, torch.device(device_type), share=share)
+        filler = (LevelSchedule(1),) * program.level_count
+        self._walk = Walk(program, filler, self._context, self._record)
+        self._schedule = list(filler)
+        self._need = Need()
+        self.start = self._walk.start(height, width, None)
+
+    def _record(self, part: Performable) -> None:
+        self._need += Need(part.peak_bytes(), part.host_bytes(), part.work(), part.moved_bytes())
+
+    def level(self, level: int, schedule: LevelSchedule, value: Value) -> tuple[Need, Value]:
+        """The need of one level and the value that it ends with, from the value that the level before ended with."""
+        self._schedule[level] = schedule
+        self._walk.schedule = tuple(self._schedule)
+        self._need = Need()
+        for index, at in enumerate(self.program.levels):
+            if at == level:
+                value = self._walk.lay(index, value)
+        if level == self.program.level_count - 1:
+            self._walk.finish(value)
+        need = self._need
+        peak = int(need.peak_bytes * MARGIN) + SMALL_TENSORS
+        return Need(peak, need.host_bytes, need.work, need.moved_bytes), value
+
+
+def level_sizes(program: Program, height: int, width: int) -> list[Extent]:
+    """The largest plane of every level: most channels, and the rows and columns of its results."""
+    sizes: list[Extent] = []
+    size = Extent(program.in_channels, height, width)
+    for op, level in zip(program.ops, program.levels, strict=True):
+        before, size = size, op.extent(size)
+        channels = size.channels if before.height != size.height else max(size.channels, before.channels)
+        if level == len(sizes):
+            sizes.append(size._replace(channels=channels))
+        sizes[level] = sizes[level]._replace(channels=max(channels, sizes[level].channels))
+    return sizes

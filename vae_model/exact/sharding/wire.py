@@ -1,0 +1,79 @@
+"""Messages between ranks as flat bytes: rows of several planes behind each other, and small parts of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from ..stream.moments import Moments
+from ..stream.plane import Plane
+from ..stream.ranks import Beyond, copy_rows
+from .share import Piece
+
+
+def most(reaches: Sequence[tuple[int, int]]) -> tuple[int, int]:
+    """Rows above and below that serve all readers of a plane."""
+    return max(above for above, _ in reaches), max(below for _, below in reaches)
+
+
+def halo_rows(plane: Plane, piece: Piece) -> Tensor:
+    """Where the rows of a piece belong."""
+    assert plane.beyond is not None
+    return plane.beyond.rows(piece.row, piece.row + piece.rows, plane.size.height)
+
+
+def new_halo(plane: Plane, reach: tuple[int, int]) -> Beyond:
+    """Room for so many rows above and below."""
+    above, below = (plane.context.empty(plane.size.channels, rows, plane.size.width) for rows in reach)
+    return Beyond(above, below)
+
+
+def size_of(plane: Plane, piece: Piece) -> int:
+    """Bytes of a piece."""
+    return piece.rows * plane.row_bytes
+
+
+def new_message(parcels: Sequence[tuple[Plane, Piece]]) -> Tensor:
+    """Room for some pieces."""
+    device = parcels[0][0].context.device
+    return torch.empty(sum(size_of(*parcel) for parcel in parcels), dtype=torch.uint8, device=device)
+
+
+def unpack(message: Tensor, parcels: Sequence[tuple[Plane, Piece]]) -> Iterator[tuple[Tensor, tuple[Plane, Piece]]]:
+    """The parts of a message as rows (B, C, n, W), channels innermost as they lie there."""
+    start = 0
+    for plane, piece in parcels:
+        part = message[start : start + size_of(plane, piece)].view(plane.context.dtype)
+        part = part.view(plane.context.batch, piece.rows, plane.size.width, plane.size.channels)  # (B, n, W, C)
+        yield part.permute(0, 3, 1, 2), (plane, piece)
+        start += size_of(plane, piece)
+
+
+def pack(parcels: Sequence[tuple[Plane, Piece]]) -> Tensor:
+    """Own rows that another rank needs, as one message."""
+    message = new_message(parcels)
+    for rows, (plane, piece) in unpack(message, parcels):
+        copy_rows(plane, piece.start, piece.start + piece.rows, rows)
+    return message
+
+
+def flat(x: Tensor) -> Tensor:
+    """A contiguous tensor as bytes of the same memory."""
+    return x.view(-1).view(torch.uint8)
+
+
+def moments_as_numbers(moments: Moments) -> Tensor:
+    """Count, means and M2s of own rows: 1 + 2 * B * G float64 in main memory."""
+    assert moments.mean is not None and moments.m2 is not None  # noqa: PT018  # every rank has rows
+    numbers = [part.flatten().cpu().double() for part in (moments.mean, moments.m2)]
+    return torch.cat([torch.tensor([float(moments.count)], dtype=torch.float64), *numbers])
+
+
+def merge_numbers(moments: Moments, by_rank: Sequence[Tensor]) -> None:
+    """Make moments those of all ranks' rows."""
+    assert moments.mean is not None
+    shape, like = moments.mean.shape, moments.mean
+    pairs = [(int(numbers[0]), numbers[1:].view(2, *shape).to(like)) for numbers in by_rank]
+    moments.become((count, both[0], both[1]) for count, both in pairs)

@@ -1,0 +1,104 @@
+"""What every part of one run shares: batch, dtype, device, memory order, weights and the store for spilled strips."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from ...attention.backends import pytorch_attention
+from ..layer import Conv, Norm, PixelNorm
+from ..memory.spill import Spill
+from ..program import Extent
+from ..sharding.share import WHOLE, Share
+from .ranks import ALONE, Ranks
+
+Attention = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""(q, k, v), q (B, n, C), k and v (B, N, C) -> (B, n, C)."""
+Weights = Callable[[nn.Module, Tensor], "tuple[Tensor, Tensor | None]"]
+"""(layer, like) -> its weight and bias with the dtype and device of `like`. Asked once per layer and pass."""
+
+
+def own_weights(layer: nn.Module, like: Tensor) -> tuple[Tensor, Tensor | None]:
+    """The provider for layers that hold their weights themselves; norms of single pixels call theirs gamma."""
+    weight = cast(Tensor, layer.gamma if hasattr(layer, "gamma") else layer.weight)
+    bias = cast("Tensor | None", layer.bias)
+    return weight.to(like), None if bias is None else bias.to(like)
+
+
+@dataclass
+class Context:
+    """Shapes are (batch, channels, rows, width); `dtype` is that of every plane."""
+
+    batch: int
+    dtype: torch.dtype
+    device: torch.device
+    channels_last: bool = True
+    weights: Weights = own_weights
+    spill: Spill | None = None
+    attend: Attention = pytorch_attention
+    share: Share = WHOLE
+    """Which rows of every plane are computed here; all sizes are those of this share."""
+    ranks: Ranks = ALONE
+    """Those who compute the others."""
+    _scratch: Tensor | None = None
+
+    def row_bytes(self, channels: int, width: int) -> int:
+        """Bytes of one row of the whole batch."""
+        return self.batch * channels * width * self.dtype.itemsize
+
+    def plane_bytes(self, size: Extent) -> int:
+        """Bytes of a whole plane."""
+        return self.row_bytes(size.channels, size.width) * size.height
+
+    @property
+    def memory_format(self) -> torch.memory_format:
+        """The memory order of strips and weights."""
+        return torch.channels_last if self.channels_last else torch.contiguous_format
+
+    def empty(self, channels: int, rows: int, width: int) -> Tensor:
+        """A new strip."""
+        shape = (self.batch, channels, rows, width)
+        return torch.empty(shape, dtype=self.dtype, device=self.device, memory_format=self.memory_format)
+
+    def scratch(self, size: int) -> Tensor:
+        """At least `size` bytes of flat float32 memory for use within one call; kept until `free_scratch`."""
+        if self._scratch is None or self._scratch.numel() * 4 < size:
+            self._scratch = None  # the old one is freed before the new one is made
+            self._scratch = torch.empty(-(-size // 4), dtype=torch.float32, device=self.device)
+        return self._scratch
+
+    def free_scratch(self) -> None:
+        """Called when a pass is done."""
+        self._scratch = None
+
+    def layer_weights(self, conv: Conv) -> tuple[Tensor, Tensor | None]:
+        """Weight (out, in, k, k) and bias (out,) of a convolution as the provider gives them."""
+        return conv.of(*self.weights(conv.module, torch.empty(0, dtype=self.dtype, device=self.device)))
+
+    def conv_weights(self, conv: Conv) -> tuple[Tensor, Tensor | None]:
+        """The same in this run's memory order."""
+        weight, bias = self.layer_weights(conv)
+        return weight.contiguous(memory_format=self.memory_format), bias
+
+    def norm_weights(self, norm: Norm) -> tuple[Tensor, Tensor]:
+        """Weight and bias (channels,) of a norm, in float32 or better."""
+        wide = torch.promote_types(self.dtype, torch.float32)
+        weight, bias = self.weights(norm.module, torch.empty(0, dtype=wide, device=self.device))
+        assert bias is not None
+        return weight, bias
+
+    def pixel_weight(self, norm: PixelNorm) -> Tensor:
+        """The weight of a norm of single pixels, (channels, 1, 1), in float32 or better."""
+        wide = torch.promote_types(self.dtype, torch.float32)
+        weight, _ = self.weights(norm.module, torch.empty(0, dtype=wide, device=self.device))
+        return weight.reshape(-1, 1, 1)
+
+    def weight_bytes(self, conv: Conv) -> int:
+        """Bytes of the copy that `conv_weights` makes, at most."""
+        if conv.kernel == 1 or not (self.channels_last or conv.over_frames):
+            return 0
+        return conv.out_channels * conv.in_channels * conv.kernel**2 * self.dtype.itemsize

@@ -1,0 +1,195 @@
+"""A pass: rows pulled strip by strip from sources to sinks. Its peak is told by the same objects that run it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from torch import Tensor
+
+from .moments import CHUNK_ELEMENTS, Moments
+from .plane import Plane
+from .source import PlaneRows, Rows
+
+Emit = Callable[[int, Tensor], None]
+"""Takes (first row, rows) of the finished result; they come in order."""
+Check = Callable[[], None]
+"""Called before every strip; it may raise to stop the run."""
+
+
+class Performable(Protocol):
+    """A pass over rows, or what an op does in a way of its own. Its sizes are told by the object that runs it."""
+
+    def run(self, check: Check, report: Callable[[int], None]) -> None:
+        """Do it. `report` gets the operations done with each strip."""
+        ...
+
+    def work(self) -> int:
+        """Floating point operations."""
+        ...
+
+    def peak_bytes(self) -> int:
+        """Device bytes at the worst moment."""
+        ...
+
+    def host_bytes(self) -> int:
+        """Host bytes of what waits there, at the worst moment."""
+        ...
+
+    def moved_bytes(self) -> int:
+        """Bytes copied to host memory and back."""
+        ...
+
+
+@dataclass
+class Sink:
+    """Where rows end: in a plane, in moments of what the plane stores, with the caller, or in moments alone."""
+
+    rows: Rows
+    plane: Plane | None = None
+    moments: Moments | None = None
+    emit: Emit | None = None
+
+    def take(self, index: int, top: int, bottom: int) -> None:
+        """Pull one strip."""
+        pieces = self.rows.take(bottom)
+        if self.plane is not None:
+            strip = _as_strip(pieces, self)
+            pieces = [strip]
+            self.plane.put(index, strip)
+            del strip
+        while pieces:  # each piece is let go before the next one is used
+            piece = pieces.pop(0)
+            if self.moments is not None:
+                self.moments.add(piece)
+            if self.emit is not None:
+                self.emit(top, piece)
+            top += piece.shape[2]
+            del piece
+
+
+def _as_strip(pieces: list[Tensor], sink: Sink) -> Tensor:
+    """One dense tensor that owns its memory."""
+    first = pieces[0]
+    if len(pieces) == 1 and first.untyped_storage().nbytes() == first.numel() * first.dtype.itemsize:
+        return first
+    size = sink.rows.size
+    strip = sink.rows.context.empty(size.channels, sum(piece.shape[2] for piece in pieces), size.width)
+    row = 0
+    for piece in pieces:
+        strip[:, :, row : row + piece.shape[2]] = piece
+        row += piece.shape[2]
+    return strip
+
+
+@dataclass
+class Pass:
+    """Strips of `strip_rows` rows over `height` rows; every sink is served for each strip, in order."""
+
+    name: str
+    level: int
+    sinks: list[Sink]
+    height: int
+    strip_rows: int
+
+    def run(self, check: Check, report: Callable[[int], None]) -> None:
+        """Pull everything. `report` gets the operations done with each strip."""
+        work = self.work()
+        context, readers = self.sinks[0].rows.context, [reader for reader, _ in self._readers(self.height)]
+        context.ranks.exchange(readers)
+        for index, top in enumerate(range(0, self.height, self.strip_rows)):
+            check()
+            bottom = min(self.height, top + self.strip_rows)
+            for sink in self.sinks:
+                sink.take(index, top, bottom)
+            report(work * bottom // self.height - work * top // self.height)
+        for reader in readers:
+            reader.plane.beyond = None
+        context.ranks.merge([sink.moments for sink in self.sinks if sink.moments is not None])
+        context.free_scratch()
+        if context.spill is not None:
+            context.spill.settle()
+
+    def work(self) -> int:
+        """Floating point operations."""
+        return sum(sink.rows.work() for sink in self.sinks)
+
+    def peak_bytes(self) -> int:
+        """Device bytes at the worst moment."""
+        scratch = max(sink.rows.scratch_bytes() for sink in self.sinks)
+        return max(self._strip_peak(index) for index in self._decisive()) + scratch
+
+    def _decisive(self) -> list[int]:
+        """Numbers of the strips that tell all: the first and last ones, and those around a source's strip being freed.
+
+        Bytes rise from one freed strip to the next by the same amount, so its first, last but one and last tell all.
+        """
+        count = -(-self.height // self.strip_rows)
+        indices = {0, 1, 2, *range(count - 5, count)}
+        for reader, _ in self._readers(self.height):
+            plane = reader.plane
+            if plane.strip_rows * self.height <= self.strip_rows * plane.size.height:
+                continue  # a strip or more is freed with every strip that is made
+            for strip in (1, plane.count - 1, plane.count):
+                row = strip * plane.strip_rows * self.height // plane.size.height
+                indices |= set(range((row - 8) // self.strip_rows - 1, row // self.strip_rows + 2))
+        return sorted(index for index in indices if 0 <= index < count)
+
+    def host_bytes(self) -> int:
+        """Host bytes of spilled strips at the worst moment."""
+        planes = [sink.plane for sink in self.sinks if sink.plane is not None]
+        worst = 0
+        for index in self._decisive():
+            written = sum(plane.host_bytes(0, index + 1) for plane in planes)
+            for reader, row in self._readers(index * self.strip_rows):
+                stored = reader.stored_strips(row)
+                written += reader.plane.host_bytes(stored.start, stored.stop)
+            worst = max(worst, written)
+        return worst
+
+    def moved_bytes(self) -> int:
+        """Bytes copied to host memory and back."""
+        written = sum(sink.plane.host_bytes() for sink in self.sinks if sink.plane is not None)
+        return written + sum(reader.plane.host_bytes() for reader, _ in self._readers(self.height))
+
+    def _readers(self, bottom: int) -> list[tuple[PlaneRows, int]]:
+        return [found for sink in self.sinks for found in sink.rows.readers(bottom)]
+
+    def _strip_peak(self, index: int) -> int:
+        top = index * self.strip_rows
+        bottom = min(self.height, top + self.strip_rows)
+        worst = 0
+        for number, sink in enumerate(self.sinks):
+            standing = sum(other.rows.standing(top, top) for other in self.sinks[number + 1 :])
+            for other in self.sinks[:number]:
+                # What the first strip leaves is less: its windows are not kept.
+                standing += other.rows.standing(top, bottom) if index else other.rows.first(top, bottom)[1]
+            leaving = 0  # one strip at a time is on its way to host memory and still on the device, too
+            for other in self.sinks:
+                if other.plane is not None:
+                    done = index + any(other is earlier for earlier in self.sinks[:number])
+                    standing += other.plane.most_device_bytes(0, done)
+                    leaving = max(leaving, _leaving(other.plane, done))
+            worst = max(worst, standing + self._taking(sink, index, top, bottom, leaving))
+        return worst
+
+    def _taking(self, sink: Sink, index: int, top: int, bottom: int, leaving: int) -> int:
+        """Bytes for one strip of one sink; the strip that is `leaving` is gone once the new one is parked."""
+        cost = sink.rows.cost(top, bottom)
+        stays = sink.rows.standing(top, bottom)
+        peak = stays + cost.peak
+        if index == 0:
+            peak, stays = sink.rows.first(top, bottom)
+        size = (bottom - top) * sink.rows.row_bytes
+        statistics = 0
+        if sink.moments is not None and sink.rows.context.dtype.itemsize <= 2:
+            statistics = 4 * min(CHUNK_ELEMENTS, size // sink.rows.context.dtype.itemsize)
+        copy = size if sink.plane is not None and index and not sink.rows.whole else 0
+        storing = stays + cost.held + copy
+        return max(leaving + max(peak, storing), storing + statistics)
+
+
+def _leaving(plane: Plane, done: int) -> int:
+    """Device bytes of the strip parked last."""
+    return plane.strip_rows * plane.row_bytes if plane.device_share < 1 and done else 0

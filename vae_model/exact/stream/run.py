@@ -1,0 +1,47 @@
+"""Running a program under a schedule."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from torch import Tensor
+
+from ..program import Program
+from ..schedule import Schedule
+from .context import Context
+from .passes import Check, Emit, Performable
+from .walk import Walk
+
+
+def run_program(
+    program: Program,
+    schedule: Schedule,
+    context: Context,
+    x: Tensor,
+    emit: Emit,
+    *,
+    prepare: Callable[[Tensor], Tensor] = lambda rows: rows,
+    check: Check = lambda: None,
+    report: Callable[[int], None] = lambda work: None,
+) -> None:
+    """Run a program on x; its result goes to `emit` strip by strip, equal to the module's own up to rounding.
+
+    Args:    x: (B, C, H, W) on any device, in any float dtype; converted strip by strip.
+             prepare: applied to each strip of x as it lies there, before the conversion.
+             emit: called with (first row, rows (B, C, n, W)) in order; rows of the context's share, counted from its
+             first one.
+             check: called before every strip; it may raise to stop the run.
+             report: called with the floating point operations done since the last call.
+    Raises:  whatever `check` and `emit` raise, and the device's own error where memory runs out.
+    """
+
+    def perform(part: Performable) -> None:
+        part.run(check, report)
+
+    try:
+        walk = Walk(program, schedule, context, perform, emit)
+        height = context.share.local(x.shape[2])
+        walk.run(walk.start(height, x.shape[3], lambda top, bottom: prepare(x[:, :, top:bottom])))
+    finally:
+        if context.spill is not None:
+            context.spill.close()

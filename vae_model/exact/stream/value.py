@@ -1,0 +1,52 @@
+"""Activations on their way through a program: stored in a plane, or computed whenever they are read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from ..program import Extent
+from .moments import Moments
+from .plane import Plane
+from .source import PlaneRows, Recipe, Rows
+
+
+class Readable(Protocol):
+    """How to read an activation: (top, bottom, last) -> rows; `last` frees what was stored of it behind the reader."""
+
+    def __call__(self, top: int, bottom: int, last: bool) -> Rows: ...
+
+
+@dataclass
+class Value:
+    """An activation: stored in a plane or computed whenever it is read; with the moments that the next norm needs."""
+
+    size: Extent
+    rows: Readable
+    moments: Moments | None = None
+    plane: Plane | None = None
+
+    def last(self, top: int, bottom: int) -> Rows:
+        """Read it for the last time."""
+        return self.rows(top, bottom, True)
+
+    def again(self, top: int, bottom: int) -> Rows:
+        """Read it and keep it."""
+        return self.rows(top, bottom, False)
+
+    def every_row(self) -> Rows:
+        """All of its rows, kept."""
+        return self.rows(0, self.size.height, False)
+
+    def recipe(self, last: bool) -> Recipe:
+        """`last` or `again`."""
+        return self.last if last else self.again
+
+
+def stored(plane: Plane) -> Value:
+    """What a plane holds."""
+
+    def read(top: int, bottom: int, last: bool) -> Rows:
+        return PlaneRows(plane, top, bottom, consume=last)
+
+    return Value(plane.size, read, plane=plane)

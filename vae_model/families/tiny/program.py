@@ -1,0 +1,103 @@
+"""Ops of the tiny autoencoder's halves: a plain sequence of convolutions, blocks and upsamples.
+
+Without a norm nothing needs the whole image, so such a program runs in one pass with a halo of rows, and no plane.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from ...exact.layer import Conv, UnsupportedModule
+from ...exact.ops.convolve import Convolve
+from ...exact.ops.tiny_block import TinyBlock
+from ...exact.ops.upsample import Upsample
+from ...exact.program import Op, Program, make_program
+from ...exact.read import describe, read_conv, read_norm, require_children, require_plain
+
+ACTIVATIONS: dict[type[nn.Module], str] = {nn.ReLU: "relu", nn.SiLU: "silu", nn.GELU: "gelu", nn.Mish: "mish"}
+
+
+def _activation(layer: Any, name: str) -> str:
+    for kind, activation in ACTIVATIONS.items():
+        if type(layer) is kind and getattr(layer, "approximate", "none") == "none":
+            return activation
+    raise UnsupportedModule(f"{name}: expected ReLU, SiLU, GELU or Mish, got {describe(layer)}")
+
+
+def tiny_program(coder: Any) -> Program:
+    """The program of an EncoderTiny, a DecoderTiny, or their layers alone.
+
+    Raises:  UnsupportedModule, naming the module, for anything without a rule.
+    """
+    try:
+        require_plain(coder)
+        ops = _ops(coder)
+    except (AttributeError, IndexError) as error:
+        raise UnsupportedModule(f"{describe(coder)}: expected all parts of a coder, got {error}") from error
+    first = ops[0]
+    assert isinstance(first, Convolve)
+    return make_program(ops, first.conv.in_channels)
+
+
+def _ops(coder: Any) -> list[Op]:
+    """The ops of an EncoderTiny, a DecoderTiny, or their layers alone, without the scalings before and after."""
+    bare = type(coder) is nn.Sequential
+    if not bare:
+        require_children(coder, describe(coder), {"layers"})
+        if type(coder).__name__ not in ("EncoderTiny", "DecoderTiny"):
+            raise UnsupportedModule(f"{describe(coder)}: expected EncoderTiny or DecoderTiny")
+    ops: list[Op] = []
+    layers: list[Any] = list((coder if bare else coder.layers).children())
+    upsample = False
+    for index, layer in enumerate(layers):
+        name = f"layers.{index}"
+        if isinstance(layer, nn.Upsample):
+            if layer.scale_factor != 2.0 or layer.mode != "nearest" or upsample:
+                raise UnsupportedModule(f"{name}: expected nearest x2, got {layer}")
+            upsample = True
+            continue
+        if isinstance(layer, nn.Conv2d):
+            stride = int(layer.stride[0])
+            conv = read_conv(layer, name, stride=stride if stride in (1, 2) else 1)
+            follower = layers[index + 1] if index + 1 < len(layers) else None
+            activation = _activation(follower, f"layers.{index + 1}") if type(follower) in ACTIVATIONS else None
+            ops.append(Upsample(conv) if upsample else Convolve(conv, after=activation))
+            if upsample and activation:
+                raise UnsupportedModule(f"{name}: expected no activation after an upsample")
+            upsample = False
+        elif hasattr(layer, "fuse"):
+            ops.append(_block(layer, name))
+        elif type(layer) not in ACTIVATIONS or not index or not isinstance(layers[index - 1], nn.Conv2d):
+            raise UnsupportedModule(f"{name}: expected a convolution or a block, got {describe(layer)}")
+        if upsample:
+            raise UnsupportedModule(f"{name}: expected a convolution after the upsample, got {describe(layer)}")
+    if upsample or not ops or not isinstance(ops[0], Convolve):
+        raise UnsupportedModule(f"{describe(coder)}: expected convolutions at both ends of its layers")
+    return ops
+
+
+def _block(block: Any, name: str) -> TinyBlock:
+    require_children(block, name, {"conv", "skip", "fuse", "pool"})
+    conv = block.conv
+    convs = tuple(read_conv(conv[i], f"{name}.conv.{i}") for i in (0, 2, 4))
+    activations = {_activation(conv[i], f"{name}.conv.{i}") for i in (1, 3)}
+    if len(conv) != 5 or len(activations) != 1:
+        raise UnsupportedModule(f"{name}.conv: expected three convolutions with one activation, got {len(conv)} layers")
+    skip = None
+    if not isinstance(block.skip, nn.Identity):
+        skip = read_conv(block.skip, f"{name}.skip", kernel=1, padding=0)
+    fuse = _activation(block.fuse, f"{name}.fuse")
+    return TinyBlock((convs[0], convs[1], convs[2]), activations.pop(), skip, fuse, _pool(block, name))
+
+
+def _pool(block: Any, name: str) -> tuple[Conv, Any, str, Conv] | None:
+    pool = getattr(block, "pool", None)
+    if pool is None:
+        return None
+    if len(pool) != 4:
+        raise UnsupportedModule(f"{name}.pool: expected 1x1, norm, activation and 1x1, got {len(pool)} layers")
+    first = read_conv(pool[0], f"{name}.pool.0", kernel=1, padding=0)
+    last = read_conv(pool[3], f"{name}.pool.3", kernel=1, padding=0)
+    return first, read_norm(pool[1], f"{name}.pool.1"), _activation(pool[2], f"{name}.pool.2"), last
