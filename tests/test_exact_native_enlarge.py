@@ -47,7 +47,7 @@ def enlarge(conv: Conv, geometry: NativeUpsample, x: Tensor, top: int, bottom: i
     scratch = torch.full((geometry.scratch_bytes // 4 + 5,), torch.nan)
     room = torch.full((bottom - top + 2, 2 * geometry.width, geometry.out_channels), 7.0)
     weight = geometry.transform_weight(conv.module.weight, odd=odd)
-    geometry.enlarge(window, weight, conv.module.bias, scratch[:-5], room[1:-1], top, odd=odd)
+    geometry.upsample(window, weight, conv.module.bias, scratch[:-5], room[1:-1], top, odd=odd)
     assert scratch[-5:].isnan().all()
     assert room[0].eq(7).all()
     assert room[-1].eq(7).all()

@@ -142,9 +142,13 @@ _ANY_SIZE = 1024
 """Rows and columns at which the channels of a program's result are asked for: every op can work at it."""
 
 
-def make_program(ops: Sequence[Op], in_channels: int) -> Program:
-    """The program of these ops. UnsupportedModule where circular convolutions stand beside others."""
+def make_program(ops: Sequence[Op]) -> Program:
+    """The program of these ops, which begin with a convolution.
+
+    Raises:  UnsupportedModule where circular convolutions stand beside others.
+    """
     _require_one_border(ops)
+    in_channels = ops[0].convs[0].in_channels
     extent = Extent(in_channels, _ANY_SIZE, _ANY_SIZE)
     for op in ops:
         extent = op.extent(extent)

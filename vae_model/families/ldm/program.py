@@ -42,13 +42,10 @@ def _build(coder: Any, before: Any, after: Any) -> Program:
         require_children(coder, describe(coder), {"conv_in", "mid", "down", "norm_out", "conv_out"})
     else:
         raise UnsupportedModule(f"{describe(coder)}: expected an ldm or tiny coder, found none of up, down and layers")
-    in_channels = coder.conv_in.in_channels
-    if before is not None:
-        in_channels = before.in_channels
-    return make_program(around(ops, before, after), in_channels)
+    return make_program(_around(ops, before, after))
 
 
-def around(ops: list[Op], before: Any, after: Any) -> list[Op]:
+def _around(ops: list[Op], before: Any, after: Any) -> list[Op]:
     """Ops with the 1x1 convolutions around them, where there are any."""
     for layer, name, index in ((before, "post_quant_conv", 0), (after, "quant_conv", len(ops) + 1)):
         if layer is not None:

@@ -36,9 +36,7 @@ def tiny_program(coder: Any) -> Program:
         ops = _ops(coder)
     except (AttributeError, IndexError) as error:
         raise UnsupportedModule(f"{describe(coder)}: expected all parts of a coder, got {error}") from error
-    first = ops[0]
-    assert isinstance(first, Convolve)
-    return make_program(ops, first.conv.in_channels)
+    return make_program(ops)
 
 
 def _ops(coder: Any) -> list[Op]:

@@ -55,7 +55,7 @@ def _build(coder: Any, before: Any, after: Any) -> Program:
         if layer is not None:
             require_plain(layer)
             ops.insert(index, Convolve(_causal(layer, name, kernel=1)))
-    return make_program(ops, (before or coder.conv1).in_channels)
+    return make_program(ops)
 
 
 def _row(layers: Iterable[Any], name: str) -> list[Op]:
