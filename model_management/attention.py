@@ -68,6 +68,7 @@ def attend(
     soft_empty_cache: Callable[[], None] = soft_empty_cache,
     table: Mapping[str, Callable[..., Tensor]] = ATTENTION,
     check: Callable[[], None] = lambda: None,
+    max_bytes: int | None = None,
 ) -> Tensor:
     """softmax(q k^T / sqrt(C)) v by the fastest back end that fits, and by ever smaller slices when memory runs out.
 
@@ -76,6 +77,7 @@ def attend(
 
     Args:    q: (B, n, C), k and v (B, N, C), one float dtype, one device.
              check: called now and then on the way; it may raise to stop.
+             max_bytes: of scores at once, where they are written down; None for what fits into the free memory.
     Returns: (B, n, C), dtype and device of v.
     Raises:  the back end's own out-of-memory error once the scores of a single query do not fit.
     """
@@ -83,7 +85,10 @@ def attend(
     q, k, v = q.contiguous(), k.contiguous(), v.contiguous()
     batch, tokens, width = q.shape
     tokens = max(tokens, k.shape[1])
-    names = _candidates(tokens, width, q.dtype, q.device, get_free_memory(q.device), batch)
+    free_bytes = get_free_memory(q.device)
+    if max_bytes is not None and not is_fused(width, q.dtype, q.device):
+        free_bytes = min(free_bytes, max_bytes)
+    names = _candidates(tokens, width, q.dtype, q.device, free_bytes, batch)
     timed = table is ATTENTION and q.device.type in ("cpu", "cuda") and not _needs_gradient(q, k, v)
     if tokens >= WORTH_TIMING and timed:
         names = [*fastest_first((*names[:-1], "streamed"), width, q.dtype, q.device), names[-1]]
@@ -92,7 +97,14 @@ def attend(
         if result is not None:
             return result
         soft_empty_cache()
-    return _attend_sliced(table[names[-1]], q, k, v, get_free_memory, soft_empty_cache)
+    return _attend_sliced(table[names[-1]], q, k, v, get_free_memory, soft_empty_cache, max_bytes)
+
+
+def is_fused(width: int, dtype: torch.dtype, device: torch.device) -> bool:
+    """Whether attention of one head of that width has a kernel here that never writes the N x N scores down."""
+    if device.type == "cuda" and dtype != torch.float64 and xformers_enabled_vae():
+        return True
+    return pytorch_attention_enabled() and _has_fused_kernel(width, dtype, device)
 
 
 def attend_by(name: str | None, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -207,11 +219,16 @@ def _attend_sliced(
     v: Tensor,
     get_free_memory: Callable[[torch.device], int],
     soft_empty_cache: Callable[[], None],
+    most_bytes: int | None = None,
 ) -> Tensor:
-    """Begin with a quarter of the free memory for scores and halve it until it works or one query is left."""
+    """Begin with a quarter of the free memory for scores and halve it until it works or one query is left.
+
+    `most_bytes`: more than that is not begun with.
+    """
     score_bytes = _SCORE_COPIES * max(4, q.dtype.itemsize)
     one_query_bytes = score_bytes * k.shape[1]
     max_bytes = min(get_free_memory(q.device) // 4, score_bytes * (_ELEMENT_LIMIT - 1))
+    max_bytes = max_bytes if most_bytes is None else min(max_bytes, most_bytes)
     while max_bytes >= 2 * one_query_bytes:
         result = _attempt(function, q, k, v, max_bytes=max_bytes)
         if result is not None:

@@ -41,8 +41,11 @@ class LocalHost(Host):
     def is_oom(self, error: BaseException) -> bool:
         return oom.is_oom(error)
 
-    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        return attention.attend(q, k, v, check=self.check_interrupt)
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, *, max_bytes: int | None = None) -> Tensor:
+        return attention.attend(q, k, v, check=self.check_interrupt, max_bytes=max_bytes)
+
+    def fused_attention(self, channels: int, dtype: torch.dtype, device: torch.device) -> bool:
+        return attention.is_fused(channels, dtype, device)
 
     def make_plan(
         self,
@@ -64,8 +67,9 @@ class LocalHost(Host):
             # The plan that nothing keeps short is the best of all that fit.
             return replace(known, device_budget=device_budget, host_budget=host_budget)
         plan = make_plan(
-            program, shape, dtype, device_budget, host_budget, device_type=device.type, strip_rows=strip_rows
-        )
+            program, shape, dtype, device_budget, host_budget, device_type=device.type, strip_rows=strip_rows,
+            fused_attention=lambda channels: self.fused_attention(channels, dtype, device),
+        )  # fmt: skip
         if ample:
             self._ample = asked, plan
         return plan

@@ -128,8 +128,9 @@ class ShardedRun(ExactRun):
         own = (*shape[:2], self.share.local(shape[2]), shape[3])
         if ample:
             return make_plan(
-                self.half.program, own, self.run.dtype, AMPLE, device_type=self.run.device.type, share=self.share
-            )
+                self.half.program, own, self.run.dtype, AMPLE,
+                device_type=self.run.device.type, share=self.share, fused_attention=self._fused,
+            )  # fmt: skip
         plan, error = self._try(own, limit, None)
         stored = -1 if plan is None else _stored(plan.schedule)
         others = [numbers[0] for numbers in self.ranks.meet("plan", [stored])]
@@ -158,6 +159,7 @@ class ShardedRun(ExactRun):
             plan = make_plan(
                 self.half.program, shape, run.dtype, device_budget, host_budget,
                 device_type=run.device.type, share=self.share, allow=allow,
+                fused_attention=self._fused,
             )  # fmt: skip
         except MemoryBudgetError as error:
             return None, error

@@ -67,8 +67,15 @@ class Host(Protocol):
         """Whether `error` is some back end's way of saying that memory ran out."""
         ...
 
-    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """Attention by the back end that fits here: (B, N, C) each -> (B, N, C)."""
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, *, max_bytes: int | None = None) -> Tensor:
+        """Attention by the back end that fits here: (B, N, C) each -> (B, N, C).
+
+        `max_bytes`: of scores at once, where they must be written down; None for what fits into the free memory.
+        """
+        ...
+
+    def fused_attention(self, channels: int, dtype: torch.dtype, device: torch.device) -> bool:
+        """Whether one head of so many channels has a kernel there that writes no scores down."""
         ...
 
     def make_plan(

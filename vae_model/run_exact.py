@@ -191,4 +191,16 @@ class ExactRun:
         run, host = self.run, self.run.host
         channels_last = run.device.type in _CHANNELS_LAST
         spill = Spill(run.device, slabs=self._slabs)
-        return Context(self.group, run.dtype, run.device, channels_last, host.weights, spill, host.attend)
+        return Context(
+            self.group,
+            run.dtype,
+            run.device,
+            channels_last,
+            host.weights,
+            spill,
+            host.attend,
+            fused_attention=self._fused,
+        )
+
+    def _fused(self, channels: int) -> bool:
+        return self.run.host.fused_attention(channels, self.run.dtype, self.run.device)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ...attention.streamed import linear, streamed_attention, streaming_bytes
+from ...attention.workspace import attention_bytes, slice_bytes
 from ..layer import Conv, Norm, PixelNorm
 from ..memory.spill import Parked
 from ..program import Extent, Op
@@ -95,6 +96,7 @@ class AttentionPass:
         self.name = op.proj_out.name
         self.height, self.width = source.size.height, source.size.width
         self.place = context.share.place(self.height)
+        self._fused = context.fused_attention(source.size.channels)
         self._all_rows = source.size._replace(height=self.place.whole)
 
     def run(self, check: Check, report: Callable[[int], None]) -> None:
@@ -109,7 +111,7 @@ class AttentionPass:
             (x,) = rows.take(bottom)
             tokens = linear(self._normalised(fill, x), *q)
             if whole is not None:
-                tokens = self.context.attend(tokens, *whole)
+                tokens = self._attend(tokens, *whole)
             else:
                 tokens = streamed_attention(tokens, self._fetched(blocks), check)
             result = linear(tokens, *proj_out)
@@ -127,6 +129,11 @@ class AttentionPass:
         self.context.ranks.merge([] if self.moments is None else [self.moments])
         if self.context.spill is not None:
             self.context.spill.settle()
+
+    def _attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        if self._fused:
+            return self.context.attend(q, k, v)
+        return self.context.attend(q, k, v, max_bytes=slice_bytes(self.context.device.type))
 
     def _keys_and_values(self, fill: Fill, check: Check) -> tuple[list[Block], tuple[Tensor, Tensor] | None]:
         """All keys and values: as two whole tensors, or as blocks where they are streamed."""
@@ -234,15 +241,21 @@ class AttentionPass:
         strip = min(self.height, self.source.strip_rows) * self.source.row_bytes
         spilled = self.source.device_share < 1
         stored = self.source.device_bytes(0, self.source.count) + (3 * strip if spilled else 0)
-        tokens = min(self.height, self.source.strip_rows) * self.width * self.context.batch
-        keys = tokens if self.stream else self.place.whole * self.width
-        device_type = self.context.device.type
-        workspace = streaming_bytes(tokens, keys, self.source.size.channels, self.context.dtype, device_type)
+        workspace = self._workspace(min(self.height, self.source.strip_rows) * self.width)
         if self.place.whole > self.height:
             workspace += 3 * min(self.place.whole, block_rows(self.source)) * self.source.row_bytes  # on the wire
         if not self.stream:
-            return stored + 2 * plane + 2 * strip + (workspace if device_type in ("cpu", "cuda") else strip)
+            return stored + 2 * plane + 2 * strip + workspace
         return stored + 4 * strip + strip + workspace  # blocks: one being used, one coming; then the queries
+
+    def _workspace(self, tokens: int) -> int:
+        """Bytes beside the queries of a strip and the keys and values."""
+        batch, channels, dtype = self.context.batch, self.source.size.channels, self.context.dtype
+        device_type = self.context.device.type
+        if self.stream:
+            return streaming_bytes(batch * tokens, batch * tokens, channels, dtype, device_type)
+        keys = self.place.whole * self.width
+        return attention_bytes(tokens, keys, channels, dtype, device_type, fused=self._fused, batch=batch)
 
     def host_bytes(self) -> int:
         """Host bytes of keys, values and spilled strips at the worst moment."""

@@ -57,6 +57,7 @@ def make_plan(
     strip_rows: int | None = None,
     share: Share = WHOLE,
     allow: Callable[[int, LevelSchedule], bool] | None = None,
+    fused_attention: Callable[[int], bool] = lambda width: True,
 ) -> Plan:
     """The plan of least predicted time within the budgets.
 
@@ -67,6 +68,7 @@ def make_plan(
              strip_rows: rows of the last level's strips, other levels in proportion; lower where they do not fit. None
              chooses.
              share: which rows of the whole image these are. allow: (level, schedule) -> whether it may be chosen.
+             fused_attention: (channels) -> whether the device has attention that writes no scores down.
     Raises:  MemoryBudgetError with the smallest budget that would do; ValueError for a budget or height below 1.
     """
     if device_budget <= 0:
@@ -80,7 +82,7 @@ def make_plan(
             f"shape: expected (batch, {program.in_channels}, height, width), got {shape}: plan another one"
         )
     search = _Search(program, shape, dtype, device_budget, host_budget, device_type, prefer, strip_rows)
-    search.sizing = Sizing(program, shape, dtype, device_type, share)
+    search.sizing = Sizing(program, shape, dtype, device_type, share, fused_attention)
     search.allow = allow
     found = search.run()
     if isinstance(found, Plan):

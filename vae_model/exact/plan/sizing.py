@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -49,11 +50,13 @@ class Sizing:
         dtype: torch.dtype,
         device_type: str,
         share: Share = WHOLE,
+        fused_attention: Callable[[int], bool] = lambda width: True,
     ) -> None:
         """shape: (B, C, H, W) of the input; of the share of it where ranks share the rows."""
         batch, _, height, width = shape
         self.program = program
-        self._context = Context(batch, dtype, torch.device(device_type), share=share)
+        device = torch.device(device_type)
+        self._context = Context(batch, dtype, device, share=share, fused_attention=fused_attention)
         filler = (LevelSchedule(1),) * program.level_count
         self._walk = Walk(program, filler, self._context, self._record)
         self._schedule = list(filler)

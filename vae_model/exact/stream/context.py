@@ -16,8 +16,8 @@ from ..program import Extent
 from ..sharding.share import WHOLE, Share
 from .ranks import ALONE, Ranks
 
-Attention = Callable[[Tensor, Tensor, Tensor], Tensor]
-"""(q, k, v), q (B, n, C), k and v (B, N, C) -> (B, n, C)."""
+Attention = Callable[..., Tensor]
+"""(q, k, v), q (B, n, C), k and v (B, N, C) -> (B, n, C); with `max_bytes` its scores stay within so many."""
 Weights = Callable[[nn.Module, Tensor], "tuple[Tensor, Tensor | None]"]
 """(layer, like) -> its weight and bias with the dtype and device of `like`. Asked once per layer and pass."""
 
@@ -40,6 +40,8 @@ class Context:
     weights: Weights = own_weights
     spill: Spill | None = None
     attend: Attention = pytorch_attention
+    fused_attention: Callable[[int], bool] = lambda width: True
+    """Whether attention of so many channels has a kernel that writes no scores down; else it gets `max_bytes`."""
     share: Share = WHOLE
     """Which rows of every plane are computed here; all sizes are those of this share."""
     ranks: Ranks = ALONE
