@@ -1,4 +1,4 @@
-"""C compiled at first use by the machine's own compiler; only Linux is tried.
+"""C compiled at first use by the machine's own compiler, and kept for later processes; only Linux is tried.
 
 Where there is no compiler, or what it made gives wrong results, `load` says so once and gives None: callers then go on
 with PyTorch's own operations. `EXACT_VAE_NATIVE=0` in the environment has the same effect.
@@ -6,9 +6,12 @@ with PyTorch's own operations. `EXACT_VAE_NATIVE=0` in the environment has the s
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
+import hashlib
 import logging
 import os
+import platform
 import shutil
 import subprocess
 import sys
@@ -37,7 +40,7 @@ def load(source: Path, declare: Use[None], is_right: Use[bool]) -> ctypes.CDLL |
     """
 
     def attempt() -> ctypes.CDLL:
-        library = _compile(source)
+        library = _library(source)
         declare(library)
         if not is_right(library):
             raise OSError(f"{source.name} gives wrong results")
@@ -53,20 +56,70 @@ def load(source: Path, declare: Use[None], is_right: Use[bool]) -> ctypes.CDLL |
         return None
 
 
-def _compile(source: Path) -> ctypes.CDLL:
-    """The library stays loaded as long as the process lives; its file does not stay."""
+def _library(source: Path) -> ctypes.CDLL:
+    """The compiled source: as it was built on this machine before, else built now and kept."""
     compiler = next(filter(None, map(shutil.which, _COMPILERS)), None)
     if sys.platform != "linux" or compiler is None:
         raise OSError("no C compiler" if sys.platform == "linux" else f"{sys.platform} is not Linux")
+    threads = _threads_library()
+    kept = kept_library(source, _key(source, compiler, threads))
+    if kept is not None and kept.exists():
+        try:
+            return ctypes.CDLL(str(kept))
+        except OSError:
+            kept.unlink(missing_ok=True)  # of a disk that was full, say: built anew
     with tempfile.TemporaryDirectory() as folder:
-        target = str(Path(folder) / "kernels.so")
+        target = Path(folder) / "kernels.so"
         # With PyTorch's own threads: a second set of them would wait for the first to be idle.
-        libraries = ("-Wl,--as-needed", "-Wl,-z,defs", _threads_library())
-        command = [compiler, *_OPTIONS, f"-I{Path(__file__).parent}", "-o", target, str(source), *libraries]
+        libraries = ("-Wl,--as-needed", "-Wl,-z,defs", threads)
+        command = [compiler, *_OPTIONS, f"-I{Path(__file__).parent}", "-o", str(target), str(source), *libraries]
         made = subprocess.run(command, capture_output=True, text=True, timeout=_SECONDS, check=False)
         if made.returncode:
             raise OSError(" ".join(made.stderr.split())[:300])
-        return ctypes.CDLL(target)
+        if kept is not None:
+            with contextlib.suppress(OSError):
+                _keep(target, kept)
+        return ctypes.CDLL(str(target))  # stays loaded as long as the process lives, with or without its file
+
+
+def _keep(target: Path, kept: Path) -> None:
+    """Copy what was built beside its place and move it there in one step: others may be building it, too."""
+    with tempfile.NamedTemporaryFile(dir=kept.parent, delete=False) as part:
+        part.write(target.read_bytes())
+    os.replace(part.name, kept)
+
+
+def _key(source: Path, compiler: str, threads: str) -> str:
+    """Of everything that the result depends on: sources, compiler, options, processor, PyTorch's threads."""
+    digest = hashlib.sha256()
+    for path in (source, *sorted(Path(__file__).parent.glob("*.h"))):
+        digest.update(path.read_bytes())
+    found = Path(compiler).resolve()
+    state = found.stat()
+    words = [str(found), state.st_size, state.st_mtime_ns, *_OPTIONS, threads, platform.machine(), _processor()]
+    digest.update("\n".join(map(str, words)).encode())
+    return digest.hexdigest()[:32]
+
+
+def _processor() -> str:
+    """The processor by name and abilities: code for one may not run on another that shares the folder."""
+    lines = Path("/proc/cpuinfo").read_text(errors="replace").splitlines()
+    wanted = ("model name", "flags", "Features", "CPU part", "CPU implementer")
+    return "\n".join(sorted({line for line in lines if line.startswith(wanted)}))
+
+
+def kept_library(source: Path, key: str) -> Path | None:
+    """Where the library of that key is kept; None where no folder is ours alone, for what lies there is run."""
+    root = os.environ.get("XDG_CACHE_HOME") or ""
+    base = Path(root) if os.path.isabs(root) else Path.home() / ".cache"
+    folder = base / "exact-vae"
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        state = folder.stat()
+    except (OSError, RuntimeError):  # a home that cannot be told, or is no place to write to
+        return None
+    ours = state.st_uid == os.getuid() and not state.st_mode & 0o022
+    return folder / f"{source.stem}-{key}.so" if ours else None
 
 
 def _threads_library() -> str:
