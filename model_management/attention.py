@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from ..vae_model.attention.backends import ATTENTION, set_choice
+from ..vae_model.kernels.profile import profile_of
 from .attention_speed import WORTH_TIMING, fastest_first
 from .memory import get_free_memory, soft_empty_cache
 from .oom import is_oom
@@ -24,9 +25,6 @@ _ELEMENT_LIMIT = 2**31
 _FLASH_WIDTH = 256
 # The scores, their softmax, and one more copy for a cast.
 _SCORE_COPIES = 3
-_CHECK_WORK = {"cpu": 2**36}
-"""Operations of a back end that cannot be stopped in its middle: a tenth of a second on a fast CPU, seconds on a slow
-one. A GPU works through the largest strip of queries in less."""
 
 
 @cache
@@ -89,7 +87,7 @@ def attend(
     if max_bytes is not None and not is_fused(width, q.dtype, q.device):
         free_bytes = min(free_bytes, max_bytes)
     names = _candidates(tokens, width, q.dtype, q.device, free_bytes, batch)
-    timed = table is ATTENTION and q.device.type in ("cpu", "cuda") and not _needs_gradient(q, k, v)
+    timed = table is ATTENTION and profile_of(q.device.type).streamed_attention and not _needs_gradient(q, k, v)
     if tokens >= WORTH_TIMING and timed:
         names = [*fastest_first((*names[:-1], "streamed"), width, q.dtype, q.device), names[-1]]
     for name in names[:-1]:
@@ -139,7 +137,8 @@ def _stoppable(
 
     def by_slices(q: Tensor, k: Tensor, v: Tensor, *, max_bytes: int | None) -> Tensor:
         work = max(1, 4 * q.shape[0] * k.shape[1] * q.shape[2])  # of an empty batch there is none
-        rows = max(1, _CHECK_WORK.get(q.device.type, q.shape[1] * work) // work)
+        most = profile_of(q.device.type).work_between_checks
+        rows = q.shape[1] if most is None else max(1, most // work)
         if rows >= q.shape[1]:
             return function(q, k, v, max_bytes=max_bytes)
         out = torch.empty((*q.shape[:2], v.shape[2]), dtype=v.dtype, device=v.device)

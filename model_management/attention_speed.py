@@ -11,13 +11,11 @@ import torch
 from torch import Tensor
 
 from ..vae_model.attention.backends import ATTENTION
+from ..vae_model.kernels.profile import profile_of
 from .oom import is_oom
 
 WORTH_TIMING = 8192
 """Keys from which on choosing matters more than the trial costs."""
-_TOKENS = {"cpu": (1024, 4096)}
-_GPU_TOKENS = (8192, 16384)
-"""Queries and keys of the trial: on a GPU enough to fill it."""
 _REPEATS = 3
 
 
@@ -35,7 +33,7 @@ def rank(
     device: torch.device,
 ) -> tuple[str, ...]:
     """Time every back end on a small call of the same kind, in turn, after a warm-up."""
-    queries, keys = _TOKENS.get(device.type, _GPU_TOKENS)
+    queries, keys = profile_of(device.type).trial_tokens
     q = torch.zeros((1, queries, width), dtype=dtype, device=device)
     k = torch.zeros((1, keys, width), dtype=dtype, device=device)
     seconds: dict[str, list[float]] = {name: [] for name in names}

@@ -5,9 +5,10 @@ import torch
 from exact_vae.model_management import attention
 from exact_vae.model_management.host import LocalHost
 from exact_vae.model_management.meter import LiveTensorMeter
-from exact_vae.vae_model.attention.workspace import attention_bytes, slice_bytes
+from exact_vae.vae_model.attention.workspace import attention_bytes
 from exact_vae.vae_model.autoencoder import build_kl
 from exact_vae.vae_model.config import KLConfig, LevelsConfig
+from exact_vae.vae_model.kernels.profile import profile_of
 from exact_vae.vae_model.load import load_model
 from exact_vae.vae_model.vae import VAE
 
@@ -69,7 +70,7 @@ def test_scores_are_given_no_more_than_was_planned(monkeypatch: pytest.MonkeyPat
 
 
 def test_the_bytes_of_slices_count_scores_casts_and_the_result() -> None:
-    most, size = slice_bytes("mps"), 4096 * 64
+    most, size = profile_of("mps").slice_bytes, 4096 * 64
     single = attention_bytes(4096, 4096, 64, torch.float32, "mps", fused=False)
     half = attention_bytes(4096, 4096, 64, torch.float16, "mps", fused=False)
     assert most - 3 * 4096 * 4 < single < most + 4 * 4 * size
@@ -81,4 +82,4 @@ def test_the_bytes_of_slices_count_scores_casts_and_the_result() -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
 def test_no_fused_kernel_never_takes_less(device_type: str, dtype: torch.dtype) -> None:
     sizes = [attention_bytes(4096, 4096, 64, dtype, device_type, fused=fused) for fused in (False, True)]
-    assert sizes[0] >= max(sizes[1], slice_bytes(device_type) - 3 * 4096 * 4)
+    assert sizes[0] >= max(sizes[1], profile_of(device_type).slice_bytes - 3 * 4096 * 4)

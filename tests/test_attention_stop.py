@@ -1,11 +1,14 @@
 """A cancel is looked for in the middle of attention, whichever back end runs, and looking changes nothing."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from exact_vae.model_management import attention
 from exact_vae.model_management.attention import attend
 from exact_vae.model_management.host import LocalHost
 from exact_vae.vae_model.attention.backends import ATTENTION, pytorch_attention
+from exact_vae.vae_model.kernels.profile import PROFILES
 from torch import Tensor
 
 
@@ -16,7 +19,8 @@ class Cancelled(Exception):
 @pytest.fixture
 def qkv(monkeypatch: pytest.MonkeyPatch) -> tuple[Tensor, Tensor, Tensor]:
     """50 queries of two images among 64 keys, of which 16 at a time are worth a look in between."""
-    monkeypatch.setattr(attention, "_CHECK_WORK", {"cpu": 16 * 4 * 2 * 64 * 8})
+    seldom = replace(PROFILES["cpu"], work_between_checks=16 * 4 * 2 * 64 * 8)
+    monkeypatch.setitem(PROFILES, "cpu", seldom)
     torch.manual_seed(0)
     q, k, v = (torch.randn(2, tokens, 8, dtype=torch.float64) for tokens in (50, 64, 64))
     return q, k, v

@@ -39,7 +39,7 @@ def make_conv(in_channels: int, out_channels: int, *, bias: bool = True) -> Conv
 
 
 def plan(conv: Conv, width: int, rows: int) -> NativeTiles:
-    tiles = plan_native_tiles(conv.channels, width, rows)
+    tiles = plan_native_tiles(conv.channels, width, rows, torch.get_num_threads())
     assert tiles is not None
     return tiles
 
@@ -100,9 +100,9 @@ def test_errors_stay_within_32_roundings(channels: int) -> None:
 @needs_kernels
 def test_channels_that_are_not_whole_vectors_go_the_other_way() -> None:
     for conv in (make_conv(97, 128), make_conv(128, 97)):
-        assert plan_native_tiles(conv.channels, 64, 16) is None
-        assert isinstance(choice.plan_tiles(conv.channels, 64, 16), ProductTiles)
-    assert isinstance(choice.plan_tiles((128, 128), 64, 16), NativeTiles)
+        assert plan_native_tiles(conv.channels, 64, 16, torch.get_num_threads()) is None
+        assert isinstance(choice.plan_tiles(conv.channels, 64, 16, torch.get_num_threads()), ProductTiles)
+    assert isinstance(choice.plan_tiles((128, 128), 64, 16, torch.get_num_threads()), NativeTiles)
 
 
 @needs_kernels

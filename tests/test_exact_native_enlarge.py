@@ -27,7 +27,7 @@ def make_conv(in_channels: int, out_channels: int, *, bias: bool = True) -> Conv
 
 
 def plan(conv: Conv, width: int, rows: int) -> NativeUpsample:
-    geometry = plan_native_upsample(conv.channels, width, rows)
+    geometry = plan_native_upsample(conv.channels, width, rows, torch.get_num_threads())
     assert geometry is not None
     return geometry
 
@@ -122,9 +122,9 @@ def test_strips_that_begin_with_any_row(first: int, step: int, monkeypatch: pyte
 
 def test_channels_that_are_not_whole_vectors_go_the_other_way() -> None:
     for conv in (make_conv(97, 128), make_conv(128, 97)):
-        assert plan_native_upsample(conv.channels, 64, 16) is None
-        assert isinstance(tiles.plan_upsample_tiles(conv.channels, 64, 16), ProductUpsample)
-    assert isinstance(tiles.plan_upsample_tiles((128, 128), 64, 16), NativeUpsample)
+        assert plan_native_upsample(conv.channels, 64, 16, torch.get_num_threads()) is None
+        assert isinstance(tiles.plan_upsample_tiles(conv.channels, 64, 16, torch.get_num_threads()), ProductUpsample)
+    assert isinstance(tiles.plan_upsample_tiles((128, 128), 64, 16, torch.get_num_threads()), NativeUpsample)
 
 
 def test_memory_is_bounded() -> None:

@@ -18,6 +18,7 @@ from .exact.stream.context import Context
 from .exact.stream.run import run_program
 from .halves import Half
 from .host import PlanProtocol
+from .kernels.profile import profile_of
 from .report import Report, Watch
 from .run import Run
 
@@ -25,8 +26,6 @@ logger = logging.getLogger(__name__)
 
 MODEST_WORK = 1.35
 """So many times the least work is done rather than other models sent away from the device."""
-_CHANNELS_LAST = ("cpu", "cuda", "meta")
-"""Devices whose convolutions are known to run well, or best, with channels innermost."""
 
 
 @dataclass
@@ -189,7 +188,7 @@ class ExactRun:
 
     def _context(self) -> Context:
         run, host = self.run, self.run.host
-        channels_last = run.device.type in _CHANNELS_LAST
+        channels_last = profile_of(run.device.type).channels_last
         spill = Spill(run.device, slabs=self._slabs)
         return Context(
             self.group,

@@ -8,28 +8,18 @@ from __future__ import annotations
 
 import torch
 
+from ..kernels.profile import profile_of
 from .streamed import streaming_bytes
-
-_SLICE_BYTES = {"cpu": 4 * 1024**2}
-"""Scores of a slice of queries: as many as stay in a processor's cache."""
-_GPU_SLICE_BYTES = 64 * 1024**2
-"""Enough to fill a GPU; more would only be taken from what strips need."""
-_STREAMED = ("cpu", "cuda")
-"""Where the streamed back end may be taken as well, if it has been timed and is faster."""
-
-
-def slice_bytes(device_type: str) -> int:
-    """Bytes of scores, with their copies, that sliced attention may hold at once in an exact run."""
-    return _SLICE_BYTES.get(device_type, _GPU_SLICE_BYTES)
 
 
 def attention_bytes(
     tokens: int, keys: int, channels: int, dtype: torch.dtype, device_type: str, *, fused: bool, batch: int = 1
 ) -> int:
     """Bytes at the worst moment for `tokens` queries and `keys` keys of each of `batch` images."""
+    profile = profile_of(device_type)
     result = batch * tokens * channels * dtype.itemsize
-    streamed = streaming_bytes(batch * tokens, keys, channels, dtype, device_type) if device_type in _STREAMED else 0
-    sliced = 0 if fused else result + _sliced_bytes(tokens, keys, channels, dtype, slice_bytes(device_type))
+    streamed = streaming_bytes(batch * tokens, keys, channels, dtype, device_type) if profile.streamed_attention else 0
+    sliced = 0 if fused else result + _sliced_bytes(tokens, keys, channels, dtype, profile.slice_bytes)
     return max(result, streamed, sliced)
 
 

@@ -13,14 +13,14 @@ Tiles: TypeAlias = "NativeTiles | ProductTiles"
 UpsampleTiles: TypeAlias = "NativeUpsample | ProductUpsample"
 
 
-def plan_tiles(channels: tuple[int, int], width: int, rows: int) -> Tiles:
+def plan_tiles(channels: tuple[int, int], width: int, rows: int, threads: int) -> Tiles:
     """The tiles of a source of that width in strips of so many rows, for a convolution for which this pays.
 
-    Args:    channels: of the source and of the result.
+    Args:    channels: of the source and of the result. threads: that will work at it.
     """
-    return plan_native_tiles(channels, width, rows) or plan_product_tiles(channels, width, rows)
+    return plan_native_tiles(channels, width, rows, threads) or plan_product_tiles(channels, width, rows)
 
 
-def plan_upsample_tiles(channels: tuple[int, int], width: int, rows: int) -> UpsampleTiles:
+def plan_upsample_tiles(channels: tuple[int, int], width: int, rows: int, threads: int) -> UpsampleTiles:
     """The same for an upsample, by rows of its source."""
-    return plan_native_upsample(channels, width, rows) or plan_product_upsample(channels, width, rows)
+    return plan_native_upsample(channels, width, rows, threads) or plan_product_upsample(channels, width, rows)

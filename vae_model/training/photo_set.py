@@ -62,11 +62,12 @@ class PhotoSet:
 
     def __init__(self, paths: Sequence[Path], cache_bytes: float = 0, channels: int = 3) -> None:
         self.channels = channels
-        readable = [(path, size) for path in paths if (size := _pixels(path))]
+        sizes = [(path, _pixels(path)) for path in paths]
+        readable = [(path, size) for path, size in sizes if size]
+        left_out = [path for path, size in sizes if not size]
         self._names = np.array([os.fsencode(path) for path, _ in readable], dtype=np.bytes_)
         self._bad = torch.zeros(len(readable), dtype=torch.bool).share_memory_()
         self._cached: list[Tensor] = []
-        left_out = [path for path in paths if path not in {path for path, _ in readable}]
         if channels * sum(size for _, size in readable) <= cache_bytes:
             pictures = [(path, self._read_or_none(path)) for path, _ in readable]
             left_out += [path for path, picture in pictures if picture is None]

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from ...attention.streamed import linear, streamed_attention, streaming_bytes
-from ...attention.workspace import attention_bytes, slice_bytes
+from ...attention.workspace import attention_bytes
+from ...kernels.profile import profile_of
 from ..layer import Conv, Norm, PixelNorm
 from ..memory.spill import Parked
 from ..program import Extent, Op
@@ -133,7 +134,7 @@ class AttentionPass:
     def _attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         if self._fused:
             return self.context.attend(q, k, v)
-        return self.context.attend(q, k, v, max_bytes=slice_bytes(self.context.device.type))
+        return self.context.attend(q, k, v, max_bytes=profile_of(self.context.device.type).slice_bytes)
 
     def _keys_and_values(self, fill: Fill, check: Check) -> tuple[list[Block], tuple[Tensor, Tensor] | None]:
         """All keys and values: as two whole tensors, or as blocks where they are streamed."""

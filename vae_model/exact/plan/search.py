@@ -14,6 +14,7 @@ import torch
 
 from ...bytesize import format_bytes
 from ...errors import MemoryBudgetError
+from ...kernels.profile import profile_of
 from ..program import Extent, Program
 from ..schedule import LevelSchedule
 from ..sharding.share import WHOLE, Share
@@ -21,13 +22,6 @@ from ..stream.value import Value
 from .plan import LevelPlan, Plan
 from .sizing import Need, Sizing, level_sizes
 
-STRIP_ELEMENTS = {"cpu": 2**21}
-"""Elements of a strip that are worth having: as many as caches like on a CPU (2^20 took 9 % longer, 2^22 no less)."""
-GPU_STRIP_ELEMENTS = 2**25
-"""Enough for every kernel to fill a GPU."""
-WORK_PER_BYTE = {"cpu": 80}
-"""Operations in the time that one byte takes to host memory or back; decides between computing again and spilling."""
-GPU_WORK_PER_BYTE = 3000
 _SHARES = 16
 _NAMED_TRIES = 4
 _NAMED_SLACK = 1.006
@@ -58,6 +52,7 @@ def make_plan(
     share: Share = WHOLE,
     allow: Callable[[int, LevelSchedule], bool] | None = None,
     fused_attention: Callable[[int], bool] = lambda width: True,
+    threads: int | None = None,
 ) -> Plan:
     """The plan of least predicted time within the budgets.
 
@@ -69,6 +64,7 @@ def make_plan(
              chooses.
              share: which rows of the whole image these are. allow: (level, schedule) -> whether it may be chosen.
              fused_attention: (channels) -> whether the device has attention that writes no scores down.
+             threads: that will work on a processor; None for those that PyTorch has now.
     Raises:  MemoryBudgetError with the smallest budget that would do; ValueError for a budget or height below 1.
     """
     if device_budget <= 0:
@@ -81,9 +77,9 @@ def make_plan(
         raise ValueError(
             f"shape: expected (batch, {program.in_channels}, height, width), got {shape}: plan another one"
         )
-    search = _Search(program, shape, dtype, device_budget, host_budget, device_type, prefer, strip_rows)
-    search.sizing = Sizing(program, shape, dtype, device_type, share, fused_attention)
-    search.allow = allow
+    threads = threads or torch.get_num_threads()
+    sizing = Sizing(program, shape, dtype, device_type, share, fused_attention, threads)
+    search = _Search(sizing, shape, dtype, device_budget, host_budget, device_type, prefer, strip_rows, allow)
     found = search.run()
     if isinstance(found, Plan):
         return found
@@ -110,7 +106,7 @@ class _Search:
 
     def __init__(
         self,
-        program: Program,
+        sizing: Sizing,
         shape: tuple[int, int, int, int],
         dtype: torch.dtype,
         device_budget: int,
@@ -118,17 +114,17 @@ class _Search:
         device_type: str,
         prefer: str | None,
         strip_rows: int | None,
+        allow: Callable[[int, LevelSchedule], bool] | None,
     ) -> None:
-        self.program, self.shape, self.dtype = program, shape, dtype
-        self.device_budget, self.host_budget, self.device_type = device_budget, host_budget, device_type
-        self.prefer, self.strip_rows = prefer, strip_rows
-        self.sizes = level_sizes(program, shape[2], shape[3])
-        self.sizing = Sizing(program, shape, dtype, device_type)
-        self.elements = STRIP_ELEMENTS.get(device_type, GPU_STRIP_ELEMENTS)
-        self.allow: Callable[[int, LevelSchedule], bool] | None = None
+        self.sizing, self.program = sizing, sizing.program
+        self.shape, self.dtype = shape, dtype
+        self.device_budget, self.host_budget = device_budget, host_budget
+        self.prefer, self.strip_rows, self.allow = prefer, strip_rows, allow
+        self.sizes = level_sizes(self.program, shape[2], shape[3])
+        profile = profile_of(device_type)
+        self.elements, self.work_per_byte = profile.strip_elements, profile.work_per_byte
         self.smallest_host_bytes = 0
-        self.work_per_byte = WORK_PER_BYTE.get(device_type, GPU_WORK_PER_BYTE)
-        self.fast = device_type == "cpu" and dtype == torch.float32
+        self.fast = profile.fewer_multiplications and dtype == torch.float32
 
     def run(self) -> Plan | int:
         """Level by level; a level that nothing fits is given its smallest schedule, to tell what would be needed.

@@ -51,12 +51,13 @@ class Sizing:
         device_type: str,
         share: Share = WHOLE,
         fused_attention: Callable[[int], bool] = lambda width: True,
+        threads: int = 1,
     ) -> None:
         """shape: (B, C, H, W) of the input; of the share of it where ranks share the rows."""
         batch, _, height, width = shape
         self.program = program
         device = torch.device(device_type)
-        self._context = Context(batch, dtype, device, share=share, fused_attention=fused_attention)
+        self._context = Context(batch, dtype, device, share=share, fused_attention=fused_attention, threads=threads)
         filler = (LevelSchedule(1),) * program.level_count
         self._walk = Walk(program, filler, self._context, self._record)
         self._schedule = list(filler)

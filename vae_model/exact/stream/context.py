@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import cast
 
 import torch
@@ -46,6 +46,8 @@ class Context:
     """Which rows of every plane are computed here; all sizes are those of this share."""
     ranks: Ranks = ALONE
     """Those who compute the others."""
+    threads: int = field(default_factory=torch.get_num_threads)
+    """That work at a convolution on a processor: they have scratch memory of their own."""
     _scratch: Tensor | None = None
 
     def row_bytes(self, channels: int, width: int) -> int:

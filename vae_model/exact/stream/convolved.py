@@ -37,7 +37,7 @@ class ConvolvedRows(Windowed):
     ) -> None:
         """`fast_rows`: rows of a strip for which a faster method may be used where it pays, 0 for the plain one."""
         fast = fast_rows > 0 and pays(context, conv, source_size.width)
-        self._tiles = plan_tiles(conv.channels, source_size.width, fast_rows) if fast else None
+        self._tiles = plan_tiles(conv.channels, source_size.width, fast_rows, context.threads) if fast else None
         self._source_height = source_size.height
         size = Extent(conv.out_channels, conv.out_size(source_size.height), conv.out_size(source_size.width))
         super().__init__(context, conv, size, top, bottom, source)

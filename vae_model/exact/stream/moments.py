@@ -13,13 +13,10 @@ from torch import Tensor
 
 from ...kernels.cpu import strips as native_strips
 from ...kernels.cuda.strips import add_moments, can_add_moments
+from ...kernels.profile import profile_of
 
 CHUNK_ELEMENTS = 2**20
 """16-bit strips are summed in float32, so many elements at a time, where the kernel does not do it by itself."""
-KERNEL_PIXELS = {"cpu": 2048}
-"""Pixels that the kernel gets at a time where it adds up value by value in float32; GPUs add up in trees."""
-_KERNEL_DEVICES = ("cpu", "cuda")
-"""Where PyTorch has a kernel for the statistics of channels; in memory order it is 30 times as fast as var_mean."""
 
 
 class Moments:
@@ -87,7 +84,7 @@ class Moments:
 
 def _parts(rows: Tensor) -> list[Tensor]:
     """The rows as they are, or for 16 bits, where a float32 copy is needed, in pieces of a bounded size."""
-    if rows.dtype.itemsize > 2 or rows.device.type == "cuda":
+    if rows.dtype.itemsize > 2 or profile_of(rows.device.type).moments_in_16_bits:
         return [rows]
     row_elements = rows.shape[0] * rows.shape[1] * rows.shape[3]
     return list(rows.split(max(1, CHUNK_ELEMENTS // row_elements), dim=2))
@@ -95,11 +92,12 @@ def _parts(rows: Tensor) -> list[Tensor]:
 
 def channel_moments(x: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and biased variance of every (image, channel) of (B, C, n, W): two (B, C), float64 where there is any."""
-    if x.device.type not in _KERNEL_DEVICES:
+    profile = profile_of(x.device.type)
+    if not profile.channel_moments:
         x = x.float() if x.dtype.itemsize <= 2 else x
         variance, mean = torch.var_mean(x, dim=(2, 3), correction=0)
         return mean, variance
-    if x.dtype.itemsize <= 2 and x.device.type == "cpu":
+    if x.dtype.itemsize <= 2 and not profile.moments_in_16_bits:
         x = x.float()
     results = [_image_moments(image) for image in x.split(1)]
     return torch.cat([mean for mean, _ in results]), torch.cat([variance for _, variance in results])
@@ -114,7 +112,8 @@ def _image_moments(image: Tensor) -> tuple[Tensor, Tensor]:
     means: list[Tensor] = []
     variances: list[Tensor] = []
     counts: list[int] = []
-    for part in pixels[:, :, None].split(KERNEL_PIXELS.get(image.device.type, pixels.shape[2]), dim=3):  # (1, C, 1, n)
+    at_once = profile_of(image.device.type).moment_pixels or pixels.shape[2]
+    for part in pixels[:, :, None].split(at_once, dim=3):  # (1, C, 1, n)
         mean, variance = torch.batch_norm_update_stats(part, None, None, 0.0)
         means.append(mean)
         variances.append(variance)

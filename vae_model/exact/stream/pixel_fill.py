@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ...wan_layers import normalise_into, part_bytes
+from ...kernels.pixel_norm import normalise_into, part_bytes
 from ..layer import PixelNorm
 from .context import Context
 from .window import Fill

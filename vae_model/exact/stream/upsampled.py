@@ -64,7 +64,9 @@ class UpsampledRows(Windowed):
     ) -> None:
         """`fast_rows`: rows of a strip for which a faster method may be used where it pays, 0 for the plain one."""
         fast = fast_rows > 0 and pays(context, conv, source_size.width)
-        self._tiles = plan_upsample_tiles(conv.channels, source_size.width, -(-fast_rows // 2)) if fast else None
+        self._tiles = (
+            plan_upsample_tiles(conv.channels, source_size.width, -(-fast_rows // 2), context.threads) if fast else None
+        )
         self._source_height = source_size.height
         size = Extent(conv.out_channels, 2 * source_size.height, 2 * source_size.width)
         super().__init__(context, conv, size, top, bottom, source)

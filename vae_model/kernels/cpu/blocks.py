@@ -82,7 +82,13 @@ class Blocks(NamedTuple):
 
 
 def plan_blocks(
-    library: CDLL, channels: tuple[int, int], width: int, rows: int, filters: Filters, some: int | None = None
+    library: CDLL,
+    channels: tuple[int, int],
+    width: int,
+    rows: int,
+    filters: Filters,
+    threads: int,
+    some: int | None = None,
 ) -> Blocks | None:
     """For (in, out) channels and strips of so many rows of the source; None where there is no kernel for these.
 
@@ -91,7 +97,7 @@ def plan_blocks(
     wide, narrow = channels
     if wide % library.tile_lanes() or narrow % library.tile_panel():
         return None
-    threads, step = torch.get_num_threads(), library.tile_rows()
+    step = library.tile_rows()
     fixed = threads, library.tile_pad(), library.tile_panel(), library.tile_depth(), min(narrow, some or narrow)
     one = Blocks(wide, narrow, width, len(filters.taps), step, *fixed)
     room = max(_SCRATCH_BYTES, threads * _THREAD_BYTES) // one.scratch_bytes * step

@@ -31,10 +31,10 @@ class NativeTiles(Blocks):
         run_tiles(library, self, CONVOLVE, window, weight, bias, scratch, out)
 
 
-def plan_native_tiles(channels: tuple[int, int], width: int, rows: int) -> NativeTiles | None:
+def plan_native_tiles(channels: tuple[int, int], width: int, rows: int, threads: int) -> NativeTiles | None:
     """The geometry for a source of that width and strips of so many rows; None where there are no kernels for it."""
     library = kernels()
     if library is None:
         return None
-    blocks = plan_blocks(library, channels, width, rows, CONVOLVE)
+    blocks = plan_blocks(library, channels, width, rows, CONVOLVE, threads)
     return None if blocks is None else NativeTiles(*blocks)

@@ -43,7 +43,9 @@ def is_right(library: CDLL) -> bool:
 
 def _convolve(library: CDLL, filters: Filters, x: Tensor, weight: Tensor, bias: Tensor, skip: int) -> Tensor:
     channels, scale = x.shape[1], 1 if filters is CONVOLVE else 2
-    blocks = plan_blocks(library, (channels, channels), _WIDTH, _ROWS, filters, library.tile_panel())
+    blocks = plan_blocks(
+        library, (channels, channels), _WIDTH, _ROWS, filters, torch.get_num_threads(), library.tile_panel()
+    )
     assert blocks is not None
     window = functional.pad(x, (*blocks.columns, 1, 1))[0].permute(1, 2, 0).contiguous()
     out = torch.full((scale * _ROWS, scale * _WIDTH, channels), torch.nan)

@@ -44,10 +44,10 @@ class NativeUpsample(Blocks):
         run_tiles(library, self, _FILTERS[odd], window, weight, bias, scratch, out, skip)
 
 
-def plan_native_upsample(channels: tuple[int, int], width: int, rows: int) -> NativeUpsample | None:
+def plan_native_upsample(channels: tuple[int, int], width: int, rows: int, threads: int) -> NativeUpsample | None:
     """For a source of that width and strips of so many of its rows; None where there are no kernels for it."""
     library = kernels()
     if library is None:
         return None
-    blocks = plan_blocks(library, channels, width, rows, ENLARGE_EVEN, _SOME_CHANNELS)
+    blocks = plan_blocks(library, channels, width, rows, ENLARGE_EVEN, threads, _SOME_CHANNELS)
     return None if blocks is None else NativeUpsample(*blocks)
