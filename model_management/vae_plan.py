@@ -7,8 +7,9 @@ from typing import Any
 from ..vae_model.errors import InputError, MemoryBudgetError
 from ..vae_model.exact.layer import UnsupportedModule
 from ..vae_model.halves import decoder_half, encoder_half
+from ..vae_model.vae import VAE
 from ..vae_model.wording import require_half
-from .exact_vae import make_exact
+from .exact_vae import ExactVAE, make_exact
 
 
 def plan_text(vae: Any, direction: str, width: int, height: int, memory: int | None) -> str:
@@ -17,6 +18,8 @@ def plan_text(vae: Any, direction: str, width: int, height: int, memory: int | N
     `memory`: bytes above the weights, None for what is free.
     """
     vae = make_exact(vae, memory)
+    if not isinstance(vae, (ExactVAE, VAE)):
+        return f"This VAE runs by its own method: expected a VAE of ComfyUI or of ours, got {type(vae).__name__}"
     try:
         require_half(getattr(vae, "first_stage_model", None), f"{direction}r", direction)
         host = vae.exact_host if hasattr(vae, "exact_host") else vae.host
@@ -26,8 +29,8 @@ def plan_text(vae: Any, direction: str, width: int, height: int, memory: int | N
             half, factor = encoder_half(vae.first_stage_model, vae.latent_channels), 1
     except InputError as reason:
         return str(reason)
-    except (UnsupportedModule, AttributeError) as reason:
-        return f"This VAE runs by its own method: {reason}"
+    except UnsupportedModule as reason:
+        return f"This VAE runs {'untiled' if isinstance(vae, VAE) else 'by its own method'}: {reason}"
     shape = (1, half.program.in_channels, max(1, height // factor), max(1, width // factor))
     try:
         plan = host.make_plan(half.program, shape, vae.vae_dtype, vae.device, vae.memory_limit)

@@ -250,7 +250,7 @@ functional.scaled_dot_product_attention = fail
 assert torch.allclose(block(x), expected, atol=1e-6)
 assert not any(name.startswith("exact_vae.model_management") for name in sys.modules)
 import exact_vae.model_management
-from exact_vae.vae_model import attention
+from exact_vae.vae_model.attention import backends as attention
 assert attention._choice.__module__ == "exact_vae.model_management.attention"
 """
 

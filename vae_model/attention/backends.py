@@ -19,8 +19,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from .streamed import streamed_attention
-
 AttentionFunction = Callable[[Tensor, Tensor, Tensor], Tensor]
 AttentionChoice = Callable[[str | None, Tensor, Tensor, Tensor], Tensor]
 """(a name in ATTENTION or None for the best, q, k, v as tokens) -> the result, whatever memory there is."""
@@ -112,6 +110,8 @@ def streamed_by_blocks(
 
     `check` is called between slices; it may raise to stop.
     """
+    from .streamed import streamed_attention  # layers that only name their attention load no kernels
+
     return streamed_attention(q, [(k, v)], check)
 
 

@@ -1,0 +1,27 @@
+"""A training gathers as many pictures as people have: the work grows with their number, not with its square."""
+
+from pathlib import Path
+
+import pytest
+from exact_vae.vae_model.training import photo_set
+from exact_vae.vae_model.training.photo_set import PhotoSet
+
+
+@pytest.mark.parametrize("every", [2, 3])
+def test_a_hundred_thousand_paths(
+    every: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """One pass over the files and none over pairs of them, of which there are 10^10: that would take an hour."""
+    asked: list[Path] = []
+
+    def pixels(path: Path) -> int:
+        asked.append(path)
+        return 0 if int(path.stem) % every == 0 else 64
+
+    monkeypatch.setattr(photo_set, "_pixels", pixels)
+    paths = [Path(f"{number}.jpg") for number in range(100_000)]
+    photos = PhotoSet(paths)
+    unreadable = len(range(0, 100_000, every))
+    assert asked == paths
+    assert (len(photos), photos.unreadable, photos.readable) == (100_000 - unreadable, unreadable, 100_000 - unreadable)
+    assert f"{unreadable} of 100000 pictures cannot be read and are left out: 0.jpg, {every}.jpg" in caplog.text
