@@ -7,7 +7,7 @@ from exact_vae.vae_model.training import photo_set
 from exact_vae.vae_model.training.photo_set import PhotoSet
 
 
-@pytest.mark.parametrize("every", [2, 3])
+@pytest.mark.parametrize("every", [3])
 def test_a_hundred_thousand_paths(
     every: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
