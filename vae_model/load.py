@@ -16,7 +16,7 @@ from .detect import Detected, detect, shorten
 from .errors import VAEFileError
 from .families import FAMILIES
 from .files.weights import on_one_line, open_weights
-from .hints import HALVES, join_halves
+from .hints import HALVES, join_halves, wrong_ones
 from .latent_formats import settle
 from .layouts import COUNTERS
 from .notes import tell
@@ -69,6 +69,13 @@ def inspect_model(
     try:
         model_config = FAMILIES[family].infer(shapes, hints)
     except (KeyError, IndexError, ValueError, ZeroDivisionError) as error:
+        wrong = wrong_ones(lambda told: FAMILIES[family].infer(shapes, told), hints)
+        if wrong:
+            settings = ", ".join(f"{on_one_line(field)} {on_one_line(hints[field], 40)}" for field in wrong[:3])
+            raise VAEFileError(
+                f"{name}: expected settings that fit the weights, got {settings} ({on_one_line(str(error), 160)}): "
+                "correct it in its config.json or header, or say it by config"
+            ) from error
         raise VAEFileError(
             f"{name}: expected a whole {FAMILIES[family].title} in {parts[-1].layout.name} layout, "
             f"{_lacking(parts[-1], shapes, error)}: choose another file"

@@ -140,13 +140,18 @@ def _listed(index: Path) -> list[str]:
     """The names of the files that an index lists; they lie beside it."""
     try:
         content: Any = json.loads(index.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise VAEFileError(f"{index}: expected an index in JSON, found something else: download it again") from error
+    try:
         names = sorted({str(name) for name in content["weight_map"].values()})
-    except (OSError, ValueError, RecursionError, LookupError, TypeError, AttributeError) as error:
+    except (LookupError, TypeError, AttributeError) as error:
         raise VAEFileError(
-            f"{index}: expected an index with a weight_map, found something else: download the folder again"
+            f"{index}: expected an index with a weight_map, found none: get another version of it, or give the weights"
         ) from error
-    if not names or len(names) > _MOST_SHARDS or any(Path(name).name != name or "\\" in name for name in names):
-        raise VAEFileError(f"{index}: expected names of files beside it, found others: download the folder again")
+    odd = [name for name in names if Path(name).name != name or "\\" in name]
+    if not names or odd or len(names) > _MOST_SHARDS:
+        found = ascii(odd[0])[1:-1][:80] if odd else f"{len(names)} names"
+        raise VAEFileError(f"{index}: expected names of files beside it, found {found}: correct its weight_map")
     return names
 
 
