@@ -41,7 +41,7 @@ def load_vae(
     """Load an autoencoder, whatever layout its file has.
 
     Args:    path_or_paths: a weight file, a diffusers folder, a pipeline's root, a state dict, a sequence of encoder
-             and decoder file, or "bundled" for the small VAE that ships with the project.
+             and decoder file, a folder of these two, or "bundled" for the small VAE that ships with the project.
              dtype: of weights and activations, a torch dtype or its name; "auto" is bfloat16 where the device is
              fast at it, else float32.
              device: "auto", a torch device or its name.
@@ -71,13 +71,27 @@ def load_vae(
     vae = HostedVAE(loaded, device=target, dtype=kind)
     if not isinstance(path_or_paths, Mapping):  # a state dict would stay in memory for this
         # By this the host makes another copy of the model, for another device.
-        vae.patcher.cached_patcher_init = (_load_patcher, (path_or_paths, kind, target, config))
+        told = (config, latent_format, variant, part)
+        vae.patcher.cached_patcher_init = (_load_patcher, (path_or_paths, kind, target, *told))
     return vae
 
 
-def _load_patcher(source: Any, dtype: torch.dtype, device: torch.device, config: Mapping[str, Any] | None) -> Any:
-    """The patcher of the same model loaded once more."""
-    return load_vae(source, dtype=dtype, device=device, config=config).patcher
+def _load_patcher(
+    source: Any,
+    dtype: torch.dtype,
+    device: torch.device,
+    config: Mapping[str, Any] | None,
+    latent_format: str | None = None,
+    variant: str | None = None,
+    part: str | None = None,
+    *,
+    disable_dynamic: bool = False,
+) -> Any:
+    """The patcher of the same model loaded once more. `disable_dynamic`: the host's wish, which ours always fulfils."""
+    again = load_vae(
+        source, dtype=dtype, device=device, config=config, latent_format=latent_format, variant=variant, part=part
+    )
+    return again.patcher
 
 
 def _require_sources(given: Any) -> None:

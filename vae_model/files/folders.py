@@ -62,6 +62,12 @@ def choose_in_folder(folder: Path, variant: str | None) -> Choice:
     raise VAEFileError(f"{folder}: expected the variant {wanted}, found {there}: choose one of these, or none")
 
 
+def loose_weights(folder: Path) -> list[Path]:
+    """The weight files of a folder that diffusers did not write; none of another one."""
+    folder, _ = _enter(folder)
+    return [] if _groups(folder) else _weight_files(folder)
+
+
 def choose_beside(path: Path) -> Choice | None:
     """The files of which this is one shard, or those that this index lists; None for a file that is whole."""
     if path.name.endswith(".json") and ".index" in path.name:
