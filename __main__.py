@@ -114,8 +114,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     options, rest = parser.parse_known_args(words)
     if options.command == "train":  # argparse takes no second group of words behind an option
-        options.overrides += [word for word in rest if not word.startswith("-")]
-        rest = [word for word in rest if word.startswith("-")]
+        options.overrides += rest  # options of other trainers among them, which are told what they are here
+        rest = []
     if rest:
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     if getattr(options, "debug", False):

@@ -18,13 +18,12 @@ from ..files.atomic import atomic_path, remove_leftovers
 from ..save import save
 from .best import Best
 from .checks import Epochs, is_due
+from .config import BEST, LAST
 from .divergence import DivergedError, broken, floating_tensors, named
 from .trained import Trained
 
 logger = logging.getLogger(__name__)
 
-LAST = "last.ckpt"
-BEST = "best.safetensors"
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
