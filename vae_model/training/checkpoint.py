@@ -7,6 +7,7 @@ import math
 import signal
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +66,8 @@ class Checkpoints(Callback):
         self.folder, self.weights, self.dtype, self.every, self.epochs = folder, weights, _DTYPES[dtype], every, epochs
         self.deadline = None if max_minutes is None else time.monotonic() + 60 * max_minutes
         self.interrupted = False
+        self.unjudged: list[Callable[[Trainer, Any], None]] = []
+        """What is called in the place of a check where there are no pictures to judge."""
         self.saved_after: int | None = None
         """The number of batches in the files, where this run or the one that it goes on from has written any."""
         self._best = Best(folder)
@@ -106,6 +109,8 @@ class Checkpoints(Callback):
         if due or stop:
             require_sound(trainer, pl_module, self.dtype)
             if not trainer.enable_validation:
+                for write in () if hurried else self.unjudged:
+                    write(trainer, pl_module)
                 self.save(trainer, pl_module)
 
     def on_validation_end(self, trainer: Trainer, pl_module: Any) -> None:

@@ -15,11 +15,13 @@ from lightning import Trainer
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy
+from lightning.pytorch.utilities import rank_zero_only
 
+from ..notes import tell
 from ..process_group import leave_together
 from .checkpoint import AtomicCheckpointIO, Checkpoints, SaveAfterCheck
 from .checks import Epochs, batches_of, epochs_of
-from .config import FALLBACK_CROP, ConfigError, TrainConfig, one_of, require
+from .config import BEST, FALLBACK_CROP, ConfigError, TrainConfig, one_of, require
 from .crops import Timetable
 from .distill import TinyDistillation
 from .divergence import DivergedError
@@ -97,8 +99,16 @@ def prepare(
         check_checkpoint(inputs.checkpoint, module, config)
     rehearse(module, stages_of(config.data), val_side if val else None)
     data = Photographs(config.data, train, val, multiple, config.trainer.seed)
+    if val is None:
+        _tell_unjudged()
     checkpoints = _checkpoints(config, module, folder, len(train))
     return Prepared(_trainer(config, module, checkpoints, progress), module, data, inputs.checkpoint, checkpoints)
+
+
+@rank_zero_only
+def _tell_unjudged() -> None:
+    missing = f"no check, no reconstructions and no {BEST}"
+    tell("data.val", [f"no pictures are given, hence {missing}: say data.val=FOLDER to have them"])
 
 
 def run(prepared: Prepared) -> None:
@@ -168,12 +178,12 @@ def _trainer(config: TrainConfig, module: Trained, checkpoints: Checkpoints, pro
     settings = asdict(config)
     settings["data"] = {k: v for k, v in settings["data"].items() if k not in ("train", "val")}
     settings.pop("output")
-    callbacks: list[Any] = [
-        Record(folder / "training.json", settings),
-        checkpoints,
-    ]
+    record = Record(folder / "training.json", settings)
+    callbacks: list[Any] = [record, checkpoints]
+    checkpoints.unjudged = [record.add_row]
     if config.output.grids:
         callbacks.append(Pictures(folder / "images", config.output.grids))
+        checkpoints.unjudged.append(callbacks[-1].draw_samples)
     if progress:
         callbacks.append(Progress(refresh_rate=min(wanted.log_every, 10)))
     callbacks.append(SaveAfterCheck(checkpoints))
