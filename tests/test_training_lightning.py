@@ -95,7 +95,8 @@ def test_bytes_are_scaled() -> None:
     [
         ({"photo": images()}, "batch: expected an entry 'jpg', got photo: set input_key to one of these"),
         ("photo.png", "batch: expected a tensor, a mapping with 'jpg' or (images, ...), got str"),
-        (images() * 3, "images: expected floats (B, C, H, W) in -1..1, got float32 (4, 3, 16, 16) in -3..3"),
+        (images() * 127.5 + 127.5, "images: expected floats (B, C, H, W) in -1..1, got float32 (4, 3, 16, 16) in 0."),
+        (images() * 127.5, "images: expected floats (B, C, H, W) in -1..1, got float32 (4, 3, 16, 16) in -12"),
         (images()[:, :2], "images: expected 3 channels, (B, 3, H, W), got (4, 2, 16, 16)"),
         (images()[0], "images: expected floats (B, C, H, W) in -1..1, got float32 (3, 16, 16)"),
         (images() * float("nan"), "images: expected floats"),

@@ -14,7 +14,7 @@ MODEL_KEYS: dict[str, tuple[str, ...]] = {
     "AutoEncoderKL": (
         "ddconfig", "embed_dim", "lossconfig", "ckpt_path", "ignore_keys", "colorize_nlabels", "monitor", "ema_decay",
         "start", "train", "gradient_checkpointing", "input_key", "decoder_ddconfig", "use_quant_conv",
-        "use_post_quant_conv", "ckpt_variant", "ckpt_part",
+        "use_post_quant_conv", "ckpt_variant", "ckpt_part", "image_key",
     ),
     "TinyDistillation": (
         "teacher", "train", "width", "blocks", "scaling_factor", "shift_factor", "target", "latent_weight",
@@ -62,7 +62,6 @@ _OTHER_NAMES: dict[str, tuple[str, ...]] = {
     f"{_PARAMS}.ckpt_path": ("ckpt", "checkpoint", "pretrained", "weights", "vae", "vae_path", "init_from",
                              "pretrained_model_name_or_path", "model"),
     f"{_PARAMS}.ema_decay": ("ema", "use_ema", "decay"),
-    f"{_PARAMS}.input_key": ("image_key",),
     f"{_PARAMS}.lossconfig": ("loss", "loss_config", "loss_fn"),
     f"{_PARAMS}.embed_dim": ("latent_channels", "latent_dim"),
     f"{_DDCONFIG}.z_channels": ("latent_channels",),

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ..ema import LitEma
+from ..errors import InputError
 from ..instantiate import instantiate_optimizer
 from .crops import generator_of
 from .divergence import DivergedError, SkippedSteps, broken, losses_of, named
@@ -72,8 +73,16 @@ class Trained(ModelModule):
             self.model_ema = LitEma(self.model, self.ema_decay)
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-        """One batch: the autoencoder's step, then the discriminator's."""
+        """One batch: the autoencoder's step, then the discriminator's; returns the loss, detached.
+
+        Called by hand, without a Trainer, it steps and logs nothing and returns the loss with its graph, for a loop of
+        one's own: `loss.backward()`, then a step of `configure_optimizers()[0]`.
+
+        Raises: InputError by hand with a discriminator, which would not be trained.
+        """
         x, numbers = self.get_input(batch)
+        if not self.runs:
+            return self._loss_by_hand(x, numbers)
         if numbers is not None:  # dropout and whatever else draws without a generator
             torch.manual_seed(generator_of(self.seed, int(numbers[0]), stream=1).initial_seed())
         optimizers = as_list(self.optimizers())
@@ -93,10 +102,16 @@ class Trained(ModelModule):
             self.model_ema(self.model)
         self.batches_done += 1
         shown = {key: log.pop(key) for key in ("train/total_loss", "train/rec_loss", "train/kl_loss") if key in log}
-        together = self._processes() > 1
-        self.log_dict(shown, prog_bar=True, sync_dist=together, batch_size=len(x))
-        self.log_dict(log, sync_dist=together, batch_size=len(x))
+        self._log(shown, log, len(x))
         return total.detach()
+
+    def _loss_by_hand(self, x: Tensor, numbers: Tensor | None) -> Tensor:
+        if self.criterion.discriminator is not None:
+            raise InputError(
+                "training_step: expected a Trainer, which trains the discriminator, too, got none: call Trainer.fit, "
+                "or take a loss without one"
+            )
+        return self.training_losses(x, numbers)[0]
 
     def validation_step(self, batch: Any, batch_idx: int) -> dict[str, Tensor]:
         """Losses and PSNR of one batch; returns inputs and reconstructions for the pictures."""
@@ -106,10 +121,15 @@ class Trained(ModelModule):
         shown = {"val/psnr": psnr(x, y).mean().float()}
         if min(x.shape[-2:]) >= LEAST_SIDE:
             log["val/ssim"] = ssim(x, y).mean().float()
-        together = self._processes() > 1
-        self.log_dict(shown, prog_bar=True, sync_dist=together, batch_size=len(x))
-        self.log_dict(log, sync_dist=together, batch_size=len(x))
+        if self.runs:
+            self._log(shown, log, len(x))
         return {"inputs": x, "reconstructions": y}
+
+    def _log(self, shown: dict[str, Tensor], log: dict[str, Tensor], count: int) -> None:
+        """Values of `count` images, those that are shown with the bar first."""
+        together = self._processes() > 1
+        self.log_dict(shown, prog_bar=True, sync_dist=together, batch_size=count)
+        self.log_dict(log, sync_dist=together, batch_size=count)
 
     @contextmanager
     def finished(self) -> Generator[nn.Module, None, None]:
