@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import inspect
 import logging
 import platform
 import warnings
@@ -45,6 +46,10 @@ MODELS: dict[str, Any] = {
     "TinyDistillation": TinyDistillation,
 }
 """What `model.target` may name, by its last part."""
+
+_WEIGHTS_ONLY = {"weights_only": True} if "weights_only" in inspect.signature(Trainer.fit).parameters else {}
+"""Lightning 2.6 asks how to read a checkpoint; before, `AtomicCheckpointIO` reads it so. `check_checkpoint` has
+already read the same file without running anything in it."""
 
 
 @dataclass
@@ -126,9 +131,8 @@ def run(prepared: Prepared) -> None:
         warnings.filterwarnings("ignore", category=FutureWarning, module="lightning.*")
         warnings.filterwarnings("ignore", message=".*smaller than the logging interval.*")
         try:
-            prepared.trainer.fit(
-                prepared.module, datamodule=prepared.data, ckpt_path=prepared.checkpoint, weights_only=True
-            )
+            fit: Any = prepared.trainer.fit
+            fit(prepared.module, datamodule=prepared.data, ckpt_path=prepared.checkpoint, **_WEIGHTS_ONLY)
         except DivergedError as error:
             saved, folder = prepared.checkpoints.saved_after, prepared.checkpoints.folder
             kept = f"{folder} is as after batch {saved}, from where --resume goes on" if saved else "nothing is written"

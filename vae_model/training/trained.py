@@ -19,6 +19,7 @@ from ..errors import InputError
 from ..instantiate import instantiate_optimizer
 from .crops import generator_of
 from .divergence import DivergedError, SkippedSteps, broken, losses_of, named
+from .gradient_scale import rescaled
 from .metrics import LEAST_SIDE, psnr, ssim
 from .model_module import ModelModule, as_list
 from .schedule import rate_share
@@ -91,7 +92,7 @@ class Trained(ModelModule):
         with _without_gradients(discriminator):
             total, reconstructions, log = self.training_losses(x, numbers)
             self._note(broken(losses_of({"train/total_loss": total, **log})))
-            self._step(optimizers[0], total)
+            self._step(optimizers[0], total, waiting=discriminator)
         if discriminator is not None and reconstructions is not None and self.batches_done >= self.criterion.disc_start:
             with self.in_float32():
                 loss, more = self.criterion.judge(x.float(), reconstructions.detach().float(), "train")
@@ -240,10 +241,11 @@ class Trained(ModelModule):
             for group in optimizer.param_groups:
                 group["lr"] = rate * share
 
-    def _step(self, optimizer: Any, loss: Tensor) -> None:
+    def _step(self, optimizer: Any, loss: Tensor, waiting: nn.Module | None = None) -> None:
         self.manual_backward(loss / self.accumulate)
         if self._completes_step():
-            optimizer.step()
+            with rescaled(self.trainer, waiting):
+                optimizer.step()
             optimizer.zero_grad()
 
 
