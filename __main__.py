@@ -82,13 +82,14 @@ def make_parser() -> argparse.ArgumentParser:
     convert.add_argument("--layout", required=True, help="ldm, diffusers, or another that the family has")
     convert.add_argument("--dtype", default=None, help="float32, bfloat16 or float16; default: as in the input")
     evaluate = commands.add_parser("evaluate", parents=[common, choosing], help="how well VAEs reconstruct pictures")
-    evaluate.add_argument("vaes", nargs="+", metavar="VAE", help='a VAE file, two halves joined by "+", or bundled')
+    evaluate.add_argument("vaes", nargs="*", metavar="VAE", help='a VAE file, two halves joined by "+", or bundled')
+    evaluate.add_argument("--vae", action="append", metavar="FILE", help="one VAE more; twice for its two halves")
     evaluate.add_argument("--images", type=Path, required=True, metavar="DIR", help="a folder of pictures")
     evaluate.add_argument("--crop", type=int, default=512, metavar="PIXELS", help="side of the centre crops; 512")
     evaluate.add_argument("--sheet", type=Path, metavar="FILE.png", help="write a contact sheet of the first pictures")
     evaluate.add_argument("--dtype", default="float32", help="float32 (default), bfloat16, float16 or auto")
     evaluate.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps, xpu")
-    add_sample(commands, common)
+    add_sample(commands, [common, choosing, latents])
     train = commands.add_parser("train", help="train an autoencoder as a configuration says")
     train.add_argument("config", metavar="CONFIG", help="a YAML file, or the name of one that comes with the project")
     train.add_argument("overrides", nargs="*", metavar="key=value", help="such as trainer.batches=100")
@@ -114,8 +115,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     options, rest = parser.parse_known_args(words)
     if options.command == "train":  # argparse takes no second group of words behind an option
-        options.overrides += [word for word in rest if not word.startswith("-")]
-        rest = [word for word in rest if word.startswith("-")]
+        options.overrides += rest  # options of other trainers among them, which are told what they are here
+        rest = []
     if rest:
         from .model_management.vae_option import other_half
 
