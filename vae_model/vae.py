@@ -22,6 +22,7 @@ from .host import Host, PlanProtocol
 from .host_names import HostNames, add_alpha, take_not_video, take_vae_options
 from .layers import set_attention
 from .load import LoadedModel
+from .output import plain_output
 from .raw import decode_raw, encode_raw
 from .report import Report, Watch
 from .run import Progress, Run, run_blend, run_untiled
@@ -131,8 +132,8 @@ class VAE(HostNames):
         def finish(images: Tensor) -> Tensor:
             return self.process_output(images.float().movedim(1, -1))
 
-        with torch.inference_mode(), self._watch("decode", method, shape[0], shape[2], shape[1]) as watch:
-            out = torch.empty(shape, dtype=torch.float32, device=self.output_device)
+        watching = self._watch("decode", method, shape[0], shape[2], shape[1])
+        with watching as watch, plain_output(shape, self.output_device) as out:
             run = self._new_run("decode", memory, progress)
             if self.is_temporal:
                 run = replace(run, model=partial(self._decode_raw, timesteps=group))
@@ -190,31 +191,29 @@ class VAE(HostNames):
         pixels = add_alpha(pixels, self.input_channels, self.pad_channel_value)
         x = crop_centre(check_pixels(pixels, self.input_channels, f, as_video), f).movedim(-1, 1)  # (B, C, H, W)
         shape = (x.shape[0], self.latent_channels, x.shape[2] // f, x.shape[3] // f)
-        with torch.inference_mode(), self._watch("encode", method, len(x), x.shape[3], x.shape[2]) as watch:
-            out = torch.empty(shape, dtype=torch.float32, device=self.output_device)
-            result = out[:, :, None] if self.latent_dim == 3 else out
+        watching = self._watch("encode", method, len(x), x.shape[3], x.shape[2])
+        with watching as watch, plain_output(shape, self.output_device) as out:
             run = self._new_run("encode", memory, progress)
 
             def put(item: int, top: int, rows: Tensor) -> None:
                 out[item : item + 1, :, top : top + rows.shape[2]] = rows
 
             strip = None if tile_size is None else cells(tile_size, f)
-            if method == "exact" and self._run_exact(run, self._encoder_half, x, strip, put, watch):
-                return result
-            if method != "blend":
+            done = method == "exact" and self._run_exact(run, self._encoder_half, x, strip, put, watch)
+            if not done and method != "blend":
                 run_untiled(run, x, out, Tensor.float, self.memory_used_encode(x.shape, self.vae_dtype))
-                return result
-            run_blend(
-                run,
-                x,
-                out,
-                scale=(1, f),
-                tile=None if tile_size is None else f * cells(tile_size, f),
-                overlap=f * cells(OVERLAP_PIXELS if overlap is None else overlap, f, "overlap"),
-                default_tile=TILE_PIXELS // f * f,
-                tile_bytes=lambda h, w: self.memory_used_encode((1, 1, h, w), self.vae_dtype),
-            )
-            return result
+            elif not done:
+                run_blend(
+                    run,
+                    x,
+                    out,
+                    scale=(1, f),
+                    tile=None if tile_size is None else f * cells(tile_size, f),
+                    overlap=f * cells(OVERLAP_PIXELS if overlap is None else overlap, f, "overlap"),
+                    default_tile=TILE_PIXELS // f * f,
+                    tile_bytes=lambda h, w: self.memory_used_encode((1, 1, h, w), self.vae_dtype),
+                )
+        return out[:, :, None] if self.latent_dim == 3 else out  # a view made in inference mode could not be changed
 
     def decode_tiled(
         self,
