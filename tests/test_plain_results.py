@@ -1,4 +1,4 @@
-"""What VAEs return are plain tensors without gradient: they can be trained on. In inference mode they are what it makes.
+"""What VAEs return are plain tensors without gradient, to be trained on; in inference mode they are what it makes.
 
 "Inference tensors cannot be saved for backward" is what PyTorch says to whoever trains on another kind.
 """

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import operator
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -12,10 +14,44 @@ from .errors import InputError
 METHODS = ("exact", "untiled", "blend")
 
 
-def check_method(method: str) -> None:
+def check_method(method: Any) -> None:
     """InputError for a name that is not in METHODS."""
     if method not in METHODS:
         raise InputError(f"method: expected one of {', '.join(METHODS)}, got {method!r}: choose one of these")
+
+
+def check_options(
+    method: Any, tile_size: Any, overlap: Any, progress: Callable[[float], None] | None
+) -> tuple[int | None, int | None]:
+    """Tile size and overlap as whole pixels, None where none is given; InputError for what no method takes."""
+    check_method(method)
+    if progress is not None and not callable(progress):
+        found = type(progress).__name__
+        raise InputError(f"progress: expected a function of the fraction done, got {found}: pass one, or nothing")
+    return whole(tile_size, "tile_size", 1), whole(overlap, "overlap", 0)
+
+
+def smaller_side(tile_x: Any, tile_y: Any) -> int | None:
+    """Of ComfyUI's two sides of a tile the smaller one, None where there is none."""
+    sides = [whole(tile_x, "tile_x", 1), whole(tile_y, "tile_y", 1)]
+    return min([side for side in sides if side is not None], default=None)
+
+
+def whole(value: Any, what: str, least: int) -> int | None:
+    """A whole number of at least `least`, None where there is none; 64.0 is one. InputError for anything else."""
+    if value is None:
+        return None
+    try:
+        number = operator.index(int(value) if isinstance(value, float) and value.is_integer() else value)
+    except TypeError:
+        number = None
+    if number is None or isinstance(value, bool):
+        raise InputError(
+            f"{what}: expected a whole number, got {value!r}: pass a number without a fraction, or nothing"
+        )
+    if number < least:
+        raise InputError(f"{what}: expected at least {least}, got {number}: make it larger")
+    return number
 
 
 def check_latents(samples: Tensor, channels: int) -> Tensor:
@@ -35,14 +71,14 @@ def check_latents(samples: Tensor, channels: int) -> Tensor:
     return samples
 
 
-def check_timesteps(timesteps: int | None, frames: int, temporal: bool) -> int:
+def check_timesteps(timesteps: Any, frames: int, temporal: bool) -> int:
     """How many of `frames` are decoded together: 1 for image models, else all of them unless told otherwise."""
     if not temporal:
         if timesteps not in (None, 1):
             raise InputError(f"timesteps: expected none for an image decoder, got {timesteps}: leave it out")
         return 1
-    group = frames if timesteps is None else timesteps
-    if group < 1 or frames % group:
+    group = whole(timesteps, "timesteps", 1) or frames
+    if frames % group:
         raise InputError(
             f"timesteps: expected a divisor of the batch of {frames} frames, got {timesteps}: pass whole groups"
         )

@@ -12,9 +12,17 @@ import torch
 from torch import Tensor, nn
 
 from .bytesize import parse_bytes
-from .checks import cells, check_latents, check_method, check_pixels, check_timesteps, crop_centre
+from .checks import (
+    cells,
+    check_latents,
+    check_options,
+    check_pixels,
+    check_timesteps,
+    crop_centre,
+    smaller_side,
+    whole,
+)
 from .config import VideoConfig, WanConfig, decode_factor, image_channels
-from .errors import InputError
 from .estimate import untiled_elements_per_pixel
 from .exact.spec import UnsupportedModule
 from .halves import Half, behind, decoder_half, encoder_half
@@ -123,7 +131,7 @@ class VAE(HostNames):
         Raises:  InputError for latents this VAE cannot take, MemoryBudgetError where the run does not fit.
         """
         method, timesteps = take_vae_options(method, vae_options, timesteps)
-        check_method(method)
+        tile_size, overlap = check_options(method, tile_size, overlap, progress)
         z = check_latents(samples, self.latent_channels)
         group = check_timesteps(timesteps, len(z), self.is_temporal)
         f = self.upscale_ratio
@@ -185,7 +193,7 @@ class VAE(HostNames):
         Raises:  InputError for images this VAE cannot take, MemoryBudgetError where the run does not fit.
         """
         method, not_video = take_not_video(method, not_video)
-        check_method(method)
+        tile_size, overlap = check_options(method, tile_size, overlap, progress)
         f = self.downscale_ratio
         as_video = self.latent_dim == 3 and not (self.not_video if not_video is None else not_video)
         pixels = add_alpha(pixels, self.input_channels, self.pad_channel_value)
@@ -227,9 +235,9 @@ class VAE(HostNames):
     ) -> Tensor:
         """ComfyUI's tiled decode: exact, in strips of the tiles' height; "blend" is approximate. In latent cells."""
         f = self.upscale_ratio
-        sides = [f * tile for tile in (tile_x, tile_y) if tile is not None]
-        pixels = None if overlap is None else overlap * f
-        return self.decode(samples, method, tile_size=min(sides, default=None), overlap=pixels)
+        side, shared = smaller_side(tile_x, tile_y), whole(overlap, "overlap", 0)
+        pixels = [None if amount is None else f * amount for amount in (side, shared)]
+        return self.decode(samples, method, tile_size=pixels[0], overlap=pixels[1])
 
     def encode_tiled(
         self,
@@ -243,7 +251,7 @@ class VAE(HostNames):
         not_video: bool | None = None,
     ) -> Tensor:
         """ComfyUI's tiled encode: exact, in strips of the tiles' height; "blend" is approximate. Sizes in pixels."""
-        side = min([tile for tile in (tile_x, tile_y) if tile is not None], default=None)
+        side = smaller_side(tile_x, tile_y)
         return self.encode(pixel_samples, method, tile_size=side, overlap=overlap, not_video=not_video)
 
     def _encoder_half(self) -> Half:
@@ -260,8 +268,6 @@ class VAE(HostNames):
         group: int = 1,
     ) -> bool:
         """Run by the engine; False where it has no rule for a module, which the ordinary run does not need."""
-        if strip_rows is not None and strip_rows < 1:
-            raise InputError(f"tile_size: expected at least 1 row, got {strip_rows}: make it larger")
         self.last_plan = None
         try:
             self.last_plan = ExactRun(run, make_half, strip_rows, put, watch, group).items(x)
