@@ -184,8 +184,8 @@ class VAE(HostNames):
     ) -> Tensor:
         """Images to latents: the posterior mean.
 
-        Args:    pixels: (B, H, W, C) 0..1; channels beyond the model's (alpha) are dropped, both sides are cropped
-                 centrally to multiples of the factor.
+        Args:    pixels: (B, H, W, C) 0..1; a channel more than the model's, alpha, is dropped with a note, both sides
+                 are cropped centrally to multiples of the factor.
                  method, memory, tile_size, overlap, progress: as for `decode`.
                  not_video: whether a batch is one of images; None: the attribute's word. Also in the place of `method`.
         Returns: (B, latent_channels, H // f, W // f), of a model of videos (B, latent_channels, 1, H // f, W // f),
