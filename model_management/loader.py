@@ -10,8 +10,9 @@ from typing import Any
 import torch
 
 from ..vae_model.bundled import BUNDLED_FILE
-from ..vae_model.conventions import knows_raw, not_raw
+from ..vae_model.conventions import is_flux2_tiny, knows_raw, not_raw
 from ..vae_model.errors import InputError, VAEFileError
+from ..vae_model.flux2 import PATCH
 from ..vae_model.host import Host
 from ..vae_model.load import Source, load_model
 from ..vae_model.vae import VAE
@@ -37,6 +38,7 @@ def load_vae(
     latent_format: str | None = None,
     variant: str | None = None,
     part: str | None = None,
+    pack_flux2: bool = False,
 ) -> VAE:
     """Load an autoencoder, whatever layout its file has.
 
@@ -51,6 +53,9 @@ def load_vae(
              latents where neither its file nor its name tells it; where it is not known, a warning says so.
              variant: of a folder's files, such as "fp16"; None takes the plain ones, or the only one there is.
              part: of several autoencoders in a checkpoint, such as "ema": the name of its dictionary or its prefix.
+             pack_flux2: whether a tiny VAE for Flux.2 (TAEF2) takes and gives the latents of Flux.2's own VAE, which
+             have squares of 2 x 2 cells in their channels: (B, 128, h, w) of 16 pixels a cell instead of (B, 32, 2h,
+             2w) of 8. Nothing else is changed by it.
     Raises:  VAEFileError, one line, for anything that is no autoencoder; ValueError for a dtype or device not here.
     """
     _require_sources(path_or_paths)
@@ -64,6 +69,8 @@ def load_vae(
     loaded = load_model(
         path_or_paths, dtype=kind, config=config, latent_format=latent_format, variant=variant, part=part
     )
+    if pack_flux2 and is_flux2_tiny(loaded.family, loaded.config):
+        loaded.model.latent_patch = PATCH  # pyright: ignore[reportAttributeAccessIssue]
     if not knows_raw(loaded.family, loaded.config, loaded.hints):
         logger.warning(not_raw(loaded.config))
     if not inside:
@@ -71,13 +78,15 @@ def load_vae(
     vae = HostedVAE(loaded, device=target, dtype=kind)
     if not isinstance(path_or_paths, Mapping):  # a state dict would stay in memory for this
         # By this the host makes another copy of the model, for another device.
-        vae.patcher.cached_patcher_init = (_load_patcher, (path_or_paths, kind, target, config))
+        again = {"config": config, "latent_format": latent_format, "variant": variant, "part": part}
+        again |= {"dtype": kind, "device": target, "pack_flux2": pack_flux2}
+        vae.patcher.cached_patcher_init = (_load_patcher, (path_or_paths, again))
     return vae
 
 
-def _load_patcher(source: Any, dtype: torch.dtype, device: torch.device, config: Mapping[str, Any] | None) -> Any:
+def _load_patcher(source: Any, options: Mapping[str, Any]) -> Any:
     """The patcher of the same model loaded once more."""
-    return load_vae(source, dtype=dtype, device=device, config=config).patcher
+    return load_vae(source, **options).patcher
 
 
 def _require_sources(given: Any) -> None:
