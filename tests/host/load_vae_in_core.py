@@ -61,7 +61,7 @@ def main():
     with torch.inference_mode():
         tiny_files()
         flux2_files()
-        told = {name: tried(name) for name in (*BY_FILES, *(f"{name}.safetensors" for name in FLUX2))}
+        told = {name: tried(name) for name in BY_FILES} | {name: tried(f"{name}.safetensors") for name in FLUX2}
     print("\n" + json.dumps(told))
 
 
