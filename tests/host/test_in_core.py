@@ -70,7 +70,7 @@ def test_every_vae_with_a_rule_is_exact(walked: dict[str, Any], name: str) -> No
         assert ran["off"] <= BOUND, what
 
 
-@pytest.mark.parametrize("name", ("taesd", "taesdxl", "taesd3", "taef1", "taef2", "Flux.2", "Flux.2 small decoder"))
+@pytest.mark.parametrize("name", ["taesd", "taesdxl", "taesd3", "taef1", "taef2", "Flux.2", "Flux.2 small decoder"])
 def test_both_loader_nodes_give_the_same(loaded: dict[str, Any], name: str) -> None:
     """Flux.2's latents have 128 channels of 16 pixels a cell, as EmptyFlux2LatentImage makes them; TAEF2's do, too."""
     found = of(loaded, name)
