@@ -70,7 +70,8 @@ def load_vae(
         path_or_paths, dtype=kind, config=config, latent_format=latent_format, variant=variant, part=part
     )
     if pack_flux2 and is_flux2_tiny(loaded.family, loaded.config):
-        loaded.model.latent_patch = PATCH  # pyright: ignore[reportAttributeAccessIssue]
+        tiny: Any = loaded.model
+        tiny.latent_patch = PATCH
     if not knows_raw(loaded.family, loaded.config, loaded.hints):
         logger.warning(not_raw(loaded.config))
     if not inside:

@@ -10,6 +10,8 @@ if TYPE_CHECKING:
     from playwright.sync_api import ConsoleMessage, Page
 
 RUN_MS = 180_000
+PANEL, LINE, TRACK = ".exact-vae", ".exact-vae-line", ".exact-vae-track"
+"""Of a panel of ours: the whole, its line, the bar of its memory or progress."""
 # Console errors that may come while a test works, each with its reason; any other fails the test. What the frontend
 # writes before that, while it opens, counts only if it names a file of ours.
 IGNORED = {
@@ -56,6 +58,18 @@ class Ui:
 
     def set(self, setting: str, value: Any) -> None:
         self.js("([id, value]) => window.app.extensionManager.setting.set(id, value)", [setting, value])
+
+    def visible(self, selector: str) -> None:
+        """Wait for the first of these to be seen."""
+        self.page.locator(selector).first.wait_for(state="visible")
+
+    def gone(self) -> None:
+        """Wait until no panel of ours is left."""
+        self.page.wait_for_function(f"() => !document.querySelector('{PANEL}')")
+
+    def text(self, selector: str) -> str:
+        """What the first of these says."""
+        return self.page.locator(selector).first.inner_text()
 
     def clear(self) -> None:
         self.js("""() => {
