@@ -21,6 +21,12 @@ IGNORED = {
 }
 
 
+OVER_THE_CANVAS = ("Comfy.Minimap.Visible", "Comfy.Graph.CanvasMenu", "Comfy.Graph.CanvasInfo")
+"""Settings of what the page draws over the workflow."""
+MENU = ".comfy-menu-hamburger, .no-drag.fixed.top-0.right-0"
+"""What is left of the page while it shows nothing else."""
+
+
 class Console:
     """What a page wrote as errors."""
 
@@ -130,6 +136,19 @@ class Ui:
         self.link(latent, decode, "samples")
         self.link(decode, preview, "images")
         return decode
+
+    def show_only(self, left: int, top: int, width: int, height: int) -> None:
+        """A part of the canvas in its own size, with nothing of the page over it, until the page is closed."""
+        self.page.set_viewport_size({"width": width, "height": height})
+        for setting in OVER_THE_CANVAS:
+            self.js("(id) => window.app.ui.settings.setSettingValue(id, false)", setting)
+        if not self.js("() => Boolean(window.app.extensionManager.focusMode)"):
+            self.js("() => window.app.extensionManager.command.execute('Workspace.ToggleFocusMode')")
+        self.page.add_style_tag(content=f"{MENU} {{ visibility: hidden; }}")
+        self.page.wait_for_timeout(1500)
+        self.js("([x, y]) => { Object.assign(window.app.canvas.ds, {scale: 1, offset: [-x, -y]}); }", [left, top])
+        self.js("() => window.app.canvas.setDirty(true, true)")
+        self.page.wait_for_timeout(1500)
 
     def run(self, milliseconds: int = RUN_MS) -> list[dict[str, Any]]:
         """Queue the workflow and wait for its end; the progress events of our pack in their order."""
