@@ -20,6 +20,12 @@ MARGIN, LARGEST_BYTES = 12, 285_000
 WIDGET = "memory (GiB, 0: automatic)"
 
 
+@pytest.fixture(autouse=True)
+def _no_badges(ui: Ui) -> None:  # pyright: ignore[reportUnusedFunction]
+    """The name of the folder on every node of ours tells nothing here."""
+    ui.set("Comfy.NodeBadge.NodeSourceBadgeMode", "None")
+
+
 def write(ui: Ui, name: str, width: int, height: int) -> None:
     """The canvas from its corner on, as small as it is without loss."""
     ui.show_only(0, 0, width, height)
@@ -61,11 +67,14 @@ def test_encode_and_decode(ui: Ui, palette: str) -> None:
     sizes = {image: (270, 330), encode: (310, 150), decode: (310, 150), preview: (260, 330)}
     for node, size in sizes.items():
         ui.js("([id, size]) => window.app.graph.getNodeById(id).setSize(size)", [node, size])
+    ui.run()  # what is compiled and loaded at the first run is in that one's seconds
+    for node in (encode, decode):
+        ui.js("(id) => { const {widgets} = window.app.graph.getNodeById(id); widgets[0].value = 0.16; }", node)
     ui.run()
     ui.visible(TRACK)
     assert [line.split(" · ")[0] for line in ui.page.locator(LINE).all_inner_texts()] == ["exact", "exact"]
     assert label(ui, encode) == label(ui, decode) == WIDGET
-    write(ui, f"nodes_{palette}", 964, 540)
+    write(ui, f"nodes_{palette}", 964, 560 if palette == "dark" else 530)
 
 
 def test_plan(ui: Ui) -> None:
@@ -84,7 +93,16 @@ def test_plan(ui: Ui) -> None:
 def test_progress(ui: Ui) -> None:
     nodes_2(ui)
     decode = ui.decode_workflow(1536)
-    ui.show_only(0, 60, 860, 330)
+    ui.js(
+        """([left, right]) => {
+        const preview = window.app.graph.nodes.find(({type}) => type === 'PreviewImage');
+        preview.pos = [right, preview.pos[1]];
+        preview.setSize([160, 60]);
+        window.app.graph.getNodeById(left).setSize([310, 150]);
+    }""",
+        [decode, 700],
+    )
+    ui.show_only(20, 60, 860, 330)
     ui.queue()
     ui.page.wait_for_function("() => window.seen.progress.some(({fraction}) => fraction > 0.4)", timeout=120_000)
     assert " · " in ui.text(LINE)
