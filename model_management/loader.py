@@ -11,9 +11,10 @@ import torch
 from torch import nn
 
 from ..vae_model.bundled import BUNDLED_FILE
-from ..vae_model.conventions import knows_raw, not_raw
+from ..vae_model.conventions import is_flux2_tiny, knows_raw, not_raw
 from ..vae_model.errors import InputError, VAEFileError
 from ..vae_model.from_module import load_module
+from ..vae_model.flux2 import PATCH
 from ..vae_model.host import Host
 from ..vae_model.load import Source, load_model
 from ..vae_model.vae import VAE
@@ -39,12 +40,13 @@ def load_vae(
     latent_format: str | None = None,
     variant: str | None = None,
     part: str | None = None,
+    pack_flux2: bool = False,
 ) -> VAE:
     """Load an autoencoder, whatever layout its file has.
 
     Args:    path_or_paths: a weight file, a diffusers folder, a pipeline's root, a state dict, a sequence of encoder
              and decoder file, a folder of these two, or "bundled" for the small VAE that ships with the project. Also a
-             model in memory: of ours, of diffusers or of a training; its weights are shared where device and dtype stay.
+             model in memory, of ours, of diffusers or of a training: weights are shared where device and dtype stay.
              dtype: of weights and activations, a torch dtype or its name; "auto" is bfloat16 where the device is
              fast at it, else float32.
              device: "auto", a torch device or its name.
@@ -54,6 +56,9 @@ def load_vae(
              latents where neither its file nor its name tells it; where it is not known, a warning says so.
              variant: of a folder's files, such as "fp16"; None takes the plain ones, or the only one there is.
              part: of several autoencoders in a checkpoint, such as "ema": the name of its dictionary or its prefix.
+             pack_flux2: whether a tiny VAE for Flux.2 (TAEF2) takes and gives the latents of Flux.2's own VAE, which
+             have squares of 2 x 2 cells in their channels: (B, 128, h, w) of 16 pixels a cell instead of (B, 32, 2h,
+             2w) of 8. Nothing else is changed by it.
     Raises:  VAEFileError, one line, for anything that is no autoencoder; InputError for a dtype or device not here.
     """
     _require_sources(path_or_paths)
@@ -71,6 +76,9 @@ def load_vae(
         loaded = load_model(
             path_or_paths, dtype=kind, config=config, latent_format=latent_format, variant=variant, part=part
         )
+    if pack_flux2 and is_flux2_tiny(loaded.family, loaded.config):
+        tiny: Any = loaded.model
+        tiny.latent_patch = PATCH
     if not knows_raw(loaded.family, loaded.config, loaded.hints):
         logger.warning(not_raw(loaded.config))
     if not inside:
@@ -78,27 +86,15 @@ def load_vae(
     vae = HostedVAE(loaded, device=target, dtype=kind)
     if not isinstance(path_or_paths, (Mapping, nn.Module)):  # these would stay in memory for this
         # By this the host makes another copy of the model, for another device.
-        told = (config, latent_format, variant, part)
-        vae.patcher.cached_patcher_init = (_load_patcher, (path_or_paths, kind, target, *told))
+        again = {"config": config, "latent_format": latent_format, "variant": variant, "part": part}
+        again |= {"dtype": kind, "device": target, "pack_flux2": pack_flux2}
+        vae.patcher.cached_patcher_init = (_load_patcher, (path_or_paths, again))
     return vae
 
 
-def _load_patcher(
-    source: Any,
-    dtype: torch.dtype,
-    device: torch.device,
-    config: Mapping[str, Any] | None,
-    latent_format: str | None = None,
-    variant: str | None = None,
-    part: str | None = None,
-    *,
-    disable_dynamic: bool = False,
-) -> Any:
+def _load_patcher(source: Any, options: Mapping[str, Any], *, disable_dynamic: bool = False) -> Any:
     """The patcher of the same model loaded once more. `disable_dynamic`: the host's wish, which ours always fulfils."""
-    again = load_vae(
-        source, dtype=dtype, device=device, config=config, latent_format=latent_format, variant=variant, part=part
-    )
-    return again.patcher
+    return load_vae(source, **options).patcher
 
 
 def _require_options(config: Any, host: Any, variant: Any, part: Any) -> None:

@@ -55,8 +55,12 @@ class Pretrained(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where the first parameter is."""
-        return next(self.parameters()).device
+        """Where the first parameter is; or where a program that manages this model notes that it has put it."""
+        return vars(self).get("_noted_device") or next(self.parameters()).device
+
+    @device.setter
+    def device(self, device: torch.device | None) -> None:  # ComfyUI does so with every model; None ends it
+        vars(self)["_noted_device"] = device
 
     @property
     def is_gradient_checkpointing(self) -> bool:

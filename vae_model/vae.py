@@ -73,8 +73,9 @@ class VAE(HostNames):
         self.device, self.output_device, self.vae_dtype = device, output_device, dtype
         self.working_dtypes = [torch.bfloat16, torch.float32]
         config = loaded.config
-        self.latent_channels = config.latent_channels
-        self.downscale_ratio, self.upscale_ratio = config.factor, decode_factor(config)
+        patch = getattr(loaded.model, "latent_patch", 1)
+        self.latent_channels = patch**2 * config.latent_channels
+        self.downscale_ratio, self.upscale_ratio = patch * config.factor, patch * decode_factor(config)
         self.input_channels, self.output_channels = image_channels(config)
         self.is_temporal = isinstance(config, VideoConfig)
         self.latent_dim = 3 if isinstance(config, WanConfig) else 2
