@@ -13,8 +13,8 @@ from torch import nn
 from ..vae_model.bundled import BUNDLED_FILE
 from ..vae_model.conventions import is_flux2_tiny, knows_raw, not_raw
 from ..vae_model.errors import InputError, VAEFileError
-from ..vae_model.from_module import load_module
 from ..vae_model.flux2 import PATCH
+from ..vae_model.from_module import load_module
 from ..vae_model.host import Host
 from ..vae_model.load import Source, load_model
 from ..vae_model.vae import VAE
