@@ -39,7 +39,7 @@ def make_parser() -> argparse.ArgumentParser:
         "-o", "--output", type=Path, help="a file, or a folder for several inputs; default: beside each input, if new"
     )
     running.add_argument(
-        "--vae", action="append", metavar="FILE", help="a VAE file; give the option twice for two halves"
+        "--vae", action="append", metavar="FILE", help="a VAE file or folder; --vae A --vae B, or A,B, for two halves"
     )
     running.add_argument("--method", default="exact", help="exact (default), untiled, or blend (approximate)")
     running.add_argument("--memory", default=None, metavar="AMOUNT", help="limit above the weights, such as 2GiB")
@@ -71,7 +71,7 @@ def make_parser() -> argparse.ArgumentParser:
     plan.add_argument("--dtype", default="auto", help="auto, float32, bfloat16 or float16")
     plan.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps, xpu")
     plan.add_argument("--direction", choices=["decode", "encode"], default="decode")
-    plan.add_argument("--vae", action="append", metavar="FILE", help="a VAE file; twice for two halves")
+    plan.add_argument("--vae", action="extend", nargs="+", metavar="FILE", help="a VAE file, or its two halves")
     convert = commands.add_parser(
         "convert", parents=[common, choosing, writing, latents], help="a VAE file in another layout"
     )
@@ -82,13 +82,14 @@ def make_parser() -> argparse.ArgumentParser:
     convert.add_argument("--layout", required=True, help="ldm, diffusers, or another that the family has")
     convert.add_argument("--dtype", default=None, help="float32, bfloat16 or float16; default: as in the input")
     evaluate = commands.add_parser("evaluate", parents=[common, choosing], help="how well VAEs reconstruct pictures")
-    evaluate.add_argument("vaes", nargs="+", metavar="VAE", help='a VAE file, two halves joined by "+", or bundled')
+    evaluate.add_argument("vaes", nargs="*", metavar="VAE", help='a VAE file, two halves joined by "+", or bundled')
+    evaluate.add_argument("--vae", action="append", metavar="FILE", help="one VAE more; twice for its two halves")
     evaluate.add_argument("--images", type=Path, required=True, metavar="DIR", help="a folder of pictures")
     evaluate.add_argument("--crop", type=int, default=512, metavar="PIXELS", help="side of the centre crops; 512")
     evaluate.add_argument("--sheet", type=Path, metavar="FILE.png", help="write a contact sheet of the first pictures")
     evaluate.add_argument("--dtype", default="float32", help="float32 (default), bfloat16, float16 or auto")
     evaluate.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps, xpu")
-    add_sample(commands, common)
+    add_sample(commands, [common, choosing, latents])
     train = commands.add_parser("train", help="train an autoencoder as a configuration says")
     train.add_argument("config", metavar="CONFIG", help="a YAML file, or the name of one that comes with the project")
     train.add_argument("overrides", nargs="*", metavar="key=value", help="such as trainer.batches=100")
@@ -114,10 +115,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     options, rest = parser.parse_known_args(words)
     if options.command == "train":  # argparse takes no second group of words behind an option
-        options.overrides += [word for word in rest if not word.startswith("-")]
-        rest = [word for word in rest if word.startswith("-")]
+        options.overrides += rest  # options of other trainers among them, which are told what they are here
+        rest = []
     if rest:
-        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+        from .model_management.vae_option import other_half
+
+        parser.error(f"unrecognized arguments: {' '.join(rest)}{other_half(getattr(options, 'vae', None), rest)}")
     if getattr(options, "debug", False):
         show_tracebacks()
     _show_notes(options)
@@ -174,12 +177,13 @@ def _show_notes(options: argparse.Namespace) -> None:
 def _convert(options: argparse.Namespace) -> int:
     """One VAE into another layout."""
     from .model_management.convert import convert_vae
+    from .model_management.vae_option import vae_files
 
     if options.no_clobber and options.output.exists() and not options.output.is_dir():
         written, notes = [options.output], ["kept as it was"]
     else:
         written, notes = convert_vae(
-            options.inputs,
+            vae_files(options.inputs),
             options.output,
             options.layout,
             options.dtype,
@@ -211,8 +215,9 @@ def _train(options: argparse.Namespace) -> int:
 def _info(options: argparse.Namespace) -> int:
     """Describe a VAE from names and shapes alone."""
     from .model_management.describe import card, describe_vae
+    from .model_management.vae_option import vae_files
 
-    facts = describe_vae(options.inputs, options.latent_format, options.variant, options.part)
+    facts = describe_vae(vae_files(options.inputs), options.latent_format, options.variant, options.part)
     if options.json:
         print(json.dumps(facts))
     elif not options.quiet:
@@ -226,9 +231,10 @@ def _info(options: argparse.Namespace) -> int:
 def _plan(options: argparse.Namespace) -> int:
     """Show the plan of one size; nothing is loaded or run."""
     from .model_management.describe import plan_file
+    from .model_management.vae_option import vae_files
 
     plan = plan_file(
-        options.vae or ["bundled"],
+        vae_files(options.vae),
         options.size,
         options.direction,
         memory=options.memory,

@@ -150,6 +150,8 @@ def card(facts: Mapping[str, object]) -> dict[str, object]:
         "latents": facts["latents"],
         "scale and shift": facts["scale and shift"],
     }
+    if "notes" in facts:
+        rows["notes"] = facts["notes"]
     if facts["prefix"] != "none":
         rows["prefix"] = facts["prefix"]
     if facts["not told by the weights"] != NOTHING_UNTOLD:

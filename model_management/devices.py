@@ -1,4 +1,4 @@
-"""Which device and which dtype a VAE runs in, and reading both from text."""
+"""Which device and which dtype a VAE runs in, and reading devices from text."""
 
 from __future__ import annotations
 
@@ -10,13 +10,9 @@ from typing import Any, cast
 
 import torch
 
-DTYPES: dict[str, torch.dtype] = {
-    "float32": torch.float32,
-    "bfloat16": torch.bfloat16,
-    "float16": torch.float16,
-    "float64": torch.float64,
-}
-_SHORT_DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16", "fp64": "float64"}
+from ..vae_model.dtypes import DTYPES as DTYPES
+from ..vae_model.dtypes import parse_dtype as parse_dtype
+from ..vae_model.errors import InputError
 
 # These Turing chips (TU116, TU117) run float16 without tensor cores, and convolutions return NaN on many of them.
 _BROKEN_FLOAT16 = re.compile(r"GTX 16\d\d|\bMX[45]50\b|\bT(?:400|500|550|600|1000|1200|2000)\b")
@@ -57,7 +53,7 @@ def vae_dtype(
              allowed: dtypes the model bears, best first. float16 overflows in many VAEs: allow it for those alone
                  that were made for it.
     """
-    device = vae_device() if device is None else torch.device(device)
+    device = vae_device() if device is None else device if isinstance(device, torch.device) else as_device(device)
     return next((dtype for dtype in allowed if _computes_well(device, dtype)), torch.float32)
 
 
@@ -72,37 +68,37 @@ def canonical_device(device: torch.device) -> torch.device:
     return torch.device(device.type, 0)
 
 
-def parse_device(text: str | torch.device) -> torch.device:
+def as_device(given: Any) -> torch.device:
+    """A device or its name, as its tensors name it; InputError for what is none, or whose driver is not here."""
+    try:
+        device = torch.device(given)
+    except (RuntimeError, TypeError) as error:
+        raise InputError(f"device: expected a device such as cpu or cuda:0, got {given!r}: name one") from error
+    backend = getattr(torch, device.type, None) if device.type in ("cuda", "xpu") else None
+    if not getattr(backend, "is_available", lambda: True)():
+        raise InputError(f"device: expected a device that is here, got {str(device)!r}: this PyTorch finds none")
+    return canonical_device(device)
+
+
+def parse_device(text: Any) -> torch.device:
     """Read "cpu", "cuda", "cuda:1", "xpu", "mps" and, where torch_directml is imported, "privateuseone:0".
 
     Returns: the device with its index, as its tensors name it.
-    Raises:  ValueError in one line that lists what is here, for a name that is no device or is not here.
+    Raises:  InputError in one line that lists what is here, for a name that is no device or is not here.
     """
     counts = {kind: _count(kind) for kind in ("cpu", "cuda", "xpu", "mps", "privateuseone")}
     here = [kind if count == 1 else f"{kind}:0..{count - 1}" for kind, count in counts.items() if count]
     expected = f"device: expected one of {', '.join(here)}, got {str(text)!r}"
     try:
         device = torch.device(text)
-    except RuntimeError as error:
-        raise ValueError(f"{expected}: write the kind and, if there are several, a colon and a number") from error
+    except (RuntimeError, TypeError) as error:
+        raise InputError(f"{expected}: write the kind and, if there are several, a colon and a number") from error
     count = counts.get(device.type, 0)
     if not count:
-        raise ValueError(f"{expected}: this PyTorch finds no such device here, choose one of these")
+        raise InputError(f"{expected}: this PyTorch finds no such device here, choose one of these")
     if (_index(device) or 0) >= count:
-        raise ValueError(f"{expected}: numbers start at 0, choose one of these")
+        raise InputError(f"{expected}: numbers start at 0, choose one of these")
     return canonical_device(device)
-
-
-def parse_dtype(name: str | torch.dtype) -> torch.dtype:
-    """Read "bfloat16", "bf16", "torch.bfloat16" or a torch.dtype, likewise for float16, float32 and float64.
-
-    Raises:  ValueError in one line that lists the names, for anything else.
-    """
-    plain = str(name).removeprefix("torch.").lower()
-    plain = _SHORT_DTYPES.get(plain, plain)
-    if plain not in DTYPES:
-        raise ValueError(f"dtype: expected one of {', '.join(DTYPES)}, got {str(name)!r}: choose one of these")
-    return DTYPES[plain]
 
 
 def _count(kind: str) -> int:

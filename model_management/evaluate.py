@@ -97,7 +97,7 @@ class Evaluation:
 
 
 def evaluate(
-    names: Sequence[str],
+    names: Sequence[str | Sequence[str]],
     folder: Path,
     *,
     crop: int = 512,
@@ -110,7 +110,7 @@ def evaluate(
 ) -> Evaluation:
     """Reconstruct the centre crop of every image of a folder with every VAE.
 
-    Args:    names: VAE files, or "bundled"; the two halves of one joined by "+".
+    Args:    names: VAE files, or "bundled"; the two halves of one joined by "+", or as a list.
              crop: side in pixels; sides are cut down to multiples of 32.
              variant, part: as for `load_vae`: a variant of those that are folders, a part of all but the bundled one.
              keep_samples: keep the first images and their reconstructions for a contact sheet.
@@ -126,12 +126,19 @@ def evaluate(
             _files(name),
             dtype=dtype,
             device=device,
-            variant=variant if Path(name).is_dir() else None,
+            variant=variant if any(Path(file).is_dir() for file in _as_list(_files(name))) else None,
             part=None if name == BUNDLED else part,
         )
         for name in names
     ]
-    result = Evaluation(crop, scores=[Scores(name) for name in names])
+    for name, vae in zip(names, vaes, strict=True):
+        parts = {part for part, _ in vae.first_stage_model.named_children()}
+        if len(parts & {"encoder", "decoder"}) == 1:
+            raise InputError(
+                f"{'+'.join(_as_list(name))}: expected a whole VAE, got half of one: name both with --vae, or joined "
+                'by "+"'
+            )
+    result = Evaluation(crop, scores=[Scores("+".join(_as_list(name))) for name in names])
     judge = _Judge(result)
     for number, path in enumerate(paths):
         x = _read_crop(path, crop, result)
@@ -158,9 +165,15 @@ def _pairs(vaes: list[VAE], result: Evaluation) -> list[tuple[VAE, Scores]]:
     return list(zip(vaes, result.scores, strict=True))
 
 
-def _files(name: str) -> str | list[str]:
-    """A file, or two halves joined by "+"."""
+def _files(name: str | Sequence[str]) -> str | list[str]:
+    """A file, or two halves: as a list, or joined by "+"."""
+    if not isinstance(name, str):
+        return name[0] if len(name) == 1 else list(name)
     return name.split("+") if "+" in name and not Path(name).exists() else name
+
+
+def _as_list(name: str | Sequence[str]) -> list[str]:
+    return [name] if isinstance(name, str) else list(name)
 
 
 def _read_crop(path: Path, crop: int, result: Evaluation) -> Tensor | None:

@@ -6,6 +6,8 @@ import argparse
 import json
 import sys
 
+from ..vae_model.errors import InputError
+
 
 def run_evaluate(options: argparse.Namespace) -> int:
     """Compare the VAEs; 1 where pictures had to be left out."""
@@ -15,6 +17,9 @@ def run_evaluate(options: argparse.Namespace) -> int:
 
     if options.sheet is not None:
         require_sheet_name(options.sheet)
+    names: list[str | list[str]] = [*options.vaes, *([options.vae] if options.vae else [])]
+    if not names:
+        raise InputError("evaluate: expected VAEs, got none: name files, or bundled")
     with open_bar(1.0, "evaluate", quiet=options.quiet or options.json) as bar:
 
         def progress(fraction: float) -> None:
@@ -22,7 +27,7 @@ def run_evaluate(options: argparse.Namespace) -> int:
             bar.refresh()
 
         result = evaluate(
-            options.vaes,
+            names,
             options.images,
             crop=options.crop,
             dtype=options.dtype,

@@ -15,7 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .devices import canonical_device, vae_device, vae_offload_device
+from ..vae_model.bytesize import parse_bytes
+from ..vae_model.errors import InputError
+from .devices import as_device, canonical_device, vae_device, vae_offload_device
 from .memory import get_free_memory, soft_empty_cache
 from .oom import is_oom
 
@@ -154,14 +156,27 @@ def _try_move(model: nn.Module, device: torch.device) -> bool:
 _PROCESS_MODELS = LoadedModels()
 
 
-def load_model(model: nn.Module, device: torch.device, memory_required: int = 0) -> None:
-    """`LoadedModels.load_model` of the process's own registry."""
-    _PROCESS_MODELS.load_model(model, device, memory_required)
+def load_model(model: nn.Module, device: torch.device | str, memory_required: int | str = 0) -> None:
+    """`LoadedModels.load_model` of the process's own registry, for a module or a VAE; InputError for anything else."""
+    _PROCESS_MODELS.load_model(_module(model, "load_model"), as_device(device), _amount(memory_required))
 
 
 def unload_model(model: nn.Module) -> None:
-    """`LoadedModels.unload_model` of the process's own registry."""
-    _PROCESS_MODELS.unload_model(model)
+    """`LoadedModels.unload_model` of the process's own registry, for a module or a VAE."""
+    _PROCESS_MODELS.unload_model(_module(model, "unload_model"))
+
+
+def _module(given: Any, what: str) -> nn.Module:
+    model: Any = getattr(given, "first_stage_model", given)
+    if not isinstance(model, nn.Module):
+        found = "nothing" if given is None else type(given).__name__
+        raise InputError(f"{what}: expected a module or a VAE, got {found}: give one that load_vae made")
+    return model
+
+
+def _amount(given: Any) -> int:
+    """Bytes, also as text with a unit; nothing is none."""
+    return 0 if isinstance(given, int) and given == 0 else parse_bytes(given)
 
 
 def unload_all_models() -> None:
@@ -184,9 +199,9 @@ def load_models_gpu(models: Iterable[Any], memory_required: int = 0) -> None:
         places.append((model, vae_device() if model is given else given.device))
     together = [model for model, _ in places]
     for model, device in places:
-        _PROCESS_MODELS.load_model(model, device, memory_required, keep=together)
+        _PROCESS_MODELS.load_model(model, device, _amount(memory_required), keep=together)
 
 
-def free_memory(bytes_needed: int, device: torch.device, keep: Sequence[nn.Module] = ()) -> int:
+def free_memory(bytes_needed: int | str, device: torch.device | str, keep: Sequence[nn.Module] = ()) -> int:
     """`LoadedModels.free_memory` of the process's own registry."""
-    return _PROCESS_MODELS.free_memory(bytes_needed, device, keep)
+    return _PROCESS_MODELS.free_memory(_amount(bytes_needed), as_device(device), keep)

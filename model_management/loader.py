@@ -8,10 +8,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+from torch import nn
 
 from ..vae_model.bundled import BUNDLED_FILE
-from ..vae_model.conventions import knows_raw, not_raw
+from ..vae_model.conventions import is_flux2_tiny, knows_raw, not_raw
 from ..vae_model.errors import InputError, VAEFileError
+from ..vae_model.flux2 import PATCH
+from ..vae_model.from_module import load_module
 from ..vae_model.host import Host
 from ..vae_model.load import Source, load_model
 from ..vae_model.vae import VAE
@@ -28,7 +31,7 @@ BUNDLED = "bundled"
 
 @speaks_plainly("load_vae")
 def load_vae(
-    path_or_paths: Source | Sequence[Source] = BUNDLED,
+    path_or_paths: Source | nn.Module | Sequence[Source] = BUNDLED,
     *,
     dtype: str | torch.dtype = "auto",
     device: str | torch.device = "auto",
@@ -37,11 +40,13 @@ def load_vae(
     latent_format: str | None = None,
     variant: str | None = None,
     part: str | None = None,
+    pack_flux2: bool = False,
 ) -> VAE:
     """Load an autoencoder, whatever layout its file has.
 
     Args:    path_or_paths: a weight file, a diffusers folder, a pipeline's root, a state dict, a sequence of encoder
-             and decoder file, or "bundled" for the small VAE that ships with the project.
+             and decoder file, a folder of these two, or "bundled" for the small VAE that ships with the project. Also a
+             model in memory, of ours, of diffusers or of a training: weights are shared where device and dtype stay.
              dtype: of weights and activations, a torch dtype or its name; "auto" is bfloat16 where the device is
              fast at it, else float32.
              device: "auto", a torch device or its name.
@@ -51,37 +56,64 @@ def load_vae(
              latents where neither its file nor its name tells it; where it is not known, a warning says so.
              variant: of a folder's files, such as "fp16"; None takes the plain ones, or the only one there is.
              part: of several autoencoders in a checkpoint, such as "ema": the name of its dictionary or its prefix.
-    Raises:  VAEFileError, one line, for anything that is no autoencoder; ValueError for a dtype or device not here.
+             pack_flux2: whether a tiny VAE for Flux.2 (TAEF2) takes and gives the latents of Flux.2's own VAE, which
+             have squares of 2 x 2 cells in their channels: (B, 128, h, w) of 16 pixels a cell instead of (B, 32, 2h,
+             2w) of 8. Nothing else is changed by it.
+    Raises:  VAEFileError, one line, for anything that is no autoencoder; InputError for a dtype or device not here.
     """
     _require_sources(path_or_paths)
+    _require_options(config, host, variant, part)
     inside = comfy_host.is_comfyui() and host is None
     target = _auto_device(inside) if device == "auto" else parse_device(device)
     kind = _auto_dtype(inside, target) if dtype == "auto" else parse_dtype(dtype)
-    if path_or_paths == BUNDLED:
+    if isinstance(path_or_paths, str) and path_or_paths == BUNDLED:
         if not BUNDLED_FILE.is_file():
             raise VAEFileError(f"{BUNDLED_FILE.name}: expected the bundled VAE, found none: install the project again")
         path_or_paths = BUNDLED_FILE
-    loaded = load_model(
-        path_or_paths, dtype=kind, config=config, latent_format=latent_format, variant=variant, part=part
-    )
+    if isinstance(path_or_paths, nn.Module):
+        loaded = load_module(path_or_paths, dtype=kind, config=config, latent_format=latent_format)
+    else:
+        loaded = load_model(
+            path_or_paths, dtype=kind, config=config, latent_format=latent_format, variant=variant, part=part
+        )
+    if pack_flux2 and is_flux2_tiny(loaded.family, loaded.config):
+        tiny: Any = loaded.model
+        tiny.latent_patch = PATCH
     if not knows_raw(loaded.family, loaded.config, loaded.hints):
         logger.warning(not_raw(loaded.config))
     if not inside:
         return VAE(loaded, host or LocalHost(), device=target, dtype=kind, output_device=output_device())
     vae = HostedVAE(loaded, device=target, dtype=kind)
-    if not isinstance(path_or_paths, Mapping):  # a state dict would stay in memory for this
+    if not isinstance(path_or_paths, (Mapping, nn.Module)):  # these would stay in memory for this
         # By this the host makes another copy of the model, for another device.
-        vae.patcher.cached_patcher_init = (_load_patcher, (path_or_paths, kind, target, config))
+        again = {"config": config, "latent_format": latent_format, "variant": variant, "part": part}
+        again |= {"dtype": kind, "device": target, "pack_flux2": pack_flux2}
+        vae.patcher.cached_patcher_init = (_load_patcher, (path_or_paths, again))
     return vae
 
 
-def _load_patcher(source: Any, dtype: torch.dtype, device: torch.device, config: Mapping[str, Any] | None) -> Any:
-    """The patcher of the same model loaded once more."""
-    return load_vae(source, dtype=dtype, device=device, config=config).patcher
+def _load_patcher(source: Any, options: Mapping[str, Any], *, disable_dynamic: bool = False) -> Any:
+    """The patcher of the same model loaded once more. `disable_dynamic`: the host's wish, which ours always fulfils."""
+    return load_vae(source, **options).patcher
+
+
+def _require_options(config: Any, host: Any, variant: Any, part: Any) -> None:
+    """InputError for options of another kind than they are meant to be."""
+    if not (config is None or isinstance(config, Mapping)):
+        raise InputError(f"config: expected fields of a config.json, got {type(config).__name__}: pass a dictionary")
+    if not (host is None or hasattr(host, "make_plan")):
+        raise InputError(f"host: expected a Host, got {type(host).__name__}: pass model_management.LocalHost() or none")
+    for name, value in (("variant", variant), ("part", part)):
+        if not (value is None or isinstance(value, str)):
+            raise InputError(f"{name}: expected a name, got {value!r}: pass text, or leave it out")
 
 
 def _require_sources(given: Any) -> None:
-    """InputError for what is neither a path, a state dict, nor some of these."""
+    """InputError for what is neither a path, a state dict, a module, nor some of these."""
+    if isinstance(given, nn.Module):
+        return
+    if isinstance(given, VAE):
+        raise InputError("load_vae: expected a file or a model, got a VAE: use it as it is, or give first_stage_model")
     kinds = (str, os.PathLike, Mapping)
     parts: list[Any] = [given] if isinstance(given, kinds) or not isinstance(given, (list, tuple)) else list(given)  # pyright: ignore
     odd = [part for part in parts if not isinstance(part, kinds)]

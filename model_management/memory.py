@@ -16,7 +16,7 @@ from typing import Any, Literal, overload
 import torch
 
 from .container import host_memory
-from .devices import canonical_device, get_torch_device
+from .devices import as_device, get_torch_device
 
 # DirectML has no call that tells how much memory is free. Any card it runs on has this much left for one layer's work;
 # a plan made for it is slow on a large card and still correct.
@@ -40,7 +40,7 @@ def get_free_memory(device: torch.device | str | None = None, torch_free_too: bo
     `torch_free_too` (free bytes, those of them in such blocks); where no allocator keeps blocks, both are all that is
     free, as ComfyUI has it.
     """
-    device = get_torch_device() if device is None else canonical_device(torch.device(device))
+    device = get_torch_device() if device is None else as_device(device)
     if device.type in _DRIVER_KINDS:
         backend = getattr(torch, device.type)
         free_bytes, cached_bytes = _driver_free_bytes(backend, device), _inactive_bytes(backend, device)
@@ -58,7 +58,7 @@ def get_free_memory(device: torch.device | str | None = None, torch_free_too: bo
 
 def get_total_memory(device: torch.device | str | None = None) -> int:
     """Bytes that `device` has in all, used or not; the compute device when it is None."""
-    device = get_torch_device() if device is None else canonical_device(torch.device(device))
+    device = get_torch_device() if device is None else as_device(device)
     if device.type in _DRIVER_KINDS:
         return int(getattr(torch, device.type).get_device_properties(device).total_memory)
     if device.type == "privateuseone":

@@ -22,6 +22,7 @@ from ..vae_model.vae import VAE
 from .inputs import gather_inputs, read_latent_file, read_picture
 from .jobs import Outcome, Result, name_outputs, run_jobs
 from .loader import load_vae
+from .vae_option import require_no_half, vae_files
 
 
 def run_files(options: argparse.Namespace) -> int:
@@ -34,10 +35,12 @@ def run_files(options: argparse.Namespace) -> int:
     require_suffix(f"name{suffix}")
     if options.output is not None and options.output.suffix and not options.output.is_dir():
         require_suffix(options.output)
-    files = options.vae or ["bundled"]
+    files = vae_files(options.vae)
     if getattr(options, "shard", False):
         return _run_sharded(options, files, suffix)
     inputs = gather_inputs(options.inputs, options.command)
+    if options.vae and len(files) == 1:
+        require_no_half(inputs, files, options.command)
     if options.output is not None and options.output.suffix and any(path.is_dir() for path in options.inputs):
         raise InputError(f"-o: expected a folder for a folder of inputs, got {options.output}: name a folder")
     targets = name_outputs(inputs, options.output, suffix)

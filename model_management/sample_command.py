@@ -16,9 +16,9 @@ _GAP = 4
 _PRIOR = "decode latents of plain noise; they look like pictures only where the KL term was strong"
 
 
-def add_sample(commands: Any, common: argparse.ArgumentParser) -> None:
-    """The command's own words."""
-    sample = commands.add_parser("sample", parents=[common], help=_PRIOR)
+def add_sample(commands: Any, parents: list[argparse.ArgumentParser]) -> None:
+    """The command's own words, beside those of `parents`."""
+    sample = commands.add_parser("sample", parents=parents, help=_PRIOR)
     sample.add_argument("-o", "--output", type=Path, help="a folder for sample_SEED.png")
     sample.add_argument("--sheet", type=Path, metavar="FILE.png", help="all of them in one picture")
     sample.add_argument("--vae", action="append", metavar="FILE", help="a VAE file; twice for two halves")
@@ -54,7 +54,14 @@ def run_sample(options: argparse.Namespace) -> int:
     if options.output is not None:
         require_writable(options.output / "sample.png")
     files = options.vae or ["bundled"]
-    vae = load_vae(files if len(files) > 1 else files[0], dtype=options.dtype, device=options.device)
+    vae = load_vae(
+        files if len(files) > 1 else files[0],
+        dtype=options.dtype,
+        device=options.device,
+        latent_format=options.latent_format,
+        variant=options.variant,
+        part=options.part,
+    )
     written: list[Path] = []
     kept: list[Tensor] = []
     with open_bar(options.count, "sample", quiet=options.quiet or options.json, count=True) as bar:

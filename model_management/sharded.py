@@ -52,7 +52,7 @@ def decode_sharded(
     Raises:  InputError for more ranks than rows of latent cells or latents that this VAE cannot take,
              MemoryBudgetError where the share of some rank does not fit, RankStopped where another rank failed.
     """
-    with ranks.together(), torch.inference_mode():
+    with ranks.together():
         z = check_latents(samples, vae.latent_channels)
         group = check_timesteps(timesteps, len(z), vae.is_temporal)
         share = Share(z.shape[2], ranks.rank, ranks.count)
@@ -63,7 +63,7 @@ def decode_sharded(
         (top, bottom), height = rows[ranks.rank], z.shape[2] * f
         first = ranks.rank == 0
         shape = (len(z), height if first else bottom - top, z.shape[3] * f, vae.output_channels)
-        out = torch.empty(shape, dtype=torch.float32, device=vae.output_device)
+        out = torch.empty(shape, dtype=torch.float32, device=vae.output_device)  # plain: see `plain_output`
 
         def put(item: int, row: int, part: Tensor) -> None:
             target = out[item : item + len(part), row : row + part.shape[2]]  # rank 0 begins at row 0
@@ -79,7 +79,7 @@ def decode_sharded(
         def make_half() -> Half:
             return decoder_half(vae.first_stage_model)
 
-        with Watch(report, vae.host.tell, vae.device) as watch:
+        with torch.inference_mode(), Watch(report, vae.host.tell, vae.device) as watch:
             sharded = ShardedRun(
                 run, make_half, None, put, watch, group, share=share, ranks=ranks, neighbours=neighbours
             )

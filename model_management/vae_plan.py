@@ -18,8 +18,10 @@ def plan_text(vae: Any, direction: str, width: int, height: int, memory: int | N
     `memory`: bytes above the weights, None for what is free.
     """
     vae = make_exact(vae, memory)
-    if not isinstance(vae, (ExactVAE, VAE)):
-        return f"This VAE runs by its own method: expected a VAE of ComfyUI or of ours, got {type(vae).__name__}"
+    made: object = vae
+    ours = isinstance(made, VAE)
+    if not ours and not isinstance(made, ExactVAE):
+        return f"This VAE runs by its own method: expected a VAE of ComfyUI or of ours, got {type(made).__name__}"
     try:
         require_half(getattr(vae, "first_stage_model", None), f"{direction}r", direction)
         host = vae.exact_host if hasattr(vae, "exact_host") else vae.host
@@ -30,7 +32,7 @@ def plan_text(vae: Any, direction: str, width: int, height: int, memory: int | N
     except InputError as reason:
         return str(reason)
     except UnsupportedModule as reason:
-        return f"This VAE runs {'untiled' if isinstance(vae, VAE) else 'by its own method'}: {reason}"
+        return f"This VAE runs {'untiled' if ours else 'by its own method'}: {reason}"
     shape = (1, half.program.in_channels, max(1, height // factor), max(1, width // factor))
     try:
         plan = host.make_plan(half.program, shape, vae.vae_dtype, vae.device, vae.memory_limit)

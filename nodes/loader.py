@@ -42,11 +42,20 @@ class VAELoader:
                         "it, else float32. float32 takes twice the memory; float16 can overflow (black images).",
                     },
                 ),
+                "part": (
+                    "STRING",
+                    {
+                        "default": "",
+                        "advanced": True,
+                        "tooltip": "Which one, where a file holds several VAEs: the name of its part, such as ema. "
+                        "Empty takes the only one there is; where there are several, the error names them.",
+                    },
+                ),
             },
         }
 
     @in_one_line
-    def load_vae(self, vae_name: str, dtype: str = "auto") -> tuple[Any]:
-        """Load by name."""
-        found = find_vae(vae_name)
-        return (load_vae(found.source, dtype=dtype, latent_format=found.latent_format),)
+    def load_vae(self, vae_name: str, dtype: str = "auto", part: str = "") -> tuple[Any]:
+        """Load by name; latents are those that the core's nodes carry, Flux.2's in squares."""
+        found, wanted = find_vae(vae_name), part.strip() or None
+        return (load_vae(found.source, dtype=dtype, latent_format=found.latent_format, part=wanted, pack_flux2=True),)

@@ -1,5 +1,6 @@
 """Files that are no autoencoder, or a damaged one: one line that says what it is, what it lacks and what to do."""
 
+import json
 import shutil
 import zipfile
 from pathlib import Path
@@ -144,8 +145,24 @@ def test_all_differences_are_gathered(tmp_path: Path, state: dict[str, Tensor]) 
 
 @pytest.mark.parametrize("groups", ["many", "0", "7"])
 def test_a_wrong_number_of_groups(tmp_path: Path, state: dict[str, Tensor], groups: str) -> None:
-    save_file(state, tmp_path / "a.safetensors", metadata={"norm_num_groups": groups})
-    assert WHOLE in refusal(tmp_path / "a.safetensors")
+    path = tmp_path / "a.safetensors"
+    save_file(state, path, metadata={"norm_num_groups": groups})
+    text = refusal(path)
+    assert text.startswith(f"{path}: expected settings that fit the weights, got norm_num_groups {groups} (")
+    assert text.endswith("): correct it in its config.json or header, or say it by config")
+    assert load_model(path, config={"norm_num_groups": 8}).config.num_groups == 8  # type: ignore[union-attr]
+
+
+def test_the_wrong_settings_are_named_and_no_others(tmp_path: Path, state: dict[str, Tensor]) -> None:
+    """In the header and in a config.json beside it; correcting what is named is enough."""
+    told: dict[str, Any] = {"latent_channels": 4, "norm_num_groups": 8, "dropout": 7, "act_fn": "silu"}
+    (tmp_path / "config.json").write_text(json.dumps(told), encoding="utf-8")
+    save_file(state, tmp_path / "a.safetensors", metadata={"tanh_out": "perhaps"})
+    assert "got dropout 7, tanh_out perhaps (" in refusal(tmp_path / "a.safetensors")
+    (tmp_path / "config.json").write_text(json.dumps(told | {"dropout": 0.5}), encoding="utf-8")
+    assert "got tanh_out perhaps (" in refusal(tmp_path / "a.safetensors")
+    save_file(state, tmp_path / "a.safetensors", metadata={"tanh_out": "True"})
+    assert load_model(tmp_path / "a.safetensors").config.tanh_out  # type: ignore[union-attr]
 
 
 def test_a_negative_number_of_groups(tmp_path: Path, state: dict[str, Tensor]) -> None:
@@ -272,7 +289,8 @@ def test_a_sound_file_of_numbers_that_are_not_known_is_not_to_be_downloaded_agai
     header = b'{"decoder.conv_in.weight": {"dtype": "F3_NEW", "shape": [4], "data_offsets": [0, 4]}}'
     (tmp_path / "a.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + bytes(4))
     assert refusal(tmp_path / "a.safetensors").endswith(
-        "expected numbers that this safetensors knows, found F3_NEW: get the float16 or float32 version"
+        "expected numbers that this safetensors knows, found F3_NEW in decoder.conv_in.weight: "
+        "get the float16 or float32 version"
     )
 
 

@@ -197,3 +197,60 @@ def test_the_frechet_distance_of_known_gaussians() -> None:
     assert learned_metrics.frechet_distance(a, a) == pytest.approx(0, abs=1e-12)
     with pytest.raises(ValueError, match="expected two rows or more of one width"):
         learned_metrics.frechet_distance(a[:1], b)
+
+
+@pytest.fixture(scope="module")
+def halves(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """A tiny VAE as two files."""
+    from exact_vae.vae_model.save import to_layout
+    from exact_vae.vae_model.tiny import AutoencoderTiny
+    from safetensors.torch import save_file
+
+    torch.manual_seed(0)
+    widths: dict[str, Any] = {f"{half}_block_out_channels": (8, 8) for half in ("encoder", "decoder")}
+    model = AutoencoderTiny(**widths, num_encoder_blocks=(1, 1), num_decoder_blocks=(1, 1)).eval()
+    folder = tmp_path_factory.mktemp("halves")
+    paths = [folder / f"taesd_{half}.safetensors" for half in ("encoder", "decoder")]
+    for half, path in zip(("encoder", "decoder"), paths, strict=True):
+        save_file(to_layout(model, f"taesd-{half}"), path)
+    return [str(path) for path in paths]
+
+
+def test_two_halves_are_one_vae(halves: list[str], folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """By `--vae` twice as for the other commands, joined, or as a list: the same figures, beside another VAE's."""
+    words = ["--images", str(folder), "--crop", "64", "--device", "cpu", "--json"]
+    found: list[Any] = []
+    for named in (["--vae", halves[0], "--vae", halves[1]], ["+".join(halves)]):
+        assert main(["evaluate", "bundled", *named, *words]) == 1  # two pictures were left out
+        found.append(json.loads(capsys.readouterr().out)["vaes"])
+    assert found[0] == found[1]
+    assert [facts["vae"] for facts in found[0]] == ["bundled", "+".join(halves)]
+    vae = load_vae(halves, dtype="float32", device="cpu")
+    result = evaluate([halves], folder, crop=64, keep_samples=True, device="cpu")
+    for image, x, _ in result.samples:
+        expected = float(psnr(x[None], reconstruct(vae, x[None])))
+        assert found[0][1]["psnr"]["values"][image] == pytest.approx(expected, abs=1e-6)
+        assert result.scores[0].values["psnr"][image] == pytest.approx(expected, abs=1e-6)
+
+
+def test_one_vae_by_option_is_as_by_its_name(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--images", str(folder), "--crop", "32", "--device", "cpu", "--json"]
+    printed: list[str] = []
+    for named in (["bundled"], ["--vae", "bundled"]):
+        assert main(["evaluate", *named, *words]) == 1
+        printed.append(capsys.readouterr().out)
+    assert printed[0] == printed[1]
+
+
+def test_no_vae_at_all_is_one_line(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["evaluate", "--images", str(folder)]) == 2
+    assert capsys.readouterr().err == "exact-vae: evaluate: expected VAEs, got none: name files, or bundled\n"
+
+
+def test_halves_that_are_named_apart_are_told_to_be_joined(
+    halves: list[str], folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["evaluate", *halves, "--images", str(folder), "--device", "cpu"]) == 2
+    printed = capsys.readouterr().err
+    assert printed.endswith('got half of one: name both with --vae, or joined by "+"\n')
+    assert printed.count("\n") == 1

@@ -143,7 +143,7 @@ def test_it_needs_no_file_that_a_new_user_lacks(name: str) -> None:
         if node["type"] == "LoadImage":
             assert node["widgets_values"][0] == "example.png"
         if node["type"] == "ExactVAELoader":
-            assert node["widgets_values"] == ["bundled", "auto"]
+            assert node["widgets_values"] == ["bundled", "auto", ""]
         if node["type"] == "VAELoader":  # the page offers to get it, from where the core's own templates have it
             (model,) = node["properties"]["models"]
             assert node["widgets_values"] == [model["name"]] == ["ae.safetensors"]
@@ -175,6 +175,8 @@ def test_values_are_allowed_by_our_nodes(name: str) -> None:
         for spec, value in zip(widgets, node["widgets_values"], strict=True):
             if isinstance(spec[0], list):
                 assert value in spec[0]
+            elif spec[0] == "STRING":
+                assert isinstance(value, str)
             else:
                 assert spec[1]["min"] <= value <= spec[1]["max"]
 

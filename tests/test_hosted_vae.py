@@ -9,8 +9,10 @@ from typing import Any
 
 import pytest
 import torch
-from exact_vae import NODE_CLASS_MAPPINGS
+from exact_vae import NODE_CLASS_MAPPINGS, load_vae
 from exact_vae.model_management.exact_vae import make_exact
+from exact_vae.tests.families_table import ROWS, random_model
+from safetensors.torch import save_file
 from torch import Tensor
 
 Host = Any
@@ -113,6 +115,16 @@ def test_the_host_can_load_the_model_of_ours_once_more(new_host: Host, small_fil
     weights = vae.get_sd()
     for name, weight in again.model.state_dict().items():
         torch.testing.assert_close(weight, weights[name], rtol=0, atol=0)
+
+
+def test_the_copy_of_a_tiny_one_keeps_whose_latents_it_works_on(new_host: Host, tmp_path: Path) -> None:
+    """Where only the caller told it, as the loader node does, and not the file: 0.13025 and not 1."""
+    path = tmp_path / "tiny.safetensors"
+    save_file(random_model(ROWS["TAESD, TAESDXL"]).state_dict(), path)
+    vae = load_vae(path, latent_format="sdxl", dtype="float32")
+    function, arguments = vae.patcher.cached_patcher_init
+    for again in (function(*arguments), function(*arguments, disable_dynamic=True)):  # as ComfyUI 0.33.0 calls it
+        assert again.model.scaling_factor == vae.first_stage_model.scaling_factor == 0.13025
 
 
 def test_images_of_ours_have_the_host_s_dtype(new_host: Host, small_file: Path) -> None:

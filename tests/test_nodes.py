@@ -23,7 +23,7 @@ def inputs_of(name: str) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("name", "required", "optional", "types"),
     [
-        ("ExactVAELoader", ["vae_name"], ["dtype"], None),
+        ("ExactVAELoader", ["vae_name"], ["dtype", "part"], None),
         ("ExactVAEEncode", ["pixels", "vae"], ["memory"], ["IMAGE", "VAE"]),
         ("ExactVAEDecode", ["samples", "vae"], ["memory"], ["LATENT", "VAE"]),
         (
@@ -66,6 +66,8 @@ def test_defaults_and_ranges() -> None:
     dtypes, options = inputs_of("ExactVAELoader")["dtype"]
     assert dtypes == ["auto", "float32", "bfloat16", "float16"]
     assert options["default"] == "auto"
+    kind, options = inputs_of("ExactVAELoader")["part"]
+    assert (kind, options["default"], options["advanced"]) == ("STRING", "", True)
 
 
 @pytest.mark.parametrize(
@@ -96,6 +98,7 @@ def test_what_does_nothing_for_pictures_is_among_the_advanced_inputs(name: str) 
     """As in the core's nodes since advanced inputs exist; what a picture needs stays in sight."""
     advanced = [key for key, spec in inputs_of(name).items() if len(spec) > 1 and spec[1].get("advanced")]
     expected = ["overlap", "temporal_size", "temporal_overlap"] if "Tiled" in name else []
+    expected += ["part"] if name == "ExactVAELoader" else []
     assert advanced == expected
 
 

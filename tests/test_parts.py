@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from exact_vae import load_vae
+from exact_vae import NODE_CLASS_MAPPINGS, load_vae
 from exact_vae.__main__ import main
 from exact_vae.model_management.convert import convert_vae
 from exact_vae.tests.families_table import ROWS, hints, random_model
@@ -154,6 +154,21 @@ def test_the_library_tells_where_it_is_asked_for(
     assert caplog.messages == [f"{checkpoint}: taken are the weights in ema"]
     load_vae(checkpoint, part="ema", device="cpu", dtype="float32")
     assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("part", ["ema", " ema "])
+def test_the_loader_node_takes_part(stub_host: Any, checkpoint: Path, state: dict[str, Tensor], part: str) -> None:
+    stub_host.files = {"vae": {"a.ckpt": checkpoint}, "vae_approx": {}}
+    load = NODE_CLASS_MAPPINGS["ExactVAELoader"]().load_vae
+    (vae,) = load("a.ckpt", "float32", part)
+    assert all(torch.equal(vae.get_sd()[key], tensor) for key, tensor in state.items())
+    function, arguments = vae.patcher.cached_patcher_init  # by this the host loads it once more, for another device
+    again = function(*arguments).model.state_dict()
+    assert all(torch.equal(again[key], tensor) for key, tensor in state.items())
+    with pytest.raises(VAEFileError, match="found 2, in ema, model: choose one by part"):
+        load("a.ckpt", "float32")
+    with pytest.raises(VAEFileError, match="expected an autoencoder in 'other', found ema, model"):
+        load("a.ckpt", "float32", "other")
 
 
 def test_every_verb_takes_part_and_variant(

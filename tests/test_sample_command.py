@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from exact_vae import load_vae
+from exact_vae import load_vae, save
 from exact_vae.__main__ import main
 from exact_vae.vae_model.files.images import read_image
+from exact_vae.vae_model.tiny import AutoencoderTiny
+from safetensors.torch import load_file, save_file
+from torch import nn
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -73,3 +78,41 @@ def test_mistakes_end_in_one_line(
     assert text in printed
     assert printed.count("\n") == 1
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+def test_whose_latents_which_variant_and_which_part(tmp_path: Path, small_model: nn.Module) -> None:
+    """As for the other commands: noise is in the latents that are named; a folder's variant; a checkpoint's part."""
+    torch.manual_seed(0)
+    widths: dict[str, Any] = {f"{half}_block_out_channels": (8, 8) for half in ("encoder", "decoder")}
+    tiny = AutoencoderTiny(**widths, num_encoder_blocks=(1, 1), num_decoder_blocks=(1, 1)).eval()
+    save(tiny, tmp_path / "tiny.safetensors")
+    save(small_model, tmp_path / "small.safetensors")
+    convert = ["convert", str(tmp_path / "small.safetensors"), "-o", str(tmp_path / "folder"), "--layout", "diffusers"]
+    assert main([*convert, "--quiet"]) == 0
+    stored = tmp_path / "folder" / "diffusion_pytorch_model.safetensors"
+    shutil.copy(stored, stored.with_name("diffusion_pytorch_model.fp16.safetensors"))
+    save_file({k: 0.5 * v for k, v in load_file(stored).items()}, stored)  # the plain one is another model
+    plain = small_model.state_dict()
+    torch.save({"model": {k: 0.5 * v for k, v in plain.items()}, "ema": plain}, tmp_path / "parts.pt")
+    cases: list[tuple[str, dict[str, str]]] = [
+        ("tiny.safetensors", {"latent_format": "sd"}),
+        ("tiny.safetensors", {"latent_format": "sdxl"}),
+        ("folder", {"variant": "fp16"}),
+        ("parts.pt", {"part": "ema"}),
+        ("parts.pt", {"part": "model"}),
+    ]
+    pictures: list[torch.Tensor] = []
+    for number, (name, chosen) in enumerate(cases):
+        options = [word for key, value in chosen.items() for word in (f"--{key.replace('_', '-')}", value)]
+        words = ["--vae", str(tmp_path / name), "--size", "16x16", "--count", "1", "--device", "cpu", "--quiet"]
+        assert main(["sample", "-o", str(tmp_path / str(number)), "--dtype", "float32", *words, *options]) == 0
+        vae = load_vae(tmp_path / name, device="cpu", dtype="float32", **chosen)
+        cells = 16 // vae.upscale_ratio
+        noise = torch.randn(1, 4, cells, cells, generator=torch.Generator().manual_seed(0))
+        pictures.append(read_image(tmp_path / str(number) / "sample_0.png")[0])
+        torch.testing.assert_close(pictures[-1], vae.decode(noise), rtol=0, atol=0.5 / 255 + 1e-4)  # eight bits
+    assert not torch.equal(pictures[0], pictures[1])
+    whole = load_vae(tmp_path / "small.safetensors", device="cpu", dtype="float32")  # of which the variant is a copy
+    noise = torch.randn(1, 4, 2, 2, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(pictures[2], whole.decode(noise), rtol=0, atol=0.5 / 255 + 1e-4)
+    assert not torch.equal(pictures[3], pictures[4])

@@ -88,7 +88,7 @@ def test_a_bar_is_for_terminals(
 ) -> None:
     asked: list[bool] = []
 
-    def prepare(config: TrainConfig, *, resume: bool, progress: bool) -> Any:
+    def prepare(config: TrainConfig, *, resume: bool, progress: bool, inputs: Any) -> Any:
         asked.append(progress)
         raise ConfigError("far enough")
 

@@ -12,7 +12,7 @@ import torch
 
 pytest.importorskip("lightning", reason="the trainer's packages are absent: pip install 'exact-vae[train]'")
 from exact_vae import load_vae
-from exact_vae.tests.training_case import curve, weights, with_params, write_config
+from exact_vae.tests.training_case import curve, interrupt_at, weights, with_params, write_config
 from exact_vae.vae_model.files.images import read_image
 from exact_vae.vae_model.training.checkpoint import AtomicCheckpointIO
 from exact_vae.vae_model.training.command import train
@@ -53,18 +53,6 @@ def test_the_seeds_default_loss_collapses(tmp_path: Path, photos: Path) -> None:
     train(write_config(tmp_path, photos, model, batches=150, check_every=150), quiet=True)
     (row,) = curve(tmp_path)
     assert row["latent_std"] < 0.1
-
-
-def interrupt_at(batch: int, number: signal.Signals) -> Any:
-    """Ctrl-C behind a batch, or what a cluster sends, as a callback."""
-    from lightning import Callback
-
-    class Interrupt(Callback):
-        def on_train_batch_end(self, trainer: Any, pl_module: Any, *rest: Any) -> None:
-            if pl_module.batches_done == batch:
-                signal.raise_signal(number)
-
-    return Interrupt()
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

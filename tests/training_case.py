@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -76,6 +77,18 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
 def curve(folder: Path) -> list[dict[str, float]]:
     """The rows of its checks."""
     return json.loads((folder / "run" / "training.json").read_text())["curve"]
+
+
+def interrupt_at(batch: int, number: signal.Signals) -> Any:
+    """Ctrl-C behind a batch, or what a cluster sends, as a callback."""
+    from lightning import Callback
+
+    class Interrupt(Callback):
+        def on_train_batch_end(self, trainer: Any, pl_module: Any, *rest: Any) -> None:
+            if pl_module.batches_done == batch:
+                signal.raise_signal(number)
+
+    return Interrupt()
 
 
 def train_in_processes(config: str, *words: str, code: int = 0) -> None:

@@ -2,20 +2,62 @@
 
 from __future__ import annotations
 
+import math
+import operator
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from .errors import InputError
+from .notes import warn
 
 METHODS = ("exact", "untiled", "blend")
+_LEAST, _MOST = -0.5, 1.5
+"""What resampling leaves pixels of 0..1 within by far; those of -1..1 or 0..255 are beyond."""
+_BYTES = 16.0
+"""Larger pixels are not of 0..1 times a gain."""
 
 
-def check_method(method: str) -> None:
+def check_method(method: Any) -> None:
     """InputError for a name that is not in METHODS."""
     if method not in METHODS:
         raise InputError(f"method: expected one of {', '.join(METHODS)}, got {method!r}: choose one of these")
+
+
+def check_options(
+    method: Any, tile_size: Any, overlap: Any, progress: Callable[[float], None] | None
+) -> tuple[int | None, int | None]:
+    """Tile size and overlap as whole pixels, None where none is given; InputError for what no method takes."""
+    check_method(method)
+    if progress is not None and not callable(progress):
+        found = type(progress).__name__
+        raise InputError(f"progress: expected a function of the fraction done, got {found}: pass one, or nothing")
+    return whole(tile_size, "tile_size", 1), whole(overlap, "overlap", 0)
+
+
+def smaller_side(tile_x: Any, tile_y: Any) -> int | None:
+    """Of ComfyUI's two sides of a tile the smaller one, None where there is none."""
+    sides = [whole(tile_x, "tile_x", 1), whole(tile_y, "tile_y", 1)]
+    return min([side for side in sides if side is not None], default=None)
+
+
+def whole(value: Any, what: str, least: int) -> int | None:
+    """A whole number of at least `least`, None where there is none; 64.0 is one. InputError for anything else."""
+    if value is None:
+        return None
+    try:
+        number = operator.index(int(value) if isinstance(value, float) and value.is_integer() else value)
+    except TypeError:
+        number = None
+    if number is None or isinstance(value, bool):
+        raise InputError(
+            f"{what}: expected a whole number, got {value!r}: pass a number without a fraction, or nothing"
+        )
+    if number < least:
+        raise InputError(f"{what}: expected at least {least}, got {number}: make it larger")
+    return number
 
 
 def check_latents(samples: Tensor, channels: int) -> Tensor:
@@ -35,14 +77,14 @@ def check_latents(samples: Tensor, channels: int) -> Tensor:
     return samples
 
 
-def check_timesteps(timesteps: int | None, frames: int, temporal: bool) -> int:
+def check_timesteps(timesteps: Any, frames: int, temporal: bool) -> int:
     """How many of `frames` are decoded together: 1 for image models, else all of them unless told otherwise."""
     if not temporal:
         if timesteps not in (None, 1):
             raise InputError(f"timesteps: expected none for an image decoder, got {timesteps}: leave it out")
         return 1
-    group = frames if timesteps is None else timesteps
-    if group < 1 or frames % group:
+    group = whole(timesteps, "timesteps", 1) or frames
+    if frames % group:
         raise InputError(
             f"timesteps: expected a divisor of the batch of {frames} frames, got {timesteps}: pass whole groups"
         )
@@ -50,7 +92,9 @@ def check_timesteps(timesteps: int | None, frames: int, temporal: bool) -> int:
 
 
 def check_pixels(pixels: Tensor, channels: int, factor: int, as_video: bool = False) -> Tensor:
-    """Images as (B, H, W, channels); more channels (alpha) are cut off. (B, 1, H, W, channels) are images, too.
+    """Images as (B, H, W, channels). (B, 1, H, W, channels) are images, too.
+
+    One channel more is taken for alpha and cut off, with a note; so is said what is clearly not in 0..1.
 
     `as_video`: a batch is the frames of one video.
     """
@@ -61,7 +105,8 @@ def check_pixels(pixels: Tensor, channels: int, factor: int, as_video: bool = Fa
     elif as_video:
         _require_one_frame("pixels", len(pixels))
     shape = tuple(pixels.shape)
-    if pixels.ndim != 4 or shape[0] == 0 or shape[3] < channels:
+    if pixels.ndim != 4 or shape[0] == 0 or shape[3] not in (channels, channels + 1):
+        _require_channels_last(shape)
         raise InputError(
             f"pixels: expected (batch, height, width, {channels}) in 0..1, got {shape}: "
             f"convert the image to {channels} channels"
@@ -69,15 +114,29 @@ def check_pixels(pixels: Tensor, channels: int, factor: int, as_video: bool = Fa
     if not pixels.is_floating_point():
         raise InputError(f"pixels: expected floats in 0..1, got {pixels.dtype}: divide by the largest possible value")
     _require_one_cell(pixels, factor)
-    _check_finite(pixels, "pixels", "check what made the image")
+    low, high = _check_finite(pixels, "pixels", "check what made the image")
+    if low < _LEAST or high > _MOST:
+        warn("pixels", f"expected values in 0..1, got {low:.4g} to {high:.4g}: {_scaling(low, high)}")
+    if shape[3] > channels:
+        warn("pixels", f"expected {channels} channels, got {shape[3]}: the last, alpha, is left out")
     return pixels[..., :channels]
 
 
-def _require_one_cell(pixels: Tensor, factor: int) -> None:
-    height, width, last = pixels.shape[1:]
-    if height <= 4 < min(width, last):
-        shape = tuple(pixels.shape)
+def _scaling(low: float, high: float) -> str:
+    """What probably puts pixels into 0..1."""
+    if low < _LEAST and max(-low, high) <= _MOST:
+        return "for values in -1..1 pass (pixels + 1) / 2"
+    return "for values in 0..255 pass pixels / 255" if high > _BYTES and low >= _LEAST else "scale them"
+
+
+def _require_channels_last(shape: tuple[int, ...]) -> None:
+    if len(shape) == 4 and shape[1] <= 4 < min(shape[2:]):
         raise InputError(f"pixels: expected channels last, (batch, height, width, C), got {shape}: movedim(1, -1)")
+
+
+def _require_one_cell(pixels: Tensor, factor: int) -> None:
+    height, width = pixels.shape[1:3]
+    _require_channels_last(tuple(pixels.shape))
     if min(height, width) < factor:
         raise InputError(
             f"pixels: expected at least {factor} x {factor}, one latent cell, got {width} x {height}: enlarge the image"
@@ -104,11 +163,15 @@ def _require_tensor(x: Any, what: str, shape: str) -> Tensor:
     return x.float() if x.is_floating_point() and x.dtype.itemsize == 1 else x
 
 
-def _check_finite(x: Tensor, what: str, remedy: str) -> None:
-    for index, item in enumerate(x):
-        if not bool(torch.isfinite(item).all()):
-            kind = "NaN" if bool(torch.isnan(item).any()) else "infinity"
+def _check_finite(x: Tensor, what: str, remedy: str) -> tuple[float, float]:
+    """The smallest and the largest value, which is also all that it takes to see NaN: one pass, waited for once."""
+    lows, highs = zip(*(torch.aminmax(item.detach()) for item in x), strict=True)
+    ends = torch.stack([torch.stack(lows), torch.stack(highs)]).tolist()
+    for index, pair in enumerate(zip(*ends, strict=True)):
+        if not all(map(math.isfinite, pair)):
+            kind = "NaN" if any(map(math.isnan, pair)) else "infinity"
             raise InputError(f"{what}: expected finite numbers, got {kind} in item {index} of {len(x)}: {remedy}")
+    return min(ends[0]), max(ends[1])
 
 
 def crop_centre(pixels: Tensor, factor: int) -> Tensor:

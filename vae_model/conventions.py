@@ -76,6 +76,13 @@ def knows_raw(family: str, config: Config, hints: Mapping[str, str]) -> bool:
     return told or (config.scaling_factor, config.shift_factor) != (1.0, 0.0) or len(users_of(family, config)) == 1
 
 
+def is_flux2_tiny(family: str, config: Config) -> bool:
+    """Whether this is a tiny VAE on the latents of Flux.2, whose own VAE has squares of their cells in its channels."""
+    shape = Shape(family, config.latent_channels, config.factor)
+    known = isinstance(config, TinyConfig) and config.latent_format in (None, "flux2")
+    return known and shape == Shape("tiny", 32, 8)
+
+
 def not_raw(config: Config) -> str:
     """What to say where it does not, in one line."""
     known = ", ".join(name for name in formats_for(config))

@@ -44,7 +44,9 @@ def decoder_half(model: Any) -> Half:
     _require_known(model, "decoder", "decode")
     if isinstance(model, AutoencoderTiny):
         layers, shift, scale = model.decoder, model.shift_factor, model.scaling_factor
-        return Half(tiny_program(layers), lambda rows: _limit((rows - shift).mul_(scale)), lambda rows: rows * 2 - 1)
+        program = tiny_program(layers)
+        program = program if model.latent_patch == 1 else shuffled_first(program, None)
+        return Half(program, lambda rows: _limit((rows - shift).mul_(scale)), lambda rows: rows * 2 - 1)
     if describe(model) == _WAN_CLASS:
         return Half(wan_program(model.decoder, before=model.conv2), _same, _same)
     program = build_program(model.decoder, before=getattr(model, "post_quant_conv", None))
@@ -62,7 +64,9 @@ def encoder_half(model: Any, latent_channels: int) -> Half:
     _require_known(model, "encoder", "encode")
     if isinstance(model, AutoencoderTiny):
         layers, shift, scale = model.encoder, model.shift_factor, model.scaling_factor
-        return Half(tiny_program(layers), lambda rows: (rows + 1).div_(2), lambda rows: rows / scale + shift)
+        program = tiny_program(layers)
+        program = program if model.latent_patch == 1 else unshuffled_last(program, None, latent_channels)
+        return Half(program, lambda rows: (rows + 1).div_(2), lambda rows: rows / scale + shift)
     if describe(model) == _WAN_CLASS:
         program = wan_program(model.encoder, after=model.conv1)
         _require_moments(model, program, latent_channels)

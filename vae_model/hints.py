@@ -7,7 +7,7 @@ counts more than the bare one.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
 
 Hints = Mapping[str, str]
@@ -62,6 +62,19 @@ def _text(hints: Hints, name: str, half: str | None) -> str | None:
     """The text of a setting; a null of config.json is none."""
     text = hints.get(f"{half}_{name}", hints.get(name)) if half else hints.get(name)
     return None if text in (None, "None") else text
+
+
+def wrong_ones(infer: Callable[[Hints], object], hints: Hints) -> list[str]:
+    """The settings that cannot be, each for itself; none where a configuration cannot be read without any, either."""
+
+    def fails(told: Hints) -> bool:
+        try:
+            infer(told)
+        except (KeyError, IndexError, ValueError, ZeroDivisionError):
+            return True
+        return False
+
+    return [] if fails({}) else [name for name, text in hints.items() if fails({name: text})]
 
 
 def join_halves(halves: Sequence[tuple[str, Hints]]) -> dict[str, str]:

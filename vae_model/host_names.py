@@ -6,7 +6,7 @@ Names, argument orders, layouts and units are those of `comfy/sd.py` in ComfyUI 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -14,10 +14,23 @@ from torch.nn import functional
 
 from .checks import crop_centre
 from .errors import InputError
+from .load import LoadedModel
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 
 class HostNames:
     """Base of `VAE`: the smaller names. Tiles of the "tiled" methods are strips here, so their results are exact."""
+
+    def __new__(cls, loaded: Any = None, *args: Any, **options: Any) -> Self:
+        """InputError where a VAE is to be made of a module, a file or else: Python would only count the arguments."""
+        if not (loaded is None or isinstance(loaded, LoadedModel)):  # none when copied
+            raise InputError(
+                f"VAE: expected what load_model returns, got {type(loaded).__name__}: make it by load_vae, "
+                "which takes files, state dicts and models"
+            )
+        return super().__new__(cls)
 
     working_dtypes: list[torch.dtype]
     """Dtypes that suit the model, the best first."""
@@ -138,21 +151,27 @@ def add_alpha(pixels: Any, channels: int, value: float | None) -> Any:
     return functional.pad(pixels, (0, 1), value=value)
 
 
-def take_vae_options(
-    method: str | Mapping[str, Any], options: Mapping[str, Any] | None, timesteps: int | None
-) -> tuple[str, int | None]:
+def take_vae_options(method: Any, options: Any, timesteps: int | None) -> tuple[Any, int | None]:
     """The method and the frames of a group, where ComfyUI's `vae_options` came by name or in the method's place."""
-    if not isinstance(method, str):
-        method, options = "exact", method
-    unknown = sorted(set(options or {}) - {"timesteps"})
+    if method is None or isinstance(method, Mapping):
+        method, options = "exact", options if method is None else method
+    if options is not None and not isinstance(options, Mapping):
+        raise InputError(f"vae_options: expected a mapping or nothing, got {options!r}: leave it out")
+    unknown = sorted(set(options or {}) - {"timesteps"}, key=str)
     if unknown:
-        raise InputError(f"vae_options: expected timesteps or nothing, got {', '.join(unknown)}: leave it out")
+        raise InputError(
+            f"vae_options: expected timesteps or nothing, got {', '.join(map(str, unknown))}: leave it out"
+        )
     return method, timesteps if options is None else options.get("timesteps", timesteps)
 
 
-def take_not_video(method: str | bool | None, not_video: bool | None) -> tuple[str, bool | None]:
+def take_not_video(method: Any, not_video: Any) -> tuple[Any, bool | None]:
     """The method and ComfyUI's `not_video`, which may have come in the method's place."""
-    return (method, not_video) if isinstance(method, str) else ("exact", method)
+    if method is None or isinstance(method, bool):
+        method, not_video = "exact", not_video if method is None else method
+    if not (not_video is None or isinstance(not_video, bool)):
+        raise InputError(f"not_video: expected True, False or nothing, got {not_video!r}: leave it out")
+    return method, not_video
 
 
 def _no_sounds(what: str, x: Tensor) -> InputError:

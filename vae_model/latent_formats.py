@@ -44,7 +44,7 @@ TINY_FORMATS = {"taesd": "sd", "taesdxl": "sdxl", "taesd3": "sd3", "taef1": "flu
 """The published tiny VAEs, as their files are called everywhere, and whose latents they are for."""
 
 _NAME = re.compile(rf"(?<![a-z0-9])({'|'.join(TINY_FORMATS)})(?![a-z0-9])")
-_GENERIC = re.compile(r"(diffusion_)?(pytorch_)?model([.-].*)?")
+_GENERIC = re.compile(r"(diffusion_)?(pytorch_)?model([.-].*)?|(vae_)?(en|de)coder")
 _SNAPSHOT = re.compile(r"[0-9a-f]{40}")
 """The folder of one revision in a cache of downloads, two levels below the one with the name."""
 

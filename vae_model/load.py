@@ -6,6 +6,7 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,10 +17,11 @@ from .detect import Detected, detect, shorten
 from .errors import VAEFileError
 from .families.table import FAMILIES
 from .files.weights import on_one_line, open_weights
-from .hints import HALVES, join_halves
+from .hints import HALVES, join_halves, wrong_ones
 from .latent_formats import settle
 from .layouts import COUNTERS
 from .notes import tell
+from .pairs import pair_in_folder
 
 Source = str | os.PathLike[str] | Mapping[str, Any]
 
@@ -69,6 +71,13 @@ def inspect_model(
     try:
         model_config = FAMILIES[family].infer(shapes, hints)
     except (KeyError, IndexError, ValueError, ZeroDivisionError) as error:
+        wrong = wrong_ones(lambda told: FAMILIES[family].infer(shapes, told), hints)
+        if wrong:
+            settings = ", ".join(f"{on_one_line(field)} {on_one_line(hints[field], 40)}" for field in wrong[:3])
+            raise VAEFileError(
+                f"{name}: expected settings that fit the weights, got {settings} ({on_one_line(str(error), 160)}): "
+                "correct it in its config.json or header, or say it by config"
+            ) from error
         raise VAEFileError(
             f"{name}: expected a whole {FAMILIES[family].title} in {parts[-1].layout.name} layout, "
             f"{_lacking(parts[-1], shapes, error)}: choose another file"
@@ -78,6 +87,10 @@ def inspect_model(
 
 def _open_all(sources: Source | Sequence[Source], variant: str | None, part: str | None) -> list[Detected]:
     several = [sources] if isinstance(sources, (str, os.PathLike, Mapping)) else sources
+    if len(several) == 1 and variant is None and not isinstance(several[0], Mapping) and Path(several[0]).is_dir():
+        pair = pair_in_folder(Path(several[0]), part)
+        if pair is not None:
+            return pair
     return [detect(open_weights(source, variant), part) for source in several]
 
 
@@ -155,7 +168,8 @@ def load_model(
 ) -> LoadedModel:
     """Load an autoencoder, strictly.
 
-    Args:    sources: a weight file, a diffusers folder, a pipeline's root, a state dict, or two halves in a sequence.
+    Args:    sources: a weight file, a diffusers folder, a pipeline's root, a state dict, two halves in a sequence, or a
+             folder with the files of two halves.
              dtype: of the weights in memory; None keeps the file's.
              config: fields of a diffusers config.json, for what no shape tells (`norm_num_groups`).
              latent_format: whose latents a tiny VAE works on, a name in `latent_formats.LATENT_FORMATS`; None: as its

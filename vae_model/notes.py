@@ -1,4 +1,4 @@
-"""What is told about a file that was read: which of several weights were taken, what was left out.
+"""What is told about a file that was read: which of several weights were taken, what was left out; also about inputs.
 
 Told once for every loading, to the logger "exact_vae.vae_model.notes" as information: a host shows it in its log, the
 command line on stderr, and a library's user where he asks for it. `LoadedModel.notes` keeps the same texts.
@@ -17,6 +17,11 @@ def tell(name: str, notes: Sequence[str]) -> None:
     """Log the notes on one file."""
     for note in notes:
         logger.info("%s: %s", name, note)
+
+
+def warn(name: str, note: str) -> None:
+    """Log a note on what was handed over that is probably not what was meant, as a warning: Python shows these."""
+    logger.warning("%s: %s", name, note)
 
 
 class _Stderr(logging.Handler):

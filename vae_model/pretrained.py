@@ -20,11 +20,19 @@ from torch import nn
 
 from .errors import InputError, VAEFileError
 from .files.atomic import atomic_path, require_writable
-from .files.weights import on_one_line, open_weights
+from .files.weights import Weights, on_one_line, open_weights
 from .frozen_config import FrozenConfig
+from .notes import tell
 
 logger = logging.getLogger(__name__)
 
+_ABOUT_FETCHING = (
+    *("cache_dir", "force_download", "local_files_only", "proxies", "token"),
+    *("low_cpu_mem_usage", "disable_mmap"),
+)
+"""Arguments of diffusers' `from_pretrained` that make no difference to a local folder's model."""
+_IN_HEADERS = ("act_fn", "upsample_fn", "upsampling_scaling_factor")
+"""Settings that no shape tells, and that `save` writes into a file's header."""
 CONFIG_NAME = "config.json"
 WEIGHTS_NAME = "diffusion_pytorch_model"
 _DERIVED = ("block_out_channels",)
@@ -47,8 +55,12 @@ class Pretrained(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where the first parameter is."""
-        return next(self.parameters()).device
+        """Where the first parameter is; or where a program that manages this model notes that it has put it."""
+        return vars(self).get("_noted_device") or next(self.parameters()).device
+
+    @device.setter
+    def device(self, device: torch.device | None) -> None:  # ComfyUI does so with every model; None ends it
+        vars(self)["_noted_device"] = device
 
     @property
     def is_gradient_checkpointing(self) -> bool:
@@ -115,21 +127,29 @@ class Pretrained(nn.Module):
         variant: str | None = None,
         torch_dtype: torch.dtype | str | None = None,
         dtype: torch.dtype | str | None = None,
+        use_safetensors: bool | None = None,
         **changes: Any,
     ) -> _Model:
         """The model of a local folder as diffusers writes it, in eval mode, ready to train.
 
         Args:    folder: with config.json and weights; nothing is fetched from anywhere.
                  subfolder: of `folder`, as "vae" in a pipeline's.
-                 variant: "fp16" reads diffusion_pytorch_model.fp16.safetensors.
+                 variant: of the files, such as "fp16"; None takes the plain ones, or the only one there is.
                  torch_dtype, dtype: of the weights, one of both; None is float32, "auto" the file's.
-                 changes: arguments that replace what config.json says.
+                 use_safetensors: True refuses pickles; nothing in these is ever run.
+                 changes: arguments that replace what config.json says. What diffusers takes about fetching
+                 (`local_files_only`, `cache_dir`, ...) may stand there and changes nothing.
         Raises:  VAEFileError for a folder that holds something else, InputError for an unknown argument.
         """
         place = _folder(folder, subfolder)
         kind = _parse_dtype(torch_dtype if dtype is None else dtype)
+        changes = {name: value for name, value in changes.items() if name not in _ABOUT_FETCHING}
         model = cls._described_in(place, changes)
-        weights = open_weights(_weights_in(place, variant))
+        weights = open_weights(place, variant)
+        if use_safetensors and ".safetensors" not in weights.name:
+            raise VAEFileError(f"{weights.name}: expected safetensors, found a pickle: leave out use_safetensors")
+        _check_header(weights, dict(model.config), changes)
+        tell(weights.name, weights.notes)
         wanted = {key: tuple(tensor.shape) for key, tensor in model.state_dict().items()}
         odd = sorted(key for key in wanted.keys() | weights.shapes.keys() if wanted.get(key) != weights.shapes.get(key))
         if odd:
@@ -250,15 +270,15 @@ def _read_config(place: Path) -> dict[str, Any]:
     return fields  # pyright: ignore[reportUnknownVariableType]
 
 
-def _weights_in(place: Path, variant: str | None) -> Path:
-    """What `open_weights` reads: the folder itself, or the file of that variant in it."""
-    if variant is None:
-        return place
-    names = [f"{_weights_name(variant)}{suffix}" for suffix in (".safetensors", ".bin")]
-    found = next((place / name for name in names if (place / name).is_file()), None)
-    if found is None:
-        raise VAEFileError(f"{place}: expected {' or '.join(names)}, found neither: choose another variant")
-    return found
+def _check_header(weights: Weights, config: Mapping[str, Any], changes: Mapping[str, Any]) -> None:
+    """VAEFileError where the weights were written by a network of other settings than config.json tells."""
+    for name in _IN_HEADERS:
+        said, ours = weights.metadata.get(name), config.get(name)
+        if said is not None and name in config and name not in changes and said != str(ours):
+            raise VAEFileError(
+                f"{weights.name}: expected {name} {ours} as {CONFIG_NAME} says, found {said}: take both files from one "
+                "model"
+            )
 
 
 def _parse_dtype(dtype: torch.dtype | str | None) -> torch.dtype | None:

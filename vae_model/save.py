@@ -13,11 +13,14 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from .dtypes import parse_dtype
 from .errors import InputError
 from .files.atomic import atomic_path
 from .flux2 import AutoencoderFlux2
+from .given import autoencoder_in, is_of_diffusers
 from .keys import count_levels, count_per_level, is_attention_weight, to_theirs
 from .layouts import COUNTERS, IGNORED, LAYOUTS, SCALARS, Layout
+from .load import load_model
 from .saved import require_same
 from .settings import knows_scale, settings_of
 from .tiny import AutoencoderTiny
@@ -53,7 +56,7 @@ def default_layout(model: nn.Module) -> str:
 def to_layout(model: nn.Module, layout: str) -> dict[str, Tensor]:
     """The model's tensors under the names (and attention shapes) of that layout; InputError where there is none."""
     rows = layouts_of(model)
-    if layout not in rows:
+    if not isinstance(layout, str) or layout not in rows:  # pyright: ignore[reportUnnecessaryIsInstance]
         raise InputError(f"layout: expected one of {', '.join(rows)}, got {layout!r}: choose one of these")
     row = rows[layout]
     state = {key: tensor for key, tensor in model.state_dict().items() if not key.startswith(IGNORED)}
@@ -64,9 +67,9 @@ def to_layout(model: nn.Module, layout: str) -> dict[str, Tensor]:
         if theirs is None and layout in ("taesd-encoder", "taesd-decoder"):
             continue  # these two layouts hold one half only
         if theirs is None:
-            raise InputError(
-                f"layout {layout}: expected a place for {key}, found none: save in the {next(iter(rows))} layout"
-            )
+            first = next(iter(rows))
+            way = "no layout has one; keep its state_dict" if layout == first else f"save in the {first} layout"
+            raise InputError(f"layout {layout}: expected a place for {key}, found none: {way}")
         if row.linear_attention and is_attention_weight(key):
             tensor = tensor.flatten(1)  # (C, C)
         named[theirs] = tensor
@@ -86,27 +89,53 @@ def _identity_quant_conv(like: Tensor) -> dict[str, Tensor]:
 
 
 def save(
-    vae: Any, path: str | os.PathLike[str], *, layout: str | None = None, dtype: torch.dtype | None = None
+    vae: Any, path: str | os.PathLike[str], *, layout: str | None = None, dtype: torch.dtype | str | None = None
 ) -> None:
     """Write a VAE, its bare model or a training's module as safetensors; the file appears whole or not at all.
+
+    Also a bare Encoder or Decoder, as half a VAE, and diffusers' AutoencoderKL and AutoencoderTiny.
 
     What no shape tells goes into the file's header. Before the file takes its name it is looked at as `load_model`
     would; a model that would come back as another one is refused.
 
     Args:    path: ends in .safetensors.
              layout: a name in `layouts_of(model)`; None is taesd-diffusers for tiny models, the first for all others.
-             dtype: of the written weights; None keeps them as they are.
+             dtype: of the written weights, a torch dtype or its name; None keeps them as they are.
     Raises:  InputError, in one line and without a file, for what this layout, or any file, cannot hold.
     """
-    if hasattr(vae, "finished"):  # a module of `training`: the model with the averaged weights, where it has any
-        with vae.finished() as model:
-            save(model, path, layout=layout, dtype=dtype)
-        return
-    model: nn.Module = getattr(vae, "first_stage_model", vae)
-    target = Path(path)
+    model: Any = autoencoder_in(vae, "save")
+    target, kind = _target(path), _float_dtype(dtype)
+    if hasattr(model, "finished"):  # a module of `training`: the model with the averaged weights, where it has any
+        with model.finished() as whole:
+            _write(whole, target, layout, kind)
+    elif is_of_diffusers(model):
+        _write(load_model(model.state_dict(), config=model.config).model, target, layout, kind)
+    else:
+        _write(model, target, layout, kind)
+
+
+def _target(path: Any) -> Path:
+    """Where the file goes; InputError for what is no such name, or lies in no folder."""
+    if not isinstance(path, (str, os.PathLike)) or isinstance(os.fspath(path), bytes):
+        found = "nothing" if path is None else type(path).__name__
+        raise InputError(f"save: expected a path after the VAE, got {found}: name a .safetensors file")
+    target = Path(path)  # pyright: ignore[reportUnknownArgumentType]
     if target.suffix.lower() not in (".safetensors", ".sft"):
         raise InputError(f"save: expected a name ending in .safetensors, got {target.name!r}: change the ending")
-    chosen = layout or default_layout(model)
+    if not target.resolve().parent.is_dir():
+        raise InputError(f"save: expected a folder that is there, got {target.parent}: make it first")
+    return target
+
+
+def _float_dtype(dtype: Any) -> torch.dtype | None:
+    """None keeps what is there; InputError for what weights cannot be written in."""
+    if isinstance(dtype, torch.dtype) and not dtype.is_floating_point:
+        raise InputError(f"dtype: expected one of floating point, got {dtype}: choose torch.float16 or another")
+    return dtype if dtype is None or isinstance(dtype, torch.dtype) else parse_dtype(dtype)
+
+
+def _write(model: nn.Module, target: Path, layout: str | None, dtype: torch.dtype | None) -> None:
+    chosen = default_layout(model) if layout is None else layout
     tensors = to_layout(model, chosen)
     kept = (*COUNTERS, *SCALARS)
     kinds = {key: t.dtype if dtype is None or key in kept else dtype for key, t in tensors.items()}

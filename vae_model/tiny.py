@@ -35,6 +35,7 @@ class AutoencoderTiny(Pretrained):
     _supports_gradient_checkpointing = True
     _not_in_diffusers = ("midblock_gn", "strided_stem")
     latent_format: str | None = None  # whose latents it works on, a name in `latent_formats`; None: not known
+    latent_patch: int = 1  # side of the squares of its cells in the channels of the latents that a `VAE` of it takes
 
     def __init__(
         self,

@@ -12,9 +12,17 @@ import torch
 from torch import Tensor, nn
 
 from .bytesize import parse_bytes
-from .checks import cells, check_latents, check_method, check_pixels, check_timesteps, crop_centre
+from .checks import (
+    cells,
+    check_latents,
+    check_options,
+    check_pixels,
+    check_timesteps,
+    crop_centre,
+    smaller_side,
+    whole,
+)
 from .config import VideoConfig, WanConfig, decode_factor, image_channels
-from .errors import InputError
 from .estimate import untiled_elements_per_pixel
 from .exact.layer import UnsupportedModule
 from .halves import Half, behind, decoder_half, encoder_half
@@ -22,6 +30,7 @@ from .host import Host, PlanProtocol
 from .host_names import HostNames, add_alpha, take_not_video, take_vae_options
 from .layers import set_attention
 from .load import LoadedModel
+from .output import plain_output
 from .raw import decode_raw, encode_raw
 from .report import Report, Watch
 from .run import Progress, Run, run_blend, run_untiled
@@ -64,8 +73,9 @@ class VAE(HostNames):
         self.device, self.output_device, self.vae_dtype = device, output_device, dtype
         self.working_dtypes = [torch.bfloat16, torch.float32]
         config = loaded.config
-        self.latent_channels = config.latent_channels
-        self.downscale_ratio, self.upscale_ratio = config.factor, decode_factor(config)
+        patch = getattr(loaded.model, "latent_patch", 1)
+        self.latent_channels = patch**2 * config.latent_channels
+        self.downscale_ratio, self.upscale_ratio = patch * config.factor, patch * decode_factor(config)
         self.input_channels, self.output_channels = image_channels(config)
         self.is_temporal = isinstance(config, VideoConfig)
         self.latent_dim = 3 if isinstance(config, WanConfig) else 2
@@ -122,7 +132,7 @@ class VAE(HostNames):
         Raises:  InputError for latents this VAE cannot take, MemoryBudgetError where the run does not fit.
         """
         method, timesteps = take_vae_options(method, vae_options, timesteps)
-        check_method(method)
+        tile_size, overlap = check_options(method, tile_size, overlap, progress)
         z = check_latents(samples, self.latent_channels)
         group = check_timesteps(timesteps, len(z), self.is_temporal)
         f = self.upscale_ratio
@@ -131,8 +141,8 @@ class VAE(HostNames):
         def finish(images: Tensor) -> Tensor:
             return self.process_output(images.float().movedim(1, -1))
 
-        with torch.inference_mode(), self._watch("decode", method, shape[0], shape[2], shape[1]) as watch:
-            out = torch.empty(shape, dtype=torch.float32, device=self.output_device)
+        watching = self._watch("decode", method, shape[0], shape[2], shape[1])
+        with watching as watch, plain_output(shape, self.output_device) as out:
             run = self._new_run("decode", memory, progress)
             if self.is_temporal:
                 run = replace(run, model=partial(self._decode_raw, timesteps=group))
@@ -175,8 +185,8 @@ class VAE(HostNames):
     ) -> Tensor:
         """Images to latents: the posterior mean.
 
-        Args:    pixels: (B, H, W, C) 0..1; channels beyond the model's (alpha) are dropped, both sides are cropped
-                 centrally to multiples of the factor.
+        Args:    pixels: (B, H, W, C) 0..1; a channel more than the model's, alpha, is dropped with a note, both sides
+                 are cropped centrally to multiples of the factor.
                  method, memory, tile_size, overlap, progress: as for `decode`.
                  not_video: whether a batch is one of images; None: the attribute's word. Also in the place of `method`.
         Returns: (B, latent_channels, H // f, W // f), of a model of videos (B, latent_channels, 1, H // f, W // f),
@@ -184,37 +194,35 @@ class VAE(HostNames):
         Raises:  InputError for images this VAE cannot take, MemoryBudgetError where the run does not fit.
         """
         method, not_video = take_not_video(method, not_video)
-        check_method(method)
+        tile_size, overlap = check_options(method, tile_size, overlap, progress)
         f = self.downscale_ratio
         as_video = self.latent_dim == 3 and not (self.not_video if not_video is None else not_video)
         pixels = add_alpha(pixels, self.input_channels, self.pad_channel_value)
         x = crop_centre(check_pixels(pixels, self.input_channels, f, as_video), f).movedim(-1, 1)  # (B, C, H, W)
         shape = (x.shape[0], self.latent_channels, x.shape[2] // f, x.shape[3] // f)
-        with torch.inference_mode(), self._watch("encode", method, len(x), x.shape[3], x.shape[2]) as watch:
-            out = torch.empty(shape, dtype=torch.float32, device=self.output_device)
-            result = out[:, :, None] if self.latent_dim == 3 else out
+        watching = self._watch("encode", method, len(x), x.shape[3], x.shape[2])
+        with watching as watch, plain_output(shape, self.output_device) as out:
             run = self._new_run("encode", memory, progress)
 
             def put(item: int, top: int, rows: Tensor) -> None:
                 out[item : item + 1, :, top : top + rows.shape[2]] = rows
 
             strip = None if tile_size is None else cells(tile_size, f)
-            if method == "exact" and self._run_exact(run, self._encoder_half, x, strip, put, watch):
-                return result
-            if method != "blend":
+            done = method == "exact" and self._run_exact(run, self._encoder_half, x, strip, put, watch)
+            if not done and method != "blend":
                 run_untiled(run, x, out, Tensor.float, self.memory_used_encode(x.shape, self.vae_dtype))
-                return result
-            run_blend(
-                run,
-                x,
-                out,
-                scale=(1, f),
-                tile=None if tile_size is None else f * cells(tile_size, f),
-                overlap=f * cells(OVERLAP_PIXELS if overlap is None else overlap, f, "overlap"),
-                default_tile=TILE_PIXELS // f * f,
-                tile_bytes=lambda h, w: self.memory_used_encode((1, 1, h, w), self.vae_dtype),
-            )
-            return result
+            elif not done:
+                run_blend(
+                    run,
+                    x,
+                    out,
+                    scale=(1, f),
+                    tile=None if tile_size is None else f * cells(tile_size, f),
+                    overlap=f * cells(OVERLAP_PIXELS if overlap is None else overlap, f, "overlap"),
+                    default_tile=TILE_PIXELS // f * f,
+                    tile_bytes=lambda h, w: self.memory_used_encode((1, 1, h, w), self.vae_dtype),
+                )
+        return out[:, :, None] if self.latent_dim == 3 else out  # a view made in inference mode could not be changed
 
     def decode_tiled(
         self,
@@ -228,9 +236,9 @@ class VAE(HostNames):
     ) -> Tensor:
         """ComfyUI's tiled decode: exact, in strips of the tiles' height; "blend" is approximate. In latent cells."""
         f = self.upscale_ratio
-        sides = [f * tile for tile in (tile_x, tile_y) if tile is not None]
-        pixels = None if overlap is None else overlap * f
-        return self.decode(samples, method, tile_size=min(sides, default=None), overlap=pixels)
+        side, shared = smaller_side(tile_x, tile_y), whole(overlap, "overlap", 0)
+        pixels = [None if amount is None else f * amount for amount in (side, shared)]
+        return self.decode(samples, method, tile_size=pixels[0], overlap=pixels[1])
 
     def encode_tiled(
         self,
@@ -244,7 +252,7 @@ class VAE(HostNames):
         not_video: bool | None = None,
     ) -> Tensor:
         """ComfyUI's tiled encode: exact, in strips of the tiles' height; "blend" is approximate. Sizes in pixels."""
-        side = min([tile for tile in (tile_x, tile_y) if tile is not None], default=None)
+        side = smaller_side(tile_x, tile_y)
         return self.encode(pixel_samples, method, tile_size=side, overlap=overlap, not_video=not_video)
 
     def _encoder_half(self) -> Half:
@@ -261,8 +269,6 @@ class VAE(HostNames):
         group: int = 1,
     ) -> bool:
         """Run by the engine; False where it has no rule for a module, which the ordinary run does not need."""
-        if strip_rows is not None and strip_rows < 1:
-            raise InputError(f"tile_size: expected at least 1 row, got {strip_rows}: make it larger")
         self.last_plan = None
         try:
             self.last_plan = ExactRun(run, make_half, strip_rows, put, watch, group).items(x)

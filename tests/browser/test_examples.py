@@ -23,10 +23,6 @@ EXAMPLES = sorted(path.stem for path in FOLDER.glob("*.json"))
 RUN_MS = 600_000
 MARGIN, LARGEST_BYTES, WIDEST = 24, 145_000, 1280
 
-OVER_THE_CANVAS = ("Comfy.Minimap.Visible", "Comfy.Graph.CanvasMenu", "Comfy.Graph.CanvasInfo")
-"""Settings of what the page draws over the workflow."""
-MENU = ".comfy-menu-hamburger, .no-drag.fixed.top-0.right-0"
-"""What is left of the page while it shows nothing else."""
 NODES = """() => window.app.graph.nodes.map((node) => ({
     name: `${node.type} (${node.id})`, x: node.pos[0], y: node.pos[1] - 30, right: node.pos[0] + node.size[0],
     bottom: node.pos[1] + node.size[1]}))"""
@@ -138,16 +134,7 @@ def show_all(ui: Ui) -> None:
     boxes = ui.js(f"() => {groups}")
     left, top = (min(box[axis] for box in boxes) - MARGIN for axis in (0, 1))
     width, height = (max(box[axis] + box[axis + 2] for box in boxes) + MARGIN for axis in (0, 1))
-    ui.page.set_viewport_size({"width": int(width - left), "height": int(height - top)})
-    for setting in OVER_THE_CANVAS:
-        ui.js("(id) => window.app.ui.settings.setSettingValue(id, false)", setting)
-    if not ui.js("() => Boolean(window.app.extensionManager.focusMode)"):
-        ui.js("() => window.app.extensionManager.command.execute('Workspace.ToggleFocusMode')")
-    ui.page.add_style_tag(content=f"{MENU} {{ visibility: hidden; }}")
-    ui.page.wait_for_timeout(1500)
-    ui.js("([x, y]) => { Object.assign(window.app.canvas.ds, {scale: 1, offset: [-x, -y]}); }", [left, top])
-    ui.js("() => window.app.canvas.setDirty(true, true)")
-    ui.page.wait_for_timeout(1500)
+    ui.show_only(int(left), int(top), int(width - left), int(height - top))
 
 
 def photograph(ui: Ui) -> Image.Image:

@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from exact_vae.nodes import NODE_DISPLAY_NAME_MAPPINGS
+from exact_vae.tests.browser.ui import LINE, PANEL, TRACK
 
 if TYPE_CHECKING:
     from .ui import Ui
 
 pytestmark = pytest.mark.browser
 
-PANEL, LINE, TRACK, LEGEND = ".exact-vae", ".exact-vae-line", ".exact-vae-track", ".exact-vae-legend"
+LEGEND = ".exact-vae-legend"
 GIB = 2**30
 REPORT: dict[str, Any] = {
     "line": "exact · recompute · 3.10 GiB · 12.4 s",
@@ -33,18 +34,6 @@ PLAN = (
 
 def executed(node: int, report: dict[str, Any]) -> dict[str, Any]:
     return {"node": str(node), "display_node": str(node), "prompt_id": "p", "output": {"exact_vae": [report]}}
-
-
-def visible(ui: Ui, selector: str) -> None:
-    ui.page.locator(selector).first.wait_for(state="visible")
-
-
-def gone(ui: Ui) -> None:
-    ui.page.wait_for_function(f"() => !document.querySelector('{PANEL}')")
-
-
-def text(ui: Ui, selector: str) -> str:
-    return ui.page.locator(selector).first.inner_text()
 
 
 @pytest.mark.parametrize(("node_id", "name"), sorted(NODE_DISPLAY_NAME_MAPPINGS.items()))
@@ -67,14 +56,14 @@ def test_a_run_is_shown_from_beginning_to_end(any_ui: Ui, screenshot: Callable[[
     before = ui.js("() => window.app.graph.serialize().nodes.map((node) => node.widgets_values?.length ?? 0)")
     assert ui.page.locator(PANEL).count() == 0
     events = [event for event in ui.run() if event["node"] == str(decode)]
-    visible(ui, LINE)
+    ui.visible(LINE)
     screenshot(ui, "decode")
 
-    assert text(ui, LINE).startswith("exact · ")
-    assert " s" in text(ui, LINE)
-    assert "plan " in text(ui, LEGEND)
-    assert "budget " in text(ui, LEGEND)
-    assert "peak 0 B" not in text(ui, LEGEND)
+    assert ui.text(LINE).startswith("exact · ")
+    assert " s" in ui.text(LINE)
+    assert "plan " in ui.text(LEGEND)
+    assert "budget " in ui.text(LEGEND)
+    assert "peak 0 B" not in ui.text(LEGEND)
     assert events, "no progress arrived"
     fractions = [event["fraction"] for event in events]
     assert fractions == sorted(fractions)
@@ -91,7 +80,7 @@ def test_memory_is_drawn_to_scale(any_ui: Ui) -> None:
     ui = any_ui
     decode = ui.decode_workflow()
     ui.send("executed", executed(decode, REPORT))
-    visible(ui, TRACK)
+    ui.visible(TRACK)
     widths = ui.js(
         f"""() => Object.fromEntries([...document.querySelector('{TRACK}').children].map((bar) =>
             [bar.className, bar.style.width || bar.style.left]))"""
@@ -106,8 +95,8 @@ def test_what_is_not_known_is_not_shown(any_ui: Ui) -> None:
     ui = any_ui
     decode = ui.decode_workflow()
     ui.send("executed", executed(decode, REPORT | {"peak_bytes": None}))
-    visible(ui, TRACK)
-    assert text(ui, LEGEND).split("\n") == ["plan 4.0 GiB", "budget 8.0 GiB"]
+    ui.visible(TRACK)
+    assert ui.text(LEGEND).split("\n") == ["plan 4.0 GiB", "budget 8.0 GiB"]
     other = {"exact": False, "line": "host's own method · video VAE (3-D latents)", "warnings": ["Latent has NaN."]}
     ui.send(
         "executed", executed(decode, REPORT | other | {"plan_bytes": None, "peak_bytes": None, "budget_bytes": None})
@@ -115,7 +104,7 @@ def test_what_is_not_known_is_not_shown(any_ui: Ui) -> None:
     ui.page.get_by_text("host's own method").first.wait_for()
     assert not ui.page.locator(TRACK).first.is_visible()
     assert not ui.page.locator(LEGEND).first.is_visible()
-    assert text(ui, ".exact-vae-warning") == "Latent has NaN."
+    assert ui.text(".exact-vae-warning") == "Latent has NaN."
 
 
 def test_progress_is_shown_and_can_be_read_aloud(any_ui: Ui, screenshot: Callable[[Ui, str], None]) -> None:
@@ -123,11 +112,11 @@ def test_progress_is_shown_and_can_be_read_aloud(any_ui: Ui, screenshot: Callabl
     decode = ui.decode_workflow()
     event = {"node": str(decode), "fraction": 0.42, "line": "exact · recompute · 42%", "done": False}
     ui.send("exact_vae.progress", event | {"budget_bytes": 8 * GIB, "plan_bytes": 4 * GIB})
-    visible(ui, TRACK)
+    ui.visible(TRACK)
     screenshot(ui, "progress")
     bar = ui.page.get_by_role("progressbar").first
     assert bar.get_attribute("aria-valuenow") == "42"
-    assert text(ui, LINE) == "exact · recompute · 42%"
+    assert ui.text(LINE) == "exact · recompute · 42%"
     ui.send("exact_vae.progress", event | {"done": True})
     ui.page.get_by_text("stopped at 42%").first.wait_for()
     assert not ui.page.locator(TRACK).first.is_visible()
@@ -139,9 +128,9 @@ def test_the_setting_switches_it_off_and_on_again(any_ui: Ui) -> None:
     size = "(id) => [...window.app.graph.getNodeById(id).size]"
     before = ui.js(size, decode)
     ui.send("executed", executed(decode, REPORT))
-    visible(ui, LINE)
+    ui.visible(LINE)
     ui.set("ExactVAE.ShowOnNodes", False)
-    gone(ui)
+    ui.gone()
     if not ui.js("() => Boolean(window.LiteGraph.vueNodesMode)"):
         assert ui.js(size, decode) == before
     ui.send("exact_vae.progress", {"node": str(decode), "fraction": 0.5, "line": "half", "done": False})
@@ -149,8 +138,8 @@ def test_the_setting_switches_it_off_and_on_again(any_ui: Ui) -> None:
     ui.page.wait_for_timeout(300)
     assert ui.page.locator(PANEL).count() == 0
     ui.set("ExactVAE.ShowOnNodes", True)
-    visible(ui, LINE)
-    assert text(ui, LINE) == "exact · while it was off"
+    ui.visible(LINE)
+    assert ui.text(LINE) == "exact · while it was off"
 
 
 def test_the_setting_is_in_the_dialog(ui: Ui) -> None:
@@ -162,8 +151,8 @@ def test_the_setting_is_in_the_dialog(ui: Ui) -> None:
 def test_undo_keeps_the_line_and_a_reload_does_not(ui: Ui, open_page: Callable[[], Ui]) -> None:
     ui.decode_workflow(64)
     ui.run()
-    visible(ui, LINE)
-    line = text(ui, LINE)
+    ui.visible(LINE)
+    line = ui.text(LINE)
     ui.js("() => window.app.loadGraphData(window.app.graph.serialize(), false)")
     ui.page.wait_for_function(f"(line) => document.querySelector('{LINE}')?.innerText === line", arg=line)
     assert ui.page.locator(PANEL).count() == 1
@@ -180,9 +169,9 @@ def test_the_plan_is_shown_as_text(any_ui: Ui, screenshot: Callable[[Ui, str], N
     plan = ui.add("ExactVAEPlan", 360, 160, values)
     ui.link(vae, plan, "vae")
     ui.run()
-    visible(ui, ".exact-vae-text")
+    ui.visible(".exact-vae-text")
     screenshot(ui, "plan")
-    assert "peak " in text(ui, ".exact-vae-text")
+    assert "peak " in ui.text(".exact-vae-text")
     ui.send("executed", {"node": str(plan), "display_node": str(plan), "output": {"text": [PLAN]}})
     ui.page.wait_for_timeout(200)
     assert ui.page.locator(".exact-vae-text").all_inner_texts() == [PLAN]
@@ -229,7 +218,7 @@ def test_text_is_readable_in_dark_and_light(any_ui: Ui, palette: str, screenshot
     ui.set("Comfy.ColorPalette", palette)
     decode = ui.decode_workflow()
     ui.send("executed", executed(decode, REPORT | {"warnings": ["NaN came in with the latent."]}))
-    visible(ui, LINE)
+    ui.visible(LINE)
     screenshot(ui, f"report_{palette}")
     ratios = ui.js("""() => {
         const draw = document.createElement("canvas").getContext("2d", {willReadFrequently: true});

@@ -7,25 +7,12 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import pytest
+from exact_vae.tests.browser.ui import LINE, PANEL, TRACK
 
 if TYPE_CHECKING:
     from .ui import Ui
 
 pytestmark = pytest.mark.browser
-
-PANEL, LINE, TRACK = ".exact-vae", ".exact-vae-line", ".exact-vae-track"
-
-
-def visible(ui: Ui, selector: str) -> None:
-    ui.page.locator(selector).first.wait_for(state="visible")
-
-
-def gone(ui: Ui) -> None:
-    ui.page.wait_for_function(f"() => !document.querySelector('{PANEL}')")
-
-
-def text(ui: Ui, selector: str) -> str:
-    return ui.page.locator(selector).first.inner_text()
 
 
 def panels(ui: Ui, node: int) -> int:
@@ -44,12 +31,12 @@ def test_the_core_s_node_behind_make_vae_exact_has_the_line(any_ui: Ui, screensh
     ui = any_ui
     decode = ui.core_workflow(512)
     ui.run()
-    visible(ui, LINE)
+    ui.visible(LINE)
     screenshot(ui, "core")
     assert panels(ui, decode) == 1
     assert ui.page.locator(PANEL).count() == 1
-    assert text(ui, LINE).startswith("exact · ")
-    assert " s" in text(ui, LINE)
+    assert ui.text(LINE).startswith("exact · ")
+    assert " s" in ui.text(LINE)
     assert not ui.page.locator(TRACK).first.is_visible()
     assert "exact_vae" not in json.dumps(ui.js("() => window.app.graphToPrompt()"))
     assert ui.console.unexplained() == []
@@ -62,8 +49,8 @@ def test_undo_keeps_the_line_of_the_core_s_node(any_ui: Ui) -> None:
     ui.js("() => window.app.loadGraphData({...window.app.graph.serialize(), id: crypto.randomUUID()}, false)")
     ui.page.wait_for_function("() => window.app.graph.nodes.length === 5")
     ui.run()
-    visible(ui, LINE)
-    line = text(ui, LINE)
+    ui.visible(LINE)
+    line = ui.text(LINE)
     ui.js("() => window.app.loadGraphData(window.app.graph.serialize(), false)")
     ui.page.wait_for_function(f"(line) => document.querySelector('{LINE}')?.innerText === line", arg=line)
     assert panels(ui, decode) == 1
@@ -83,7 +70,7 @@ def test_a_failed_run_shows_why_and_no_line_of_the_run_before(
     ui.page.get_by_text("failed · ").first.wait_for()
     screenshot(ui, "failed")
     assert state(ui) == "failed"
-    assert "expected a budget of at least" in text(ui, LINE)
+    assert "expected a budget of at least" in ui.text(LINE)
     assert not ui.page.locator(TRACK).first.is_visible()
     good = f"() => document.querySelector('{PANEL}')?.dataset.state === 'exact'"
     ui.js(f"(id) => {{ {memory} = 0.5; }}", decode)
@@ -110,4 +97,4 @@ def test_a_cancelled_run_says_so_until_the_next(any_ui: Ui, screenshot: Callable
     screenshot(ui, "cancelled")
     assert state(ui) == "other"
     ui.send("execution_start", {"prompt_id": "next"})
-    gone(ui)
+    ui.gone()

@@ -10,6 +10,8 @@ if TYPE_CHECKING:
     from playwright.sync_api import ConsoleMessage, Page
 
 RUN_MS = 180_000
+PANEL, LINE, TRACK = ".exact-vae", ".exact-vae-line", ".exact-vae-track"
+"""Of a panel of ours: the whole, its line, the bar of its memory or progress."""
 # Console errors that may come while a test works, each with its reason; any other fails the test. What the frontend
 # writes before that, while it opens, counts only if it names a file of ours.
 IGNORED = {
@@ -17,6 +19,12 @@ IGNORED = {
     r"Failed to load resource.*status of 404": "files that the host looks for and may lack, such as user.css",
     r"[Jj]obs ?A[Pp][Ii]": "a frontend newer than its host asks for a list of jobs that the host does not have",
 }
+
+
+OVER_THE_CANVAS = ("Comfy.Minimap.Visible", "Comfy.Graph.CanvasMenu", "Comfy.Graph.CanvasInfo")
+"""Settings of what the page draws over the workflow."""
+MENU = ".comfy-menu-hamburger, .no-drag.fixed.top-0.right-0"
+"""What is left of the page while it shows nothing else."""
 
 
 class Console:
@@ -56,6 +64,18 @@ class Ui:
 
     def set(self, setting: str, value: Any) -> None:
         self.js("([id, value]) => window.app.extensionManager.setting.set(id, value)", [setting, value])
+
+    def visible(self, selector: str) -> None:
+        """Wait for the first of these to be seen."""
+        self.page.locator(selector).first.wait_for(state="visible")
+
+    def gone(self) -> None:
+        """Wait until no panel of ours is left."""
+        self.page.wait_for_function(f"() => !document.querySelector('{PANEL}')")
+
+    def text(self, selector: str) -> str:
+        """What the first of these says."""
+        return self.page.locator(selector).first.inner_text()
 
     def clear(self) -> None:
         self.js("""() => {
@@ -116,6 +136,19 @@ class Ui:
         self.link(latent, decode, "samples")
         self.link(decode, preview, "images")
         return decode
+
+    def show_only(self, left: int, top: int, width: int, height: int) -> None:
+        """A part of the canvas in its own size, with nothing of the page over it, until the page is closed."""
+        self.page.set_viewport_size({"width": width, "height": height})
+        for setting in OVER_THE_CANVAS:
+            self.js("(id) => window.app.ui.settings.setSettingValue(id, false)", setting)
+        if not self.js("() => Boolean(window.app.extensionManager.focusMode)"):
+            self.js("() => window.app.extensionManager.command.execute('Workspace.ToggleFocusMode')")
+        self.page.add_style_tag(content=f"{MENU} {{ visibility: hidden; }}")
+        self.page.wait_for_timeout(1500)
+        self.js("([x, y]) => { Object.assign(window.app.canvas.ds, {scale: 1, offset: [-x, -y]}); }", [left, top])
+        self.js("() => window.app.canvas.setDirty(true, true)")
+        self.page.wait_for_timeout(1500)
 
     def run(self, milliseconds: int = RUN_MS) -> list[dict[str, Any]]:
         """Queue the workflow and wait for its end; the progress events of our pack in their order."""

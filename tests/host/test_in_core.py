@@ -49,6 +49,11 @@ def told(comfy_dir: Path, comfy_python: str, tmp_path_factory: pytest.TempPathFa
     return run(comfy_dir, comfy_python, "ours_in_core.py", tmp_path_factory.mktemp("files"))
 
 
+@pytest.fixture(scope="module")
+def loaded(comfy_dir: Path, comfy_python: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    return run(comfy_dir, comfy_python, "load_vae_in_core.py", tmp_path_factory.mktemp("files"))
+
+
 def of(walked: dict[str, Any], name: str) -> Any:
     """What became of a VAE; skipped where this core has no such one."""
     if walked[name] is None and name in NEWER:
@@ -63,6 +68,19 @@ def test_every_vae_with_a_rule_is_exact(walked: dict[str, Any], name: str) -> No
         assert (ran["method"], ran["reason"]) == ("exact", None), what
         assert isinstance(ran["off"], float), ran["off"]
         assert ran["off"] <= BOUND, what
+
+
+@pytest.mark.parametrize("name", ["taesd", "taesdxl", "taesd3", "taef1", "taef2", "Flux.2", "Flux.2 small decoder"])
+def test_both_loader_nodes_give_the_same(loaded: dict[str, Any], name: str) -> None:
+    """Flux.2's latents have 128 channels of 16 pixels a cell, as EmptyFlux2LatentImage makes them; TAEF2's do, too."""
+    found = of(loaded, name)
+    assert found["channels"][0] == found["channels"][1]
+    if name in NEWER:
+        assert (found["channels"][0], found["shape"]) == (128, [1, 128, 4, 6])
+    for what in ("decode", "encode"):
+        assert found[f"{what}, exact"], what
+        assert isinstance(found[what], float), found[what]
+        assert found[what] <= 1e-5, what
 
 
 @pytest.mark.parametrize("name", OTHERS)

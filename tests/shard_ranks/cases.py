@@ -203,6 +203,7 @@ def against_untiled(vae: VAE, z: Tensor, ranks: DistributedRanks, **options: Any
     sent = dict(zip(ranks.traffic.sent, ranks.traffic.since(before), strict=True))
     answer: Answer = {"sent": sent, "whole": image is not None}
     if image is not None:
+        assert not image.is_inference()  # it can be trained on
         answer |= compared(image, vae.decode(z, "untiled"))
     return answer
 

@@ -36,6 +36,7 @@ class StubPatcher:
     def load(self) -> None:
         """What load_models_gpu does with a patcher: what a clone patched in the shared model is taken back first."""
         self.loaded = True
+        self.model.device = self.load_device
         self._patch_weights()
         for name, value in self.object_patches.items():
             owner, _, attribute = name.rpartition(".")

@@ -196,7 +196,13 @@ def _wan_core(_layout: str) -> tuple[str, ...]:
 
 FAMILIES: dict[str, Family] = {
     "kl": Family("ldm KL autoencoder", _kl_core, infer_kl, build_kl, {"act_fn": ("silu", "swish")}),
-    "video": Family("KL autoencoder with temporal decoder", _kl_core, infer_video, build_kl, {}),
+    "video": Family(
+        "KL autoencoder with temporal decoder",
+        _kl_core,
+        infer_video,
+        build_kl,
+        {"act_fn": ("silu", "swish"), "merge_strategy": ("learned", "fixed")},
+    ),
     "flux2": Family(
         "Flux.2 autoencoder",
         _flux2_core,

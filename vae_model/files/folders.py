@@ -62,6 +62,12 @@ def choose_in_folder(folder: Path, variant: str | None) -> Choice:
     raise VAEFileError(f"{folder}: expected the variant {wanted}, found {there}: choose one of these, or none")
 
 
+def loose_weights(folder: Path) -> list[Path]:
+    """The weight files of a folder that diffusers did not write; none of another one."""
+    folder, _ = _enter(folder)
+    return [] if _groups(folder) else _weight_files(folder)
+
+
 def choose_beside(path: Path) -> Choice | None:
     """The files of which this is one shard, or those that this index lists; None for a file that is whole."""
     if path.name.endswith(".json") and ".index" in path.name:
@@ -140,13 +146,18 @@ def _listed(index: Path) -> list[str]:
     """The names of the files that an index lists; they lie beside it."""
     try:
         content: Any = json.loads(index.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise VAEFileError(f"{index}: expected an index in JSON, found something else: download it again") from error
+    try:
         names = sorted({str(name) for name in content["weight_map"].values()})
-    except (OSError, ValueError, RecursionError, LookupError, TypeError, AttributeError) as error:
+    except (LookupError, TypeError, AttributeError) as error:
         raise VAEFileError(
-            f"{index}: expected an index with a weight_map, found something else: download the folder again"
+            f"{index}: expected an index with a weight_map, found none: get another version of it, or give the weights"
         ) from error
-    if not names or len(names) > _MOST_SHARDS or any(Path(name).name != name or "\\" in name for name in names):
-        raise VAEFileError(f"{index}: expected names of files beside it, found others: download the folder again")
+    odd = [name for name in names if Path(name).name != name or "\\" in name]
+    if not names or odd or len(names) > _MOST_SHARDS:
+        found = ascii(odd[0])[1:-1][:80] if odd else f"{len(names)} names"
+        raise VAEFileError(f"{index}: expected names of files beside it, found {found}: correct its weight_map")
     return names
 
 

@@ -11,7 +11,7 @@ from ..errors import VAEFileError
 
 PICKLE_SUFFIXES = (".pt", ".pth", ".ckpt", ".bin")
 SAFETENSORS_SUFFIXES = (".safetensors", ".sft")
-_MOST_HEADER_BYTES = 100_000_000
+MOST_HEADER_BYTES = 100_000_000
 """The longest header that safetensors itself reads."""
 _PYTORCH = "get the VAE as .safetensors"
 _UNPACK = "unpack it and give the weight file in it"
@@ -68,7 +68,7 @@ def is_safetensors(path: Path, head: bytes) -> bool:
 
     The bytes decide, the ending only where they could be either: a renamed file is what it was before.
     """
-    if head[8:9] == b"{" and 0 < int.from_bytes(head[:8], "little") < _MOST_HEADER_BYTES:
+    if head[8:9] == b"{" and 0 < int.from_bytes(head[:8], "little") < MOST_HEADER_BYTES:
         return True
     if head.startswith(b"PK\x03\x04") or (head.startswith(b"\x80") and head[1:2] <= b"\x05"):
         return False

@@ -30,6 +30,10 @@ class FalseSize(ValueError):
     """A pickle declares other numbers than there are."""
 
 
+class TooShort(FalseSize):
+    """It declares more than the whole file holds: mostly, the file was cut off."""
+
+
 class ForeignObjects(ValueError):
     """A pickle tells to make what is no weight, or something of a size of its own choice."""
 

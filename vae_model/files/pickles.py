@@ -16,7 +16,8 @@ from typing import Any, NamedTuple, cast
 import torch
 
 from ..errors import VAEFileError
-from .pickle_scan import FalseSize, ForeignObjects, scan
+from .pickle_scan import FalseSize, ForeignObjects, TooShort, scan
+from .safetensors_header import WRITTEN_SO
 from .stand_ins import beside_weights, unlisted
 from .storages import load_archive, load_legacy
 
@@ -26,8 +27,8 @@ _STRUCTURES = {"builtins", "__builtin__", "collections", "copyreg", "copy_reg", 
 """Packages of structures, which say nothing of what is in them."""
 _REFUSALS = ("weights_only", "Unsupported", "GLOBAL")
 """Words of torch's unpickler where it refuses to make an object."""
-_LEGACY_PICKLES = 4
-"""Before the numbers of a file older than torch 1.6: a magic number, the version, facts of the machine, the content."""
+_LEGACY_PICKLES = 5
+"""Before the numbers of a file older than torch 1.6: magic number, version, machine, the content, keys of storages."""
 
 
 def unpickle(path: Path, head: bytes) -> tuple[Mapping[str, Any], tuple[str, ...]]:
@@ -40,8 +41,9 @@ def unpickle(path: Path, head: bytes) -> tuple[Mapping[str, Any], tuple[str, ...
     except (MemoryError, VAEFileError):
         raise
     except FalseSize as error:
+        remedy = "the file is truncated, download it again" if isinstance(error, TooShort) else WRITTEN_SO
         raise VAEFileError(
-            f"{path}: expected as many numbers as it declares, found others ({error}): download it again"
+            f"{path}: expected as many numbers as it declares, found others ({error}): {remedy}"
         ) from error
     except Exception as error:  # the unpickler meets arbitrary bytes, so any exception type may come out of it
         refused = isinstance(error, ForeignObjects) or any(word in str(error) for word in _REFUSALS)
@@ -123,7 +125,8 @@ def _scan_archive(path: Path) -> _Scanned:
                     f"{path}: expected weights, found an archive of other files: unpack it and give the weight file"
                 )
             if len(sizes) < len(entries) or len(pickles) != 1:
-                raise zipfile.BadZipFile
+                found = f"{len(pickles)} of them" if len(pickles) != 1 else "one of its names twice"
+                raise VAEFileError(f"{path}: expected one data.pkl as torch writes it, found {found}: {WRITTEN_SO}")
             content = archive.read(pickles[0])
     except VAEFileError:
         raise
@@ -133,7 +136,7 @@ def _scan_archive(path: Path) -> _Scanned:
 
     def check(key: str, declared: int) -> None:
         if declared != sizes.get(folder + key, 0):  # fewer are false, too: numbers of another type, read wrongly
-            raise FalseSize(f"{declared} bytes, there are {sizes.get(folder + key, 0)}")
+            raise FalseSize(f"{declared} bytes in data/{ascii(key)[1:-1][:20]}, there are {sizes.get(folder + key, 0)}")
 
     names = scan(io.BytesIO(content), len(content), check, 1)
     stored = all(entry.compress_type == zipfile.ZIP_STORED for entry in entries)
@@ -147,8 +150,10 @@ def _scan_legacy(path: Path) -> _Scanned:
 
     def check(key: str, size: int) -> None:
         declared[key] = max(size, declared.get(key, 0))
-        if size < 0 or sum(declared.values()) > available:
-            raise FalseSize(f"{sum(declared.values())} bytes, room for {available}")
+        if size < 0:
+            raise FalseSize(f"{size} bytes")
+        if sum(declared.values()) > available:
+            raise TooShort(f"{sum(declared.values())} bytes, room for {available}")
 
     with path.open("rb") as file:
         names = scan(file, available, check, _LEGACY_PICKLES)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,6 +22,7 @@ from .hyper_parameters import told_settings
 from .kinds import is_safetensors, read_head
 from .nested import flatten
 from .pickles import first_line, unpickle
+from .safetensors_header import explain
 
 
 @dataclass(frozen=True)
@@ -74,11 +74,11 @@ def _open_choice(choice: Choice) -> Weights:
 
 def _open_file(path: Path) -> Weights:
     head = read_head(path)
-    metadata = _read_config(path.with_name("config.json"))
+    metadata, notes = _read_config(path.with_name("config.json"))
     if is_safetensors(path, head):
-        return _open_safetensors(path, metadata)
-    content, notes = unpickle(path, head)
-    return replace(_from_mapping(str(path), content, metadata | told_settings(content)), notes=notes)
+        return replace(_open_safetensors(path, metadata), notes=notes)
+    content, more = unpickle(path, head)
+    return replace(_from_mapping(str(path), content, metadata | told_settings(content)), notes=(*notes, *more))
 
 
 def _join(shards: list[Weights]) -> Weights:
@@ -105,15 +105,17 @@ def _join(shards: list[Weights]) -> Weights:
     )
 
 
-def _read_config(path: Path) -> dict[str, str]:
-    """The fields of a diffusers config.json beside the weights that names an autoencoder, else nothing."""
+def _read_config(path: Path) -> tuple[dict[str, str], tuple[str, ...]]:
+    """The fields of a diffusers config.json beside the weights that names an autoencoder, else nothing; and a note."""
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}, ()
     except (OSError, ValueError, RecursionError):
-        return {}
+        return {}, (f"{path.name} beside it could not be read, its settings are not known",)
     if not isinstance(config, dict) or config.keys().isdisjoint(("latent_channels", "z_dim")):
-        return {}
-    return {str(key): str(value) for key, value in cast(dict[str, object], config).items()}
+        return {}, ()
+    return {str(key): str(value) for key, value in cast(dict[str, object], config).items()}, ()
 
 
 def _open_safetensors(path: Path, metadata: dict[str, str]) -> Weights:
@@ -123,8 +125,12 @@ def _open_safetensors(path: Path, metadata: dict[str, str]) -> Weights:
         slices = {name: file.get_slice(name) for name in names}
         shapes = {name: tuple(part.get_shape()) for name, part in slices.items()}
         dtypes = {name: _SAFETENSORS_DTYPES.get(part.get_dtype(), torch.uint8) for name, part in slices.items()}
-    except (SafetensorError, OSError, ValueError, OverflowError) as error:
-        raise VAEFileError(f"{path}: {_explain_safetensors(path, error)}") from error
+    except OSError as error:
+        raise VAEFileError(
+            f"{path}: expected a readable file, got {first_line(error)}: check its permissions"
+        ) from error
+    except (SafetensorError, ValueError, OverflowError) as error:
+        raise VAEFileError(f"{path}: {explain(path, first_line(error))}") from error
     return Weights(str(path), shapes, dtypes, file.get_tensor, metadata | dict(file.metadata() or {}))
 
 
@@ -138,31 +144,6 @@ _SAFETENSORS_DTYPES = {
     "I64": torch.int64,
     "I32": torch.int32,
 }
-
-
-def _explain_safetensors(path: Path, error: Exception) -> str:
-    """What is wrong with the file, in words: too short for its header, of another kind, or no safetensors at all."""
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        header_bytes = int.from_bytes(file.read(8), "little")
-        try:
-            header = json.loads(file.read(header_bytes)) if header_bytes < min(size, 100_000_000) else {}
-            entries = [entry for name, entry in header.items() if name != "__metadata__"]
-            ends = [int(entry["data_offsets"][1]) for entry in entries]
-            named = {str(entry["dtype"]) for entry in entries}
-            unknown = {kind for kind in named - _KNOWN_DTYPES if re.fullmatch("[A-Z][A-Z0-9_]{1,15}", kind)}
-        except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError):
-            ends, unknown = [], set[str]()
-    needed = 8 + header_bytes + max(ends, default=0)
-    if ends and needed > size:
-        return f"expected {needed} bytes of safetensors, found {size}: the file is truncated, download it again"
-    if ends and needed == size and unknown:
-        kind = sorted(unknown)[0]
-        return f"expected numbers that this safetensors knows, found {kind}: get the float16 or float32 version"
-    return f"expected safetensors, found something else ({first_line(error)}): download the file again"
-
-
-_KNOWN_DTYPES = {*_SAFETENSORS_DTYPES, "BOOL", "U8", "I8", "U16", "I16", "U32", "U64"}
 
 
 def _from_mapping(name: str, content: Mapping[str, Any], metadata: dict[str, str]) -> Weights:

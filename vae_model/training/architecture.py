@@ -10,7 +10,10 @@ import torch
 from ..autoencoder import AutoencoderKL, engine_options
 from ..bundled import BUNDLED_FILE
 from ..config import KLConfig
+from ..difference import differences
 from ..load import LoadedModel, load_model
+from ..notes import tell
+from ..settings import settings_of
 from .arguments import call_checked
 from .config import ConfigError, one_of
 
@@ -116,7 +119,31 @@ def take_weights(model: AutoencoderKL, loaded: LoadedModel, ignore_keys: Sequenc
     if problems:
         found = "; ".join(problems[:4]) + (f"; {len(problems) - 4} more" if len(problems) > 4 else "")
         raise ConfigError(f"model.ckpt_path: expected weights that fit ddconfig, got {name} with {found}: use another")
+    _check_settings(model, loaded, tuple(ignore_keys), name)
     model.load_state_dict(ours | given)
+
+
+def _check_settings(model: AutoencoderKL, loaded: LoadedModel, ignored: tuple[str, ...], name: str) -> None:
+    """ConfigError where a file says otherwise than ddconfig what no shape tells; where it says nothing, a note.
+
+    Dropout is the training's to choose.
+    """
+    texts = {text: f"{text.partition(' ')[0]}." for text in differences(loaded.model, model)}  # -> the layer's name
+    found = [text for text, layer in texts.items() if not layer.startswith(ignored) and not layer.endswith(".dropout.")]
+    if not found:
+        return
+    theirs, ours = settings_of(loaded.model), settings_of(model)
+    odd = [key for key in sorted(theirs.keys() | ours.keys()) if theirs.get(key) != ours.get(key) and key != "dropout"]
+    values = [f"{key} {theirs.get(key, 'False')} instead of {ours.get(key, 'False')}" for key in odd]
+    listed = "; ".join(values or found[:3])
+    # A file that tells its groups is one of ours or diffusers', where what is not said is known to be False.
+    told = {key.removeprefix("encoder_").removeprefix("decoder_") for key in loaded.hints}
+    if "norm_num_groups" in told or told & {*odd}:
+        raise ConfigError(
+            f"model.ckpt_path: expected settings as in ddconfig, got {name} with {listed}: set them in ddconfig, or "
+            "leave ddconfig out"
+        )
+    tell(name, [f"it does not say its settings: usual are {listed}; those of ddconfig are taken"])
 
 
 def freeze_all_but(model: AutoencoderKL, train: Sequence[str]) -> None:

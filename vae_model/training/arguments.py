@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import inspect
 import types
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Union, cast, get_args, get_origin, get_type_hints
 
 from .config import require
+from .key_places import advice
 
 _NAMES = {int: "a whole number", float: "a number", str: "text", bool: "true or false", type(None): "null"}
 
@@ -16,10 +17,10 @@ def call_checked(make: Callable[..., Any], arguments: Mapping[str, Any], where: 
     """make(**arguments), after a look at their names and types; ConfigError naming all that is wrong."""
     owner: Any = make.__init__ if inspect.isclass(make) else make
     parameters = {n: p for n, p in inspect.signature(make).parameters.items() if n not in skip}
-    hints, problems, values = get_type_hints(owner), [], {}
+    problems, values = unknown_names(arguments, tuple(parameters), where), {}
+    hints = get_type_hints(owner)
     for name, value in arguments.items():
         if name not in parameters:
-            problems.append(f"{where}.{name}: expected one of {', '.join(parameters)}, got an unknown key: correct it")
             continue
         try:
             values[name] = convert(value, hints.get(name, object))
@@ -29,6 +30,16 @@ def call_checked(make: Callable[..., Any], arguments: Mapping[str, Any], where: 
     problems += [f"{where}.{name}: expected a value, got none: add it" for name in required if name not in values]
     require(problems)
     return make(**values)
+
+
+def unknown_names(given: Iterable[str], known: Sequence[str], where: str) -> list[str]:
+    """The problems of those names of the section `where` that are not known, each with the place it may belong to."""
+    prefix = "" if where.startswith("model.params") else "model.params."
+    return [
+        f"{where}.{name}: expected one of {', '.join(known)}, got an unknown key: {advice(f'{prefix}{where}.{name}')}"
+        for name in given
+        if name not in known
+    ]
 
 
 def convert(value: Any, kind: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
@@ -10,20 +11,29 @@ from torch import Tensor
 
 from ..errors import InputError
 
+logger = logging.getLogger(__name__)
+
 KEYS = ("jpg", "image")
 """Where images are in a batch that is a mapping, as generative-models and as latent-diffusion call it."""
 
 _RANGE_SLACK = 1e-3
 """How far beyond -1..1 an image may lie: more than rounding, less than any other scaling."""
+_LARGEST = 16.0
+"""Beyond it nothing is noise or a standardised image any more."""
 
 
-def images_of(batch: Any, key: str = KEYS[0], channels: int | None = None) -> tuple[Tensor, Tensor | None]:
+def images_of(
+    batch: Any, key: str = KEYS[0], channels: int | None = None, told: set[str] | None = None
+) -> tuple[Tensor, Tensor | None]:
     """(images (B, C, H, W) in -1..1, numbers of the crops where the batch has an entry `crop`, else None).
 
     Args:    batch: a tensor; a mapping with the entry `key` (the default one may also be called `image`); or a tuple
              or list that begins with the images, such as (image, label). uint8 is scaled to -1..1.
-             channels: those of the model; images that have them last, (B, H, W, C), are turned round.
-    Raises:  InputError for anything else and for values beyond -1..1.
+             channels: those of the model; images that have them last, (B, H, W, C), are turned round, and grey ones
+             may have none, (B, H, W).
+             told: the warnings that were given already; each is given once.
+    Values around zero that go beyond -1..1, as of noise or standardised images, are taken as they are, with a warning.
+    Raises:  InputError for anything else, such as floats of 0..255.
     """
     numbers: Tensor | None = None
     if isinstance(batch, Mapping):
@@ -39,10 +49,12 @@ def images_of(batch: Any, key: str = KEYS[0], channels: int | None = None) -> tu
         raise InputError(
             f"batch: expected a tensor, a mapping with {key!r} or (images, ...), got {type(batch).__name__}: convert it"
         )
-    return _scaled(_channels_first(batch, channels)), numbers
+    return _scaled(_channels_first(batch, channels), set() if told is None else told), numbers
 
 
 def _channels_first(x: Tensor, channels: int | None) -> Tensor:
+    if x.ndim == 3 and channels == 1:
+        return x[:, None]
     if x.ndim != 4 or channels is None or x.shape[1] == channels:
         return x
     if x.shape[3] != channels:
@@ -52,13 +64,26 @@ def _channels_first(x: Tensor, channels: int | None) -> Tensor:
     return x.movedim(3, 1).contiguous()
 
 
-def _scaled(x: Tensor) -> Tensor:
-    """Bytes in -1..1; floats as they are, if they lie there."""
+def _scaled(x: Tensor, told: set[str]) -> Tensor:
+    """Bytes in -1..1; floats as they are, if they lie there or about there."""
     if x.ndim == 4 and x.dtype == torch.uint8:
         return x.float() / 127.5 - 1
-    if x.ndim != 4 or not x.is_floating_point() or not bool((x.abs() <= 1 + _RANGE_SLACK).all()):
+    if x.ndim != 4 or not x.is_floating_point() or not _about_zero(x, told):
         raise InputError(f"images: expected floats (B, C, H, W) in -1..1, got {_told(x)}: scale them")
     return x
+
+
+def _about_zero(x: Tensor, told: set[str]) -> bool:
+    """Whether values lie in -1..1 or, told in a warning, to both sides of zero not far beyond."""
+    if x.device.type == "meta" or bool((x.abs() <= 1 + _RANGE_SLACK).all()):
+        return True
+    if not bool((x.abs() <= _LARGEST).all()) or float(x.detach().min()) > -1 - _RANGE_SLACK:
+        return False
+    if "range" not in told:
+        told.add("range")
+        text = "images: expected floats in -1..1, got %s: taken as they are; scale them, if they are pictures"
+        logger.warning(text, _told(x))
+    return True
 
 
 def _told(x: Tensor) -> str:

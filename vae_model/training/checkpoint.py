@@ -7,6 +7,7 @@ import math
 import signal
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +19,12 @@ from ..files.atomic import atomic_path, remove_leftovers
 from ..save import save
 from .best import Best
 from .checks import Epochs, is_due
+from .config import BEST, LAST
 from .divergence import DivergedError, broken, floating_tensors, named
 from .trained import Trained
 
 logger = logging.getLogger(__name__)
 
-LAST = "last.ckpt"
-BEST = "best.safetensors"
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -43,6 +43,10 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             raise OSError(
                 f"checkpoint: expected to write {target}, got {reason}: make room; the checkpoint before is untouched"
             ) from error
+
+    def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
+        """Read it; nothing in it is run, whatever is asked for."""
+        return torch.load(path, map_location=map_location, weights_only=True)
 
 
 class Checkpoints(Callback):
@@ -66,6 +70,8 @@ class Checkpoints(Callback):
         self.folder, self.weights, self.dtype, self.every, self.epochs = folder, weights, _DTYPES[dtype], every, epochs
         self.deadline = None if max_minutes is None else time.monotonic() + 60 * max_minutes
         self.interrupted = False
+        self.unjudged: list[Callable[[Trainer, Any], None]] = []
+        """What is called in the place of a check where there are no pictures to judge."""
         self.saved_after: int | None = None
         """The number of batches in the files, where this run or the one that it goes on from has written any."""
         self._best = Best(folder)
@@ -107,6 +113,8 @@ class Checkpoints(Callback):
         if due or stop:
             require_sound(trainer, pl_module, self.dtype)
             if not trainer.enable_validation:
+                for write in () if hurried else self.unjudged:
+                    write(trainer, pl_module)
                 self.save(trainer, pl_module)
 
     def on_validation_end(self, trainer: Trainer, pl_module: Any) -> None:

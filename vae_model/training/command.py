@@ -9,6 +9,7 @@ from pathlib import Path
 
 from .config import ConfigError
 from .dotted import importable
+from .preflight import check_inputs
 from .recipe import read_config
 
 _NEEDED = {"lightning": "lightning", "yaml": "PyYAML"}
@@ -23,10 +24,11 @@ def train(name: str, overrides: Sequence[str] = (), *, resume: bool = False, qui
             "pip install 'exact-vae[train]'"
         )
     config = read_config(name, overrides)
-    from .fit import prepare, run
+    inputs = check_inputs(config, resume=resume)
+    from .fit import prepare, run  # Lightning takes seconds
 
     with importable(Path(name).parent, Path()):  # where a loss of one's own may be
-        prepared = prepare(config, resume=resume, progress=not quiet and sys.stderr.isatty())
+        prepared = prepare(config, resume=resume, progress=not quiet and sys.stderr.isatty(), inputs=inputs)
         nothing_left = prepared.ended
         run(prepared)
     module, folder = prepared.module, config.output.folder

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, cast
 
 from ..errors import InputError
 
 PRECISIONS = ("auto", "32-true", "64-true", "bf16-mixed", "16-mixed")
 STRATEGIES = ("auto", "ddp", "fsdp")
 EXPORT_DTYPES = ("float32", "bfloat16", "float16")
+LAST = "last.ckpt"
+BEST = "best.safetensors"
+"""The checkpoint and the best weights, in `output.folder`."""
+FALLBACK_CROP = 256
+"""Pixels, where neither the data nor the model say a size."""
 
 
 class ConfigError(InputError):
@@ -82,13 +87,15 @@ class DataSection:
     """The same, for judging; may be empty."""
     batch_size: int = 8
     """Crops per batch and process."""
-    crop: int = 256
+    crop: int | None = None
+    """Side of the squares; null for `model.params.ddconfig.resolution`, and 256 where that is not given either."""
     stages: tuple[tuple[float, int, int], ...] = ()
     """Instead of `crop` and `batch_size`: (share of the training from which it holds, crop, batch_size)."""
     scales: tuple[float, ...] = (1.0,)
     """How much larger than the crop the square may be that is cut and then shrunk to it; drawn evenly."""
     flip: bool = True
-    val_crop: int = 256
+    val_crop: int | None = None
+    """Longest sides of the middles that are judged; null as for `crop`."""
     val_limit: int | None = None
     """How many photographs the checks during the training look at."""
     workers: int = 0
@@ -179,3 +186,11 @@ class TrainConfig:
     data: DataSection = field(default_factory=DataSection)
     trainer: TrainerSection = field(default_factory=TrainerSection)
     output: OutputSection = field(default_factory=OutputSection)
+
+    def __post_init__(self) -> None:
+        ddconfig: Any = self.model.params.get("ddconfig")
+        side: Any = cast("Mapping[str, Any]", ddconfig).get("resolution") if isinstance(ddconfig, Mapping) else None
+        if not isinstance(side, int) or side < 8:
+            side = FALLBACK_CROP
+        crops = {name: getattr(self.data, name) or side for name in ("crop", "val_crop")}
+        object.__setattr__(self, "data", replace(self.data, **crops))

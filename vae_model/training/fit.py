@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import inspect
 import logging
 import platform
 import warnings
@@ -15,12 +16,13 @@ from lightning import Trainer
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy
+from lightning.pytorch.utilities import rank_zero_only
 
 from ..exact.sharding.group import leave_together
-from ..files.atomic import require_writable
-from .checkpoint import BEST, LAST, AtomicCheckpointIO, Checkpoints, SaveAfterCheck
+from ..notes import tell
+from .checkpoint import AtomicCheckpointIO, Checkpoints, SaveAfterCheck
 from .checks import Epochs, batches_of, epochs_of
-from .config import ConfigError, TrainConfig, one_of, require
+from .config import BEST, FALLBACK_CROP, ConfigError, TrainConfig, one_of, require
 from .crops import Timetable
 from .distill import TinyDistillation
 from .divergence import DivergedError
@@ -28,7 +30,8 @@ from .given_loss import GivenLoss
 from .kl_module import AutoEncoderKL
 from .loaders import Photographs, stages_of
 from .losses import call_checked
-from .photo_set import PhotoSet, find_pictures
+from .photo_set import PhotoSet
+from .preflight import Inputs, check_inputs
 from .progress import Progress
 from .record import Pictures, Record
 from .rehearsal import check_channels, rehearse
@@ -43,6 +46,10 @@ MODELS: dict[str, Any] = {
     "TinyDistillation": TinyDistillation,
 }
 """What `model.target` may name, by its last part."""
+
+_WEIGHTS_ONLY = {"weights_only": True} if "weights_only" in inspect.signature(Trainer.fit).parameters else {}
+"""Lightning 2.6 asks how to read a checkpoint; before, `AtomicCheckpointIO` reads it so. `check_checkpoint` has
+already read the same file without running anything in it."""
 
 
 @dataclass
@@ -61,30 +68,29 @@ class Prepared:
         return self.module.batches_done >= self.module.total_batches
 
 
-def prepare(config: TrainConfig, *, resume: bool = False, progress: bool = True) -> Prepared:
+def prepare(
+    config: TrainConfig, *, resume: bool = False, progress: bool = True, inputs: Inputs | None = None
+) -> Prepared:
     """Check a configuration against the world and put the training together; nothing is trained or written.
 
+    Args:    inputs: what `check_inputs` has found already.
     Raises: ConfigError (or another one-line ValueError) for missing folders, a monitor that nothing logs, a checkpoint
             that does not fit, and whatever else would end the training later.
     """
     for source in ("lightning.pytorch", "lightning.fabric"):  # they say at length which accelerators there are not
         logging.getLogger(source).setLevel(logging.WARNING)
-    name = config.model.target.rsplit(".", 1)[-1]
-    require(one_of("model.target", name, MODELS))
-    train_paths = find_pictures(config.data.train, "data.train")
-    val_paths = find_pictures(config.data.val, "data.val") if config.data.val else []
+    inputs = inputs or check_inputs(config, resume=resume)
     folder = Path(config.output.folder)
-    checkpoint = _checkpoint(folder, config.output.weights, resume)
-    require_writable(folder / LAST)
     torch.manual_seed(config.trainer.seed)
-    module: Trained = call_checked(MODELS[name], config.model.params, "model.params")
-    _check_monitor(module, bool(val_paths))
+    module: Trained = call_checked(MODELS[config.model.target.rsplit(".", 1)[-1]], config.model.params, "model.params")
+    if inputs.val:
+        _check_monitor(module)
     _check_strategy(config, module)
     cache_bytes = config.data.cache_gib * 2**30
     check_channels(module)
     channels = module.image_channels()[0]
-    train = PhotoSet(train_paths, cache_bytes, channels)
-    val = PhotoSet(val_paths, cache_bytes / 4, channels) if val_paths else None
+    train = PhotoSet(inputs.train, cache_bytes, channels)
+    val = PhotoSet(inputs.val, cache_bytes / 4, channels) if inputs.val else None
     if len(train) == 0 or (val is not None and len(val) == 0):
         raise ConfigError("data: expected pictures, got only files that cannot be read: name other folders")
     _configure(module, config, len(train))
@@ -93,13 +99,21 @@ def prepare(config: TrainConfig, *, resume: bool = False, progress: bool = True)
     if wrong:
         raise ConfigError(f"data.crop: expected multiples of {factor} pixels, got {wrong[0]}: change it")
     multiple = max(32, factor)
-    val_side = max(config.data.val_crop, multiple) // multiple * multiple
-    if checkpoint is not None:
-        check_checkpoint(checkpoint, module, config)
+    val_side = max(config.data.val_crop or FALLBACK_CROP, multiple) // multiple * multiple
+    if inputs.checkpoint is not None:
+        check_checkpoint(inputs.checkpoint, module, config)
     rehearse(module, stages_of(config.data), val_side if val else None)
     data = Photographs(config.data, train, val, multiple, config.trainer.seed)
+    if val is None:
+        _tell_unjudged()
     checkpoints = _checkpoints(config, module, folder, len(train))
-    return Prepared(_trainer(config, module, checkpoints, progress), module, data, checkpoint, checkpoints)
+    return Prepared(_trainer(config, module, checkpoints, progress), module, data, inputs.checkpoint, checkpoints)
+
+
+@rank_zero_only
+def _tell_unjudged() -> None:
+    missing = f"no check, no reconstructions and no {BEST}"
+    tell("data.val", [f"no pictures are given, hence {missing}: say data.val=FOLDER to have them"])
 
 
 def run(prepared: Prepared) -> None:
@@ -117,9 +131,8 @@ def run(prepared: Prepared) -> None:
         warnings.filterwarnings("ignore", category=FutureWarning, module="lightning.*")
         warnings.filterwarnings("ignore", message=".*smaller than the logging interval.*")
         try:
-            prepared.trainer.fit(
-                prepared.module, datamodule=prepared.data, ckpt_path=prepared.checkpoint, weights_only=True
-            )
+            fit: Any = prepared.trainer.fit
+            fit(prepared.module, datamodule=prepared.data, ckpt_path=prepared.checkpoint, **_WEIGHTS_ONLY)
         except DivergedError as error:
             saved, folder = prepared.checkpoints.saved_after, prepared.checkpoints.folder
             kept = f"{folder} is as after batch {saved}, from where --resume goes on" if saved else "nothing is written"
@@ -127,25 +140,8 @@ def run(prepared: Prepared) -> None:
     leave_together()
 
 
-def _checkpoint(folder: Path, weights: str, resume: bool) -> Path | None:
-    if weights == BEST:
-        raise ConfigError(f"output.weights: expected another name than that of the best weights, got {BEST}: change it")
-    path = folder / LAST
-    if resume and not path.is_file():
-        raise ConfigError(f"--resume: expected {path}, found none: train without --resume, or name output.folder")
-    if not resume and path.is_file():
-        raise ConfigError(
-            f"output.folder: expected one without a training, got {folder}: go on with --resume, or name another"
-        )
-    return path if resume else None
-
-
-def _check_monitor(module: Trained, judged: bool) -> None:
-    if module.monitor is None:
-        return
-    if not judged:
-        raise ConfigError(f"monitor: expected data.val to judge {module.monitor} on, got none: add it")
-    if isinstance(module.criterion, GivenLoss):
+def _check_monitor(module: Trained) -> None:
+    if module.monitor is None or isinstance(module.criterion, GivenLoss):
         return  # what it logs shows when it is tried
     require(one_of("monitor", module.monitor, tuple(module.logged_keys())))
 
@@ -154,8 +150,6 @@ def _configure(module: Trained, config: TrainConfig, photos: int) -> None:
     """Tell the module how long, how fast and how."""
     wanted, stages = config.trainer, stages_of(config.data)
     batches = wanted.batches or batches_of(wanted.epochs or 0, photos, stages, processes(config))
-    if not batches:
-        raise ConfigError("trainer: expected batches or epochs, got neither: say how long to train")
     module.total_batches = -(-batches // wanted.accumulate) * wanted.accumulate
     module.accumulate, module.clip, module.seed = wanted.accumulate, wanted.clip, wanted.seed
     module.settings = config.optimizer
@@ -188,12 +182,12 @@ def _trainer(config: TrainConfig, module: Trained, checkpoints: Checkpoints, pro
     settings = asdict(config)
     settings["data"] = {k: v for k, v in settings["data"].items() if k not in ("train", "val")}
     settings.pop("output")
-    callbacks: list[Any] = [
-        Record(folder / "training.json", settings),
-        checkpoints,
-    ]
+    record = Record(folder / "training.json", settings)
+    callbacks: list[Any] = [record, checkpoints]
+    checkpoints.unjudged = [record.add_row]
     if config.output.grids:
         callbacks.append(Pictures(folder / "images", config.output.grids))
+        checkpoints.unjudged.append(callbacks[-1].draw_samples)
     if progress:
         callbacks.append(Progress(refresh_rate=min(wanted.log_every, 10)))
     callbacks.append(SaveAfterCheck(checkpoints))

@@ -39,7 +39,7 @@ class AutoEncoderKL(Trained):
              ema_decay: of the moving average; None for none.
              start: a name in `start.STARTS`, without `ckpt_path`.
              train: which halves are trained; the other stays as it is, its quant convolution too.
-             input_key: where the images are in a batch that is a mapping.
+             input_key: where the images are in a batch that is a mapping; latent-diffusion's `image_key` is the same.
              decoder_ddconfig: of the decoder, where it differs.
              use_quant_conv, use_post_quant_conv: the 1x1 convolutions around the latent; None as `ckpt_path` has them,
              else True.
@@ -66,6 +66,7 @@ class AutoEncoderKL(Trained):
         use_post_quant_conv: bool | None = None,
         ckpt_variant: str | None = None,
         ckpt_part: str | None = None,
+        image_key: str | None = None,
     ) -> None:
         require(one_of("model.start", start, STARTS) + check_parts(train))
         loaded = None if ckpt_path is None else load_start(ckpt_path, ckpt_variant, ckpt_part)
@@ -79,6 +80,7 @@ class AutoEncoderKL(Trained):
         if gradient_checkpointing:
             recompute_blocks(model)
         freeze_all_but(model, train)
+        input_key = image_key or input_key
         super().__init__(model, make_loss(lossconfig), ema_decay, monitor, input_key)
         self.remember(
             **options,

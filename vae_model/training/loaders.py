@@ -9,14 +9,14 @@ from lightning import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from .config import DataSection
+from .config import FALLBACK_CROP, DataSection
 from .crops import BatchItems, CentreCrops, RandomCrops, Timetable
 from .photo_set import PhotoSet
 
 
 def stages_of(section: DataSection) -> tuple[tuple[float, int, int], ...]:
     """The stages of crop and batch sizes, also where there is one only."""
-    return section.stages or ((0.0, section.crop, section.batch_size),)
+    return section.stages or ((0.0, section.crop or FALLBACK_CROP, section.batch_size),)
 
 
 class ResumableLoader(DataLoader[dict[str, Tensor]]):
@@ -57,7 +57,7 @@ class Photographs(LightningDataModule):
         """One picture at a time: their sizes differ."""
         if self.val is None:
             return []
-        crops = CentreCrops(self.val, self.section.val_crop, self.multiple, self.section.val_limit)
+        crops = CentreCrops(self.val, self.section.val_crop or FALLBACK_CROP, self.multiple, self.section.val_limit)
         return DataLoader(crops, batch_size=1)
 
 

@@ -40,6 +40,21 @@ class ModelModule(EitherModule):
         self.batches_done = 0
         self._criterion: tuple[Any, Any] | None = None
         self._words = TrainerWords()
+        self._told: set[str] = set()
+
+    @property
+    def image_key(self) -> str:
+        """`input_key` under latent-diffusion's name."""
+        return self.input_key
+
+    @image_key.setter
+    def image_key(self, key: str) -> None:
+        self.input_key = key
+
+    @property
+    def runs(self) -> bool:
+        """Whether a Trainer runs this, rather than that somebody calls a step by hand."""
+        return self._trainer is not None and self._trainer.state.stage is not None
 
     @property
     def criterion(self) -> Any:
@@ -88,9 +103,12 @@ class ModelModule(EitherModule):
         arguments["lossconfig"] = None if own_loss(self.loss) else arguments["lossconfig"]
         self.save_hyperparameters(plain(arguments), logger=False)
 
-    def get_input(self, batch: Any) -> tuple[Tensor, Tensor | None]:
-        """(images (B, C, H, W) in -1..1, numbers of the crops or None) of a batch, whatever `images_of` reads."""
-        x, numbers = images_of(batch, self.input_key, self.image_channels()[0])
+    def get_input(self, batch: Any, key: str | None = None) -> tuple[Tensor, Tensor | None]:
+        """(images (B, C, H, W) in -1..1, numbers of the crops or None) of a batch, whatever `images_of` reads.
+
+        Args:    key: where the images are in a batch that is a mapping; None for `input_key`.
+        """
+        x, numbers = images_of(batch, key or self.input_key, self.image_channels()[0], self._told)
         if self.device.type != "meta":
             x = x.to(next(self.model.parameters()).dtype)
         return x, numbers

@@ -17,6 +17,7 @@ from typing import Any, cast, get_type_hints
 from .arguments import convert
 from .config import ConfigError, TrainConfig, require
 from .foreign_config import translate
+from .key_places import advice, advice_on_option
 from .lightning_words import settings_of
 
 logger = logging.getLogger(__name__)
@@ -38,6 +39,9 @@ def read_config(name: str, overrides: Sequence[str] = ()) -> TrainConfig:
     """
     import yaml
 
+    for word in overrides:
+        if word.startswith("-"):
+            raise ConfigError(f"config: expected key=value, got {word}: {advice_on_option(word)}")
     path = bundled_configs().get(name, Path(name))
     if not path.is_file():
         known = ", ".join(bundled_configs())
@@ -48,7 +52,7 @@ def read_config(name: str, overrides: Sequence[str] = ()) -> TrainConfig:
     tree = _copy(cast("Mapping[str, Any]", content))
     for word in overrides:
         key, equals, text = word.partition("=")
-        if not equals or not key or key.startswith("-"):
+        if not equals or not key:
             raise ConfigError(f"config: expected key=value, got {word!r}: write for example trainer.batches=100")
         try:
             value = yaml.load(text, _loader())
@@ -138,7 +142,7 @@ def _build(kind: Any, tree: Mapping[str, Any], where: str, problems: list[str]) 
     for key, value in tree.items():
         if key not in known:
             problems.append(
-                f"{where}{key}: expected one of {', '.join(known)}, got an unknown key: correct or remove it"
+                f"{where}{key}: expected one of {', '.join(known)}, got an unknown key: {advice(f'{where}{key}')}"
             )
         elif is_dataclass(hints[key]):
             if isinstance(value, Mapping):

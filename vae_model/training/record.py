@@ -50,8 +50,11 @@ class Record(Callback):
 
     def on_validation_end(self, trainer: Trainer, pl_module: Any) -> None:
         """One row more."""
-        if trainer.sanity_checking:
-            return
+        if not trainer.sanity_checking:
+            self.add_row(trainer, pl_module)
+
+    def add_row(self, trainer: Trainer, pl_module: Any) -> None:
+        """Write the curve up to here; what a check has found is in it where there was one."""
         row = {"batch": pl_module.batches_done, "loss": self._loss or 0.0}
         row |= {key[4:]: float(value) for key, value in trainer.callback_metrics.items() if key.startswith("val/")}
         row["minutes"] = self._elapsed() / 60
@@ -97,8 +100,23 @@ class Pictures(Callback):
                     self._rows.append(comparison(*(to_rgb(image[None])[0].cpu() for image in pair)))
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
-        """Draw samples, with the averaged weights still in; in all processes, as each may hold a share of them."""
-        if trainer.sanity_checking or not hasattr(pl_module, "sample"):
+        """Draw samples, with the averaged weights still in."""
+        if not trainer.sanity_checking:
+            self._draw(pl_module)
+
+    def draw_samples(self, trainer: Trainer, pl_module: Any) -> None:
+        """Samples alone, where there is nothing to reconstruct."""
+        trained = [module for module in pl_module.modules() if module.training]
+        with torch.no_grad(), pl_module.finished():
+            pl_module.eval()
+            self._draw(pl_module)
+        for module in trained:
+            module.training = True
+        self._write_all(trainer, pl_module)
+
+    def _draw(self, pl_module: Any) -> None:
+        """In all processes, as each may hold a share of the weights."""
+        if not hasattr(pl_module, "sample"):
             return
         side = max(SAMPLE_SIDE // pl_module.factor(), 1) * pl_module.factor()
         generator = torch.Generator().manual_seed(0)
@@ -108,12 +126,16 @@ class Pictures(Callback):
 
     def on_validation_end(self, trainer: Trainer, pl_module: Any) -> None:
         """Write them."""
+        if not trainer.sanity_checking:
+            self._write_all(trainer, pl_module)
+
+    def _write_all(self, trainer: Trainer, pl_module: Any) -> None:
         rows, self._rows = self._rows, []
         samples, self._samples = self._samples, []
         if rows:
             self._write(trainer, pl_module.batches_done, "reconstructions", stack(rows))
-            if samples:
-                self._write(trainer, pl_module.batches_done, "samples", torch.cat(samples, dim=2))
+        if samples and trainer.is_global_zero:
+            self._write(trainer, pl_module.batches_done, "samples", torch.cat(samples, dim=2))
 
     def _write(self, trainer: Trainer, batches: int, name: str, grid: Tensor) -> None:
         """A picture (3, H, W) in 0..1 as a file, and for TensorBoard."""

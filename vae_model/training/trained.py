@@ -15,9 +15,11 @@ import torch
 from torch import Tensor, nn
 
 from ..ema import LitEma
+from ..errors import InputError
 from ..instantiate import instantiate_optimizer
 from .crops import generator_of
 from .divergence import DivergedError, SkippedSteps, broken, losses_of, named
+from .gradient_scale import rescaled
 from .metrics import LEAST_SIDE, psnr, ssim
 from .model_module import ModelModule, as_list
 from .schedule import rate_share
@@ -72,8 +74,16 @@ class Trained(ModelModule):
             self.model_ema = LitEma(self.model, self.ema_decay)
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-        """One batch: the autoencoder's step, then the discriminator's."""
+        """One batch: the autoencoder's step, then the discriminator's; returns the loss, detached.
+
+        Called by hand, without a Trainer, it steps and logs nothing and returns the loss with its graph, for a loop of
+        one's own: `loss.backward()`, then a step of `configure_optimizers()[0]`.
+
+        Raises: InputError by hand with a discriminator, which would not be trained.
+        """
         x, numbers = self.get_input(batch)
+        if not self.runs:
+            return self._loss_by_hand(x, numbers)
         if numbers is not None:  # dropout and whatever else draws without a generator
             torch.manual_seed(generator_of(self.seed, int(numbers[0]), stream=1).initial_seed())
         optimizers = as_list(self.optimizers())
@@ -82,7 +92,7 @@ class Trained(ModelModule):
         with _without_gradients(discriminator):
             total, reconstructions, log = self.training_losses(x, numbers)
             self._note(broken(losses_of({"train/total_loss": total, **log})))
-            self._step(optimizers[0], total)
+            self._step(optimizers[0], total, waiting=discriminator)
         if discriminator is not None and reconstructions is not None and self.batches_done >= self.criterion.disc_start:
             with self.in_float32():
                 loss, more = self.criterion.judge(x.float(), reconstructions.detach().float(), "train")
@@ -93,10 +103,16 @@ class Trained(ModelModule):
             self.model_ema(self.model)
         self.batches_done += 1
         shown = {key: log.pop(key) for key in ("train/total_loss", "train/rec_loss", "train/kl_loss") if key in log}
-        together = self._processes() > 1
-        self.log_dict(shown, prog_bar=True, sync_dist=together, batch_size=len(x))
-        self.log_dict(log, sync_dist=together, batch_size=len(x))
+        self._log(shown, log, len(x))
         return total.detach()
+
+    def _loss_by_hand(self, x: Tensor, numbers: Tensor | None) -> Tensor:
+        if self.criterion.discriminator is not None:
+            raise InputError(
+                "training_step: expected a Trainer, which trains the discriminator, too, got none: call Trainer.fit, "
+                "or take a loss without one"
+            )
+        return self.training_losses(x, numbers)[0]
 
     def validation_step(self, batch: Any, batch_idx: int) -> dict[str, Tensor]:
         """Losses and PSNR of one batch; returns inputs and reconstructions for the pictures."""
@@ -106,10 +122,15 @@ class Trained(ModelModule):
         shown = {"val/psnr": psnr(x, y).mean().float()}
         if min(x.shape[-2:]) >= LEAST_SIDE:
             log["val/ssim"] = ssim(x, y).mean().float()
-        together = self._processes() > 1
-        self.log_dict(shown, prog_bar=True, sync_dist=together, batch_size=len(x))
-        self.log_dict(log, sync_dist=together, batch_size=len(x))
+        if self.runs:
+            self._log(shown, log, len(x))
         return {"inputs": x, "reconstructions": y}
+
+    def _log(self, shown: dict[str, Tensor], log: dict[str, Tensor], count: int) -> None:
+        """Values of `count` images, those that are shown with the bar first."""
+        together = self._processes() > 1
+        self.log_dict(shown, prog_bar=True, sync_dist=together, batch_size=count)
+        self.log_dict(log, sync_dist=together, batch_size=count)
 
     @contextmanager
     def finished(self) -> Generator[nn.Module, None, None]:
@@ -220,10 +241,11 @@ class Trained(ModelModule):
             for group in optimizer.param_groups:
                 group["lr"] = rate * share
 
-    def _step(self, optimizer: Any, loss: Tensor) -> None:
+    def _step(self, optimizer: Any, loss: Tensor, waiting: nn.Module | None = None) -> None:
         self.manual_backward(loss / self.accumulate)
         if self._completes_step():
-            optimizer.step()
+            with rescaled(self.trainer, waiting):
+                optimizer.step()
             optimizer.zero_grad()
 
 

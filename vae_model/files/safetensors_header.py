@@ -1,0 +1,131 @@
+"""Why a safetensors file cannot be opened, in words: cut off, another kind of file, or a header with a wrong value.
+
+Source of the format: the description in safetensors' README (Apache-2.0), read as facts: 8 bytes of length, a header in
+JSON, then the numbers of all tensors without gaps.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, cast
+
+from .kinds import MOST_HEADER_BYTES
+
+BITS = {
+    **dict.fromkeys(("F64", "I64", "U64", "C64"), 64),
+    **dict.fromkeys(("F32", "I32", "U32"), 32),
+    **dict.fromkeys(("F16", "BF16", "I16", "U16"), 16),
+    **dict.fromkeys(("F8_E4M3", "F8_E5M2", "I8", "U8", "BOOL"), 8),
+}
+"""Of one number of each kind that every version of safetensors knows; newer versions know more."""
+WRITTEN_SO = "get another version of the file, this one was written so"
+"""What to do about a file that is whole and wrong: downloading it again brings the same bytes."""
+_AGAIN = "the file is truncated, download it again"
+_KIND = re.compile("[A-Z][A-Z0-9_]{1,15}")
+_FIELDS = {"dtype", "shape", "data_offsets"}
+_METADATA = "__metadata__"
+_MOST_SIDES = 64
+
+
+def explain(path: Path, reason: str) -> str:
+    """What is wrong, as "expected ..., found ...: what to do". `reason`: what its reader said."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        start = file.read(9)
+        length = int.from_bytes(start[:8], "little")
+        if size < 9:
+            return f"expected a header and numbers of safetensors, found {size} bytes: {_AGAIN}"
+        if start[8:] != b"{" or length > MOST_HEADER_BYTES:
+            return f"expected safetensors, found another kind of file ({reason}): get the VAE as .safetensors"
+        if 8 + length > size:
+            return f"expected at least {8 + length} bytes of safetensors, found {size}: {_AGAIN}"
+        text = b"{" + file.read(length - 1)
+    wrong = _wrong_value(text)
+    if isinstance(wrong, str):
+        return wrong
+    header, needed = wrong, 8 + length + _end(wrong)
+    if needed > size:
+        return f"expected {needed} bytes of safetensors, found {size}: {_AGAIN}"
+    if needed < size:
+        return f"expected {needed} bytes, as its header tells, found {size}: download it again, or get another version"
+    new = [(name, entry["dtype"]) for name, entry in header.items() if entry["dtype"] not in BITS]
+    if new:
+        found = f"{new[0][1]} in {_shown(new[0][0])}"
+        return f"expected numbers that this safetensors knows, found {found}: get the float16 or float32 version"
+    return f"expected safetensors, found what its reader refuses ({reason}): {WRITTEN_SO}"
+
+
+def _wrong_value(text: bytes) -> str | dict[str, Any]:
+    """The entries of a header, or what is wrong in it."""
+    twice: list[str] = []
+
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        twice.extend(name for name, number in Counter(name for name, _ in pairs).items() if number > 1)
+        return dict(pairs)
+
+    try:
+        header: Any = json.loads(text, object_pairs_hook=once)
+    except (ValueError, RecursionError):
+        return "expected a header in JSON, found damage in it: download the file again"
+    told = header.pop(_METADATA, None)
+    odd = {name: value for name, value in _items(told) if not isinstance(value, str)}
+    if odd or not isinstance(told, (dict, type(None))):
+        field = f"{_METADATA}.{next(iter(odd))}" if odd else _METADATA
+        value = next(iter(odd.values())) if odd else told
+        return f"expected text in {_shown(field)}, found {_shown(value)}: {WRITTEN_SO}"
+    for name, entry in header.items():
+        wrong = _wrong_entry(_shown(name), entry)
+        if wrong:
+            return f"{wrong}: {WRITTEN_SO}"
+    end = 0
+    for name, entry in sorted(header.items(), key=lambda item: item[1]["data_offsets"]):
+        if entry["data_offsets"][0] != end:
+            found = entry["data_offsets"][0]
+            return f"expected {_shown(name)} to begin at byte {end}, found {found} in its data_offsets: {WRITTEN_SO}"
+        end = entry["data_offsets"][1]
+    if twice:
+        return f"expected every name once in the header, found {_shown(twice[0])} twice: {WRITTEN_SO}"
+    return header
+
+
+def _wrong_entry(name: str, entry: Any) -> str:
+    """What is wrong with what the header tells of one tensor; nothing where it is right."""
+    if not isinstance(entry, dict) or not {*cast("dict[str, Any]", entry)} >= _FIELDS:
+        return f"expected {', '.join(sorted(_FIELDS))} of {name}, found {_shown(entry)}"
+    kind, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
+    if not isinstance(kind, str) or not _KIND.fullmatch(kind):
+        return f"expected a kind of numbers such as F16 as dtype of {name}, found {_shown(kind)}"
+    if not _are_counts(shape):
+        return f"expected whole numbers as shape of {name}, found {_shown(shape)}"
+    if not _are_counts(offsets) or len(offsets) != 2 or offsets[0] > offsets[1]:
+        return f"expected begin and end as data_offsets of {name}, found {_shown(offsets)}"
+    needed, there = math.prod(shape) * BITS.get(kind, 0) // 8, offsets[1] - offsets[0]
+    if kind in BITS and needed != there:
+        return f"expected {needed} bytes for {name}, {kind} of shape {_shown(shape)}, found {there} in its data_offsets"
+    return ""
+
+
+def _are_counts(values: Any) -> bool:
+    if not isinstance(values, list) or len(cast("list[Any]", values)) > _MOST_SIDES:
+        return False
+    return all(type(value) is int and 0 <= value < 2**64 for value in cast("list[Any]", values))
+
+
+def _items(told: Any) -> list[tuple[str, Any]]:
+    return list(cast("Mapping[str, Any]", told).items()) if isinstance(told, dict) else []
+
+
+def _end(header: Mapping[str, Any]) -> int:
+    return max((entry["data_offsets"][1] for entry in header.values()), default=0)
+
+
+def _shown(value: Any, most: int = 80) -> str:
+    """A name or value of the header, on one line."""
+    text = value if isinstance(value, str) else json.dumps(value)
+    text = text if text.isprintable() else ascii(text)
+    return text if len(text) <= most else f"{text[:most]}..."
