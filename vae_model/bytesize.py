@@ -9,24 +9,25 @@ _BINARY = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40, "KIB": 2**10, "MIB": 
 _UNITS = _DECIMAL | _BINARY
 
 
-def parse_bytes(amount: int | float | str) -> int:
+def parse_bytes(amount: int | float | str, what: str = "memory") -> int:
     """Bytes from 2147483648, "2GiB", "2.5 GB" or "800M" (K, M, G, T alone are binary). ValueError for anything else.
 
     A bare number as text is bytes, but below 1 MiB it is refused: the nodes count in GiB, and "1" is meant so.
+    `what`: how an error calls it.
     """
     if isinstance(amount, str):
         match = re.fullmatch(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*([A-Za-z]*)\s*", amount)
         if match is None or match[2].upper() not in _UNITS:
             raise ValueError(
-                f"memory: expected an amount such as 2GiB, 800MiB or 2147483648, got {amount!r}: add the unit"
+                f"{what}: expected an amount such as 2GiB, 800MiB or 2147483648, got {amount!r}: add the unit"
             )
         size = float(match[1]) * _UNITS[match[2].upper()]
         if not match[2] and 0 < size < 2**20:
-            raise ValueError(f"memory: expected an amount with its unit, got {amount!r}: {amount.strip()}GiB?")
+            raise ValueError(f"{what}: expected an amount with its unit, got {amount!r}: {amount.strip()}GiB?")
     else:
         size = float(amount)
     if not 1 <= size < 2**63:
-        raise ValueError(f"memory: expected at least 1 byte and less than 2^63, got {amount!r}: give a positive amount")
+        raise ValueError(f"{what}: expected at least 1 byte and less than 2^63, got {amount!r}: give a positive amount")
     return int(size)
 
 
