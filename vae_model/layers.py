@@ -89,7 +89,7 @@ class Downsample(nn.Module):
             self.conv = nn.Conv2d(in_channels, in_channels, kernel_size=3, stride=2, padding=0)
 
     def forward(self, x: Tensor) -> Tensor:
-        if not torch.jit.is_scripting():
+        if not torch.jit.is_scripting():  # pyright: ignore[reportPrivateImportUsage]
             require_planes(x, self.in_channels, type(self).__name__)
         if not self.with_conv:
             return functional.avg_pool2d(x, kernel_size=2, stride=2)

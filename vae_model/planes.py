@@ -17,7 +17,7 @@ def require_planes(x: Any, channels: int, owner: str) -> None:
     if not isinstance(x, Tensor):
         found = "nothing" if x is None else type(x).__name__
         raise InputError(f"{owner}: expected a tensor (B, {channels}, H, W), got {found}: pass one")
-    if torch.jit.is_tracing() or (x.ndim == 4 and x.shape[1] == channels):  # a trace takes sizes for tensors
+    if _is_tracing() or (x.ndim == 4 and x.shape[1] == channels):
         return
     way = "use the network that belongs to it"
     if x.ndim == 4 and x.shape[-1] == channels:
@@ -32,11 +32,16 @@ def require_moments(parameters: Any) -> None:
     if not isinstance(parameters, Tensor) or parameters.ndim < 2:
         found = tuple(parameters.shape) if isinstance(parameters, Tensor) else type(parameters).__name__
         raise InputError(f"posterior: expected moments (B, 2C, ...), got {found}: pass what the encoder returns")
-    if not torch.jit.is_tracing() and parameters.shape[1] % 2:
+    if not _is_tracing() and parameters.shape[1] % 2:
         raise InputError(
             f"posterior: expected moments (B, 2C, ...), mean and log-variance, got {parameters.shape[1]} channels: "
             "build the encoder with double_z=True"
         )
+
+
+def _is_tracing() -> bool:
+    """A trace takes sizes for tensors, which are not to be compared."""
+    return torch.jit.is_tracing()  # pyright: ignore[reportPrivateImportUsage]
 
 
 def require_groups(owner: str, ch: int, widths: Iterable[int], num_groups: int) -> None:

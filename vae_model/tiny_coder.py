@@ -50,7 +50,7 @@ class AutoencoderTinyBlock(nn.Module):
             )
 
     def forward(self, x: Tensor) -> Tensor:
-        if not torch.jit.is_scripting():
+        if not torch.jit.is_scripting():  # pyright: ignore[reportPrivateImportUsage]
             require_planes(x, cast(nn.Conv2d, self.conv[0]).in_channels, type(self).__name__)
         if hasattr(self, "pool"):
             x = x + self.pool(x)
