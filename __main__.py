@@ -118,9 +118,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options.overrides += rest  # options of other trainers among them, which are told what they are here
         rest = []
     if rest:
-        from .model_management.vae_option import other_half
+        from .model_management.usage import refuse_words
 
-        parser.error(f"unrecognized arguments: {' '.join(rest)}{other_half(getattr(options, 'vae', None), rest)}")
+        refuse_words(parser, options, rest)
     if getattr(options, "debug", False):
         show_tracebacks()
     _show_notes(options)

@@ -76,7 +76,7 @@ def plan_file(
     kind = vae_dtype(target) if dtype == "auto" else parse_dtype(dtype)
     half = _half(model, config, direction)
     device_budget, _ = budgets(target, None if memory is None else parse_bytes(memory))
-    host_budget = parse_bytes(host_memory) if host_memory != "0" else 0
+    host_budget = parse_bytes(host_memory, "--host-memory") if host_memory != "0" else 0
     shape = _input_shape(half, config, direction, *(side // f * f for side in (width, height)))
     return make_plan(half.program, shape, kind, device_budget, host_budget, device_type=target.type)
 

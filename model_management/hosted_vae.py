@@ -16,7 +16,9 @@ from .comfy_host import ComfyHost
 class HostedVAE(VAE):
     """Nodes of the host clone `patcher`, patch the clone and put it here, on this object or on a shallow copy."""
 
-    def __init__(self, loaded: LoadedModel, *, device: torch.device, dtype: torch.dtype) -> None:
+    def __init__(  # pyright: ignore[reportInconsistentConstructor]
+        self, loaded: LoadedModel, *, device: torch.device, dtype: torch.dtype
+    ) -> None:
         self.patcher = comfy_host.new_patcher(loaded.model, device)
         output_device = comfy_host.intermediate_device()
         super().__init__(loaded, self._new_host(), device=device, dtype=dtype, output_device=output_device)

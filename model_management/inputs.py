@@ -40,12 +40,7 @@ def read_picture(source: Path) -> tuple[Tensor, list[str]]:
     try:
         return read_image(source)
     except ValueError as error:
-        if is_latent(source):
-            raise InputError(f"encode: expected a picture, got the latent {source}: did you mean decode?") from error
-        if source.is_file() and source.suffix.lower() in WEIGHTS:
-            raise InputError(
-                f"encode: expected a picture, got the weight file {source}: give a VAE with --vae {source.name}"
-            ) from error
+        require_kind(source, "encode", error)
         raise
 
 
@@ -54,9 +49,21 @@ def read_latent_file(source: Path) -> Tensor:
     try:
         return read_latent(source)
     except ValueError as error:
-        if _is_picture(source):
-            raise InputError(f"decode: expected a latent, got the picture {source}: did you mean encode?") from error
+        require_kind(source, "decode", error)
         raise
+
+
+def require_kind(source: Path, command: str, cause: Exception | None = None) -> None:
+    """InputError for a file of a kind that another command, or another option, takes."""
+    wrong = ""
+    if command == "encode" and is_latent(source):
+        wrong = f"encode: expected a picture, got the latent {source}: did you mean decode?"
+    elif command == "encode" and source.is_file() and source.suffix.lower() in WEIGHTS:
+        wrong = f"encode: expected a picture, got the weight file {source}: give a VAE with --vae {source}"
+    elif command == "decode" and _is_picture(source):
+        wrong = f"decode: expected a latent, got the picture {source}: did you mean encode?"
+    if wrong:
+        raise InputError(wrong) from cause
 
 
 def is_latent(path: Path) -> bool:

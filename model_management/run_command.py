@@ -16,10 +16,10 @@ from ..vae_model.checks import check_method
 from ..vae_model.conventions import knows_raw
 from ..vae_model.errors import InputError
 from ..vae_model.exact.stream.ranks import RankLost
-from ..vae_model.files.images import require_image_suffix, write_image
+from ..vae_model.files.images import require_format, require_image_suffix, write_image
 from ..vae_model.files.latents import are_raw, require_latent_suffix, write_latent
 from ..vae_model.vae import VAE
-from .inputs import gather_inputs, read_latent_file, read_picture
+from .inputs import gather_inputs, read_latent_file, read_picture, require_kind
 from .jobs import Outcome, Result, name_outputs, run_jobs
 from .loader import load_vae
 from .vae_option import require_no_half, vae_files
@@ -32,7 +32,8 @@ def run_files(options: argparse.Namespace) -> int:
         parse_bytes(options.memory)
     suffix = ".safetensors" if options.command == "encode" else f".{options.format.lower().lstrip('.')}"
     require_suffix = require_latent_suffix if options.command == "encode" else require_image_suffix
-    require_suffix(f"name{suffix}")
+    if options.command == "decode":
+        require_format(options.format)
     if options.output is not None and options.output.suffix and not options.output.is_dir():
         require_suffix(options.output)
     files = vae_files(options.vae)
@@ -68,6 +69,7 @@ def _run_all(pairs: list[tuple[Path, Path]], files: list[str], options: argparse
 
     def run_one(source: Path, target: Path, progress: Callable[[float], None]) -> Result:
         if options.output is None and _is_there(target):  # decoding photo.safetensors must not replace the photo
+            require_kind(source, options.command)
             raise InputError(f"output: expected no such file yet, found {target}: name it with -o to replace it")
         return work(vae, source, target, method=options.method, memory=options.memory, progress=progress)
 
@@ -167,7 +169,7 @@ def _report(outcomes: list[Outcome], options: argparse.Namespace) -> int:
                 written = ", ".join(str(path) for path in outcome.result.outputs)
                 notes = "".join(f"; {note}" for note in outcome.result.notes)
                 print(f"{outcome.source} -> {written} ({outcome.seconds:.2f} s{notes})")
-    if failed and not options.json:
+    if failed and len(outcomes) > 1 and not options.json:
         names = ", ".join(str(outcome.source) for outcome in failed)
         print(f"exact-vae: {len(failed)} of {len(outcomes)} failed: {names}", file=sys.stderr)
     return 0 if not failed else 1 if len(failed) < len(outcomes) else 2

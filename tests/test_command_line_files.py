@@ -116,7 +116,7 @@ def test_the_wrong_kind_is_told_by_its_name(tmp_path: Path, run: Any, small_file
         ("decode", picture): f"decode: expected a latent, got the picture {picture}: did you mean encode?",
         ("encode", latent): f"encode: expected a picture, got the latent {latent}: did you mean decode?",
         ("encode", small_file): (
-            f"encode: expected a picture, got the weight file {small_file}: give a VAE with --vae {small_file.name}"
+            f"encode: expected a picture, got the weight file {small_file}: give a VAE with --vae {small_file}"
         ),
     }
     for (command, source), line in lines.items():

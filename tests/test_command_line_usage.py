@@ -81,7 +81,9 @@ def test_an_image_format_that_cannot_be_written(tmp_path: Path, refused: Any, ou
     write_latent(torch.zeros(1, 4, 2, 2), tmp_path / "z.latent")
     text = refused("decode", tmp_path / "z.latent", "-o", tmp_path / output)
     assert text.startswith("exact-vae: image: expected a file name ending in .png, ")
-    assert ".gif': change the suffix" in refused("decode", tmp_path / "z.latent", "-o", tmp_path, "--format", "gif")
+    assert "tiff, got 'gif': choose one of these" in refused(
+        "decode", tmp_path / "z.latent", "-o", tmp_path, "--format", "gif"
+    )
 
 
 def test_an_image_format_is_checked_before_the_folder_is_made(tmp_path: Path, refused: Any) -> None:

@@ -162,6 +162,7 @@ ODD_OPERATIONS = {
     "a set that is none": b"\x80\x04K\x07(K\x01\x90.",
     "another reference": b"\x80\x02(X\x06\x00\x00\x00moduleK\x01K\x01K\x01K\x01tQ.",
     "an old instance": b"(iargparse\nNamespace\n.",
+    "a list for a flag": b"\x80\x02ctorch._utils\n_rebuild_parameter\n(K\x01])tR.",
     "a storage that is none": b"\x80\x02ctorch._utils\n_rebuild_tensor_v2\n(K\x01K\x00K\x01\x85K\x01\x85\x89)tR.",
 }
 
@@ -190,3 +191,15 @@ def test_cut_off_files_with_objects(tmp_path: Path, state: dict[str, Tensor], zi
     torch.save({"args": argparse.Namespace(), "model": state}, path, _use_new_zipfile_serialization=zipped)
     path.write_bytes(path.read_bytes()[: int(path.stat().st_size * share)])
     assert "download it again" in refusal(path)
+
+
+@pytest.mark.parametrize("beside", [{}, {"args": argparse.Namespace(lr=1)}], ids=["plain", "with objects"])
+def test_an_archive_without_its_version_is_damaged_whatever_it_holds(
+    tmp_path: Path, state: dict[str, Tensor], beside: dict[str, Any]
+) -> None:
+    torch.save({"model": state, **beside}, tmp_path / "sound.pt")
+    with zipfile.ZipFile(tmp_path / "sound.pt") as sound, zipfile.ZipFile(tmp_path / "a.pt", "w") as changed:
+        for entry in sound.infolist():
+            name = entry.filename.replace("/version", "/versionx")
+            changed.writestr(name, sound.read(entry))
+    assert "expected a pickle of tensors, found damage (" in refusal(tmp_path / "a.pt")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -81,28 +82,45 @@ def test_weights_spread_over_processes_need_a_loss_without_its_own(tmp_path: Pat
         train(write_config(tmp_path, photos, model, strategy="fsdp", devices=2), quiet=True)
 
 
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory, photos: Path) -> Callable[[str], Path]:
+    """The same eight batches in one process ("auto"), or in two with half the crops each; each way is trained once."""
+    made: dict[str, Path] = {}
+
+    def train_once(strategy: str) -> Path:
+        if strategy not in made:
+            made[strategy] = tmp_path_factory.mktemp(strategy)
+            devices = 1 if strategy == "auto" else 2
+            config = write_config(made[strategy], photos, batches=8, check_every=4, devices=devices)
+            words = [f"data.batch_size={4 // devices}", f"trainer.strategy={strategy}"]
+            if devices == 1:
+                train(config, words, quiet=True)
+            else:
+                train_in_processes(config, *words)
+        return made[strategy]
+
+    return train_once
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
-def test_two_processes_equal_one_with_twice_the_batch(tmp_path: Path, photos: Path, strategy: str) -> None:
+def test_two_processes_equal_one_with_twice_the_batch(trained: Callable[[str], Path], strategy: str) -> None:
     """The same crops, the same noise: only the order of additions differs."""
-    for devices in (1, 2):
-        config = write_config(tmp_path / str(devices), photos, batches=8, check_every=4, devices=devices)
-        train_in_processes(
-            config, f"data.batch_size={4 // devices}", f"trainer.strategy={strategy if devices == 2 else 'auto'}"
-        )
-    rows = [curve(tmp_path / str(devices)) for devices in (1, 2)]
+    folders = [trained("auto"), trained(strategy)]
+    rows = [curve(folder) for folder in folders]
     assert len(rows[0]) == 2
     for one, two in zip(*rows, strict=True):
         for key in ("psnr", "rec_loss", "kl_loss", "total_loss"):
             assert two[key] == pytest.approx(one[key], rel=1e-4, abs=1e-4), key
-    assert_close(tmp_path / "1", tmp_path / "2", atol=1e-4)
+    assert_close(*folders, atol=1e-4)
 
 
 @pytest.mark.slow
-def test_a_spread_training_goes_on_where_it_stopped(tmp_path: Path, photos: Path) -> None:
-    whole, parts = tmp_path / "whole", tmp_path / "parts"
+def test_a_spread_training_goes_on_where_it_stopped(
+    tmp_path: Path, photos: Path, trained: Callable[[str], Path]
+) -> None:
+    whole, parts = trained("fsdp"), tmp_path / "parts"
     words = ["trainer.strategy=fsdp", "data.batch_size=2"]
-    train_in_processes(write_config(whole, photos, batches=8, check_every=4, devices=2), *words)
     config = write_config(parts, photos, batches=8, check_every=4, devices=2)
     train_in_processes(config, *words, "trainer.max_minutes=0", code=1)  # over at the end of the first batch
     train_in_processes(config, *words, "--resume")

@@ -16,6 +16,7 @@ from .abstract_autoencoder import AbstractAutoencoder
 from .coder import Decoder, Encoder
 from .config import KLConfig, VideoConfig
 from .instantiate import instantiate_from_config
+from .planes import require_planes
 from .regularizer import DiagonalGaussianRegularizer, IdentityRegularizer
 from .unet import Model
 from .video import VideoDecoder
@@ -175,6 +176,8 @@ class AutoencodingEngineLegacy(AutoencodingEngine):
     def decode(self, z: Tensor, **kwargs: Any) -> Tensor:
         """Latents (B, embed_dim, h, w) to raw images (B, C, h*f, w*f), about -1..1, not clamped."""
         decoder = self._half("decoder")
+        if hasattr(self, "post_quant_conv"):
+            require_planes(z, getattr(self.post_quant_conv, "in_channels", self.embed_dim), "decode")
         temporal = hasattr(decoder, "time_mode") or any(isinstance(layer, nn.Conv3d) for layer in decoder.modules())
         images: list[Tensor] = []
         for chunk in self._chunks(z, (kwargs.get("timesteps") or len(z)) if temporal else 1):

@@ -13,24 +13,25 @@ _UNITS = _DECIMAL | _BINARY
 _AMOUNT = "an amount such as 2GiB, 800MiB or 2147483648"
 
 
-def parse_bytes(amount: Any) -> int:
+def parse_bytes(amount: Any, what: str = "memory") -> int:
     """Bytes from 2147483648, "2GiB", "2.5 GB" or "800M" (K, M, G, T alone are binary). InputError for anything else.
 
     A bare number as text is bytes, but below 1 MiB it is refused: the nodes count in GiB, and "1" is meant so.
+    `what`: how an error calls it.
     """
     if isinstance(amount, str):
         match = re.fullmatch(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*([A-Za-z]*)\s*", amount)
         if match is None or match[2].upper() not in _UNITS:
-            raise InputError(f"memory: expected {_AMOUNT}, got {amount!r}: add the unit")
+            raise InputError(f"{what}: expected {_AMOUNT}, got {amount!r}: add the unit")
         size = float(match[1]) * _UNITS[match[2].upper()]
         if not match[2] and 0 < size < 2**20:
-            raise InputError(f"memory: expected an amount with its unit, got {amount!r}: {amount.strip()}GiB?")
+            raise InputError(f"{what}: expected an amount with its unit, got {amount!r}: {amount.strip()}GiB?")
     elif isinstance(amount, bool) or not hasattr(amount, "__float__"):
-        raise InputError(f"memory: expected {_AMOUNT}, got {type(amount).__name__}: give bytes, or text with the unit")
+        raise InputError(f"{what}: expected {_AMOUNT}, got {type(amount).__name__}: give bytes, or text with the unit")
     else:
         size = float(amount)
     if not 1 <= size < 2**63:
-        raise InputError(f"memory: expected at least 1 byte and less than 2^63, got {amount!r}: give a positive amount")
+        raise InputError(f"{what}: expected at least 1 byte and less than 2^63, got {amount!r}: give a positive amount")
     return int(size)
 
 

@@ -69,6 +69,9 @@ def choose(weights: Weights, part: str | None) -> Candidate | None:
         wanted = part.strip(".")
         named = [one for one in found if one.prefix == (f"{wanted}." if wanted else "")]
         named = named or [one for one in found if wanted and f".{one.prefix}".endswith(f".{wanted}.")]
+        if [one.part for one in found] == [TOP] and not named:
+            remedy = "found the file itself to be one: leave out the part"
+            raise VAEFileError(f"{weights.name}: expected an autoencoder in {part!r}, {remedy}")
         if len(named) != 1:
             there = ", ".join(one.part for one in (named or found)) or "none"
             raise VAEFileError(

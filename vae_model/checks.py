@@ -48,7 +48,8 @@ def whole(value: Any, what: str, least: int) -> int | None:
     if value is None:
         return None
     try:
-        number = operator.index(int(value) if isinstance(value, float) and value.is_integer() else value)
+        given: Any = int(value) if isinstance(value, float) and value.is_integer() else value
+        number = operator.index(given)
     except TypeError:
         number = None
     if number is None or isinstance(value, bool):

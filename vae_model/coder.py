@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from .layers import Downsample, Normalize, ResnetBlock, Upsample, activate_fresh, make_attn
+from .planes import require_groups, require_planes
 
 logger = logging.getLogger(__name__)
 
@@ -126,6 +127,7 @@ class Encoder(nn.Module):
         self.resolution, self.in_channels = resolution, in_channels
         self.out_ch, self.z_channels, self.double_z = out_ch, z_channels, double_z
         keep_arguments(self, ch_mult, attn_resolutions, dropout, resamp_with_conv, attn_type)
+        require_groups("Encoder", ch, _level_widths(ch, ch_mult), num_groups)
         attention_options = {"num_groups": num_groups}
 
         self.conv_in = nn.Conv2d(in_channels, ch, kernel_size=3, padding=1)
@@ -160,6 +162,7 @@ class Encoder(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x: (B, in_channels, H, W) in -1..1. No earlier activation is kept while later ones are computed."""
+        require_planes(x, getattr(self.conv_in, "in_channels", self.in_channels), type(self).__name__)
         h = _run([*self.down, self.mid], self.conv_in(x), {})
         return self.conv_out(activate_fresh(self.norm_out(h)))
 
@@ -223,6 +226,7 @@ class Decoder(nn.Module):
             return attn_op(channels) if attn_op else make_attn(channels, attn_type, {"num_groups": num_groups})
 
         widths = _level_widths(ch, ch_mult)
+        require_groups(type(self).__name__, widths[0], widths if resnet_op is None else (), num_groups)
         width, size = widths[-1], resolution // 2 ** (self.num_resolutions - 1)
         self.z_shape = (1, z_channels, size, size)
         self.conv_in = nn.Conv2d(z_channels, width, kernel_size=3, padding=1)
@@ -253,6 +257,7 @@ class Decoder(nn.Module):
 
     def forward(self, z: Tensor, **kwargs: Any) -> Tensor:
         """Keyword arguments reach every block, attention and conv_out that accepts them by name."""
+        require_planes(z, getattr(self.conv_in, "in_channels", self.z_channels), type(self).__name__)
         self.last_z_shape = z.shape
         h = _run([self.mid, *reversed(self.up)], self.conv_in(z), kwargs)
         if self.give_pre_end:

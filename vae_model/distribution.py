@@ -11,6 +11,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from .planes import require_moments
+
 
 class DiagonalGaussianDistribution:
     """Gaussian with diagonal covariance, from moments (B, 2C, ...): mean in the first half, log-variance in the second.
@@ -21,6 +23,7 @@ class DiagonalGaussianDistribution:
     """
 
     def __init__(self, parameters: Tensor, deterministic: bool = False) -> None:
+        require_moments(parameters)
         self.parameters = parameters
         self.mean, logvar = torch.chunk(parameters, 2, dim=1)
         self.logvar = torch.clamp(logvar, -30.0, 20.0)

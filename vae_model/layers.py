@@ -17,7 +17,9 @@ from .attention.backends import normal_attention as normal_attention
 from .attention.backends import pytorch_attention as pytorch_attention
 from .attention.backends import slice_attention as slice_attention
 from .attention.backends import xformers_attention as xformers_attention
+from .errors import InputError
 from .group_norm import GroupNorm
+from .planes import require_planes
 
 
 def nonlinearity(x: Tensor) -> Tensor:
@@ -33,8 +35,9 @@ def activate_fresh(x: Tensor) -> Tensor:
 def Normalize(in_channels: int, num_groups: int = 32) -> nn.GroupNorm:
     """GroupNorm with eps 1e-6 and affine parameters; `in_channels` must be a multiple of `num_groups`."""
     if in_channels % num_groups:
-        raise ValueError(
-            f"norm: expected channels divisible by {num_groups} groups, got {in_channels}: change num_groups"
+        raise InputError(
+            f"norm: expected channels divisible by {num_groups} groups, got {in_channels}: change num_groups, which "
+            "stands beside the channels, or these"
         )
     return GroupNorm(num_groups, in_channels, eps=1e-6, affine=True)
 
@@ -67,6 +70,7 @@ class Upsample(nn.Module):
             self.conv = nn.Conv2d(in_channels, in_channels, kernel_size=3, stride=1, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
+        require_planes(x, self.in_channels, type(self).__name__)
         x = nearest_x2(x)
         return self.conv(x) if self.with_conv else x
 
@@ -85,6 +89,8 @@ class Downsample(nn.Module):
             self.conv = nn.Conv2d(in_channels, in_channels, kernel_size=3, stride=2, padding=0)
 
     def forward(self, x: Tensor) -> Tensor:
+        if not torch.jit.is_scripting():  # pyright: ignore[reportPrivateImportUsage]
+            require_planes(x, self.in_channels, type(self).__name__)
         if not self.with_conv:
             return functional.avg_pool2d(x, kernel_size=2, stride=2)
         return self.conv(functional.pad(x, (0, 1, 0, 1)))
@@ -127,6 +133,7 @@ class ResnetBlock(nn.Module):
 
     def forward(self, x: Tensor, temb: Tensor | None = None) -> Tensor:
         """x: (B, in_channels, H, W); temb: (B, temb_channels) or None -> (B, out_channels, H, W)."""
+        require_planes(x, self.in_channels, type(self).__name__)
         h = self.conv1(self._activate(self.norm1(x)))
         if temb is not None:
             if not hasattr(self, "temb_proj"):
@@ -179,6 +186,7 @@ class AttnBlock(nn.Module):
         self.attend = attend
 
     def forward(self, x: Tensor, **_ignored: object) -> Tensor:
+        require_planes(x, self.norm.num_channels, type(self).__name__)
         h = self.norm(x)
         q, k, v = (to_tokens(convolution(h)) for convolution in (self.q, self.k, self.v))
         del h
@@ -199,6 +207,7 @@ class LinAttnBlock(nn.Module):
         self.to_out = nn.Conv2d(in_channels, in_channels, kernel_size=1)
 
     def forward(self, x: Tensor, **_ignored: object) -> Tensor:
+        require_planes(x, self.in_channels, type(self).__name__)
         q, k, v = self.to_qkv(x).flatten(2).chunk(3, dim=1)  # each (B, C, H*W)
         context = torch.softmax(k, dim=-1) @ v.transpose(1, 2)  # (B, C, C)
         return self.to_out((context.transpose(1, 2) @ q).reshape(x.shape))  # (B, C, H, W)

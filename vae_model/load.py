@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from .config import Config
 from .detect import Detected, detect, shorten
+from .empty import WithoutNumbers
 from .errors import VAEFileError
 from .families.table import FAMILIES
 from .files.weights import on_one_line, open_weights
@@ -202,7 +203,7 @@ def notes_of(parts: Sequence[Detected]) -> tuple[str, ...]:
 def build_empty(parts: list[Detected], family: str, config: Config) -> nn.Module:
     """The model on the meta device, without weights; VAEFileError where the files do not hold exactly its tensors."""
     try:
-        with torch.device("meta"):
+        with torch.device("meta"), WithoutNumbers():
             model = FAMILIES[family].build(config)
     except ValueError as error:
         name = " + ".join(part.weights.name for part in parts)

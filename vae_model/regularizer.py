@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from torch import Tensor, nn
 
 from .distribution import DiagonalGaussianDistribution
+from .errors import InputError
 
 
 class DiagonalGaussianRegularizer(nn.Module):
@@ -22,7 +23,7 @@ class DiagonalGaussianRegularizer(nn.Module):
     def __init__(self, sample: bool = True, reduction: str = "sum") -> None:
         super().__init__()
         if reduction not in ("sum", "mean"):
-            raise ValueError(f"reduction: expected 'sum' or 'mean', got {reduction!r}: choose one of these")
+            raise InputError(f"reduction: expected 'sum' or 'mean', got {reduction!r}: choose one of these")
         self.sample, self.reduction = sample, reduction
 
     def get_trainable_parameters(self) -> Iterator[nn.Parameter]:

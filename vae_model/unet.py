@@ -145,7 +145,7 @@ class Model(nn.Module):
         if context is not None:
             x = torch.cat([x, context], dim=1)
         factor = 2 ** (self.num_resolutions - 1)
-        if x.shape[1] != self.in_channels or x.shape[2] % factor or x.shape[3] % factor:
+        if x.ndim != 4 or x.shape[1] != self.in_channels or x.shape[2] % factor or x.shape[3] % factor:
             raise ValueError(
                 f"Model: expected {self.in_channels} channels, context included, and sides divisible by {factor}, "
                 f"got {tuple(x.shape)}: correct the input"

@@ -65,7 +65,7 @@ class VAE(HostNames):
     memory_limit: int | None = None
     """Bytes that every run keeps to which is given no `memory` of its own."""
 
-    def __init__(
+    def __init__(  # pyright: ignore[reportInconsistentConstructor]
         self, loaded: LoadedModel, host: Host, *, device: torch.device, dtype: torch.dtype, output_device: torch.device
     ) -> None:
         self.first_stage_model: nn.Module = loaded.model

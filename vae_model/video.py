@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from .coder import Decoder
 from .group_norm import GroupNorm
 from .layers import AttnBlock, ResnetBlock, activate_fresh
+from .planes import require_planes
 from .video_attention import TimeTransformer, frame_embedding
 
 KernelSize = int | Sequence[int]
@@ -149,6 +150,7 @@ class AE3DConv(nn.Conv2d):
 
     def forward(self, input: Tensor, timesteps: int | None = None, skip_video: bool = False) -> Tensor:
         """(B * T, in_channels, H, W) -> (B * T, out_channels, H', W'); `skip_video` leaves the frames unmixed."""
+        require_planes(input, self.in_channels, type(self).__name__)
         x = super().forward(input)
         return x if skip_video else from_frames(self.time_mix_conv(to_frames(x, timesteps)))
 
@@ -177,6 +179,7 @@ class AttnVideoBlock(AttnBlock):
         """x: (B * T, C, H, W) -> the same; `skip_video` leaves the frames unmixed."""
         if skip_video:
             return super().forward(x)
+        require_planes(x, self.norm.num_channels, type(self).__name__)
         h = self.attention(x)  # (B * T, H*W, C)
         h = to_frames(h, timesteps).transpose(1, 2)  # (B, T, H*W, C)
         numbers = self.video_time_embed(frame_embedding(h.shape[1], self.in_channels).to(h))  # (T, C)

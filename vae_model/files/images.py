@@ -109,6 +109,13 @@ def require_image_suffix(path: str | os.PathLike[str]) -> None:
         raise ValueError(f"image: expected a file name ending in {known}, got {str(path)!r}: change the suffix")
 
 
+def require_format(name: str) -> None:
+    """ValueError for what is no image format that can be written, as "png" or ".PNG" is."""
+    if f".{name.lower().lstrip('.')}" not in _SAVE_OPTIONS:
+        known = ", ".join(suffix.lstrip(".") for suffix in _SAVE_OPTIONS)
+        raise ValueError(f"format: expected one of {known}, got {name!r}: choose one of these")
+
+
 def _save_options(path: Path, quality: int) -> dict[str, Any]:
     require_image_suffix(path)
     suffix = path.suffix.lower()

@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from .atomic import atomic_path, require_writable
+from .kinds import MOST_HEADER_BYTES
 
 TENSOR_KEY = "latent_tensor"
 MARKER_KEY = "latent_format_version_0"
@@ -64,11 +65,26 @@ def _read(source: Path) -> tuple[list[str], Tensor | None]:
             keys: list[str] = sorted(file.keys())
             stored: Tensor | None = file.get_tensor(TENSOR_KEY).clone() if TENSOR_KEY in keys else None
     except (SafetensorError, OSError) as error:
+        if not _is_safetensors(source):
+            raise ValueError(
+                f"latent: expected a file that encode or SaveLatent wrote, got another kind of file, {source}: "
+                "name a latent"
+            ) from error
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ValueError(
             f"latent: expected a complete safetensors file, got {source}: save it again with SaveLatent ({reason})"
         ) from error
     return keys, stored
+
+
+def _is_safetensors(source: Path) -> bool:
+    """Whether it is one, or was until it was cut off; an empty file may have been anything."""
+    try:
+        with source.open("rb") as file:
+            head = file.read(9)
+    except OSError:
+        return True
+    return head[8:] in (b"{", b"") and (len(head) < 8 or int.from_bytes(head[:8], "little") < MOST_HEADER_BYTES)
 
 
 def require_latent_suffix(path: str | os.PathLike[str]) -> None:

@@ -121,15 +121,24 @@ def _tensor(numbers: Any, offset: int, size: Any, stride: Any, dtype: torch.dtyp
 
 
 def _rebuild(numbers: Any, offset: int, size: Any, stride: Any, *rest: Any) -> Tensor:
+    _require_flag(rest)
     return _tensor(numbers, offset, size, stride, numbers.dtype)
 
 
 def _rebuild_v3(numbers: Any, offset: int, size: Any, stride: Any, *rest: Any) -> Tensor:
+    _require_flag(rest)
     return _tensor(numbers, offset, size, stride, rest[2])  # behind two facts about gradients
 
 
 def _rebuild_parameter(data: Any, *rest: Any) -> Any:
+    _require_flag(rest)
     return data
+
+
+def _require_flag(rest: tuple[Any, ...]) -> None:
+    """Whether gradients are wanted stands first among what is left over; torch takes nothing else there, either."""
+    if rest and not isinstance(rest[0], bool):
+        raise pickle.UnpicklingError("Unsupported flag")
 
 
 _CALLS: dict[str, Callable[..., Any]] = {

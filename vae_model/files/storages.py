@@ -33,6 +33,8 @@ def load_archive(path: Path) -> Any:
             raise Damage("not all of its files are in one folder")
         if min(entry.header_offset for entry in entries.values()):
             raise Damage("something stands before its first file")
+        if not {f"{folder}version", f"{folder}.data/version"} & entries.keys():
+            raise Damage("its version is missing")  # torch refuses it, too
         order = archive.read(f"{folder}byteorder").decode() if f"{folder}byteorder" in entries else sys.byteorder
         if order != sys.byteorder:
             raise Damage(f"its numbers are in {order[:9]} endian order")

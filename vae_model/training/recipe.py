@@ -46,7 +46,11 @@ def read_config(name: str, overrides: Sequence[str] = ()) -> TrainConfig:
     if not path.is_file():
         known = ", ".join(bundled_configs())
         raise ConfigError(f"config: expected a YAML file or one of {known}, got {name!r}: check the name")
-    content = _load(path.read_text(encoding="utf-8"), str(path))
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"config: expected a YAML file, got {path}, which is no text: name another file") from error
+    content = _load(text, str(path))
     if not isinstance(content, Mapping):
         raise ConfigError(f"config: expected sections in {path}, got {type(content).__name__}: see the bundled ones")
     tree = _copy(cast("Mapping[str, Any]", content))

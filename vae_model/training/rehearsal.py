@@ -1,11 +1,13 @@
 """A training's first batch, check and file before the first batch, so that what cannot work is told at once.
 
 The batches of every stage go through the losses as fake tensors: shapes without values, in no time and no memory. Where
-that fails, because a loss looks at values or because the batch cannot work, a grey batch decides.
+that fails, because a loss looks at values or because the batch cannot work, a grey batch decides; as it does for small
+batches, which take less time than their shapes alone.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -23,6 +25,8 @@ from .metrics import LEAST_SIDE, psnr, ssim
 from .trained import Trained
 
 CHANNELS = (1, 3, 4)
+SMALL = 2**13
+"""Values of a batch up to which it is tried with values: a crop of 52 pixels in colour."""
 
 
 def rehearse(module: Trained, stages: Sequence[tuple[float, int, int]], val_side: int | None) -> None:
@@ -116,14 +120,13 @@ def _try_optimizers(settings: OptimizerSection, judged: bool) -> None:
 
 def _try(setting: str, module: Trained, count: int, side: int, *, judged: bool) -> None:
     channels = module.image_channels()[0]
+    shape = (count, channels, side, side)
     module.train(not judged)
     try:
         with torch.no_grad(), torch.random.fork_rng(devices=[]), _buffers_kept(module):
-            try:
-                with FakeTensorMode(allow_non_fake_inputs=True):
-                    _batch(module, torch.zeros(count, channels, side, side), judged)
-            except Exception:  # whatever it was, a batch with values decides
-                _batch(module, torch.zeros(count, channels, side, side), judged)
+            if math.prod(shape) > SMALL and _fits_as_shapes(module, shape, judged):
+                return
+            _batch(module, torch.zeros(*shape), judged)
     except (TypeError, ValueError, RuntimeError, LookupError, AttributeError) as error:
         raise ConfigError(
             f"{setting}, model.params: expected settings that fit together, got {count} x {channels} x {side} x {side} "
@@ -131,6 +134,16 @@ def _try(setting: str, module: Trained, count: int, side: int, *, judged: bool) 
         ) from error
     finally:
         module.train()
+
+
+def _fits_as_shapes(module: Trained, shape: tuple[int, int, int, int], judged: bool) -> bool:
+    """Whether a batch of fake tensors goes through; where it does not, whatever the reason, one with values decides."""
+    try:
+        with FakeTensorMode(allow_non_fake_inputs=True):
+            _batch(module, torch.zeros(*shape), judged)
+    except Exception:
+        return False
+    return True
 
 
 def _batch(module: Trained, x: Tensor, judged: bool) -> None:
