@@ -8,7 +8,7 @@ import pytest
 import torch
 from exact_vae.tests.families_table import ROWS
 from exact_vae.vae_model.empty import WithoutNumbers
-from exact_vae.vae_model.families import FAMILIES
+from exact_vae.vae_model.families.table import FAMILIES
 from exact_vae.vae_model.load import load_model
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
