@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from case import LEVELS
 from exact_vae.model_management.meter import LiveTensorMeter
-from exact_vae.vae_model.attention.backends import streamed, streamed_large
+from exact_vae.vae_model.attention import streamed, streamed_large
 from exact_vae.vae_model.autoencoder import build_kl
 from exact_vae.vae_model.config import KLConfig
 from exact_vae.vae_model.exact.memory.spill import Spill

@@ -198,8 +198,8 @@ def test_the_tiles_of_a_run_are_as_asked(small_vae: VAE, monkeypatch: pytest.Mon
     ("options", "text"),
     [
         ({"tile_size": 7}, "tile_size: expected at least 8 pixels, got 7: make it larger"),
-        ({"tile_size": 0}, "tile_size: expected at least 8 pixels, got 0: make it larger"),
-        ({"overlap": -1}, "overlap: expected at least 0 pixels, got -1: make it larger"),
+        ({"tile_size": 0}, "tile_size: expected at least 1, got 0: make it larger"),
+        ({"overlap": -1}, "overlap: expected at least 0, got -1: make it larger"),
     ],
 )
 def test_impossible_tiles_are_refused_in_one_line(small_vae: VAE, options: dict[str, int], text: str) -> None:

@@ -196,7 +196,9 @@ def test_taesd_pair_of_bare_files(name: str, tmp_path: Path) -> None:
         loaded = load_model(pair)
         assert set(loaded.layouts) == set(HALF_LAYOUTS)
         assert_same_model(loaded, model, config)
-    paths = [tmp_path / "encoder.pth", tmp_path / "decoder.pth"]
+    folder = tmp_path / "pair"  # its name tells nothing, as that of the test's folder would
+    folder.mkdir()
+    paths = [folder / "encoder.pth", folder / "decoder.pth"]
     for half, path in zip(halves, paths, strict=True):
         torch.save(half, path)
     assert_same_model(load_model(paths), model, config)

@@ -115,7 +115,7 @@ LINES: dict[str, str] = {
     "convert bundled -o o.safetensors --layout ldm --memory 1GiB": "unrecognized arguments: --memory 1GiB; "
     "--memory is an option of encode, decode, plan, sample",
     # evaluate
-    "evaluate": USAGE + "VAE, --images",
+    "evaluate": USAGE + "--images",
     "evaluate bundled": USAGE + "--images",
     "evaluate bundled --images none": "--images: expected a folder of pictures, got none: "
     "name one that holds JPEG or PNG",
@@ -145,8 +145,8 @@ LINES: dict[str, str] = {
     "train kl_f8_small data.train=none": "data.train: expected a folder, a picture or a .txt list, got none: "
     "no such file",
     "train kl_f8_small data.train=empty": "data.train: expected folders or lists with pictures, got empty: name others",
-    "train kl_f8_small data.train=photos --memory": "unrecognized arguments: --memory; "
-    "--memory is an option of encode, decode, plan, sample",
+    "train kl_f8_small data.train=photos --memory": "config: expected key=value, got --memory: "
+    "write for example trainer.batches=100",
     # completion, and no command at all
     "completion": USAGE + "shell",
     "completion fish": "argument shell: invalid choice: 'fish' (choose from 'bash', 'zsh')",
