@@ -231,8 +231,7 @@ def test(arguments: list[str]) -> int:
         share = ["-n", str(min(os.cpu_count() or 1, 4)), "--dist", "worksteal"]  # processes; a later -n 0 undoes it
         results.append(check("pytest", [PYTHON, "-m", "pytest", *share, f"--junitxml={report}", *arguments]))
         passed, failed = count_tests(report, results[-1])
-    table = (f"  {name:<12} {seconds:6.1f} s  {outcome}" for name, outcome, seconds in results)
-    print("", *table, sep="\n")
+    print("", *(f"  {name:<12} {seconds:6.1f} s  {outcome}" for name, outcome, seconds in results), sep="\n")
     others = [result.outcome.partition(":")[0] for result in results[:-1]]
     failed += others.count("failed")
     print(f"{passed + others.count('passed')} passed, {failed} failed", flush=True)
@@ -241,10 +240,10 @@ def test(arguments: list[str]) -> int:
 
 def check(name: str, command: list[str]) -> Result:
     say(name)
-    started = time.monotonic()
-    result = Result(name, "passed" if call(command) == 0 else "failed", time.monotonic() - started)
-    say(f"{name} {result.outcome} in {result.seconds:.1f} s")
-    return result
+    started, outcome = time.monotonic(), "passed" if call(command) == 0 else "failed"
+    seconds = time.monotonic() - started
+    say(f"{name} {outcome} in {seconds:.1f} s")
+    return Result(name, outcome, seconds)
 
 
 def without(name: str, outcome: str, reason: str) -> Result:
