@@ -138,6 +138,8 @@ class Pass:
 
     def host_bytes(self) -> int:
         """Host bytes of spilled strips at the worst moment."""
+        if not self._spills():
+            return 0
         planes = [sink.plane for sink in self.sinks if sink.plane is not None]
         worst = 0
         for index in self._decisive():
@@ -150,8 +152,16 @@ class Pass:
 
     def moved_bytes(self) -> int:
         """Bytes copied to host memory and back."""
+        if not self._spills():
+            return 0
         written = sum(sink.plane.host_bytes() for sink in self.sinks if sink.plane is not None)
         return written + sum(reader.plane.host_bytes() for reader, _ in self._readers(self.height))
+
+    def _spills(self) -> bool:
+        """Whether any strip that is written or read waits in host memory."""
+        planes = [reader.plane for reader, _ in self._readers(self.height)]
+        planes += [sink.plane for sink in self.sinks if sink.plane is not None]
+        return any(plane.device_share < 1 for plane in planes)
 
     def _readers(self, bottom: int) -> list[tuple[PlaneRows, int]]:
         return [found for sink in self.sinks for found in sink.rows.readers(bottom)]

@@ -20,14 +20,11 @@ class Plane:
         self.context, self.size = context, size
         self.strip_rows, self.device_share = strip_rows, device_share
         self.row_bytes = context.row_bytes(size.channels, size.width)
+        self.count = -(-size.height // strip_rows)
+        """How many strips the plane has."""
         self._strips: dict[int, Tensor | Parked] = {}
         self.beyond: Beyond | None = None
         """Rows of other ranks that the pass under way reads."""
-
-    @property
-    def count(self) -> int:
-        """How many strips the plane has."""
-        return -(-self.size.height // self.strip_rows)
 
     def on_device(self, index: int) -> bool:
         """Whether strip `index` stays on the device."""
@@ -39,6 +36,10 @@ class Plane:
 
     def device_bytes(self, first: int, last: int) -> int:
         """Device bytes of the strips first..last - 1."""
+        if self.device_share == 0 or first >= last:
+            return 0
+        if self.device_share == 1:
+            return (min(last * self.strip_rows, self.size.height) - first * self.strip_rows) * self.row_bytes
         strips = self._device_strips(last) - self._device_strips(first)
         rows = strips * self.strip_rows
         if first < last == self.count and self.on_device(last - 1):
@@ -57,6 +58,8 @@ class Plane:
 
     def host_bytes(self, first: int = 0, last: int | None = None) -> int:
         """Host bytes of the strips first..last - 1, of all strips without them."""
+        if self.device_share == 1:
+            return 0
         last = self.count if last is None else last
         rows = max(0, min(last * self.strip_rows, self.size.height) - first * self.strip_rows)
         return rows * self.row_bytes - self.device_bytes(first, last)

@@ -26,6 +26,7 @@ class Windowed(Rows):
         # Without a border of its own a 1x1 convolution may be asked for rows of the other end, too.
         self.wraps = conv.circular or conv.kernel == 1
         self.place = context.share.place(self.source_height)
+        self._last_row = 2**62 if self.wraps else self.place.whole - self.place.offset
         self.source = source(first if self.wraps else max(-self.place.offset, first), self._reach(bottom))
         if self._mode() == "reflect" and min(self.place.whole, self.source.size.width) < 2:
             raise ValueError(
@@ -57,8 +58,7 @@ class Windowed(Rows):
 
     def _reach(self, bottom: int) -> int:
         """Source rows that are read once the results above `bottom` are made."""
-        end = self.place.whole - self.place.offset
-        return self._end(bottom) if self.wraps else min(end, self._end(bottom))
+        return min(self._last_row, self._end(bottom))
 
     @property
     def source_height(self) -> int:
