@@ -20,6 +20,7 @@ def test_the_protocol_has_the_methods_these_tests_cover() -> None:
     assert sorted(METHODS) == [
         "attend",
         "check_interrupt",
+        "fused_attention",
         "get_free_memory",
         "is_oom",
         "load_model",

@@ -65,12 +65,17 @@ def test_a_missing_file(tmp_path: Path) -> None:
         read_latent(tmp_path)
 
 
-@pytest.mark.parametrize("content", [b"", b"not safetensors at all", b"\xff" * 64])
-def test_not_safetensors(tmp_path: Path, content: bytes) -> None:
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (b"", "a complete safetensors file"),
+        (b"not safetensors at all", "a file that encode or SaveLatent wrote"),
+        (b"\xff" * 64, "a file that encode or SaveLatent wrote"),
+    ],
+)
+def test_not_safetensors(tmp_path: Path, content: bytes, expected: str) -> None:
     (tmp_path / "a.latent").write_bytes(content)
-    with pytest.raises(
-        ValueError, match=r"^latent: expected a complete safetensors file, got .*a\.latent: [^\n]*$"
-    ) as caught:
+    with pytest.raises(ValueError, match=rf"^latent: expected {expected}, got .*a\.latent: [^\n]*$") as caught:
         read_latent(tmp_path / "a.latent")
     assert caught.value.__cause__ is not None
 
