@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from .difference import differences
 from .errors import InputError
 from .given import autoencoder_in, is_of_diffusers
+from .latent_formats import tiny_hints
 from .load import LoadedModel, build_empty, inspect_model, load_model
 from .save import default_layout, to_layout
 from .settings import settings_of
@@ -58,4 +59,7 @@ def _load(
                 f"load_vae: expected a model that weights and settings tell, got one that would be read with "
                 f"{found[0]}: run it by its own encode and decode"
             )
-    return load_model(state, dtype=dtype, config={**told, **(config or {})}, latent_format=latent_format)
+    told, given = ({key: str(value) for key, value in one.items()} for one in (told, config or {}))
+    is_tiny = any(kind.__name__ == "AutoencoderTiny" for kind in type(model).__mro__)  # ours, or that of diffusers
+    both = tiny_hints(told, given) if is_tiny else told | given
+    return load_model(state, dtype=dtype, config=both, latent_format=latent_format)
