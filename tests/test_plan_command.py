@@ -130,10 +130,7 @@ def test_quiet_prints_nothing(run: Run) -> None:
         (("--size", "64x64", "--memory", "0"), "memory: expected at least 1 byte and less than 2^63, got '0': give"),
         (("--size", "64x64", "--memory=-1GiB"), "memory: expected an amount such as 2GiB, 800MiB or 2147483648, got"),
         (("--size", "64x64", "--memory", "plenty"), "memory: expected an amount such as 2GiB, 800MiB or 2147483648,"),
-        (
-            ("--size", "64x64", "--host-memory", "some"),
-            "--host-memory: expected an amount such as 2GiB, 800MiB or 2147483648",
-        ),
+        (("--size", "64x64", "--host-memory", "some"), "--host-memory: expected an amount such as 2GiB, 800MiB or 2147483648"),
         (("--size", "64x64", "--dtype", "int8"), "dtype: "),
         (("--size", "4096x4096", "--memory", "1MiB"), "4096 x 4096: expected a budget of at least "),
     ],

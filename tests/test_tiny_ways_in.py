@@ -1,4 +1,4 @@
-"""A tiny VAE's scale and shift have one reading, whatever way it is loaded: raw = z / scale + shift, z its network's."""
+"""A tiny VAE's scale and shift have one reading, however it is loaded: raw = z / scale + shift, z its network's."""
 
 from __future__ import annotations
 

@@ -4,9 +4,9 @@ A tiny VAE works on (raw - shift) * scale, and most files of one do not hold the
 order, by who loads it, by the file, by the config.json beside it, or by its name: `taesdxl_decoder.safetensors`, the
 folder `taesd3`. A name is a hint for these numbers alone, never for the network.
 
-`scaling_factor` and `shift_factor` mean the same in a config.json, in `config=` and as arguments of AutoencoderTiny: the
-scale and the shift above. 1 and 0, the arguments' defaults, tell nothing, for all that are published have these whatever
-they work on; any other pair is told. The format "raw" is 1 and 0 by somebody's word: the network's latents are raw ones.
+`scaling_factor` and `shift_factor` mean the same in a config.json, in `config=` and as arguments of AutoencoderTiny:
+the scale and the shift above. 1 and 0, the arguments' defaults, tell nothing, for all that are published have these
+whatever they work on; any other pair is told. "raw" is 1 and 0 by somebody's word: the network's latents are raw ones.
 Source of the numbers: the latent formats of the diffusion models, as ComfyUI and diffusers have them, read as facts.
 """
 
@@ -131,8 +131,8 @@ def tiny_hints(told: Mapping[str, str], given: Mapping[str, str]) -> dict[str, s
 def pipeline_numbers(config: TinyConfig) -> tuple[float, float]:
     """scaling_factor and shift_factor of a config.json, as the published ones have them where the format is known.
 
-    diffusers' pipelines hand the network x / scaling_factor + shift_factor, x being the diffusion model's latents, which
-    such a network works on.
+    diffusers' pipelines hand the network x / scaling_factor + shift_factor, x being the diffusion model's latents,
+    which such a network works on.
     """
     one = LATENT_FORMATS.get(config.latent_format or "")
     numbers = (config.scaling_factor, config.shift_factor)
