@@ -1,4 +1,4 @@
-"""The moving average of a training: which weights are taken is told, part="ema" takes the average, names without dots."""
+"""The moving average of a training: which weights are taken is told, and part="ema" takes the averaged ones."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ def test_a_checkpoint_of_a_trainer_of_one_s_own(tmp_path: Path) -> None:
         max_steps=4, accelerator="cpu", devices=1, logger=False, enable_checkpointing=False,
         enable_progress_bar=False, enable_model_summary=False,
     )  # fmt: skip
-    items = list(torch.rand(4, 3, 16, 16) * 2 - 1)
+    items: Any = list(torch.rand(4, 3, 16, 16) * 2 - 1)
     trainer.fit(module, DataLoader(items, 2), DataLoader(items, 2))
     trainer.save_checkpoint(tmp_path / "a.ckpt")
     save(module, tmp_path / "a.safetensors")

@@ -178,6 +178,7 @@ def load_model(
              file or its name tells.
              variant: of a folder's files, such as "fp16"; None takes the plain ones, or the only one there is.
              part: of several autoencoders in a checkpoint, such as "ema": the name of its dictionary or its prefix.
+             "ema" is also the moving average that a training keeps beside its weights; a note says where there is one.
     Raises:  VAEFileError naming the file and every missing, unknown or misshapen key.
     Memory:  the weights once, memory-mapped where the dtype does not change.
     """
