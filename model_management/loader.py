@@ -46,7 +46,8 @@ def load_vae(
 
     Args:    path_or_paths: a weight file, a diffusers folder, a pipeline's root, a state dict, a sequence of encoder
              and decoder file, a folder of these two, or "bundled" for the small VAE that ships with the project. Also a
-             model in memory, of ours, of diffusers or of a training: weights are shared where device and dtype stay.
+             model in memory, of ours, of diffusers or of a training: weights are shared where device and dtype stay;
+             of one with a moving average the averaged ones are copied.
              dtype: of weights and activations, a torch dtype or its name; "auto" is bfloat16 where the device is
              fast at it, else float32.
              device: "auto", a torch device or its name.
@@ -56,6 +57,7 @@ def load_vae(
              latents where neither its file nor its name tells it; where it is not known, a warning says so.
              variant: of a folder's files, such as "fp16"; None takes the plain ones, or the only one there is.
              part: of several autoencoders in a checkpoint, such as "ema": the name of its dictionary or its prefix.
+             "ema" is also the moving average that a training keeps beside its weights; a note says where there is one.
              pack_flux2: whether a tiny VAE for Flux.2 (TAEF2) takes and gives the latents of Flux.2's own VAE, which
              have squares of 2 x 2 cells in their channels: (B, 128, h, w) of 16 pixels a cell instead of (B, 32, 2h,
              2w) of 8. Nothing else is changed by it.

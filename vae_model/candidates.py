@@ -6,8 +6,10 @@ A dictionary inside of a dictionary and a prefix are one thing here: what stands
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from .averaged import PARTS as AVERAGES
+from .averaged import TAKEN, averages, passed_over
 from .errors import VAEFileError
 from .families.table import FAMILIES
 from .files.weights import Weights, on_one_line
@@ -31,6 +33,8 @@ class Candidate:
     """The layouts that fit; more than one is an error of the file."""
     names: Mapping[str, str]
     """Names behind the prefix, without what wrapping put into them -> the file's names."""
+    notes: tuple[str, ...] = ()
+    """Which of the weights and their moving average is taken, where both are there."""
 
     @property
     def part(self) -> str:
@@ -69,6 +73,7 @@ def choose(weights: Weights, part: str | None) -> Candidate | None:
         wanted = part.strip(".")
         named = [one for one in found if one.prefix == (f"{wanted}." if wanted else "")]
         named = named or [one for one in found if wanted and f".{one.prefix}".endswith(f".{wanted}.")]
+        named = named or _averaged(found, wanted, _without_wrappers(weights.shapes))
         if [one.part for one in found] == [TOP] and not named:
             remedy = "found the file itself to be one: leave out the part"
             raise VAEFileError(f"{weights.name}: expected an autoencoder in {part!r}, {remedy}")
@@ -88,7 +93,22 @@ def choose(weights: Weights, part: str | None) -> Candidate | None:
             f"{weights.name}: expected one autoencoder, found {len(parts)}, in {', '.join(parts)}: choose one by part, "
             f"as in exact-vae convert FILE --part {parts[0]}, which writes it alone"
         )
-    return found[0] if found else None
+    return _with_note(found[0], _without_wrappers(weights.shapes)) if found else None
+
+
+def _averaged(found: list[Candidate], wanted: str, stored: Mapping[str, str]) -> list[Candidate]:
+    """The autoencoders whose moving average is called `wanted`, with it in the place of their weights."""
+    place, _, last = wanted.rpartition(".")
+    if last not in AVERAGES:
+        return []
+    there = [one for one in found if not place or f".{one.prefix}".endswith(f".{place}.")]
+    named = [(one, averages(one.names, one.prefix, stored)) for one in there]
+    return [replace(one, names=names, notes=(TAKEN,)) for one, names in named if names is not None]
+
+
+def _with_note(one: Candidate, stored: Mapping[str, str]) -> Candidate:
+    """With the note that there is a moving average, too."""
+    return one if averages(one.names, one.prefix, stored) is None else replace(one, notes=(passed_over(one.part),))
 
 
 def _without_wrappers(shapes: Collection[str]) -> dict[str, str]:

@@ -104,7 +104,7 @@ def _translate(weights: Weights, found: Candidate) -> Detected:
             left[first] += 1
         else:
             unknown.append(name)
-    notes = (*weights.notes, *_where(prefix, weights.dictionaries), *_left_out(left))
+    notes = (*weights.notes, *_where(prefix, weights.dictionaries), *found.notes, *_left_out(left))
     return Detected(weights, layout, prefix, levels, per_level, keys, tuple(unknown), scalars, notes)
 
 

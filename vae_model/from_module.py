@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from .averaged import TAKEN, has_average, with_average
 from .difference import differences
 from .errors import InputError
 from .given import autoencoder_in, is_of_diffusers
+from .latent_formats import tiny_hints
 from .load import LoadedModel, build_empty, inspect_model, load_model
+from .notes import tell
 from .save import default_layout, to_layout
 from .settings import settings_of
 
@@ -25,16 +29,21 @@ def load_module(
 ) -> LoadedModel:
     """Another model of the same weights and settings, in eval mode; `given` stays as it is.
 
-    Weights are shared where the dtype does not change. Those of a training are copied, for the averaged ones are put
-    in for a moment only. `config`, `latent_format`: as for `load_model`. InputError for what is no autoencoder, and
-    for one that computes something else than its weights and settings tell.
+    Weights are shared where the dtype does not change. Those of a training, or of a model with a moving average, are
+    copied, for the averaged ones are taken and put in for a moment only. `config`, `latent_format`: as for
+    `load_model`. InputError for what is no autoencoder, and for one that computes something else than its weights and
+    settings tell.
     """
     model: Any = autoencoder_in(given, "load_vae")
-    if not hasattr(model, "finished"):
-        return _load(model, _state(model), dtype, config, latent_format)
-    with model.finished() as whole:
-        copied = {key: tensor.detach().clone() for key, tensor in _state(whole).items()}
-        return _load(whole, copied, dtype, config, latent_format)
+    with with_average(model) as (whole, passing):
+        state = _state(whole)
+        if passing:
+            state = {key: tensor.detach().clone() for key, tensor in state.items()}
+        loaded = _load(whole, state, dtype, config, latent_format)
+    if not has_average(model):
+        return loaded
+    tell(type(model).__name__, [TAKEN])
+    return replace(loaded, notes=(TAKEN, *loaded.notes))
 
 
 def _state(model: nn.Module) -> dict[str, Tensor]:
@@ -58,4 +67,7 @@ def _load(
                 f"load_vae: expected a model that weights and settings tell, got one that would be read with "
                 f"{found[0]}: run it by its own encode and decode"
             )
-    return load_model(state, dtype=dtype, config={**told, **(config or {})}, latent_format=latent_format)
+    told, given = ({key: str(value) for key, value in one.items()} for one in (told, config or {}))
+    is_tiny = any(kind.__name__ == "AutoencoderTiny" for kind in type(model).__mro__)  # ours, or that of diffusers
+    both = tiny_hints(told, given) if is_tiny else told | given
+    return load_model(state, dtype=dtype, config=both, latent_format=latent_format)

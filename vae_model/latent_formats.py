@@ -1,8 +1,12 @@
 """Whose latents: between which numbers and an autoencoder's raw latents a diffusion model, or a tiny VAE, converts.
 
 A tiny VAE works on (raw - shift) * scale, and most files of one do not hold these two numbers. They are told, in this
-order, by who loads it, by the file, or by its name: `taesdxl_decoder.safetensors`, the folder `taesd3`. A name is a
-hint for these numbers alone, never for the network.
+order, by who loads it, by the file, by the config.json beside it, or by its name: `taesdxl_decoder.safetensors`, the
+folder `taesd3`. A name is a hint for these numbers alone, never for the network.
+
+`scaling_factor` and `shift_factor` mean the same in a config.json, in `config=` and as arguments of AutoencoderTiny:
+the scale and the shift above. 1 and 0, the arguments' defaults, tell nothing, for all that are published have these
+whatever they work on; any other pair is told. "raw" is 1 and 0 by somebody's word: the network's latents are raw ones.
 Source of the numbers: the latent formats of the diffusion models, as ComfyUI and diffusers have them, read as facts.
 """
 
@@ -43,6 +47,9 @@ LATENT_FORMATS: dict[str, LatentFormat] = {
 TINY_FORMATS = {"taesd": "sd", "taesdxl": "sdxl", "taesd3": "sd3", "taef1": "flux", "taef2": "flux2"}
 """The published tiny VAEs, as their files are called everywhere, and whose latents they are for."""
 
+SPELLINGS = {"scaling_factor": "vae_scale", "shift_factor": "vae_shift"}
+"""The two numbers in a config.json and in a header of ours."""
+
 _NAME = re.compile(rf"(?<![a-z0-9])({'|'.join(TINY_FORMATS)})(?![a-z0-9])")
 _GENERIC = re.compile(r"(diffusion_)?(pytorch_)?model([.-].*)?|(vae_)?(en|de)coder")
 _SNAPSHOT = re.compile(r"[0-9a-f]{40}")
@@ -63,14 +70,14 @@ def settle(
     Args:    files: names of the files, for what they say. wanted: what the caller says, a name in LATENT_FORMATS.
     Raises:  InputError for a name that is not there, or whose latents have other channels.
     """
-    found = dict(hints)
+    found = one_spelling(hints) if isinstance(config, TinyConfig) else dict(hints)
     if wanted is not None:
         if wanted not in formats_for(config):
             raise InputError(
                 f"latent_format: expected one of {', '.join(formats_for(config))} for latents of "
                 f"{config.latent_channels} channels, got {wanted!r}: choose one of these"
             )
-        found = {name: text for name, text in hints.items() if name not in ("vae_scale", "vae_shift")}
+        found = {name: text for name, text in found.items() if name not in SPELLINGS.values()}
         found["latent_format"] = wanted
     if not isinstance(config, TinyConfig):  # its latents are raw; what its diffusion models do is told, not done
         one = LATENT_FORMATS[wanted or "raw"]
@@ -78,36 +85,58 @@ def settle(
             found |= {"scaling_factor": repr(one.scale), "shift_factor": repr(one.shift)}
         return config, found
     told = found.get("latent_format")
-    if "vae_scale" in found or "vae_shift" in found:
-        return replace(config, latent_format=told if told in formats_for(config) else None), found
+    if not found.keys().isdisjoint(SPELLINGS.values()):
+        scale, shift = number(found, "vae_scale", 1.0), number(found, "vae_shift", 0.0)
+        name = told if told in formats_for(config) else None
+        return replace(config, scaling_factor=scale, shift_factor=shift, latent_format=name), found
     name = told if told in formats_for(config) else None
     if told is None:
         name = _named(config, found, files)
     if name is None:
         return config, found
-    scale, shift = _numbers(LATENT_FORMATS[name], found)
-    found |= {"latent_format": name, "vae_scale": repr(scale), "vae_shift": repr(shift)}
-    return replace(config, scaling_factor=scale, shift_factor=shift, latent_format=name), found
+    one = LATENT_FORMATS[name]
+    found |= {"latent_format": name, "vae_scale": repr(one.scale), "vae_shift": repr(one.shift)}
+    return replace(config, scaling_factor=one.scale, shift_factor=one.shift, latent_format=name), found
 
 
-def _numbers(one: LatentFormat, hints: Mapping[str, str]) -> tuple[float, float]:
-    """Of a network that diffusers hands x / scaling_factor + shift_factor, x being the diffusion model's latents.
+def one_spelling(hints: Mapping[str, str]) -> dict[str, str]:
+    """Hints on a tiny VAE with `vae_scale` and `vae_shift` for a config.json's `scaling_factor` and `shift_factor`.
 
-    All that are published have 1 and 0 there.
+    Where these tell nothing, or a header of ours says what is known, they are left out.
     """
+    found = {name: text for name, text in hints.items() if name not in SPELLINGS}
+    if found.keys().isdisjoint(("latent_format", *SPELLINGS.values())) and _tells(hints):
+        given = {ours: hints.get(theirs, "None") for theirs, ours in SPELLINGS.items()}
+        found |= {name: text for name, text in given.items() if text != "None"}
+    return found
+
+
+def _tells(hints: Mapping[str, str]) -> bool:
     try:
-        factor, offset = number(hints, "scaling_factor", 1.0) or 1.0, number(hints, "shift_factor", 0.0)
+        return (number(hints, "scaling_factor", 1.0), number(hints, "shift_factor", 0.0)) != (1.0, 0.0)
     except ValueError:
-        factor, offset = 1.0, 0.0
-    return one.scale / factor, one.shift - offset * factor / one.scale
+        return True  # something, and the family says that it is no number
+
+
+def tiny_hints(told: Mapping[str, str], given: Mapping[str, str]) -> dict[str, str]:
+    """What files tell of a tiny VAE together with what its user says, `given`, which counts more."""
+    found, more = one_spelling(told), one_spelling(given)
+    if not more.keys().isdisjoint(SPELLINGS.values()):
+        found.pop("latent_format", None)
+    if "latent_format" in more:
+        found = {name: text for name, text in found.items() if name not in SPELLINGS.values()}
+    return found | more
 
 
 def pipeline_numbers(config: TinyConfig) -> tuple[float, float]:
-    """scaling_factor and shift_factor of a config.json: the way back from `_numbers`, or as they are, if not known."""
-    if config.latent_format is None:
-        return config.scaling_factor, config.shift_factor
-    one = LATENT_FORMATS[config.latent_format]
-    return one.scale / config.scaling_factor, (one.shift - config.shift_factor) * config.scaling_factor
+    """scaling_factor and shift_factor of a config.json, as the published ones have them where the format is known.
+
+    diffusers' pipelines hand the network x / scaling_factor + shift_factor, x being the diffusion model's latents,
+    which such a network works on.
+    """
+    one = LATENT_FORMATS.get(config.latent_format or "")
+    numbers = (config.scaling_factor, config.shift_factor)
+    return (1.0, 0.0) if one is not None and numbers == (one.scale, one.shift) else numbers
 
 
 def _named(config: Config, hints: Mapping[str, str], files: Sequence[str]) -> str | None:

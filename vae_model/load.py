@@ -19,7 +19,7 @@ from .errors import VAEFileError
 from .families.table import FAMILIES
 from .files.weights import on_one_line, open_weights
 from .hints import HALVES, join_halves, wrong_ones
-from .latent_formats import settle
+from .latent_formats import settle, tiny_hints
 from .layouts import COUNTERS
 from .notes import tell
 from .pairs import pair_in_folder
@@ -61,7 +61,8 @@ def inspect_model(
         raise VAEFileError(
             f"{name}: expected numbers in all tensors, found none in {shorten(empty)}: choose another file"
         )
-    hints = _hints(parts, name) | {key: str(value) for key, value in (config or {}).items()}
+    given = {key: str(value) for key, value in (config or {}).items()}
+    hints = tiny_hints(_hints(parts, name), given) if family == "tiny" else _hints(parts, name) | given
     for field, values in FAMILIES[family].fixed.items():
         found = hints.get(field, values[0])
         if found not in values:
@@ -177,6 +178,7 @@ def load_model(
              file or its name tells.
              variant: of a folder's files, such as "fp16"; None takes the plain ones, or the only one there is.
              part: of several autoencoders in a checkpoint, such as "ema": the name of its dictionary or its prefix.
+             "ema" is also the moving average that a training keeps beside its weights; a note says where there is one.
     Raises:  VAEFileError naming the file and every missing, unknown or misshapen key.
     Memory:  the weights once, memory-mapped where the dtype does not change.
     """

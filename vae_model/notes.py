@@ -13,10 +13,14 @@ from collections.abc import Sequence
 logger = logging.getLogger(__name__)
 
 
+class Warned(str):
+    """A note on a choice that may not be what was meant: Python shows it."""
+
+
 def tell(name: str, notes: Sequence[str]) -> None:
     """Log the notes on one file."""
     for note in notes:
-        logger.info("%s: %s", name, note)
+        logger.log(logging.WARNING if isinstance(note, Warned) else logging.INFO, "%s: %s", name, note)
 
 
 def warn(name: str, note: str) -> None:

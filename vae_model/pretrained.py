@@ -162,6 +162,7 @@ class Pretrained(nn.Module):
             # Copied, so that the file is free to be written again.
             state = {key: tensor.to(kind or tensor.dtype, copy=True) for key, tensor in tensors.items()}
             model.load_state_dict(state, strict=True, assign=True)
+        model._take_told(weights, changes)
         return model.eval()
 
     @classmethod
@@ -209,8 +210,15 @@ class Pretrained(nn.Module):
         require_writable(weights)
         state = {key: tensor.detach().to("cpu").contiguous() for key, tensor in self.state_dict().items()}
         with atomic_path(weights) as first, atomic_path(config) as second:
-            save_file(state, first, metadata={"format": "pt"})
+            save_file(state, first, metadata={"format": "pt"} | self._header())
             second.write_text(self._config_text(), encoding="utf-8")
+
+    def _take_told(self, weights: Weights, changes: Mapping[str, Any]) -> None:
+        """Take what the files tell beside the arguments of the constructor."""
+
+    def _header(self) -> dict[str, str]:
+        """What is written into the weights' header, since config.json has no place for it."""
+        return {}
 
     def _current(self) -> dict[str, Any]:
         """The configuration with what may be set on the finished model, as it is set now."""

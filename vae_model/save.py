@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from .averaged import with_average
 from .dtypes import parse_dtype
 from .errors import InputError
 from .files.atomic import atomic_path
@@ -93,7 +94,8 @@ def save(
 ) -> None:
     """Write a VAE, its bare model or a training's module as safetensors; the file appears whole or not at all.
 
-    Also a bare Encoder or Decoder, as half a VAE, and diffusers' AutoencoderKL and AutoencoderTiny.
+    Also a bare Encoder or Decoder, as half a VAE, and diffusers' AutoencoderKL and AutoencoderTiny. Of a model with a
+    moving average the averaged weights are written.
 
     What no shape tells goes into the file's header. Before the file takes its name it is looked at as `load_model`
     would; a model that would come back as another one is refused.
@@ -105,13 +107,11 @@ def save(
     """
     model: Any = autoencoder_in(vae, "save")
     target, kind = _target(path), _float_dtype(dtype)
-    if hasattr(model, "finished"):  # a module of `training`: the model with the averaged weights, where it has any
-        with model.finished() as whole:
-            _write(whole, target, layout, kind)
-    elif is_of_diffusers(model):
+    if is_of_diffusers(model):
         _write(load_model(model.state_dict(), config=model.config).model, target, layout, kind)
-    else:
-        _write(model, target, layout, kind)
+        return
+    with with_average(model) as (whole, _):
+        _write(whole, target, layout, kind)
 
 
 def _target(path: Any) -> Path:

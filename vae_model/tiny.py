@@ -5,15 +5,17 @@ Source: diffusers `AutoencoderTiny` (Apache-2.0; keys and behaviour) and madebyo
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from .config import TinyConfig
+from .errors import VAEFileError
+from .files.weights import Weights
 from .frozen_config import FrozenConfig
-from .latent_formats import pipeline_numbers
+from .latent_formats import SPELLINGS, pipeline_numbers, settle
 from .pretrained import Pretrained
 from .tiny_coder import ACTIVATIONS, DecoderTiny, EncoderTiny
 from .tiny_coder import AutoencoderTinyBlock as AutoencoderTinyBlock
@@ -95,13 +97,39 @@ class AutoencoderTiny(Pretrained):
         self.tile_sample_min_size = 512
         self.tile_latent_min_size = self.tile_sample_min_size // self.spatial_scale_factor
 
+    def _numbers(self) -> TinyConfig:
+        """What decides which latents are raw."""
+        return TinyConfig(
+            latent_channels=self.config["latent_channels"],
+            scaling_factor=self.scaling_factor,
+            shift_factor=self.shift_factor,
+            latent_format=self.latent_format,
+        )
+
     def _current(self) -> dict[str, Any]:
         """For a config.json: diffusers' numbers are other ones than ours, where it is known whose latents these are."""
-        ours = TinyConfig(
-            scaling_factor=self.scaling_factor, shift_factor=self.shift_factor, latent_format=self.latent_format
-        )
-        scale, shift = pipeline_numbers(ours)
+        scale, shift = pipeline_numbers(self._numbers())
         return super()._current() | {"scaling_factor": scale, "shift_factor": shift}
+
+    def _header(self) -> dict[str, str]:
+        """Whose latents these are, as `save` writes it."""
+        if self.latent_format is None:
+            return {}
+        numbers = {"vae_scale": repr(float(self.scaling_factor)), "vae_shift": repr(float(self.shift_factor))}
+        return {"latent_format": self.latent_format} | numbers
+
+    def _take_told(self, weights: Weights, changes: Mapping[str, Any]) -> None:
+        """Whose latents these are, as `load_vae` would read it; who calls knows it better."""
+        if not changes.keys().isdisjoint(SPELLINGS):
+            return
+        hints = {name: str(self.config[name]) for name in SPELLINGS} | dict(weights.metadata)
+        try:
+            told, _ = settle(TinyConfig(latent_channels=self.config["latent_channels"]), hints, [weights.name])
+        except ValueError as error:
+            raise VAEFileError(f"{weights.name}: {error}: correct it in its header or config.json") from error
+        assert isinstance(told, TinyConfig)
+        self.scaling_factor, self.shift_factor = told.scaling_factor, told.shift_factor
+        self.latent_format = told.latent_format
 
     def scale_latents(self, x: Tensor) -> Tensor:
         """Raw latents to 0..1; values outside +-latent_magnitude are cut."""

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 from .config import TinyConfig
 from .hints import Hints, flag, number, word
+from .latent_formats import one_spelling
 from .tiny import AutoencoderTiny
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -47,6 +48,7 @@ def infer_tiny(shapes: Shapes, hints: Hints) -> TinyConfig:
     }
     encoder, decoder = convs["encoder"], convs["decoder"]
     defaults = TinyConfig()
+    told = one_spelling(hints)
     return TinyConfig(
         latent_channels=decoder[0][1] if decoder else encoder[-1][0],
         in_channels=encoder[0][1] if encoder else 3,
@@ -57,8 +59,8 @@ def infer_tiny(shapes: Shapes, hints: Hints) -> TinyConfig:
         num_decoder_blocks=_stages(decoder_kinds) if decoder else defaults.num_decoder_blocks,
         midblock_gn=any(".pool." in key for key in shapes),
         strided_stem=encoder_kinds[:2] == ["conv", "none"],
-        scaling_factor=number(hints, "vae_scale", 1.0),
-        shift_factor=number(hints, "vae_shift", 0.0),
+        scaling_factor=number(told, "vae_scale", 1.0),
+        shift_factor=number(told, "vae_shift", 0.0),
         act_fn=word(hints, "act_fn", defaults.act_fn),
         upsample_fn=word(hints, "upsample_fn", defaults.upsample_fn),
         upsampling_scaling_factor=number(hints, "upsampling_scaling_factor", defaults.upsampling_scaling_factor),
