@@ -69,8 +69,33 @@ def _scaled(x: Tensor, told: set[str]) -> Tensor:
     if x.ndim == 4 and x.dtype == torch.uint8:
         return x.float() / 127.5 - 1
     if x.ndim != 4 or not x.is_floating_point() or not _about_zero(x, told):
-        raise InputError(f"images: expected floats (B, C, H, W) in -1..1, got {_told(x)}: scale them")
+        raise InputError(f"images: expected floats (B, C, H, W) in -1..1, got {_told(x)}: {_remedy(x)}")
     return x
+
+
+def _remedy(x: Tensor) -> str:
+    """What to do about images that are refused, by what is wrong with them first."""
+    if x.ndim == 3:
+        return "add the batch's dimension, x[None]"
+    if x.ndim != 4:
+        return "give them these four dimensions"
+    if x.is_floating_point() and not bool(x.isfinite().all()):
+        return "correct what makes them, some are no numbers or infinite"
+    return "scale them" if x.is_floating_point() else "convert them"
+
+
+def require_whole_cells(x: Tensor, factor: int) -> None:
+    """InputError for images (B, C, H, W) without pixels, or that would come back with other sides than they have."""
+    height, width = x.shape[-2:]
+    if x.numel() and height % factor == 0 and width % factor == 0:
+        return
+    found = f"{height} x {width}" if x.numel() else f"none, {tuple(x.shape)}"
+    cut = [max(side // factor, 1) * factor for side in (height, width)]
+    todo = f"{'crop' if min(height, width) >= factor else 'enlarge'} them to {cut[0]} x {cut[1]}"
+    raise InputError(
+        f"images: expected sides of multiples of {factor} pixels, one latent cell, got {found}: "
+        f"{todo if x.numel() else 'leave out the empty batch'}"
+    )
 
 
 def _about_zero(x: Tensor, told: set[str]) -> bool:

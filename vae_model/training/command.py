@@ -6,9 +6,11 @@ import importlib.util
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from .config import ConfigError
 from .dotted import importable
+from .judged import judged_line
 from .preflight import check_inputs
 from .recipe import read_config
 
@@ -33,8 +35,16 @@ def train(name: str, overrides: Sequence[str] = (), *, resume: bool = False, qui
         run(prepared)
     module, folder = prepared.module, config.output.folder
     lines = [f"{module.batches_done} of {module.total_batches} batches; weights in {folder}/{config.output.weights}"]
+    judged = judged_line(Path(folder), _judged_by(module))
+    lines += [] if judged is None else [judged]
     if nothing_left:
-        lines[0] += "; nothing was left to train: raise trainer.batches or trainer.epochs to go on"
+        lines.append("nothing was left to train: raise trainer.batches or trainer.epochs to go on")
     if module.batches_done < module.total_batches:
         lines.append("stopped before the end; the same command with --resume goes on")
     return lines
+
+
+def _judged_by(module: Any) -> list[str]:
+    """The logged values that tell most, the one that is monitored among them."""
+    usual = [name for name in ("val/psnr", "val/ssim") if name in module.logged_keys()] or ["val/total_loss"]
+    return usual if module.monitor is None else [*usual, module.monitor]
