@@ -75,7 +75,7 @@ def _scaled(x: Tensor, told: set[str]) -> Tensor:
 
 def _remedy(x: Tensor) -> str:
     """What to do about images that are refused, by what is wrong with them first."""
-    if x.ndim == 3:
+    if x.ndim == 3 and (x.shape[0] in (1, 3, 4) or x.shape[-1] in (1, 3, 4)):
         return "add the batch's dimension, x[None]"
     if x.ndim != 4:
         return "give them these four dimensions"
@@ -85,17 +85,20 @@ def _remedy(x: Tensor) -> str:
 
 
 def require_whole_cells(x: Tensor, factor: int) -> None:
-    """InputError for images (B, C, H, W) without pixels, or that would come back with other sides than they have."""
+    """InputError for images (B, C, H, W) without pixels, or that would come back with other sides than they have.
+
+    Args:    factor: pixels along one side of a latent cell.
+    """
     height, width = x.shape[-2:]
-    if x.numel() and height % factor == 0 and width % factor == 0:
-        return
-    found = f"{height} x {width}" if x.numel() else f"none, {tuple(x.shape)}"
-    cut = [max(side // factor, 1) * factor for side in (height, width)]
-    todo = f"{'crop' if min(height, width) >= factor else 'enlarge'} them to {cut[0]} x {cut[1]}"
-    raise InputError(
-        f"images: expected sides of multiples of {factor} pixels, one latent cell, got {found}: "
-        f"{todo if x.numel() else 'leave out the empty batch'}"
-    )
+    if x.numel() == 0:
+        raise InputError(f"images: expected at least one, got a batch of {tuple(x.shape)}: leave it out")
+    if height % factor or width % factor:
+        top, left = (max(side // factor, 1) * factor for side in (height, width))
+        todo = "crop" if min(height, width) >= factor else "enlarge"
+        raise InputError(
+            f"images: expected sides of whole latent cells, multiples of {factor} pixels, got {height} x {width}: "
+            f"{todo} them to {top} x {left}"
+        )
 
 
 def _about_zero(x: Tensor, told: set[str]) -> bool:
