@@ -68,10 +68,10 @@ def test_small_pictures_are_told_at_the_start_and_are_enlarged(
         "hence squares of these sides are enlarged to it, which makes them soft: lower data.crop, or give larger "
         "pictures\n"
     )
+    words = ["data.batch_size=1", "output.grids=0"]
     for number, cache in enumerate((2, 0)):  # kept decoded, or known by their headers
         config = write_config(tmp_path / f"run{number}", photos, batches=1)
-        words = [f"data.cache_gib={cache}", "data.batch_size=1", "output.grids=0"]
-        assert main(["train", config, "data.crop=64", *words]) == 0
+        assert main(["train", config, "data.crop=64", f"data.cache_gib={cache}", *words]) == 0
         assert capsys.readouterr().err == note
     config = write_config(tmp_path / "small", photos, batches=1)
     assert main(["train", config, "data.crop=40", *words]) == 0
