@@ -38,6 +38,11 @@ def images(*shape: int) -> Tensor:
     return torch.rand(*shape, generator=torch.Generator().manual_seed(0)) * 2 - 1
 
 
+def made(**params: Any) -> AutoEncoderKL:
+    """The smallest module, with other arguments."""
+    return AutoEncoderKL(**{**PARAMS, **params})
+
+
 def a_trainer() -> Any:
     return lightning.Trainer(
         max_epochs=1, accelerator="cpu", devices=1, logger=False, enable_checkpointing=False,
@@ -56,7 +61,7 @@ SIDES = {
 @pytest.mark.parametrize("sides", SIDES)
 def test_sides_of_no_whole_cells_are_refused_before_any_loss(sides: tuple[int, int], loss: str) -> None:
     """Of two pixels a cell."""
-    module = AutoEncoderKL(**{**PARAMS, "lossconfig": LOSSES[loss]})
+    module = made(lossconfig=LOSSES[loss])
     text = "images: expected sides of whole latent cells, multiples of 2 pixels, " + SIDES[sides]
     loader = DataLoader(list(images(2, 3, *sides)), 2)
     judged = DataLoader(list(images(2, 3, 16, 16)), 2)
@@ -72,7 +77,7 @@ def test_sides_of_no_whole_cells_are_refused_before_any_loss(sides: tuple[int, i
 
 
 def test_whole_cells_of_any_shape_train() -> None:
-    module = AutoEncoderKL(**PARAMS)
+    module = made()
     assert module.training_step(images(1, 3, 34, 18), 0).isfinite()
     assert module.validation_step(images(1, 3, 2, 2), 0)["reconstructions"].shape == (1, 3, 2, 2)
 
@@ -96,7 +101,7 @@ def test_losses_by_hand_compare_one_shape_alone(loss: Any) -> None:
 def test_the_default_loss_of_a_module_by_hand_says_it_too() -> None:
     posterior = DiagonalGaussianDistribution(torch.zeros(1, 8, 16, 16))
     with pytest.raises(InputError, match=r"got \(1, 3, 32, 32\) for \(1, 3, 33, 33\): crop"):
-        AutoEncoderKL(**PARAMS).default_loss(images(1, 3, 33, 33), images(1, 3, 32, 32), posterior, 0, None, "train")
+        made().default_loss(images(1, 3, 33, 33), images(1, 3, 32, 32), posterior, 0, None, "train")
 
 
 @pytest.mark.parametrize("layers", [0, 1, 2, 3])
@@ -128,7 +133,7 @@ def test_a_discriminator_says_how_large_images_must_be(layers: int) -> None:
     ],
 )
 def test_the_advice_is_about_what_is_wrong(batch: Tensor, text: str) -> None:
-    module = AutoEncoderKL(**PARAMS)
+    module = made()
     for step in (module.training_step, module.validation_step):
         with pytest.raises(InputError) as caught:
             step(batch, 0)
@@ -139,7 +144,7 @@ def test_the_advice_is_about_what_is_wrong(batch: Tensor, text: str) -> None:
 @pytest.mark.parametrize("value", ["32", None, [32]])
 def test_an_argument_of_the_wrong_kind_is_not_said_to_be_missing(value: Any) -> None:
     with pytest.raises(InputError) as caught:
-        AutoEncoderKL(**{**PARAMS, "ddconfig": {**PARAMS["ddconfig"], "ch": value}})
+        made(ddconfig={**PARAMS["ddconfig"], "ch": value})
     assert str(caught.value) == f"config: ddconfig.ch: expected a whole number, got {value!r}: correct it"
     with pytest.raises(InputError, match=r"^config: ddconfig\.ch: expected a value, got none: add it$"):
-        AutoEncoderKL(**{**PARAMS, "ddconfig": {k: v for k, v in PARAMS["ddconfig"].items() if k != "ch"}})
+        made(ddconfig={k: v for k, v in PARAMS["ddconfig"].items() if k != "ch"})
