@@ -14,13 +14,14 @@ def test_a_hundred_thousand_paths(
     """One pass over the files and none over pairs of them, of which there are 10^10: that would take an hour."""
     asked: list[Path] = []
 
-    def pixels(path: Path) -> int:
+    def sides(path: Path) -> tuple[int, int]:
         asked.append(path)
-        return 0 if int(path.stem) % every == 0 else 64
+        return (0, 0) if int(path.stem) % every == 0 else (9, 8)
 
-    monkeypatch.setattr(photo_set, "_pixels", pixels)
+    monkeypatch.setattr(photo_set, "_sides", sides)
     paths = [Path(f"{number}.jpg") for number in range(100_000)]
     photos = PhotoSet(paths)
+    assert set(photos.shorter_sides) == {8}
     unreadable = len(range(0, 100_000, every))
     assert asked == paths
     assert (len(photos), photos.unreadable, photos.readable) == (100_000 - unreadable, unreadable, 100_000 - unreadable)

@@ -202,4 +202,19 @@ def test_an_archive_without_its_version_is_damaged_whatever_it_holds(
         for entry in sound.infolist():
             name = entry.filename.replace("/version", "/versionx")
             changed.writestr(name, sound.read(entry))
-    assert "expected a pickle of tensors, found damage (" in refusal(tmp_path / "a.pt")
+    text = refusal(tmp_path / "a.pt")
+    assert "expected a pickle of tensors, found damage (" in text
+    assert "miniz" not in text
+    assert "PytorchStreamReader" not in text
+
+
+def test_an_archive_that_is_overwritten_in_part_is_told_in_plain_words(
+    tmp_path: Path, state: dict[str, Tensor]
+) -> None:
+    """Between its pickle and its numbers, where only torch's reader looks: it would speak of its internals."""
+    torch.save({"model": state}, tmp_path / "a.pt")
+    content = (tmp_path / "a.pt").read_bytes()
+    place = content.index(b"/byteorder")
+    (tmp_path / "a.pt").write_bytes(content[: place - 40] + bytes(60) + content[place + 20 :])
+    text = refusal(tmp_path / "a.pt")
+    assert "found damage (a part of the archive is overwritten or missing): get the .safetensors version or" in text

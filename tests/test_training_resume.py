@@ -136,14 +136,43 @@ def test_what_may_change_does_not_stop_it(tmp_path: Path, photos: Path) -> None:
     assert curve(tmp_path)[-1]["batch"] == 3
 
 
-@pytest.mark.parametrize("content", [b"", b"no checkpoint", "half"])
-def test_a_damaged_checkpoint_is_named(content: bytes | str, tmp_path: Path, photos: Path, ended: Path) -> None:
+DAMAGE = {
+    "empty": "it is empty; ",
+    "no checkpoint": "it is cut off, damaged or no checkpoint; ",
+    "half": "it is cut off, damaged or no checkpoint; ",
+    "changed numbers": "it is damaged: its numbers are not those that were written; ",
+    "overwritten beginning": "it is damaged: its numbers are not those that were written; ",
+    "another's": "it is not one of this trainer's; ",
+    "objects": "it holds objects that are no weights; nothing of them was run; ",
+}
+
+
+@pytest.mark.parametrize("kind", DAMAGE)
+def test_a_damaged_checkpoint_is_named(kind: str, tmp_path: Path, photos: Path, ended: Path) -> None:
+    """In plain words, and also where torch would read it and go on from other numbers."""
     config = write_config(tmp_path, photos, batches=4)
-    (tmp_path / "run").mkdir()
+    path = tmp_path / "run" / "last.ckpt"
+    path.parent.mkdir()
     whole = (ended / "run" / "last.ckpt").read_bytes()
-    (tmp_path / "run" / "last.ckpt").write_bytes(whole[: len(whole) // 2] if isinstance(content, str) else content)
-    with pytest.raises(ConfigError, match=r"^--resume: expected a whole checkpoint, got .*last\.ckpt: .*$"):
+    middle, first = len(whole) // 2, whole.index(b"FB")
+    contents = {
+        "empty": b"",
+        "no checkpoint": b"no checkpoint",
+        "half": whole[:middle],
+        "changed numbers": whole[:middle]
+        + bytes(255 - byte for byte in whole[middle : middle + 64])
+        + whole[middle + 64 :],
+        "overwritten beginning": whole[: first + 200] + bytes(200) + whole[first + 400 :],
+    }
+    if kind in contents:
+        path.write_bytes(contents[kind])
+    else:
+        torch.save({"weights": torch.zeros(2)} if kind == "another's" else {"state_dict": {}, "path": tmp_path}, path)
+    with pytest.raises(ConfigError) as caught:
         train(config, resume=True, quiet=True)
+    start = f"--resume: expected a whole checkpoint, got {path}: {DAMAGE[kind]}name another output.folder, and start"
+    assert str(caught.value).startswith(start)
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.slow

@@ -20,8 +20,14 @@ from exact_vae.vae_model.training.recipe import read_config
 deprecated = pytest.mark.filterwarnings("ignore::FutureWarning:lightning", "ignore::DeprecationWarning")
 pytestmark = [pytest.mark.usefixtures("one_thread"), deprecated]
 NOTE = (
-    "exact-vae: data.val: no pictures are given, hence no check, no reconstructions and no best.safetensors: "
-    "say data.val=FOLDER to have them\n"
+    "exact-vae: data.val: no pictures are given, hence no PSNR and SSIM, no reconstructions and no best.safetensors; "
+    "checkpoint, weights, curve of the loss and samples are written all the same: say data.val=FOLDER to have them, "
+    "and for best.safetensors model.params.monitor=val/psnr, too\n"
+)
+MONITORED = (
+    "exact-vae: data.val: no pictures are given, hence no PSNR and SSIM, no reconstructions and no best.safetensors "
+    "(model.params.monitor val/psnr has nothing to go by); checkpoint, weights, curve of the loss and samples are "
+    "written all the same: say data.val=FOLDER to have them\n"
 )
 
 
@@ -36,7 +42,7 @@ def test_the_curve_and_samples_are_there_and_a_note_says_what_is_not(
     assert "data.val" not in capsys.readouterr().err
     config = write_config(tmp_path / "not", photos, model, batches=4, check_every=2)
     assert main(["train", config, "data.val=[]"]) == 0
-    assert capsys.readouterr().err.count(NOTE) == 1
+    assert capsys.readouterr().err.count(MONITORED) == 1
     expected, found = weights(tmp_path / "judged"), weights(tmp_path / "not")
     assert all(torch.equal(expected[key], found[key]) for key in expected)
 
@@ -56,6 +62,37 @@ def test_the_curve_and_samples_are_there_and_a_note_says_what_is_not(
     noise = torch.randn(1, 4, 64, 64, generator=torch.Generator().manual_seed(0))
     sheet, _ = read_image(folder / "images" / "00000004_samples.png")
     torch.testing.assert_close(sheet[:, :, :128], vae.decode(noise), rtol=0, atol=0.5 / 255 + 1e-4)  # eight bits
+
+
+@pytest.mark.parametrize("judged", [False, True])
+@pytest.mark.parametrize("monitor", [None, "val/psnr"])
+def test_the_files_are_those_that_the_note_promises(
+    monitor: str | None, judged: bool, tmp_path: Path, photos: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = write_config(tmp_path, photos, with_params(monitor=monitor), batches=1)
+    assert main(["train", config, *([] if judged else ["data.val=[]"])]) == 0
+    printed = capsys.readouterr()
+    assert printed.err.count("exact-vae: data.val:") == (0 if judged else 1)
+    assert judged or (NOTE if monitor is None else MONITORED) in printed.err
+    names = {path.name for path in (tmp_path / "run").iterdir()}
+    assert {"last.ckpt", "vae.safetensors", "training.json", "images"} <= names
+    assert ("best.safetensors" in names) == (judged and monitor is not None)
+    assert ("judged after batch 1: PSNR" in printed.out) == judged
+    pictures = {path.name for path in (tmp_path / "run" / "images").iterdir()}
+    assert pictures == {"00000001_samples.png", *(["00000001.png"] if judged else [])}
+
+
+def test_a_note_promises_no_pictures_where_none_are_drawn(
+    tmp_path: Path, photos: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = write_config(tmp_path, photos, batches=1)
+    assert main(["train", config, "data.val=[]", "output.grids=0"]) == 0
+    found = [line for line in capsys.readouterr().err.splitlines() if "data.val" in line]
+    assert found == [
+        NOTE.replace(", no reconstructions", "")
+        .replace(", curve of the loss and samples", " and curve of the loss")
+        .rstrip()
+    ]
 
 
 def test_quiet_hides_the_note(tmp_path: Path, photos: Path, capsys: pytest.CaptureFixture[str]) -> None:

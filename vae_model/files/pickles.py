@@ -83,7 +83,9 @@ def _refusal(names: set[tuple[str, str]]) -> str:
 
 
 def _damage(error: Exception) -> str:
-    return f"damage ({first_line(error)}): get the .safetensors version or download it again"
+    text = first_line(error)
+    text = "a part of the archive is overwritten or missing" if "PytorchStreamReader" in text else text
+    return f"damage ({text}): get the .safetensors version or download it again"
 
 
 def first_line(error: Exception) -> str:

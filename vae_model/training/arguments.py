@@ -27,7 +27,7 @@ def call_checked(make: Callable[..., Any], arguments: Mapping[str, Any], where: 
         except TypeError as error:
             problems.append(f"{where}.{name}: expected {error}, got {value!r}: correct it")
     required = [n for n, p in parameters.items() if p.default is p.empty and p.kind is not p.VAR_KEYWORD]
-    problems += [f"{where}.{name}: expected a value, got none: add it" for name in required if name not in values]
+    problems += [f"{where}.{name}: expected a value, got none: add it" for name in required if name not in arguments]
     require(problems)
     return make(**values)
 

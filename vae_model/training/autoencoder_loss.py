@@ -116,6 +116,7 @@ class AutoencoderLoss(nn.Module):
         average: Average | None = None,
     ) -> tuple[Tensor, Log]:
         """What the autoencoder minimises in batch number `batch`; `last_layer` is for the adaptive weight."""
+        _require_one_shape(inputs, reconstructions)
         rec = self.likeness(inputs, reconstructions)
         values = float(inputs[0].numel()) if self.reduction == "sum" else 1.0
         nll = (rec / self.logvar.exp() + values * self.logvar).mean()
@@ -139,6 +140,15 @@ class AutoencoderLoss(nn.Module):
         loss = self.disc_factor * self.disc_loss(real, fake)
         log = {"disc_loss": loss, "logits_real": real.mean(), "logits_fake": fake.mean()}
         return loss, {f"{split}/{name}": value.detach() for name, value in log.items()}
+
+
+def _require_one_shape(inputs: Tensor, reconstructions: Tensor) -> None:
+    """InputError for images that cannot be compared one by one, also where one would be spread over several."""
+    if inputs.shape != reconstructions.shape:
+        raise InputError(
+            f"loss: expected reconstructions of the inputs' shape, got {tuple(reconstructions.shape)} for "
+            f"{tuple(inputs.shape)}: crop the images to whole latent cells before they are encoded"
+        )
 
 
 class DefaultLoss(nn.Module):
@@ -166,6 +176,7 @@ class DefaultLoss(nn.Module):
         average: Average | None = None,
     ) -> tuple[Tensor, Log]:
         """(rec + kl_weight * kl, {split/rec_loss, split/kl_loss, split/total_loss})."""
+        _require_one_shape(inputs, reconstructions)
         rec = (reconstructions - inputs).square().mean()
         kl = posterior.kl().mean()
         total = rec + self.kl_weight * kl

@@ -69,8 +69,36 @@ def _scaled(x: Tensor, told: set[str]) -> Tensor:
     if x.ndim == 4 and x.dtype == torch.uint8:
         return x.float() / 127.5 - 1
     if x.ndim != 4 or not x.is_floating_point() or not _about_zero(x, told):
-        raise InputError(f"images: expected floats (B, C, H, W) in -1..1, got {_told(x)}: scale them")
+        raise InputError(f"images: expected floats (B, C, H, W) in -1..1, got {_told(x)}: {_remedy(x)}")
     return x
+
+
+def _remedy(x: Tensor) -> str:
+    """What to do about images that are refused, by what is wrong with them first."""
+    if x.ndim == 3 and (x.shape[0] in (1, 3, 4) or x.shape[-1] in (1, 3, 4)):
+        return "add the batch's dimension, x[None]"
+    if x.ndim != 4:
+        return "give them these four dimensions"
+    if x.is_floating_point() and not bool(x.isfinite().all()):
+        return "correct what makes them, some are no numbers or infinite"
+    return "scale them" if x.is_floating_point() else "convert them"
+
+
+def require_whole_cells(x: Tensor, factor: int) -> None:
+    """InputError for images (B, C, H, W) without pixels, or that would come back with other sides than they have.
+
+    Args:    factor: pixels along one side of a latent cell.
+    """
+    height, width = x.shape[-2:]
+    if x.numel() == 0:
+        raise InputError(f"images: expected at least one, got a batch of {tuple(x.shape)}: leave it out")
+    if height % factor or width % factor:
+        top, left = (max(side // factor, 1) * factor for side in (height, width))
+        todo = "crop" if min(height, width) >= factor else "enlarge"
+        raise InputError(
+            f"images: expected sides of whole latent cells, multiples of {factor} pixels, got {height} x {width}: "
+            f"{todo} them to {top} x {left}"
+        )
 
 
 def _about_zero(x: Tensor, told: set[str]) -> bool:

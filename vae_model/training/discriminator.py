@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from ..errors import InputError
 from ..group_norm import GroupNorm
 
 
@@ -48,7 +49,19 @@ class PatchDiscriminator(nn.Sequential):
             parts += [convolution, NORMS[norm](after), nn.LeakyReLU(0.2)]
             before = after
         super().__init__(*parts, nn.Conv2d(before, 1, 4, stride=1, padding=1))
+        self.least_side = 3 * 2**layers if layers else 4
+        """Pixels from which there is a logit."""
         self.apply(_start)
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Logits (B, 1, h, w) of images (B, C, H, W); InputError for images below `least_side`."""
+        height, width = input.shape[-2:]
+        if min(height, width) < self.least_side:
+            raise InputError(
+                f"discriminator: expected images of at least {self.least_side} x {self.least_side} pixels, "
+                f"got {height} x {width}: train on larger ones, or lower disc_layers"
+            )
+        return super().forward(input)
 
 
 def _start(layer: nn.Module) -> None:

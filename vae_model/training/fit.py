@@ -16,13 +16,11 @@ from lightning import Trainer
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy
-from lightning.pytorch.utilities import rank_zero_only
 
 from ..exact.sharding.group import leave_together
-from ..notes import tell
 from .checkpoint import AtomicCheckpointIO, Checkpoints, SaveAfterCheck
 from .checks import Epochs, batches_of, epochs_of
-from .config import BEST, FALLBACK_CROP, ConfigError, TrainConfig, one_of, require
+from .config import FALLBACK_CROP, ConfigError, TrainConfig, one_of, require
 from .crops import Timetable
 from .distill import TinyDistillation
 from .divergence import DivergedError
@@ -36,6 +34,7 @@ from .progress import Progress
 from .record import Pictures, Record
 from .rehearsal import check_channels, rehearse
 from .resume import check_checkpoint
+from .start_notes import tell_at_start
 from .trained import Trained
 
 logger = logging.getLogger(__name__)
@@ -104,16 +103,9 @@ def prepare(
         check_checkpoint(inputs.checkpoint, module, config)
     rehearse(module, stages_of(config.data), val_side if val else None)
     data = Photographs(config.data, train, val, multiple, config.trainer.seed)
-    if val is None:
-        _tell_unjudged()
+    tell_at_start(module, config, train)
     checkpoints = _checkpoints(config, module, folder, len(train))
     return Prepared(_trainer(config, module, checkpoints, progress), module, data, inputs.checkpoint, checkpoints)
-
-
-@rank_zero_only
-def _tell_unjudged() -> None:
-    missing = f"no check, no reconstructions and no {BEST}"
-    tell("data.val", [f"no pictures are given, hence {missing}: say data.val=FOLDER to have them"])
 
 
 def run(prepared: Prepared) -> None:

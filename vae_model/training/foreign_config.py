@@ -12,6 +12,7 @@ from typing import Any, cast
 
 from .config import ConfigError
 from .foreign_model import translate_model
+from .lengths import settle_length
 from .lightning_words import UNUSED, WORDS, Settings, settings_of
 
 Tree = dict[str, Any]
@@ -43,7 +44,7 @@ def translate(tree: Tree) -> tuple[Tree, list[str]]:
     tree = cast(Tree, _resolved(tree, tree))
     theirs = "lightning" in tree or _is_foreign(tree.get("data"))
     found: Settings = {}
-    unused: list[str] = []
+    unused = settle_length(tree)
     native = {name: dict(section) if isinstance(section, dict) else section for name, section in tree.items()}
     if "lightning" in native:
         _take_lightning(native.pop("lightning"), found, unused)
@@ -65,11 +66,9 @@ def translate(tree: Tree) -> tuple[Tree, list[str]]:
 
 
 _RIVALS = {
-    ("trainer", "epochs"): "batches",
-    ("trainer", "batches"): "epochs",
     ("optimizer", "params"): "target",
 }
-"""Settings that are not taken where one of ours says the same in another way, or is what they belong to."""
+"""Settings that are not taken where one of ours is what they belong to."""
 
 
 def _is_foreign(data: Any) -> bool:
@@ -129,7 +128,7 @@ def _take_lightning(section: Any, found: Settings, unused: list[str]) -> None:
 def _entries(tree: Any, path: Path) -> Iterator[tuple[Path, Any]]:
     """The values of nested mappings with their paths; a strategy and the Trainer's values in one piece."""
     whole = path == ("lightning", "strategy") or (path[:2] == ("lightning", "trainer") and len(path) == 3)
-    if isinstance(tree, dict) and tree and not whole:
+    if isinstance(tree, dict) and not whole:
         for key, value in cast(Tree, tree).items():
             yield from _entries(value, (*path, key))
     else:

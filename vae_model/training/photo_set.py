@@ -62,19 +62,21 @@ class PhotoSet:
 
     def __init__(self, paths: Sequence[Path], cache_bytes: float = 0, channels: int = 3) -> None:
         self.channels = channels
-        sizes = [(path, _pixels(path)) for path in paths]
-        readable = [(path, size) for path, size in sizes if size]
-        left_out = [path for path, size in sizes if not size]
+        sizes = [(path, _sides(path)) for path in paths]
+        readable = [(path, size) for path, size in sizes if size[0] * size[1]]
+        left_out = [path for path, size in sizes if not size[0] * size[1]]
         self._names = np.array([os.fsencode(path) for path, _ in readable], dtype=np.bytes_)
         self._bad = torch.zeros(len(readable), dtype=torch.bool).share_memory_()
         self._cached: list[Tensor] = []
-        if channels * sum(size for _, size in readable) <= cache_bytes:
+        self._shorter = np.array([min(size) for _, size in readable], dtype=np.int32)
+        if channels * sum(width * height for _, (width, height) in readable) <= cache_bytes:
             pictures = [(path, self._read_or_none(path)) for path, _ in readable]
             left_out += [path for path, picture in pictures if picture is None]
             kept = [(path, picture) for path, picture in pictures if picture is not None]
             self._names = np.array([os.fsencode(path) for path, _ in kept], dtype=np.bytes_)
             self._bad = torch.zeros(len(kept), dtype=torch.bool).share_memory_()
             self._cached = [picture for _, picture in kept]
+            self._shorter = np.array([min(picture.shape[1:]) for picture in self._cached], dtype=np.int32)
         self._left_out = len(left_out)
         if left_out:
             names = ", ".join(str(path) for path in left_out[:3]) + (" ..." if len(left_out) > 3 else "")
@@ -87,6 +89,11 @@ class PhotoSet:
     def readable(self) -> int:
         """How many of the pictures are not known to be unreadable."""
         return len(self) - int(self._bad.sum())
+
+    @property
+    def shorter_sides(self) -> list[int]:
+        """Of every picture the shorter side in pixels, from its header."""
+        return [int(side) for side in self._shorter]
 
     @property
     def unreadable(self) -> int:
@@ -112,10 +119,10 @@ class PhotoSet:
             return None
 
 
-def _pixels(path: Path) -> int:
-    """Pixels of a picture, from its header; 0 where that cannot be read."""
+def _sides(path: Path) -> tuple[int, int]:
+    """Width and height of a picture, from its header; (0, 0) where that cannot be read."""
     try:
         with Image.open(path) as image:
-            return image.width * image.height
+            return image.width, image.height
     except (OSError, SyntaxError, ValueError, TypeError, Image.DecompressionBombError):
-        return 0
+        return 0, 0

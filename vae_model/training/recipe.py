@@ -18,6 +18,7 @@ from .arguments import convert
 from .config import ConfigError, TrainConfig, require
 from .foreign_config import translate
 from .key_places import advice, advice_on_option
+from .lengths import is_length, is_none, require_one_length, without_length
 from .lightning_words import settings_of
 
 logger = logging.getLogger(__name__)
@@ -34,6 +35,8 @@ def bundled_configs() -> dict[str, Path]:
 
 def read_config(name: str, overrides: Sequence[str] = ()) -> TrainConfig:
     """The configuration of a file, or of a bundled one by name, with `section.key=value` words applied.
+
+    A length among the words replaces that of the file, whether either is in batches or in epochs.
 
     Raises: ConfigError, in one line, with everything that is wrong.
     """
@@ -54,6 +57,7 @@ def read_config(name: str, overrides: Sequence[str] = ()) -> TrainConfig:
     if not isinstance(content, Mapping):
         raise ConfigError(f"config: expected sections in {path}, got {type(content).__name__}: see the bundled ones")
     tree = _copy(cast("Mapping[str, Any]", content))
+    lengths: dict[str, Any] = {}
     for word in overrides:
         key, equals, text = word.partition("=")
         if not equals or not key:
@@ -62,23 +66,23 @@ def read_config(name: str, overrides: Sequence[str] = ()) -> TrainConfig:
             value = yaml.load(text, _loader())
         except yaml.YAMLError:
             value = text
+        if is_length(key.split(".")):
+            lengths[key] = value
+            if not is_none(key.rpartition(".")[2], value):
+                without_length(tree)
+            key = key.removeprefix("lightning.")
         for path, setting in _in_our_words(key, value):
             _set(tree, path, setting)
+    require_one_length(lengths)
     return config_from(tree)
 
 
 def _in_our_words(key: str, value: Any) -> Iterator[tuple[list[str], Any]]:
-    """A word and its value, Lightning's in ours; one length of a training replaces the other."""
+    """A word and its value, Lightning's in ours."""
     path = key.split(".")
     settings = settings_of(path[1], value) if path[0] == "trainer" and len(path) == 2 else None
     for found, setting in ({tuple(path): value} if settings is None else settings).items():
-        if found in _LENGTHS and setting is not None:
-            for other in ("epochs", "batches", "max_epochs", "max_steps"):
-                yield from ((["trainer", other], None) for _ in range(other != found[1]))
         yield list(found), setting
-
-
-_LENGTHS = (("trainer", "epochs"), ("trainer", "batches"))
 
 
 def _load(text: str, name: str) -> Any:

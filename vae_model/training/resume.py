@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import inspect
 import json
+import pickle
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
@@ -41,14 +43,33 @@ def check_checkpoint(path: Path, module: Any, config: TrainConfig) -> None:
 
 
 def _read(path: Path) -> dict[str, Any]:
+    reason = _damage(path)
+    if reason is None:
+        try:
+            stored: Any = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
+            if isinstance(stored, dict) and {"state_dict", "batches_done"} <= stored.keys():
+                return dict(cast("dict[str, Any]", stored))
+            reason = "it is not one of this trainer's"
+        except pickle.UnpicklingError:
+            reason = "it holds objects that are no weights; nothing of them was run"
+        except Exception:  # torch's readers fail in many ways on files that are none, in words of their own
+            reason = "it is damaged"
+    raise ConfigError(
+        f"--resume: expected a whole checkpoint, got {path}: {reason}; name another output.folder, and "
+        "start there without --resume, by model.params.ckpt_path from the weights beside it"
+    )
+
+
+def _damage(path: Path) -> str | None:
+    """What is wrong with a file as an archive. Its checksums are compared: torch itself would take changed numbers."""
+    if path.stat().st_size == 0:
+        return "it is empty"
     try:
-        stored: Any = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
-        if isinstance(stored, dict) and {"state_dict", "batches_done"} <= stored.keys():
-            return dict(cast("dict[str, Any]", stored))
-        reason = "not one of this trainer's"
-    except Exception as error:  # torch's readers fail in many ways on files that are none
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-    raise ConfigError(f"--resume: expected a whole checkpoint, got {path}: train without --resume elsewhere ({reason})")
+        with zipfile.ZipFile(path) as archive:
+            broken = archive.testzip()
+    except Exception:  # zipfile checks little before it computes with what it reads
+        return "it is cut off, damaged or no checkpoint"
+    return None if broken is None else "it is damaged: its numbers are not those that were written"
 
 
 def _plain(settings: Any) -> dict[str, Any]:

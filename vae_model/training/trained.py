@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from ..ema import LitEma
 from ..errors import InputError
 from ..instantiate import instantiate_optimizer
+from .batches import require_whole_cells
 from .crops import generator_of
 from .divergence import DivergedError, SkippedSteps, broken, losses_of, named
 from .gradient_scale import rescaled
@@ -79,9 +80,11 @@ class Trained(ModelModule):
         Called by hand, without a Trainer, it steps and logs nothing and returns the loss with its graph, for a loop of
         one's own: `loss.backward()`, then a step of `configure_optimizers()[0]`.
 
-        Raises: InputError by hand with a discriminator, which would not be trained.
+        Raises: InputError for sides that are no whole latent cells, and by hand with a discriminator, which would not
+                be trained.
         """
         x, numbers = self.get_input(batch)
+        require_whole_cells(x, self.factor())
         if not self.runs:
             return self._loss_by_hand(x, numbers)
         if numbers is not None:  # dropout and whatever else draws without a generator
@@ -117,6 +120,7 @@ class Trained(ModelModule):
     def validation_step(self, batch: Any, batch_idx: int) -> dict[str, Tensor]:
         """Losses and PSNR of one batch; returns inputs and reconstructions for the pictures."""
         x, _ = self.get_input(batch)
+        require_whole_cells(x, self.factor())
         y, log = self.validation_losses(x)
         self._note(broken(losses_of(log)))
         shown = {"val/psnr": psnr(x, y).mean().float()}
