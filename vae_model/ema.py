@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .listed import some
+
 _operations: Any = torch  # its operations on lists, which its optimisers use, have names that begin with an underscore
 
 
@@ -93,7 +95,7 @@ class LitEma(nn.Module):
                 collisions.append(f"{name} and {'a part of LitEma' if taken else owners[shadow]}")
             owners[shadow], new[name] = name, parameter
         if collisions:
-            found = "; ".join(sorted(collisions))
+            found = some(sorted(collisions), between="; ")
             raise ValueError(f"LitEma: expected names that differ without their dots, got {found}: rename one")
         for name, parameter in new.items():
             shadow = name.replace(".", "")
@@ -107,7 +109,7 @@ class LitEma(nn.Module):
         missing = sorted(name for name in self.m_name2s_name if name not in parameters)
         if missing:
             raise ValueError(
-                f"LitEma: expected the model it was made for, got one without {', '.join(missing)}: give that one"
+                f"LitEma: expected the model it was made for, got one without {some(missing)}: give that one"
             )
         return [(self.get_buffer(shadow), parameters[name]) for name, shadow in self.m_name2s_name.items()]
 

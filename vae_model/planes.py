@@ -20,7 +20,7 @@ def require_planes(x: Any, channels: int, owner: str) -> None:
     if _is_tracing() or (x.ndim == 4 and x.shape[1] == channels):
         return
     way = "use the network that belongs to it"
-    if x.ndim == 4 and x.shape[-1] == channels:
+    if x.ndim == 4 and x.shape[-1] == channels != x.shape[-2]:  # where both are, these are more likely the sides
         way = "put the channels second, by movedim(-1, 1)"
     elif x.ndim == 3 and x.shape[0] == channels:
         way = "add a batch axis, by x[None]"
