@@ -9,13 +9,14 @@ from typing import Any
 
 import pytest
 import torch
-from exact_vae import VAE, InputError, load_vae, save
+from exact_vae import VAE, InputError, VAEFileError, load_vae, save
 from exact_vae.__main__ import main, make_parser
 from exact_vae.model_management.completion import VALUES
 from exact_vae.model_management.usage import commands_of
+from exact_vae.vae_model.files.latents import write_latent
 from exact_vae.vae_model.layouts import LAYOUTS
 from exact_vae.vae_model.tiny import AutoencoderTiny
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -57,6 +58,24 @@ def test_a_vae_shows_what_it_is(small_vae: VAE) -> None:
         "VAE(TAESD tiny autoencoder, encoder alone, latents of 16 channels with 2 x 2 pixels a cell, those of flux, "
         "bfloat16 on cpu)"
     )
+
+
+def test_latents_where_a_vae_is_meant(tmp_path: Path, small_file: Path) -> None:
+    """Files of ours, of the host's new and old nodes, under each ending; dictionaries; in the place of a half."""
+    z = torch.randn(1, 4, 2, 3)
+    write_latent(z, tmp_path / "ours.safetensors")
+    write_latent(z, tmp_path / "tiny.safetensors", raw=False)
+    save_file({"latent_tensor": z, "latent_format_version_0": torch.tensor([])}, tmp_path / "new.latent")
+    save_file({"latent_tensor": z}, tmp_path / "old.latent")
+    torch.save({"samples": z}, tmp_path / "dictionary.pt")
+    named = [tmp_path / name for name in ("ours.safetensors", "tiny.safetensors", "new.latent", "old.latent")]
+    given: list[Any] = [*named, tmp_path / "dictionary.pt", {"samples": z}, load_file(named[0])]
+    for source in (*given, [small_file, named[0]]):
+        line = (
+            r"^[^\n]*: expected an autoencoder, found latents, 1 x 4 x 2 x 3: give the VAE's weight file here; [^\n]*$"
+        )
+        with pytest.raises(VAEFileError, match=line):
+            load_vae(source, device="cpu", dtype="float32")
 
 
 def test_nothing_is_sent_anywhere(tmp_path: Path) -> None:
