@@ -131,9 +131,12 @@ def test_engines_and_averages() -> None:
 def test_timesteps_and_context_of_the_unet() -> None:
     timed: Any = vae_model.Model(**{**UNET, "use_timestep": True}).eval()
     x = torch.rand(2, 3, 8, 8)
-    for t in (torch.ones(3), torch.ones(0), torch.ones(2, 1), torch.tensor(1.0), 5, [1, 2]):
+    for t in (torch.ones(3), torch.ones(0), torch.ones(3, 1), torch.tensor(1.0), 5, [1, 2]):
         refused(lambda: timed(x, t), "Model: expected timesteps (2,), one per image, got ")  # noqa: B023
     refused(lambda: timed(x), "Model: expected timesteps, got none")
+    refused(
+        lambda: timed(x, torch.ones(2, 1)), "timesteps: expected one dimension, got shape (2, 1): give one per image"
+    )
     with torch.no_grad():
         torch.testing.assert_close(timed(x, torch.ones(1)), timed(x, torch.ones(2)), rtol=0, atol=1e-5)
         plain: Any = vae_model.Model(**{**UNET, "in_channels": 5}).eval()
@@ -164,7 +167,7 @@ def test_images_too_small_for_an_encoder(with_conv: bool) -> None:
 
 @pytest.mark.parametrize(("name", "strict"), [("Encoder", False), ("Downsample", False), ("Downsample", True)])
 def test_sides_are_still_free_in_an_export(name: str, strict: bool) -> None:
-    """From one cell on, with no condition that the check made. Attention is not for strict exports."""
+    """The check of sides leaves exports and traces as they were. Attention is not for strict exports."""
     encoder: nn.Module = vae_model.Encoder(**DD).eval() if name == "Encoder" else vae_model.Downsample(3)
     x = torch.rand(1, 3, 16, 16)
     sides = {2: torch.export.Dim("h", max=64) * 2, 3: torch.export.Dim("w", max=64) * 2}

@@ -30,9 +30,9 @@ def get_timestep_embedding(timesteps: Tensor, embedding_dim: int) -> Tensor:
     Returns: (N, embedding_dim), float32.
     """
     if timesteps.ndim != 1:
-        raise ValueError(f"timesteps: expected one dimension, got shape {tuple(timesteps.shape)}: give one per image")
+        raise InputError(f"timesteps: expected one dimension, got shape {tuple(timesteps.shape)}: give one per image")
     if embedding_dim < 1:
-        raise ValueError(f"embedding_dim: expected at least 1, got {embedding_dim}: choose a larger width")
+        raise InputError(f"embedding_dim: expected at least 1, got {embedding_dim}: choose a larger width")
     half = embedding_dim // 2
     exponents = torch.arange(half, dtype=torch.float32, device=timesteps.device)
     frequencies = torch.exp(exponents * -(math.log(_LONGEST_PERIOD) / max(1, half - 1)))
@@ -191,8 +191,8 @@ def _with_context(x: Any, context: Any) -> Tensor:
 
 
 def _require_one_each(t: Any, x: Tensor) -> None:
-    """InputError for anything but one timestep of each image, or one of all."""
-    if not isinstance(t, Tensor) or t.ndim != 1 or (t.shape[0] != 1 and t.shape[0] != x.shape[0]):
+    """InputError for anything but one timestep of each image, or one of all; or their embeddings, without a `temb`."""
+    if not isinstance(t, Tensor) or t.ndim == 0 or (t.shape[0] != 1 and t.shape[0] != x.shape[0]):
         found = tuple(t.shape) if isinstance(t, Tensor) else repr(t)
         raise InputError(f"Model: expected timesteps ({x.shape[0]},), one per image, got {found}: pass as many")
 
