@@ -28,7 +28,10 @@ def _whole(value: Any, least: int) -> bool:
 def _number(value: Any) -> bool:
     if isinstance(value, Tensor):
         return value.numel() == 1 and not value.is_complex()
-    return isinstance(value, Real) and not isinstance(value, bool) and -math.inf < value < math.inf
+    if isinstance(value, bool) or not isinstance(value, Real):
+        return False
+    known: Any = value
+    return -math.inf < known < math.inf
 
 
 def _flag(value: Any) -> bool:
