@@ -17,6 +17,7 @@ from exact_vae.vae_model.files.latents import write_latent
 from exact_vae.vae_model.layouts import LAYOUTS
 from exact_vae.vae_model.tiny import AutoencoderTiny
 from safetensors.torch import load_file, save_file
+from torch import nn
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -45,6 +46,16 @@ def test_the_usage_of_convert_names_the_layouts() -> None:
     names = tuple(dict.fromkeys(row.name for row in LAYOUTS))
     assert sorted(VALUES["--layout"]) == sorted(names)
     assert f"{{{','.join(VALUES['--layout'])}}}" in commands_of(make_parser())["convert"].format_usage()
+
+
+def test_a_state_dict_is_told_what_it_does_not_tell(small_model: nn.Module) -> None:
+    """The README's words."""
+    state, z = small_model.state_dict(), torch.randn(1, 4, 2, 3)
+    plain, ended = (load_vae(state, config={"tanh_out": told}, device="cpu", dtype="float32") for told in (False, True))
+    raw = plain.first_stage_model.decode(z)  # type: ignore[operator]
+    right = ((raw.tanh() + 1) / 2).movedim(1, -1)
+    torch.testing.assert_close(ended.decode(z, "untiled"), right, rtol=0, atol=1e-5)
+    assert not torch.allclose(plain.decode(z, "untiled"), right, atol=1e-3)
 
 
 def test_a_vae_shows_what_it_is(small_vae: VAE) -> None:
