@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from . import __version__
+from .model_management.completion import VALUES
 from .model_management.sample_command import add_sample, run_sample
 
 
@@ -79,7 +80,12 @@ def make_parser() -> argparse.ArgumentParser:
     convert.add_argument(
         "-o", "--output", type=Path, required=True, help="a .safetensors file; for diffusers also a folder"
     )
-    convert.add_argument("--layout", required=True, help="ldm, diffusers, or another that the family has")
+    convert.add_argument(
+        "--layout",
+        required=True,
+        metavar=f"{{{','.join(VALUES['--layout'])}}}",
+        help="ldm, diffusers or diffusers-old; of Wan and Qwen-Image wan or diffusers; of tiny VAEs one of taesd-...",
+    )
     convert.add_argument("--dtype", default=None, help="float32, bfloat16 or float16; default: as in the input")
     evaluate = commands.add_parser("evaluate", parents=[common, choosing], help="how well VAEs reconstruct pictures")
     evaluate.add_argument("vaes", nargs="*", metavar="VAE", help='a VAE file, two halves joined by "+", or bundled')

@@ -12,6 +12,10 @@ VALUES = {
     "--dtype": ("auto", "float32", "bfloat16", "float16"),
     "--device": ("auto", "cpu", "cuda", "mps", "xpu"),
     "--format": ("png", "jpg", "webp", "tiff"),
+    "--layout": (
+        *("ldm", "diffusers", "diffusers-old", "wan"),
+        *("taesd-encoder", "taesd-decoder", "taesd-comfyui", "taesd-diffusers"),
+    ),
 }
 """What an option takes where the parser leaves the check to the library, whose errors list the same names."""
 

@@ -17,7 +17,7 @@ from ..vae_model.errors import InputError, VAEFileError
 from ..vae_model.files.atomic import atomic_path, require_writable
 from ..vae_model.layouts import COUNTERS
 from ..vae_model.load import LoadedModel, load_model
-from ..vae_model.save import layouts_of, save
+from ..vae_model.save import layout_named, layouts_of, save
 from ..vae_model.saved import LEFT_OUT
 from .devices import parse_dtype
 from .loader import BUNDLED
@@ -51,8 +51,7 @@ def convert_vae(
     if any(_would_replace(Path(source), target) for source in sources):
         raise InputError(f"-o: expected another file than the input, got {target}: name a new one")
     loaded = load_model(sources, latent_format=latent_format, variant=variant, part=part)
-    rows = layouts_of(loaded.model)
-    name = f"taesd-{layout}" if layout not in rows and f"taesd-{layout}" in rows else layout
+    rows, name = layouts_of(loaded.model), layout_named(loaded.model, layout)
     if is_folder and not (name in rows and name.endswith("diffusers")):
         raise InputError(f"-o: expected a name ending in .safetensors for {layout}, got {output}: add the ending")
     hints = _settings(loaded)

@@ -203,7 +203,7 @@ def test_a21_a22_empty_batches_and_bad_sizes() -> None:
     model = legacy(max_batch_size=2)
     assert model.encode(images(0)).shape == (0, 5, 4, 3)
     assert model.decode(torch.zeros(0, 5, 4, 3, dtype=torch.float64)).shape == (0, 3, 8, 6)
-    with pytest.raises(ValueError, match="max_batch_size: expected at least 1, got 0"):
+    with pytest.raises(ValueError, match="max_batch_size: expected a whole number of at least 1 or None, got 0"):
         legacy(max_batch_size=0)
 
 

@@ -10,6 +10,10 @@ from exact_vae.__main__ import main
 from exact_vae.vae_model.files.latents import write_latent
 from PIL import Image
 
+LATENTS = (
+    "expected an autoencoder, found latents, 1 x {}: give the VAE's weight file here; exact-vae decode makes pictures "
+    "of latents, and vae.decode of their tensor"
+)
 USAGE = "the following arguments are required: "
 NO_WEIGHTS = (
     "expected a folder with weights such as diffusion_pytorch_model.safetensors, found none: "
@@ -47,6 +51,7 @@ LINES: dict[str, str] = {
     "encode a.png --vae none.safetensors": "none.safetensors: " + ABSENT,
     "encode a.png --vae empty": "empty: " + NO_WEIGHTS,
     "encode a.png --vae text.txt": "text.txt: " + TEXT,
+    "encode a.png --vae z.safetensors": "z.safetensors: " + LATENTS.format("16 x 2 x 2"),
     "encode a.png --vae b.png": "b.png: " + PICTURE,
     "encode a.png --vae cut.safetensors": "cut.safetensors: " + CUT,
     "encode a.png --shard": "unrecognized arguments: --shard; --shard is an option of decode",
@@ -76,6 +81,7 @@ LINES: dict[str, str] = {
     "decode z.safetensors --format bmp": "format: expected one of png, jpg, jpeg, webp, tif, tiff, got 'bmp': "
     "choose one of these",
     "decode z.safetensors --size 64x64": "unrecognized arguments: --size 64x64; --size is an option of plan, sample",
+    "decode z.safetensors --vae z4.safetensors": "z4.safetensors: " + LATENTS.format("4 x 2 x 2"),
     "decode z.safetensors --vae a.png": "a.png: " + PICTURE,
     "decode z.safetensors --shard": "--shard: expected -o and no --no-clobber, got another call: "
     "all processes need one output",
@@ -84,6 +90,7 @@ LINES: dict[str, str] = {
     "info none.safetensors": "none.safetensors: " + ABSENT,
     "info empty": "empty: " + NO_WEIGHTS,
     "info a.png": "a.png: " + PICTURE,
+    "info z.safetensors": "z.safetensors: " + LATENTS.format("16 x 2 x 2"),
     "info text.txt": "text.txt: " + TEXT,
     "info cut.safetensors": "cut.safetensors: " + CUT,
     "info bundled -o o.txt": "unrecognized arguments: -o o.txt; -o is an option of encode, decode, convert, sample",

@@ -57,9 +57,51 @@ def test_sides_round_up_to_whole_cells(tmp_path: Path, small_file: Path) -> None
     assert tuple(read_image(tmp_path / "a.png")[0].shape) == (1, 8, 24, 3)
 
 
+@pytest.mark.parametrize("name", ["s1.png", "S1.JPG", "new/s1.webp"])
+@pytest.mark.parametrize("count", [[], ["--count", "1"]])
+def test_a_picture_s_name_is_the_one_sample(
+    tmp_path: Path, small_file: Path, name: str, count: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--vae", str(small_file), "--size", "16x24", "--seed", "3", "--dtype", "float32", "--device", "cpu"]
+    assert main(["sample", "-o", str(tmp_path / name), *count, *words]) == 0
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == [tmp_path / name]
+    assert capsys.readouterr().out.split() == [str(tmp_path / name)]
+    z = torch.randn(1, 4, 3, 2, generator=torch.Generator().manual_seed(3))
+    expected = load_vae(small_file, device="cpu", dtype="float32").decode(z)
+    bound = 0.5 / 255 + 1e-4 if name.endswith("png") else 0.5  # the others lose some
+    torch.testing.assert_close(read_image(tmp_path / name)[0], expected, rtol=0, atol=bound)
+
+
+def test_folders_may_have_any_name(tmp_path: Path, small_file: Path) -> None:
+    (tmp_path / "s.png").mkdir()
+    words = ["--vae", str(small_file), "--size", "8x8", "--device", "cpu", "--quiet"]
+    for name in ("s.png", "run_1.5", "plain"):
+        assert main(["sample", "-o", str(tmp_path / name), *words]) == 0
+        assert len(list((tmp_path / name).iterdir())) == 4
+
+
+@pytest.mark.parametrize(
+    ("asked", "drawn"), [("65x65", "72x72"), ("64x65", "64x72"), ("7x16", "8x16"), ("64x72", "64x72")]
+)
+def test_what_is_drawn_is_told(
+    tmp_path: Path, small_file: Path, asked: str, drawn: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--vae", str(small_file), "--size", asked, "--device", "cpu"]
+    assert main(["sample", "-o", str(tmp_path / "a.png"), *words]) == 0
+    line = f"exact-vae: --size: expected whole cells of 8 pixels, got {asked}: drawing {drawn}"
+    assert (line in capsys.readouterr().err.splitlines()) == (asked != drawn)
+    height, width = read_image(tmp_path / "a.png")[0].shape[1:3]
+    assert f"{width}x{height}" == drawn
+    assert main(["sample", "-o", str(tmp_path / "a.png"), *words, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["size"] == drawn
+
+
 @pytest.mark.parametrize(
     ("words", "text"),
     [
+        (["-o", "a.png", "--count", "2"], "-o: expected a folder for 2 samples, got a.png: name a folder"),
+        (["-o", "a.png", "--sheet", "b.png"], "-o: expected a folder for 4 samples, got a.png: name a folder"),
+        (["-o", "a.gif"], "image: expected a file name ending in .png, .jpg, .jpeg, .webp, .tif, .tiff, got 'a.gif'"),
         ([], "sample: expected -o FOLDER or --sheet FILE.png, got neither"),
         (["-o", "a", "--count", "0"], "--count: expected at least 1, got 0"),
         (["-o", "a", "--seed", "-1"], "--seed: expected at least 0, got -1"),

@@ -209,7 +209,8 @@ BAD_LATENTS = {
     ),
     "rank 3": (
         torch.zeros(4, 4, 4),
-        "latents: expected (batch, 4, height, width), got (4, 4, 4): check what made them",
+        "latents: expected (batch, 4, height, width), got (4, 4, 4): "
+        "the batch axis is missing, add it by samples[None]",
     ),
     "video": (
         torch.zeros(1, 4, 2, 4, 4),
@@ -217,7 +218,7 @@ BAD_LATENTS = {
     ),
     "empty": (
         torch.zeros(0, 4, 4, 4),
-        "latents: expected (batch, 4, height, width), got (0, 4, 4, 4): check what made them",
+        "latents: expected (batch, 4, height, width), got (0, 4, 4, 4): pass at least one, the batch is empty",
     ),
     "NaN": (
         torch.zeros(3, 4, 2, 2).index_put((torch.tensor(1), torch.tensor(0)), torch.tensor(torch.nan)),
@@ -235,11 +236,12 @@ BAD_IMAGES = {
     ),
     "rank 3": (
         torch.zeros(16, 16, 3),
-        "pixels: expected (batch, height, width, 3) in 0..1, got (16, 16, 3): convert the image to 3 channels",
+        "pixels: expected (batch, height, width, 3) in 0..1, got (16, 16, 3): "
+        "the batch axis is missing, add it by pixels[None]",
     ),
     "no image": (
         torch.zeros(0, 16, 16, 3),
-        "pixels: expected (batch, height, width, 3) in 0..1, got (0, 16, 16, 3): convert the image to 3 channels",
+        "pixels: expected (batch, height, width, 3) in 0..1, got (0, 16, 16, 3): pass at least one, the batch is empty",
     ),
     "too small": (
         torch.zeros(1, 7, 100, 3),

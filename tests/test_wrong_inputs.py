@@ -83,12 +83,13 @@ def test_no_mask_into_inpainting(small_vae: VAE, mask: Any) -> None:
 
 @pytest.mark.parametrize("name", DECODERS)
 def test_latents_of_other_channels(small_vae: VAE, stub_host: Any, name: str) -> None:
-    """A VAE of ours, and one of the host's, whose own method ends in PyTorch's words."""
+    """A VAE of ours, and one of the host's, where the network says it."""
     wrong = {"samples": torch.randn(1, 16, 4, 4)}
-    for vae in (small_vae, stub_host.make_vae()):
-        line = refused(lambda vae=vae: node(name, samples=wrong, vae=vae))
-        assert "expected 4 channels" in line
-        assert ", got 16: use the VAE that belongs to the model" in line
+    for vae, told in (
+        (small_vae, "expected 4 channels for this VAE, got 16: use the VAE that belongs to the model"),
+        (stub_host.make_vae(), "expected (B, 4, H, W), got (1, 16, 4, 4): use the network that belongs to it"),
+    ):
+        assert told in refused(lambda vae=vae: node(name, samples=wrong, vae=vae))
 
 
 def test_eight_bit_numbers_are_taken_exactly(small_vae: VAE, stub_host: Any) -> None:

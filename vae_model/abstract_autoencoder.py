@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from .ema import LitEma
 from .errors import InputError
 from .instantiate import instantiate_optimizer
+from .listed import some
 
 logger = logging.getLogger(__name__)
 
@@ -54,7 +55,7 @@ class AbstractAutoencoder(nn.Module, metaclass=_Finished):
         if unknown:
             raise TypeError(
                 f"{type(self).__name__}: expected its arguments, ema_decay, monitor and input_key, got "
-                f"{', '.join(sorted(unknown))}: open weights by load_vae, train by AutoEncoderKL, leave out all else"
+                f"{some(sorted(unknown))}: open weights by load_vae, train by AutoEncoderKL, leave out all else"
             )
         super().__init__()
         self.ema_decay, self.use_ema, self.input_key = ema_decay, ema_decay is not None, input_key

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from .abstract_autoencoder import AbstractAutoencoder
+from .argument_kinds import require_kinds
 from .coder import Decoder, Encoder
 from .config import KLConfig, VideoConfig
 from .instantiate import instantiate_from_config
@@ -139,8 +140,7 @@ class AutoencodingEngineLegacy(AutoencodingEngine):
         **base_options: Any,
     ) -> None:
         _check_order(type(self).__name__, embed_dim, ddconfig)
-        if max_batch_size is not None and max_batch_size < 1:
-            raise ValueError(f"max_batch_size: expected at least 1, got {max_batch_size}: use None for no limit")
+        require_kinds(type(self).__name__, locals())
         decoder_config = decoder_ddconfig or ddconfig
         super().__init__(
             encoder_config={"target": "Encoder", "params": ddconfig} if "encoder" in parts else None,
@@ -210,6 +210,7 @@ class AutoencoderKL(AutoencodingEngineLegacy):
         **engine_options: Any,
     ) -> None:
         _check_order(type(self).__name__, embed_dim, ddconfig)
+        require_kinds(type(self).__name__, locals() | engine_options)
         if lossconfig is not None and loss_config is not None:
             raise ValueError("AutoencoderKL: expected one of lossconfig and loss_config, got both: remove one")
         regularizer: dict[str, Any] = {"target": "IdentityRegularizer"}

@@ -15,6 +15,7 @@ from .families.table import FAMILIES
 from .files.weights import Weights, on_one_line
 from .keys import to_ours, to_theirs
 from .layouts import LAYOUTS, PREFIXES, WRAPPERS, Layout
+from .listed import choices, some
 
 TOP = "."
 """What the file itself is called, where a part of it is to be named."""
@@ -78,7 +79,7 @@ def choose(weights: Weights, part: str | None) -> Candidate | None:
             remedy = "found the file itself to be one: leave out the part"
             raise VAEFileError(f"{weights.name}: expected an autoencoder in {part!r}, {remedy}")
         if len(named) != 1:
-            there = ", ".join(one.part for one in (named or found)) or "none"
+            there = choices([one.part for one in (named or found)], wanted) or "none"
             raise VAEFileError(
                 f"{weights.name}: expected an autoencoder in {part!r}, found {there}: choose one of these"
             )
@@ -90,7 +91,7 @@ def choose(weights: Weights, part: str | None) -> Candidate | None:
     if len(found) > 1:
         parts = [one.part for one in found]
         raise VAEFileError(
-            f"{weights.name}: expected one autoencoder, found {len(parts)}, in {', '.join(parts)}: choose one by part, "
+            f"{weights.name}: expected one autoencoder, found {len(parts)}, in {some(parts, 8)}: choose one by part, "
             f"as in exact-vae convert FILE --part {parts[0]}, which writes it alone"
         )
     return _with_note(found[0], _without_wrappers(weights.shapes)) if found else None

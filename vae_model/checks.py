@@ -69,10 +69,15 @@ def check_latents(samples: Tensor, channels: int) -> Tensor:
         samples = samples[:, :, 0]
     shape = tuple(samples.shape)
     if samples.ndim != 4 or 0 in shape:
-        raise InputError(f"latents: expected (batch, {channels}, height, width), got {shape}: check what made them")
+        way = _way_to_a_batch(shape, (channels,), "samples", 1) or "check what made them"
+        raise InputError(f"latents: expected (batch, {channels}, height, width), got {shape}: {way}")
     if shape[1] != channels:
         raise InputError(
             f"latents: expected {channels} channels for this VAE, got {shape[1]}: use the VAE that belongs to the model"
+        )
+    if not samples.is_floating_point():
+        raise InputError(
+            f"latents: expected floats, got {samples.dtype}: pass what encode returned; whole numbers are no latents"
         )
     _check_finite(samples, "latents", "sample again or lower the guidance")
     return samples
@@ -103,15 +108,15 @@ def check_pixels(pixels: Tensor, channels: int, factor: int, as_video: bool = Fa
     if pixels.ndim == 5:
         _require_one_frame("pixels", pixels.shape[1])
         pixels = pixels[:, 0]
-    elif as_video:
+    elif as_video and pixels.ndim == 4 and len(pixels):
         _require_one_frame("pixels", len(pixels))
     shape = tuple(pixels.shape)
     if pixels.ndim != 4 or shape[0] == 0 or shape[3] not in (channels, channels + 1):
-        _require_channels_last(shape)
-        raise InputError(
-            f"pixels: expected (batch, height, width, {channels}) in 0..1, got {shape}: "
-            f"convert the image to {channels} channels"
-        )
+        way = _way_to_a_batch(shape, (channels, channels + 1), "pixels", 3)
+        if not way:
+            _require_channels_last(shape)
+            way = f"convert the image to {channels} channels"
+        raise InputError(f"pixels: expected (batch, height, width, {channels}) in 0..1, got {shape}: {way}")
     if not pixels.is_floating_point():
         raise InputError(f"pixels: expected floats in 0..1, got {pixels.dtype}: divide by the largest possible value")
     _require_one_cell(pixels, factor)
@@ -121,6 +126,26 @@ def check_pixels(pixels: Tensor, channels: int, factor: int, as_video: bool = Fa
     if shape[3] > channels:
         warn("pixels", f"expected {channels} channels, got {shape[3]}: the last, alpha, is left out")
     return pixels[..., :channels]
+
+
+def _way_to_a_batch(shape: tuple[int, ...], channels: tuple[int, ...], name: str, axis: int) -> str:
+    """What to do where the batch's axis is missing, or where nothing is in it; no text where neither is so.
+
+    `channels`: the numbers of them that will do. `axis`: where they belong in a batch.
+    """
+    if len(shape) == 4 and 0 in shape:
+        return "pass at least one, the batch is empty" if shape[0] == 0 else "pass one of at least one cell"
+    if 0 in shape or len(shape) > 3:
+        return ""
+    if len(shape) < 3:
+        return "axes are missing, add them"
+    if shape[axis - 1] in channels:
+        return f"the batch axis is missing, add it by {name}[None]"
+    if axis == 3 and shape[0] in channels:
+        return f"the batch axis is missing and the channels are first, pass {name}.movedim(0, -1)[None]"
+    if axis == 1:
+        return f"the batch axis is missing, add it by {name}[None], and use the VAE that belongs to the model"
+    return f"convert the image to {channels[0]} channels and add the batch axis, by {name}[None]"
 
 
 def _scaling(low: float, high: float) -> str:
@@ -147,6 +172,8 @@ def _require_one_cell(pixels: Tensor, factor: int) -> None:
 def _require_one_frame(what: str, frames: int) -> None:
     if frames == 1:
         return
+    if not frames:
+        raise InputError(f"{what}: expected a single frame, got a video without frames: pass one")
     way = "pass one frame" if what == "latents" else "pass one at a time (Rebatch Images in ComfyUI), or set not_video"
     raise InputError(
         f"{what}: expected a single frame, got a video of {frames} frames: this VAE is one of single images; {way}"

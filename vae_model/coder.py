@@ -13,8 +13,9 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from .argument_kinds import require_kinds
 from .layers import Downsample, Normalize, ResnetBlock, Upsample, activate_fresh, make_attn
-from .planes import require_groups, require_planes
+from .planes import require_groups, require_planes, require_sides
 
 logger = logging.getLogger(__name__)
 
@@ -119,6 +120,7 @@ class Encoder(nn.Module):
         conv_shortcut: bool = False,
         **ignore_kwargs: Any,
     ) -> None:
+        require_kinds(type(self).__name__, locals())
         super().__init__()
         _warn_unknown("Encoder", ignore_kwargs, "tanh_out", "give_pre_end")
         attn_type = "linear" if use_linear_attn else attn_type
@@ -163,6 +165,7 @@ class Encoder(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """x: (B, in_channels, H, W) in -1..1. No earlier activation is kept while later ones are computed."""
         require_planes(x, getattr(self.conv_in, "in_channels", self.in_channels), type(self).__name__)
+        require_sides(x, 2 ** sum(hasattr(level, "downsample") for level in self.down), type(self).__name__)
         h = _run([*self.down, self.mid], self.conv_in(x), {})
         return self.conv_out(activate_fresh(self.norm_out(h)))
 
@@ -200,6 +203,7 @@ class Decoder(nn.Module):
         conv_shortcut: bool = False,
         **ignorekwargs: Any,
     ) -> None:
+        require_kinds(type(self).__name__, locals())
         super().__init__()
         _warn_unknown("Decoder", ignorekwargs, "double_z")
         attn_type = "linear" if use_linear_attn else attn_type

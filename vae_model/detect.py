@@ -12,11 +12,14 @@ from dataclasses import dataclass
 from .candidates import TOP, Candidate, choose
 from .errors import VAEFileError
 from .families.table import FAMILIES
+from .files.latents import TENSOR_KEY
 from .files.weights import Weights, on_one_line
 from .keys import count_levels, count_per_level, to_ours, to_theirs
 from .layouts import IGNORED, LAYOUTS, OTHER_MODELS, PREFIXES, SCALARS, Layout
 from .spellings import module_shape
 
+_SAMPLES = "samples"
+"""What a host's dictionary of latents calls them."""
 Shapes = Mapping[str, tuple[int, ...]]
 
 
@@ -131,6 +134,12 @@ def _name_other_model(names: Collection[str]) -> str | None:
 
 def _explain_no_match(shapes: Shapes) -> str:
     """Name what the file seems to be, the nearest layout, and what it lacks of that."""
+    if TENSOR_KEY in shapes or (_SAMPLES in shapes and shapes.keys() <= {_SAMPLES, "noise_mask"}):
+        sides = " x ".join(map(str, shapes.get(TENSOR_KEY, shapes.get(_SAMPLES, ()))))
+        return (
+            f"expected an autoencoder, found latents, {sides}: give the VAE's weight file here; "
+            "exact-vae decode makes pictures of latents, and vae.decode of their tensor"
+        )
     bare = {name.removeprefix(prefix) for prefix in _present_prefixes(shapes) for name in shapes}
     scored: list[tuple[float, Layout, list[str]]] = []
     for layout in LAYOUTS:

@@ -11,6 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .argument_kinds import AVERAGE, require_kinds
+from .listed import some
+
 _operations: Any = torch  # its operations on lists, which its optimisers use, have names that begin with an underscore
 
 
@@ -27,11 +30,12 @@ class LitEma(nn.Module):
     num_updates: Tensor
 
     def __init__(self, model: nn.Module, decay: float = 0.9999, use_num_upates: bool = True) -> None:
+        require_kinds("LitEma", {"model": model, "decay": decay, "use_num_upates": use_num_upates}, AVERAGE)
         super().__init__()
         if not 0.0 <= decay <= 1.0:
             raise ValueError(f"decay: expected 0 to 1, got {decay}: choose a decay between them")
         self.m_name2s_name: dict[str, str] = {}
-        self.register_buffer("decay", torch.tensor(decay, dtype=torch.float32))
+        self.register_buffer("decay", torch.tensor(float(decay), dtype=torch.float32))
         self.register_buffer("num_updates", torch.tensor(0 if use_num_upates else -1, dtype=torch.int))
         self._stored: list[list[Tensor]] = []
         self._follow(model)
@@ -39,6 +43,7 @@ class LitEma(nn.Module):
     @torch.no_grad()
     def forward(self, model: nn.Module) -> None:
         """One step towards the model's parameters."""
+        require_kinds("LitEma", {"model": model}, AVERAGE)
         self._follow(model)
         counting = (self.num_updates >= 0).to(self.num_updates)  # without waiting for a GPU
         self.num_updates += counting
@@ -60,6 +65,7 @@ class LitEma(nn.Module):
     @torch.no_grad()
     def copy_to(self, model: nn.Module) -> None:
         """Overwrite the model's parameters with the shadows, in the parameters' dtypes and on their devices."""
+        require_kinds("LitEma", {"model": model}, AVERAGE)
         for shadow, parameter in self._pairs(model):
             parameter.copy_(shadow)
 
@@ -93,7 +99,7 @@ class LitEma(nn.Module):
                 collisions.append(f"{name} and {'a part of LitEma' if taken else owners[shadow]}")
             owners[shadow], new[name] = name, parameter
         if collisions:
-            found = "; ".join(sorted(collisions))
+            found = some(sorted(collisions), between="; ")
             raise ValueError(f"LitEma: expected names that differ without their dots, got {found}: rename one")
         for name, parameter in new.items():
             shadow = name.replace(".", "")
@@ -107,7 +113,7 @@ class LitEma(nn.Module):
         missing = sorted(name for name in self.m_name2s_name if name not in parameters)
         if missing:
             raise ValueError(
-                f"LitEma: expected the model it was made for, got one without {', '.join(missing)}: give that one"
+                f"LitEma: expected the model it was made for, got one without {some(missing)}: give that one"
             )
         return [(self.get_buffer(shadow), parameters[name]) for name, shadow in self.m_name2s_name.items()]
 

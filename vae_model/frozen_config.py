@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any, NoReturn
 
+from .listed import choices
+
 
 class FrozenConfig(dict[str, Any]):
     """`config["act_fn"]` and `config.act_fn`. Writing would change no network, so it is a TypeError.
@@ -14,7 +16,9 @@ class FrozenConfig(dict[str, Any]):
     def __getattr__(self, name: str) -> Any:
         if name in self:
             return self[name]
-        raise AttributeError(f"configuration: expected one of {', '.join(self)}, got {name!r}: use one of these names")
+        raise AttributeError(
+            f"configuration: expected one of {choices(self, name)}, got {name!r}: use one of these names"
+        )
 
     def __dir__(self) -> list[str]:
         return [*super().__dir__(), *self]

@@ -14,6 +14,7 @@ from torch.nn import functional
 
 from .checks import crop_centre
 from .errors import InputError
+from .families.table import FAMILIES
 from .load import LoadedModel
 
 if TYPE_CHECKING:
@@ -31,6 +32,19 @@ class HostNames:
                 "which takes files, state dicts and models"
             )
         return super().__new__(cls)
+
+    def __repr__(self: Any) -> str:
+        """The family, the latents and the numbers, such as VAE(ldm KL autoencoder, latents of 4 channels with 8 x 8
+        pixels a cell, float32 on cpu)."""
+        if "loaded" not in vars(self) or "vae_dtype" not in vars(self):  # while it is copied
+            return f"<{type(self).__name__}>"
+        parts = [half for half in ("encoder", "decoder") if hasattr(self.first_stage_model, half)]
+        family = FAMILIES[self.loaded.family].title + (f", {parts[0]} alone" if len(parts) == 1 else "")
+        whose, side = getattr(self.loaded.config, "latent_format", None), self.upscale_ratio
+        latents = f"latents of {self.latent_channels} channels with {side} x {side} pixels a cell"
+        latents += f", those of {whose}" if whose else ""
+        dtype = str(self.vae_dtype).removeprefix("torch.")
+        return f"{type(self).__name__}({family}, {latents}, {dtype} on {self.device})"
 
     working_dtypes: list[torch.dtype]
     """Dtypes that suit the model, the best first."""

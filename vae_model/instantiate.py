@@ -16,6 +16,8 @@ from typing import Any
 import torch
 from torch import nn, optim
 
+from .listed import choices
+
 logger = logging.getLogger(__name__)
 
 _PLACEHOLDERS = ("__is_first_stage__", "__is_unconditional__")
@@ -47,7 +49,7 @@ def get_obj_from_str(string: str) -> Any:
         return classes[name]
     if name in package.HOMES:
         return getattr(package, name)
-    known = ", ".join(sorted({*classes, *package.HOMES}))
+    known = choices(sorted({*classes, *package.HOMES}), name)
     raise ValueError(
         f"configuration: expected a target among {known}, or torch's own, got {string!r}: use one of these names"
     )
@@ -68,7 +70,7 @@ def instantiate_from_config(config: Any, classes: Mapping[str, Callable[..., Any
     target = str(config["target"])
     name = target.rsplit(".", 1)[-1]
     if classes is not None and name not in classes:
-        known = ", ".join(sorted(classes))
+        known = choices(sorted(classes), name)
         raise ValueError(f"configuration: expected a target among {known}, got {target!r}: use one of these names")
     make = get_obj_from_str(target) if classes is None else classes[name]
     return make(**(config.get("params") or {}))
@@ -84,7 +86,7 @@ def instantiate_optimizer(params: Iterable[Any], lr: float, config: Mapping[str,
     target = str(config["target"])
     if target not in OPTIMIZERS:
         raise ValueError(
-            f"optimizer configuration: expected a target among {', '.join(OPTIMIZERS)}, got {target!r}: "
+            f"optimizer configuration: expected a target among {choices(OPTIMIZERS, target)}, got {target!r}: "
             "use one of these, or add yours to OPTIMIZERS"
         )
     logger.info("optimiser: %s", target)

@@ -19,7 +19,7 @@ from .attention.backends import slice_attention as slice_attention
 from .attention.backends import xformers_attention as xformers_attention
 from .errors import InputError
 from .group_norm import GroupNorm
-from .planes import require_planes
+from .planes import require_planes, require_sides
 
 
 def nonlinearity(x: Tensor) -> Tensor:
@@ -91,6 +91,7 @@ class Downsample(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if not torch.jit.is_scripting():  # pyright: ignore[reportPrivateImportUsage]
             require_planes(x, self.in_channels, type(self).__name__)
+            require_sides(x, 2, type(self).__name__)
         if not self.with_conv:
             return functional.avg_pool2d(x, kernel_size=2, stride=2)
         return self.conv(functional.pad(x, (0, 1, 0, 1)))

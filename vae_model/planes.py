@@ -20,11 +20,21 @@ def require_planes(x: Any, channels: int, owner: str) -> None:
     if _is_tracing() or (x.ndim == 4 and x.shape[1] == channels):
         return
     way = "use the network that belongs to it"
-    if x.ndim == 4 and x.shape[-1] == channels:
+    if x.ndim == 4 and x.shape[-1] == channels != x.shape[-2]:  # where both are, these are more likely the sides
         way = "put the channels second, by movedim(-1, 1)"
     elif x.ndim == 3 and x.shape[0] == channels:
         way = "add a batch axis, by x[None]"
     raise InputError(f"{owner}: expected (B, {channels}, H, W), got {tuple(x.shape)}: {way}")
+
+
+def require_sides(x: Tensor, least: int, owner: str) -> None:
+    """InputError for planes (B, C, H, W) lower or narrower than `least`. Traces, exports and compilers do not see it:
+    their sides are of any size, and a look at them would make a condition of the program."""
+    if torch.compiler.is_compiling() or not all(type(side) is int for side in x.shape[2:]):
+        return
+    height, width = x.shape[2:]
+    if min(height, width) < least:
+        raise InputError(f"{owner}: expected sides of at least {least}, got {width} x {height}: enlarge the image")
 
 
 def require_moments(parameters: Any) -> None:

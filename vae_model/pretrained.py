@@ -22,6 +22,8 @@ from .errors import InputError, VAEFileError
 from .files.atomic import atomic_path, require_writable
 from .files.weights import Weights, on_one_line, open_weights
 from .frozen_config import FrozenConfig
+from .listed import some
+from .local_only import push_to_hub, require_local
 from .notes import tell
 
 logger = logging.getLogger(__name__)
@@ -47,6 +49,8 @@ class Pretrained(nn.Module):
     config: FrozenConfig
     _not_in_diffusers: tuple[str, ...] = ()
     """Arguments that diffusers' class of that name would pass over, and be another network."""
+
+    push_to_hub = push_to_hub
 
     @property
     def dtype(self) -> torch.dtype:
@@ -111,10 +115,10 @@ class Pretrained(nn.Module):
         known = inspect.signature(cls.__init__).parameters.keys() - {"self"}
         wrong = sorted(changes.keys() - known)
         if wrong:
-            raise InputError(f"{cls.__name__}: expected names of its arguments, got {', '.join(wrong)}: leave them out")
+            raise InputError(f"{cls.__name__}: expected names of its arguments, got {some(wrong)}: leave them out")
         unknown = sorted(name for name in config if name not in known and name not in _DERIVED and name[0] != "_")
         if unknown:
-            logger.warning("%s: ignoring unknown options %s", cls.__name__, ", ".join(unknown))
+            logger.warning("%s: ignoring unknown options %s", cls.__name__, some(unknown, 8))
         fields = {name: value for name, value in config.items() if name in known} | changes
         return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()})
 
@@ -193,14 +197,17 @@ class Pretrained(nn.Module):
         *,
         safe_serialization: bool = True,
         variant: str | None = None,
+        **about_sending: Any,
     ) -> None:
         """Write config.json and the weights as diffusers does, whole or not at all, for `from_pretrained`.
 
         Args:    is_main_process: False writes nothing, for the others of several processes.
                  safe_serialization: True, for nothing else is written.
                  variant: "fp16" writes diffusion_pytorch_model.fp16.safetensors.
-        Raises:  InputError for a network that its configuration, or diffusers, does not describe.
+        Raises:  InputError for a network that its configuration, or diffusers, does not describe, and for
+                 `push_to_hub`.
         """
+        require_local(about_sending)
         self._check_described()
         if not safe_serialization:
             raise InputError("safe_serialization: expected True, got False: only safetensors are written")

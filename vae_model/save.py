@@ -54,6 +54,15 @@ def default_layout(model: nn.Module) -> str:
     return "taesd-diffusers" if isinstance(model, AutoencoderTiny) else next(iter(layouts_of(model)))
 
 
+def layout_named(model: nn.Module, layout: str | None) -> str:
+    """The layout that is meant: None is the usual one, and "diffusers" of a tiny model what diffusers loads."""
+    if layout is None:
+        return default_layout(model)
+    rows = layouts_of(model)
+    known = isinstance(layout, str) and layout not in rows and f"taesd-{layout}" in rows  # pyright: ignore[reportUnnecessaryIsInstance]
+    return f"taesd-{layout}" if known else layout
+
+
 def to_layout(model: nn.Module, layout: str) -> dict[str, Tensor]:
     """The model's tensors under the names (and attention shapes) of that layout; InputError where there is none."""
     rows = layouts_of(model)
@@ -135,7 +144,7 @@ def _float_dtype(dtype: Any) -> torch.dtype | None:
 
 
 def _write(model: nn.Module, target: Path, layout: str | None, dtype: torch.dtype | None) -> None:
-    chosen = default_layout(model) if layout is None else layout
+    chosen = layout_named(model, layout)
     tensors = to_layout(model, chosen)
     kept = (*COUNTERS, *SCALARS)
     kinds = {key: t.dtype if dtype is None or key in kept else dtype for key, t in tensors.items()}
@@ -149,7 +158,7 @@ def _write(model: nn.Module, target: Path, layout: str | None, dtype: torch.dtyp
 
 def require_savable(model: nn.Module, name: str = "the model", layout: str | None = None) -> None:
     """InputError, before any work is put into it, for a model that `save` would refuse; `name` begins the line."""
-    chosen = layout or default_layout(model)
+    chosen = layout_named(model, layout)
     require_same(model, to_layout(model, chosen), chosen, name, settings_of(model))
 
 

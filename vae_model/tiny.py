@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .argument_kinds import TINY, require_kinds
 from .config import TinyConfig
 from .errors import VAEFileError
 from .files.weights import Weights
@@ -60,6 +61,7 @@ class AutoencoderTiny(Pretrained):
         strided_stem: bool = False,
     ) -> None:
         arguments = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
+        require_kinds(type(self).__name__, arguments, TINY)
         super().__init__()
         if act_fn not in ACTIVATIONS:
             raise ValueError(f"act_fn: expected one of {', '.join(ACTIVATIONS)}, got {act_fn!r}: choose one of these")

@@ -6,13 +6,15 @@ Source: CompVis latent-diffusion `ldm/modules/diffusionmodules/model.py` (MIT), 
 from __future__ import annotations
 
 import math
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from .argument_kinds import require_kinds
 from .coder import Level, Middle, keep_arguments
+from .errors import InputError
 from .layers import Downsample, Normalize, ResnetBlock, Upsample, activate_fresh, make_attn, nonlinearity
 
 _LONGEST_PERIOD = 10000
@@ -28,9 +30,9 @@ def get_timestep_embedding(timesteps: Tensor, embedding_dim: int) -> Tensor:
     Returns: (N, embedding_dim), float32.
     """
     if timesteps.ndim != 1:
-        raise ValueError(f"timesteps: expected one dimension, got shape {tuple(timesteps.shape)}: give one per image")
+        raise InputError(f"timesteps: expected one dimension, got shape {tuple(timesteps.shape)}: give one per image")
     if embedding_dim < 1:
-        raise ValueError(f"embedding_dim: expected at least 1, got {embedding_dim}: choose a larger width")
+        raise InputError(f"embedding_dim: expected at least 1, got {embedding_dim}: choose a larger width")
     half = embedding_dim // 2
     exponents = torch.arange(half, dtype=torch.float32, device=timesteps.device)
     frequencies = torch.exp(exponents * -(math.log(_LONGEST_PERIOD) / max(1, half - 1)))
@@ -78,6 +80,7 @@ class Model(nn.Module):
         attn_type: str = "vanilla",
         num_groups: int = 32,
     ) -> None:
+        require_kinds(type(self).__name__, locals())
         super().__init__()
         attn_type = "linear" if use_linear_attn else attn_type
         self.ch, self.temb_ch, self.use_timestep = ch, 4 * ch, use_timestep
@@ -142,18 +145,18 @@ class Model(nn.Module):
 
     def forward(self, x: Tensor, t: Tensor | None = None, context: Tensor | None = None) -> Tensor:
         """x: (B, C, H, W). t: (B,), needed when built with `use_timestep`, else unused. context: (B, C', H, W)."""
-        if context is not None:
-            x = torch.cat([x, context], dim=1)
+        x = _with_context(x, context)
         factor = 2 ** (self.num_resolutions - 1)
         if x.ndim != 4 or x.shape[1] != self.in_channels or x.shape[2] % factor or x.shape[3] % factor:
-            raise ValueError(
+            raise InputError(
                 f"Model: expected {self.in_channels} channels, context included, and sides divisible by {factor}, "
                 f"got {tuple(x.shape)}: correct the input"
             )
         temb = None
         if self.use_timestep:
             if t is None:
-                raise ValueError("Model: expected timesteps, got none: pass t or build with use_timestep=False")
+                raise InputError("Model: expected timesteps, got none: pass t or build with use_timestep=False")
+            _require_one_each(t, x)
             temb = self.temb(t)
         kept = [self.conv_in(x)]
         for level in self.down:
@@ -170,6 +173,28 @@ class Model(nn.Module):
             if hasattr(parts, "upsample"):
                 h = cast(nn.Module, parts.upsample)(h)
         return self.conv_out(activate_fresh(self.norm_out(h)))
+
+
+def _with_context(x: Any, context: Any) -> Tensor:
+    """Both as one, InputError for what is no tensor or does not lie on x."""
+    for name, one in (("x", x), ("context", x if context is None else context)):
+        if not isinstance(one, Tensor):
+            raise InputError(f"Model: expected a tensor (B, C, H, W) as {name}, got {type(one).__name__}: pass one")
+    if context is None:
+        return x
+    if x.ndim != 4 or context.ndim != 4 or x.shape[0] != context.shape[0] or x.shape[2:] != context.shape[2:]:
+        raise InputError(
+            f"Model: expected a context (B, C, H, W) with the batch and sides of x, got {tuple(context.shape)} for "
+            f"{tuple(x.shape)}: enlarge or repeat it"
+        )
+    return torch.cat([x, context], dim=1)
+
+
+def _require_one_each(t: Any, x: Tensor) -> None:
+    """InputError for anything but one timestep of each image, or one of all; or their embeddings, without a `temb`."""
+    if not isinstance(t, Tensor) or t.ndim == 0 or (t.shape[0] != 1 and t.shape[0] != x.shape[0]):
+        found = tuple(t.shape) if isinstance(t, Tensor) else repr(t)
+        raise InputError(f"Model: expected timesteps ({x.shape[0]},), one per image, got {found}: pass as many")
 
 
 def _block(level: Level, i: int, h: Tensor, temb: Tensor | None) -> Tensor:

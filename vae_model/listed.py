@@ -1,0 +1,31 @@
+"""Names in an error's one line: all of them where they fit there, else how many there are and which are the nearest."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+_ROOM = 300
+"""Characters that a list may take."""
+_NAMED = 4
+
+
+def choices(known: Iterable[str], given: object) -> str:
+    """The names that could have been given: all, or their count and those that are the most like `given`."""
+    names = list(known)
+    if len(", ".join(names)) <= _ROOM:
+        return ", ".join(names)
+    plain = {name.lower(): name for name in reversed(names)}
+    word = str(given).lower()
+    near = [plain[name] for name in get_close_matches(word, plain, _NAMED, 0.5)]
+    near += [name for short, name in plain.items() if word and short.endswith(f".{word}") and name not in near]
+    if near:
+        return f"{len(names)} names, the nearest {', '.join(near)}"
+    return f"{len(names)} names, such as {', '.join(names[:_NAMED])}"
+
+
+def some(names: Iterable[str], most: int = _NAMED, between: str = ", ") -> str:
+    """The first few names, and how many more there are."""
+    listed = list(names)
+    more = f" and {len(listed) - most} more" if len(listed) > most else ""
+    return between.join(listed[:most]) + more
