@@ -24,6 +24,7 @@ from .files.weights import Weights, on_one_line, open_weights
 from .frozen_config import FrozenConfig
 from .listed import some
 from .local_only import push_to_hub, require_local
+from .model_folder import CONFIG_NAME, folder_of, read_config
 from .notes import tell
 
 logger = logging.getLogger(__name__)
@@ -35,7 +36,6 @@ _ABOUT_FETCHING = (
 """Arguments of diffusers' `from_pretrained` that make no difference to a local folder's model."""
 _IN_HEADERS = ("act_fn", "upsample_fn", "upsampling_scaling_factor")
 """Settings that no shape tells, and that `save` writes into a file's header."""
-CONFIG_NAME = "config.json"
 WEIGHTS_NAME = "diffusion_pytorch_model"
 _DERIVED = ("block_out_channels",)
 """What a configuration says twice."""
@@ -97,7 +97,7 @@ class Pretrained(nn.Module):
     @staticmethod
     def load_config(folder: str | os.PathLike[str], *, subfolder: str | None = None) -> dict[str, Any]:
         """The fields of a folder's config.json; VAEFileError where there is none or it cannot be read."""
-        return _read_config(_folder(folder, subfolder))
+        return read_config(folder_of(folder, subfolder))
 
     @classmethod
     def from_config(cls: type[_Model], config: Mapping[str, Any], **changes: Any) -> _Model:
@@ -145,7 +145,7 @@ class Pretrained(nn.Module):
                  (`local_files_only`, `cache_dir`, ...) may stand there and changes nothing.
         Raises:  VAEFileError for a folder that holds something else, InputError for an unknown argument.
         """
-        place = _folder(folder, subfolder)
+        place = folder_of(folder, subfolder)
         kind = _parse_dtype(torch_dtype if dtype is None else dtype)
         changes = {name: value for name, value in changes.items() if name not in _ABOUT_FETCHING}
         model = cls._described_in(place, changes)
@@ -174,7 +174,7 @@ class Pretrained(nn.Module):
         """The model of a folder's config.json without weights, on the meta device."""
         try:
             with torch.device("meta"), torch.inference_mode(False):
-                return cls.from_config(_read_config(place), **changes)
+                return cls.from_config(read_config(place), **changes)
         except (InputError, VAEFileError):
             raise
         except (TypeError, ValueError, LookupError, RuntimeError) as error:
@@ -256,33 +256,6 @@ class Pretrained(nn.Module):
 
 def _weights_name(variant: str | None) -> str:
     return WEIGHTS_NAME if variant is None else f"{WEIGHTS_NAME}.{variant}"
-
-
-def _folder(folder: str | os.PathLike[str], subfolder: str | None) -> Path:
-    place = Path(folder) / (subfolder or "")
-    if place.is_dir():
-        return place
-    if place.is_file():
-        raise VAEFileError(f"{place}: expected a folder, got a file: open it by load_vae")
-    raise VAEFileError(
-        f"{place}: expected a local folder, found none there: download the model and name its folder, "
-        "for nothing is fetched"
-    )
-
-
-def _read_config(place: Path) -> dict[str, Any]:
-    path = place / CONFIG_NAME
-    if not path.is_file():
-        inner = [name for name in ("vae", "model") if (place / name / CONFIG_NAME).is_file()]
-        remedy = f'say subfolder="{inner[0]}"' if inner else "name the folder that it is in, or a file to load_vae"
-        raise VAEFileError(f"{place}: expected a {CONFIG_NAME}, found none: {remedy}")
-    try:
-        fields: Any = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise VAEFileError(f"{path}: expected JSON, found something else: write it again") from error
-    if not isinstance(fields, dict):
-        raise VAEFileError(f"{path}: expected an object of fields, found something else: write it again")
-    return fields  # pyright: ignore[reportUnknownVariableType]
 
 
 def _check_header(weights: Weights, config: Mapping[str, Any], changes: Mapping[str, Any]) -> None:
