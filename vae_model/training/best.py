@@ -11,8 +11,8 @@ from lightning import Trainer
 from lightning.pytorch.utilities import rank_zero_only
 
 from ..files.atomic import atomic_path
+from .config import SCORE
 
-SCORE = "best.json"
 _LARGER_IS_BETTER = ("val/psnr", "val/ssim", "val/ms_ssim")
 
 

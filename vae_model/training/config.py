@@ -13,7 +13,8 @@ STRATEGIES = ("auto", "ddp", "fsdp")
 EXPORT_DTYPES = ("float32", "bfloat16", "float16")
 LAST = "last.ckpt"
 BEST = "best.safetensors"
-"""The checkpoint and the best weights, in `output.folder`."""
+SCORE = "best.json"
+"""The checkpoint, the best weights and their score, in `output.folder`."""
 FALLBACK_CROP = 256
 """Pixels, where neither the data nor the model say a size."""
 

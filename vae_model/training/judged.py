@@ -7,8 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from .best import SCORE
-from .config import BEST
+from .config import BEST, SCORE
 
 _DECIMALS = {"psnr": ("{:.2f} dB", "PSNR"), "ssim": ("{:.4f}", "SSIM")}
 
