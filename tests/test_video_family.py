@@ -205,7 +205,9 @@ def test_whole_groups_run_together(
 
 
 def test_groups_must_divide_the_batch(vae: VAE, small_vae: VAE) -> None:
-    for timesteps in (4, 0, 12):
+    with pytest.raises(InputError, match="timesteps: expected at least 1, got 0: make it larger"):
+        vae.decode(torch.zeros(6, 4, 2, 2), timesteps=0)
+    for timesteps in (4, 12):
         with pytest.raises(InputError, match=f"expected a divisor of the batch of 6 frames, got {timesteps}"):
             vae.decode(torch.zeros(6, 4, 2, 2), timesteps=timesteps)
     with pytest.raises(InputError, match="timesteps: expected none for an image decoder, got 2"):
