@@ -228,5 +228,5 @@ def test_the_program_encodes_and_describes(tmp_path: Path, picture: Path, small_
     done = start("info", tmp_path / "z.safetensors")
     assert done.returncode == 2
     assert done.stdout == ""
-    assert done.stderr.startswith(f"exact-vae: {tmp_path / 'z.safetensors'}: expected an autoencoder, found 2 other")
+    assert done.stderr.startswith(f"exact-vae: {tmp_path / 'z.safetensors'}: expected an autoencoder, found latents, ")
     assert len(done.stderr.splitlines()) == 1
