@@ -175,8 +175,12 @@ class Pretrained(nn.Module):
         try:
             with torch.device("meta"), torch.inference_mode(False):
                 return cls.from_config(read_config(place), **changes)
-        except (InputError, VAEFileError):
+        except VAEFileError:
             raise
+        except InputError as error:
+            if changes:
+                raise
+            raise VAEFileError(f"{place / CONFIG_NAME}: {error}") from error  # nothing else was given
         except (TypeError, ValueError, LookupError, RuntimeError) as error:
             raise VAEFileError(
                 f"{place / CONFIG_NAME}: expected arguments of {cls.__name__}, got {on_one_line(str(error), 300)}: "
