@@ -14,10 +14,12 @@ def run_evaluate(options: argparse.Namespace) -> int:
     from .bar import open_bar
     from .contact_sheet import require_sheet_name, write_sheet
     from .evaluate import evaluate
+    from .vae_option import vae_files
 
     if options.sheet is not None:
         require_sheet_name(options.sheet)
-    names: list[str | list[str]] = [*options.vaes, *([options.vae] if options.vae else [])]
+    given = [*([name] for name in options.vaes), *([options.vae] if options.vae else [])]
+    names = [files[0] if len(files) == 1 else files for files in map(vae_files, given)]
     if not names:
         raise InputError("evaluate: expected VAEs, got none: name files, or bundled")
     with open_bar(1.0, "evaluate", quiet=options.quiet or options.json) as bar:

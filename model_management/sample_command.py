@@ -37,10 +37,11 @@ def run_sample(options: argparse.Namespace) -> int:
     from ..vae_model.files.images import write_image
     from .bar import open_bar
     from .loader import load_vae
+    from .vae_option import vae_files
 
     alone, count = _settle(options)
     width, height = parse_size(options.size)
-    files = options.vae or ["bundled"]
+    files = vae_files(options.vae)
     vae = load_vae(
         files if len(files) > 1 else files[0],
         dtype=options.dtype,

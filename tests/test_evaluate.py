@@ -220,10 +220,15 @@ def test_two_halves_are_one_vae(halves: list[str], folder: Path, capsys: pytest.
     """By `--vae` twice as for the other commands, joined, or as a list: the same figures, beside another VAE's."""
     words = ["--images", str(folder), "--crop", "64", "--device", "cpu", "--json"]
     found: list[Any] = []
-    for named in (["--vae", halves[0], "--vae", halves[1]], ["+".join(halves)]):
+    for named in (
+        ["--vae", halves[0], "--vae", halves[1]],
+        ["+".join(halves)],
+        [",".join(halves)],
+        ["--vae", ",".join(halves)],
+    ):
         assert main(["evaluate", "bundled", *named, *words]) == 1  # two pictures were left out
         found.append(json.loads(capsys.readouterr().out)["vaes"])
-    assert found[0] == found[1]
+    assert all(one == found[0] for one in found)
     assert [facts["vae"] for facts in found[0]] == ["bundled", "+".join(halves)]
     vae = load_vae(halves, dtype="float32", device="cpu")
     result = evaluate([halves], folder, crop=64, keep_samples=True, device="cpu")

@@ -12,6 +12,7 @@ import torch
 from exact_vae import load_vae, save
 from exact_vae.__main__ import main
 from exact_vae.vae_model.files.images import read_image
+from exact_vae.vae_model.save import to_layout
 from exact_vae.vae_model.tiny import AutoencoderTiny
 from safetensors.torch import load_file, save_file
 from torch import nn
@@ -158,3 +159,17 @@ def test_whose_latents_which_variant_and_which_part(tmp_path: Path, small_model:
     noise = torch.randn(1, 4, 2, 2, generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(pictures[2], whole.decode(noise), rtol=0, atol=0.5 / 255 + 1e-4)
     assert not torch.equal(pictures[3], pictures[4])
+
+
+def test_two_halves_are_one_vae(tmp_path: Path) -> None:
+    """By `--vae` twice or joined by a comma, as for the other commands."""
+    torch.manual_seed(0)
+    widths: dict[str, Any] = {f"{half}_block_out_channels": (8, 8) for half in ("encoder", "decoder")}
+    tiny = AutoencoderTiny(**widths, num_encoder_blocks=(1, 1), num_decoder_blocks=(1, 1)).eval()
+    halves = [str(tmp_path / f"{half}.safetensors") for half in ("encoder", "decoder")]
+    for name, path in zip(("encoder", "decoder"), halves, strict=True):
+        save_file(to_layout(tiny, f"taesd-{name}"), path)
+    for number, named in enumerate((["--vae", halves[0], "--vae", halves[1]], ["--vae", ",".join(halves)])):
+        words = ["--size", "16x16", "--device", "cpu", "--quiet", "-o", str(tmp_path / f"{number}.png")]
+        assert main(["sample", *named, *words]) == 0
+    assert (tmp_path / "0.png").read_bytes() == (tmp_path / "1.png").read_bytes()
