@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .model_management.loader import load_vae
     from .nodes import NODE_CLASS_MAPPINGS, NODE_DISPLAY_NAME_MAPPINGS
+    from .vae_model.checkpoint.save import save
     from .vae_model.errors import InputError, MemoryBudgetError, UnexpectedError, VAEFileError
-    from .vae_model.save import save
     from .vae_model.vae import VAE
 
 __version__ = "0.1.0"
@@ -27,7 +27,7 @@ _HOME = {
     "VAE": ".vae_model.vae",
     "VAEFileError": ".vae_model.errors",
     "load_vae": ".model_management.loader",
-    "save": ".vae_model.save",
+    "save": ".vae_model.checkpoint.save",
 }
 
 __all__ = [

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any, cast
 
 from . import __version__
-from .model_management.completion import VALUES
-from .model_management.sample_command import add_sample, run_sample
+from .commands.completion import VALUES
+from .commands.sample import add_sample, run_sample
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -124,7 +124,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options.overrides += rest  # options of other trainers among them, which are told what they are here
         rest = []
     if rest:
-        from .model_management.usage import refuse_words
+        from .commands.usage import refuse_words
 
         refuse_words(parser, options, rest)
     if getattr(options, "debug", False):
@@ -134,7 +134,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.command == "info":
             return _info(options)
         if options.command == "completion":
-            from .model_management.completion import completion_script
+            from .commands.completion import completion_script
 
             print(completion_script(parser, options.shell))
             return 0
@@ -143,14 +143,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.command == "convert":
             return _convert(options)
         if options.command == "evaluate":
-            from .model_management.evaluate_command import run_evaluate
+            from .commands.evaluate import run_evaluate
 
             return run_evaluate(options)
         if options.command == "sample":
             return run_sample(options)
         if options.command == "train":
             return _train(options)
-        from .model_management.run_command import run_files
+        from .commands.run import run_files
 
         return run_files(options)
     except KeyboardInterrupt:
@@ -160,7 +160,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except Exception as error:
-        from .vae_model.wording import one_line
+        from .vae_model.errors.wording import one_line
 
         print(f"exact-vae: {one_line(error, options.command)}", file=sys.stderr)
         return 2
@@ -182,8 +182,8 @@ def _show_notes(options: argparse.Namespace) -> None:
 
 def _convert(options: argparse.Namespace) -> int:
     """One VAE into another layout."""
-    from .model_management.convert import convert_vae
-    from .model_management.vae_option import vae_files
+    from .commands.convert import convert_vae
+    from .commands.vae_option import vae_files
 
     if options.no_clobber and options.output.exists() and not options.output.is_dir():
         written, notes = [options.output], ["kept as it was"]
@@ -220,8 +220,8 @@ def _train(options: argparse.Namespace) -> int:
 
 def _info(options: argparse.Namespace) -> int:
     """Describe a VAE from names and shapes alone."""
-    from .model_management.describe import card, describe_vae
-    from .model_management.vae_option import vae_files
+    from .commands.describe import card, describe_vae
+    from .commands.vae_option import vae_files
 
     facts = describe_vae(vae_files(options.inputs), options.latent_format, options.variant, options.part)
     if options.json:
@@ -236,8 +236,8 @@ def _info(options: argparse.Namespace) -> int:
 
 def _plan(options: argparse.Namespace) -> int:
     """Show the plan of one size; nothing is loaded or run."""
-    from .model_management.describe import plan_file
-    from .model_management.vae_option import vae_files
+    from .commands.describe import plan_file
+    from .commands.vae_option import vae_files
 
     plan = plan_file(
         vae_files(options.vae),

@@ -23,7 +23,7 @@ import plots
 import report
 import torch
 from case import CONFIG, DIRECTIONS, DTYPES, Models, make_case, random_model
-from exact_vae.vae_model.autoencoder import AutoencoderKL
+from exact_vae.vae_model.families.ldm.autoencoder import AutoencoderKL
 from rounds import run_cell
 
 FULL = {"sizes": (512, 1024), "dtypes": ("float32", "bfloat16"), "repeats": 3}

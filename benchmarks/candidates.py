@@ -11,8 +11,8 @@ import others
 import planned
 from case import Case, run_untiled
 from exact_vae.model_management.memory import get_free_memory
-from exact_vae.vae_model.bytesize import format_bytes
-from exact_vae.vae_model.estimate import untiled_elements_per_pixel
+from exact_vae.vae_model.errors.bytesize import format_bytes
+from exact_vae.vae_model.families.estimate import untiled_elements_per_pixel
 from torch import Tensor
 
 UNTILED, BASELINE = "ExactVAE untiled", "diffusers untiled"

@@ -12,8 +12,8 @@ from functools import cached_property
 from typing import Any
 
 import torch
-from exact_vae.vae_model.autoencoder import AutoencoderKL, build_kl
-from exact_vae.vae_model.config import KLConfig, LevelsConfig
+from exact_vae.vae_model.families.ldm.autoencoder import AutoencoderKL, build_kl
+from exact_vae.vae_model.families.ldm.config import KLConfig, LevelsConfig
 from torch import Tensor, nn
 
 LEVELS = LevelsConfig(ch=128, widths=(128, 256, 512, 512), num_res_blocks=2)

@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 
 import torch
 from case import CONFIG, Models
-from exact_vae.vae_model.save import to_layout
+from exact_vae.vae_model.checkpoint.save import to_layout
 from torch import Tensor
 
 SAMPLE_SIZE = 512

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from exact_vae.vae_model.bytesize import format_bytes
+from exact_vae.vae_model.errors.bytesize import format_bytes
 from labels import Point, place_labels, stack_labels
 
 OURS, OTHERS = "#0b6e99", "#5a5a5a"

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from exact_vae.vae_model.bytesize import format_bytes
+from exact_vae.vae_model.errors.bytesize import format_bytes
 from exact_vae.vae_model.kernels.cpu.kernels import kernels
 from measure import ratio
 

@@ -20,10 +20,10 @@ import torch.distributed as dist
 import torch.multiprocessing as multiprocessing
 from case import CONFIG, random_input, random_model
 from exact_vae import VAE, load_vae
-from exact_vae.model_management.sharded import decode_sharded
 from exact_vae.vae_model.exact.sharding.distributed import DistributedRanks
 from exact_vae.vae_model.exact.sharding.group import leave_together
 from exact_vae.vae_model.exact.sharding.traffic import KINDS
+from exact_vae.vae_model.runs.sharded import decode_sharded
 from measure import time_run
 
 

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from ..vae_model.exact.stream.context import own_weights
-from ..vae_model.report import Report
+from ..vae_model.host import Report
 from . import memory, oom
 from .host import LocalHost
 

@@ -10,9 +10,9 @@ from typing import Any, cast
 
 import torch
 
-from ..vae_model.dtypes import DTYPES as DTYPES
-from ..vae_model.dtypes import parse_dtype as parse_dtype
 from ..vae_model.errors import InputError
+from ..vae_model.files.dtypes import DTYPES as DTYPES
+from ..vae_model.files.dtypes import parse_dtype as parse_dtype
 
 # These Turing chips (TU116, TU117) run float16 without tensor cores, and convolutions return NaN on many of them.
 _BROKEN_FLOAT16 = re.compile(r"GTX 16\d\d|\bMX[45]50\b|\bT(?:400|500|550|600|1000|1200|2000)\b")

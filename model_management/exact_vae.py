@@ -17,14 +17,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..vae_model.bytesize import parse_bytes
-from ..vae_model.checks import crop_centre
 from ..vae_model.errors import MemoryBudgetError
+from ..vae_model.errors.bytesize import parse_bytes
 from ..vae_model.exact.layer import UnsupportedModule
-from ..vae_model.halves import Half
-from ..vae_model.report import Report, Watch
-from ..vae_model.run import Run
-from ..vae_model.run_exact import ExactRun
+from ..vae_model.families.halves import Half
+from ..vae_model.host import Report, Watch
+from ..vae_model.runs.checks import crop_centre
+from ..vae_model.runs.exact import ExactRun
+from ..vae_model.runs.untiled import Run
 from ..vae_model.vae import VAE
 from .comfy_host import ComfyHost, is_comfyui, output_dtype
 from .frames import image_shape, images_like, latents_like, one_frame, video_obstacle

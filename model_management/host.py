@@ -13,8 +13,7 @@ from ..vae_model.exact.plan.plan import Plan
 from ..vae_model.exact.plan.search import make_plan
 from ..vae_model.exact.program import Program
 from ..vae_model.exact.stream.context import own_weights
-from ..vae_model.host import Host
-from ..vae_model.report import Report
+from ..vae_model.host import Host, Report
 from . import attention, loaded, memory, oom
 from .budget import AMPLE, budgets
 

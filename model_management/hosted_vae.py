@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..vae_model.load import LoadedModel
+from ..vae_model.checkpoint.load import LoadedModel
 from ..vae_model.vae import VAE
 from . import comfy_host
 from .comfy_host import ComfyHost

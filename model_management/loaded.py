@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..vae_model.bytesize import parse_bytes
 from ..vae_model.errors import InputError
+from ..vae_model.errors.bytesize import parse_bytes
 from .devices import as_device, canonical_device, vae_device, vae_offload_device
 from .memory import get_free_memory, soft_empty_cache
 from .oom import is_oom

@@ -11,14 +11,14 @@ import torch
 from torch import nn
 
 from ..vae_model.bundled import BUNDLED_FILE
-from ..vae_model.conventions import is_flux2_tiny, knows_raw, not_raw
+from ..vae_model.checkpoint.from_module import load_module
+from ..vae_model.checkpoint.load import Source, load_model
 from ..vae_model.errors import InputError, VAEFileError
-from ..vae_model.flux2 import PATCH
-from ..vae_model.from_module import load_module
+from ..vae_model.errors.wording import speaks_plainly
+from ..vae_model.families.conventions import is_flux2_tiny, knows_raw, not_raw
+from ..vae_model.families.ldm.flux2 import PATCH
 from ..vae_model.host import Host
-from ..vae_model.load import Source, load_model
 from ..vae_model.vae import VAE
-from ..vae_model.wording import speaks_plainly
 from . import comfy_host
 from .devices import output_device, parse_device, parse_dtype, vae_device, vae_dtype
 from .host import LocalHost

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ..vae_model.checks import crop_centre
+from ..vae_model.runs.checks import crop_centre
 
 GREY = 0.5
 

@@ -10,7 +10,7 @@ from typing import Any, ParamSpec, TypeVar, cast
 from torch import Tensor
 
 from ..vae_model.errors import InputError
-from ..vae_model.wording import in_words, is_foreign
+from ..vae_model.errors.wording import in_words, is_foreign
 from .oom import is_oom
 
 P = ParamSpec("P")

@@ -6,7 +6,7 @@ from typing import Any
 
 from ..vae_model.exact.layer import UnsupportedModule
 from ..vae_model.exact.program import Program
-from ..vae_model.halves import Half, decoder_half, encoder_half
+from ..vae_model.families.halves import Half, decoder_half, encoder_half
 from .frames import VIDEO, runs_frames
 
 BLEND = "blended tiles were asked for"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from ..vae_model.errors import InputError
-from ..vae_model.latent_formats import LATENT_FORMATS, TINY_FORMATS
+from ..vae_model.families.latent_formats import LATENT_FORMATS, TINY_FORMATS
 from .comfy_host import find_file, list_files
 from .loader import BUNDLED
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from ..vae_model.errors import InputError, MemoryBudgetError
+from ..vae_model.errors.wording import require_half
 from ..vae_model.exact.layer import UnsupportedModule
-from ..vae_model.halves import decoder_half, encoder_half
+from ..vae_model.families.halves import decoder_half, encoder_half
 from ..vae_model.vae import VAE
-from ..vae_model.wording import require_half
 from .exact_vae import ExactVAE, make_exact
 
 

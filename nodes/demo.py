@@ -19,7 +19,7 @@ from torch import Tensor
 
 from ..model_management import get_torch_device
 from ..model_management.meter import LiveTensorMeter
-from ..vae_model.bytesize import format_bytes
+from ..vae_model.errors.bytesize import format_bytes
 from ..vae_model.files.atomic import require_writable
 from ..vae_model.files.images import read_image, write_image
 from . import NODE_CLASS_MAPPINGS

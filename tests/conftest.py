@@ -106,8 +106,8 @@ def no_gradients(one_thread: None) -> Iterator[None]:
 def small_model() -> nn.Module:
     """A random ldm autoencoder: f8, 4 latent channels, 1.3 million parameters."""
     import torch
-    from exact_vae.vae_model.autoencoder import build_kl
-    from exact_vae.vae_model.config import KLConfig, LevelsConfig
+    from exact_vae.vae_model.families.ldm.autoencoder import build_kl
+    from exact_vae.vae_model.families.ldm.config import KLConfig, LevelsConfig
 
     levels = LevelsConfig(ch=32, widths=(32, 64, 64, 64), num_res_blocks=1)
     with torch.random.fork_rng():
@@ -118,7 +118,7 @@ def small_model() -> nn.Module:
 @pytest.fixture(scope="session")
 def small_file(small_model: nn.Module, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """`small_model` as a safetensors file in ldm layout. Tests that change it change a copy."""
-    from exact_vae.vae_model.save import save
+    from exact_vae.vae_model.checkpoint.save import save
 
     path = tmp_path_factory.mktemp("weights") / "small.safetensors"
     save(small_model, path)

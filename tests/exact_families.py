@@ -7,13 +7,13 @@ from typing import Any
 
 import torch
 from exact_vae.tests.programs import build_program
-from exact_vae.vae_model.coder import Decoder, Encoder
 from exact_vae.vae_model.exact.memory.spill import Spill
 from exact_vae.vae_model.exact.program import Program
 from exact_vae.vae_model.exact.schedule import Schedule
 from exact_vae.vae_model.exact.stream.context import Context
 from exact_vae.vae_model.exact.stream.run import run_program
-from exact_vae.vae_model.tiny import AutoencoderTiny
+from exact_vae.vae_model.families.ldm.coder import Decoder, Encoder
+from exact_vae.vae_model.families.tiny.model import AutoencoderTiny
 from torch import Tensor, nn
 
 CPU = torch.device("cpu")

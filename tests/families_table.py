@@ -6,9 +6,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from exact_vae.vae_model.config import Config, KLConfig, LevelsConfig, TinyConfig, WanConfig
+from exact_vae.vae_model.families.config import Config
+from exact_vae.vae_model.families.ldm.config import KLConfig, LevelsConfig
 from exact_vae.vae_model.families.table import FAMILIES
-from exact_vae.vae_model.wan_layers import RMS_norm
+from exact_vae.vae_model.families.tiny.config import TinyConfig
+from exact_vae.vae_model.families.wan.config import WanConfig
+from exact_vae.vae_model.families.wan.layers import RMS_norm
 from torch import nn
 
 KL_LAYOUTS = ("ldm", "diffusers", "diffusers-old")

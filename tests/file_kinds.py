@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from exact_vae.vae_model.save import layouts_of, to_layout
+from exact_vae.vae_model.checkpoint.save import layouts_of, to_layout
 from safetensors.torch import save_file
 from torch import Tensor, nn
 

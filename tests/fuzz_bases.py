@@ -8,10 +8,11 @@ from functools import cache
 from typing import Any
 
 from exact_vae.tests.families_table import ROWS, Row, hints, kl, levels, random_model
-from exact_vae.vae_model.config import LevelsConfig, VideoConfig
+from exact_vae.vae_model.checkpoint.save import layouts_of, to_layout
 from exact_vae.vae_model.errors import InputError
-from exact_vae.vae_model.layouts import LAYOUTS
-from exact_vae.vae_model.save import layouts_of, to_layout
+from exact_vae.vae_model.families.layouts import LAYOUTS
+from exact_vae.vae_model.families.ldm.config import LevelsConfig
+from exact_vae.vae_model.families.video.config import VideoConfig
 from torch import Tensor
 
 _VIDEO = VideoConfig(4, 4, levels(8, 16), levels(8, 16), num_groups=4, quant_conv=False, post_quant_conv=False)

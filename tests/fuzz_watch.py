@@ -14,9 +14,9 @@ from typing import Any
 
 import torch
 from exact_vae.model_management.host import LocalHost
+from exact_vae.vae_model.checkpoint.load import LoadedModel, load_model
 from exact_vae.vae_model.errors import VAEFileError
-from exact_vae.vae_model.layouts import COUNTERS, IGNORED, SCALARS
-from exact_vae.vae_model.load import LoadedModel, load_model
+from exact_vae.vae_model.families.layouts import COUNTERS, IGNORED, SCALARS
 from exact_vae.vae_model.vae import VAE
 from torch import Tensor
 

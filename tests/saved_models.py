@@ -8,13 +8,14 @@ from random import Random
 from typing import Any
 
 import torch
-from exact_vae.vae_model.autoencoder import AutoencoderKL, AutoencodingEngine
-from exact_vae.vae_model.config import LevelsConfig, WanConfig
-from exact_vae.vae_model.flux2 import AutoencoderFlux2
-from exact_vae.vae_model.tiny import AutoencoderTiny
-from exact_vae.vae_model.video import TIME_MODES
-from exact_vae.vae_model.vq import AutoencoderVQ
-from exact_vae.vae_model.wan import WanVAE
+from exact_vae.vae_model.families.ldm.autoencoder import AutoencoderKL, AutoencodingEngine
+from exact_vae.vae_model.families.ldm.config import LevelsConfig
+from exact_vae.vae_model.families.ldm.flux2 import AutoencoderFlux2
+from exact_vae.vae_model.families.ldm.vq import AutoencoderVQ
+from exact_vae.vae_model.families.tiny.model import AutoencoderTiny
+from exact_vae.vae_model.families.video.model import TIME_MODES
+from exact_vae.vae_model.families.wan.config import WanConfig
+from exact_vae.vae_model.families.wan.model import WanVAE
 from torch import nn
 
 

@@ -6,10 +6,10 @@ from exact_vae.model_management import attention
 from exact_vae.model_management.host import LocalHost
 from exact_vae.model_management.meter import LiveTensorMeter
 from exact_vae.vae_model.attention.workspace import attention_bytes
-from exact_vae.vae_model.autoencoder import build_kl
-from exact_vae.vae_model.config import KLConfig, LevelsConfig
+from exact_vae.vae_model.checkpoint.load import load_model
+from exact_vae.vae_model.families.ldm.autoencoder import build_kl
+from exact_vae.vae_model.families.ldm.config import KLConfig, LevelsConfig
 from exact_vae.vae_model.kernels.profile import profile_of
-from exact_vae.vae_model.load import load_model
 from exact_vae.vae_model.vae import VAE
 
 CPU = torch.device("cpu")

@@ -12,12 +12,12 @@ import pytest
 import torch
 from exact_vae.model_management import attention as management
 from exact_vae.model_management import attention_speed
-from exact_vae.vae_model import layers
 from exact_vae.vae_model.attention import backends as attention
-from exact_vae.vae_model.autoencoder import AutoencoderKL
-from exact_vae.vae_model.coder import Decoder, Encoder
-from exact_vae.vae_model.layers import AttnBlock
-from exact_vae.vae_model.wan_layers import AttentionBlock
+from exact_vae.vae_model.families.ldm import layers
+from exact_vae.vae_model.families.ldm.autoencoder import AutoencoderKL
+from exact_vae.vae_model.families.ldm.coder import Decoder, Encoder
+from exact_vae.vae_model.families.ldm.layers import AttnBlock
+from exact_vae.vae_model.families.wan.layers import AttentionBlock
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -241,7 +241,7 @@ spec = importlib.util.spec_from_file_location("exact_vae", sys.argv[1] + "/__ini
 sys.modules["exact_vae"] = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(sys.modules["exact_vae"])
 from torch.nn import functional
-from exact_vae.vae_model.layers import AttnBlock
+from exact_vae.vae_model.families.ldm.layers import AttnBlock
 def fail(*args, **options):
     raise torch.OutOfMemoryError("CUDA out of memory.")
 block, x = AttnBlock(8, num_groups=4), torch.randn(1, 8, 3, 3)

@@ -10,11 +10,11 @@ import pytest
 import torch
 from exact_vae import load_vae
 from exact_vae.tests.families_table import Row, hints, kl, levels, random_model
-from exact_vae.vae_model.config import VideoConfig
+from exact_vae.vae_model.checkpoint.load import load_model
+from exact_vae.vae_model.checkpoint.save import layouts_of, to_layout
 from exact_vae.vae_model.errors import VAEFileError
-from exact_vae.vae_model.load import load_model
-from exact_vae.vae_model.raw import decode_raw, encode_raw
-from exact_vae.vae_model.save import layouts_of, to_layout
+from exact_vae.vae_model.families.raw import decode_raw, encode_raw
+from exact_vae.vae_model.families.video.config import VideoConfig
 from torch import Tensor
 
 pytestmark = pytest.mark.usefixtures("inference")

@@ -5,18 +5,18 @@ from typing import Any
 
 import pytest
 import torch
-from exact_vae.vae_model.autoencoder import (
+from exact_vae.vae_model.families.ldm.autoencoder import (
     CLASSES,
     AutoencoderKL,
     AutoencodingEngine,
     AutoencodingEngineLegacy,
     build_kl,
 )
-from exact_vae.vae_model.coder import Decoder, Encoder
-from exact_vae.vae_model.config import KLConfig, LevelsConfig
-from exact_vae.vae_model.distribution import DiagonalGaussianDistribution
-from exact_vae.vae_model.instantiate import instantiate_from_config
-from exact_vae.vae_model.regularizer import DiagonalGaussianRegularizer, IdentityRegularizer
+from exact_vae.vae_model.families.ldm.coder import Decoder, Encoder
+from exact_vae.vae_model.families.ldm.config import KLConfig, LevelsConfig
+from exact_vae.vae_model.families.ldm.distribution import DiagonalGaussianDistribution
+from exact_vae.vae_model.families.ldm.instantiate import instantiate_from_config
+from exact_vae.vae_model.families.ldm.regularizer import DiagonalGaussianRegularizer, IdentityRegularizer
 from torch import Tensor, nn
 
 DD: dict[str, Any] = {

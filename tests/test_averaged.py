@@ -13,9 +13,9 @@ import torch
 from exact_vae import load_vae, save
 from exact_vae.__main__ import main
 from exact_vae.tests.training_case import TINY, with_params, write_config
-from exact_vae.vae_model.autoencoder import AutoencoderKL, AutoencodingEngine
-from exact_vae.vae_model.averaged import TAKEN
+from exact_vae.vae_model.checkpoint.averaged import TAKEN
 from exact_vae.vae_model.errors import VAEFileError
+from exact_vae.vae_model.families.ldm.autoencoder import AutoencoderKL, AutoencodingEngine
 from safetensors.torch import load_file
 from torch import Tensor
 

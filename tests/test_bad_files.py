@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import torch
 from exact_vae import load_vae
+from exact_vae.vae_model.checkpoint.load import load_model
 from exact_vae.vae_model.errors import VAEFileError
-from exact_vae.vae_model.load import load_model
 from safetensors.torch import save_file
 from torch import Tensor
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from exact_vae.vae_model.config import KLConfig, LevelsConfig
+from exact_vae.vae_model.families.ldm.config import KLConfig, LevelsConfig
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "benchmarks"

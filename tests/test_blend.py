@@ -5,7 +5,7 @@ from itertools import pairwise
 import pytest
 import torch
 from exact_vae import VAE
-from exact_vae.vae_model.blend import blend_tiles, ramps, tile_starts
+from exact_vae.vae_model.runs.blend import blend_tiles, ramps, tile_starts
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor

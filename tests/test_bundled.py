@@ -8,13 +8,13 @@ import torch
 from exact_vae import load_vae
 from exact_vae.nodes import demo
 from exact_vae.vae_model.bundled import BUNDLED_FILE
-from exact_vae.vae_model.config import SMALL
+from exact_vae.vae_model.checkpoint.load import load_model
+from exact_vae.vae_model.evaluation.metrics import psnr
+from exact_vae.vae_model.evaluation.photos import centre_crop, read_photos
+from exact_vae.vae_model.families.group_norm import GroupNorm
+from exact_vae.vae_model.families.ldm.config import SMALL
+from exact_vae.vae_model.families.ldm.layers import AttnBlock
 from exact_vae.vae_model.files.images import read_image
-from exact_vae.vae_model.group_norm import GroupNorm
-from exact_vae.vae_model.layers import AttnBlock
-from exact_vae.vae_model.load import load_model
-from exact_vae.vae_model.training.metrics import psnr
-from exact_vae.vae_model.training.photos import centre_crop, read_photos
 from torch import nn
 
 

@@ -3,7 +3,7 @@
 import math
 
 import pytest
-from exact_vae.vae_model.bytesize import format_bytes, parse_bytes
+from exact_vae.vae_model.errors.bytesize import format_bytes, parse_bytes
 from hypothesis import given
 from hypothesis import strategies as st
 

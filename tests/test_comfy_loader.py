@@ -8,7 +8,7 @@ import torch
 from exact_vae import NODE_CLASS_MAPPINGS
 from exact_vae.model_management.vae_files import TINY_SCALES, find_vae, list_vaes
 from exact_vae.vae_model.errors import InputError
-from exact_vae.vae_model.tiny import AutoencoderTiny
+from exact_vae.vae_model.families.tiny.model import AutoencoderTiny
 from safetensors.torch import save_file
 
 Host = Any

@@ -9,7 +9,7 @@ import pytest
 import torch
 from exact_vae import VAE
 from exact_vae.__main__ import main
-from exact_vae.model_management import inputs
+from exact_vae.commands import inputs
 from exact_vae.vae_model.files import images as image_files
 from exact_vae.vae_model.files.images import read_image
 from exact_vae.vae_model.files.latents import read_latent, write_latent

@@ -11,9 +11,9 @@ import pytest
 import torch
 from exact_vae import save
 from exact_vae.__main__ import main
+from exact_vae.vae_model.families.layouts import LAYOUTS
+from exact_vae.vae_model.families.tiny.model import AutoencoderTiny
 from exact_vae.vae_model.files.latents import write_latent
-from exact_vae.vae_model.layouts import LAYOUTS
-from exact_vae.vae_model.tiny import AutoencoderTiny
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import nn
@@ -31,9 +31,7 @@ def refused(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch)
 
     def call(*arguments: object, loads: bool = False) -> str:
         if not loads:
-            monkeypatch.setattr(
-                "exact_vae.model_management.run_command.load_vae", lambda *a, **k: pytest.fail("loaded")
-            )
+            monkeypatch.setattr("exact_vae.commands.run.load_vae", lambda *a, **k: pytest.fail("loaded"))
         assert main([str(argument) for argument in arguments]) == 2
         printed = capsys.readouterr()
         assert printed.out == ""

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from exact_vae.__main__ import main, make_parser
-from exact_vae.model_management.completion import completion_script
+from exact_vae.commands.completion import completion_script
 
 BASH = """
 COMP_WORDS=("$@"); COMP_CWORD=$(($#-1)); COMPREPLY=()

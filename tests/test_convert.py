@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 import torch
 from exact_vae.__main__ import main
-from exact_vae.model_management.convert import convert_vae
-from exact_vae.model_management.describe import describe_vae
+from exact_vae.commands.convert import convert_vae
+from exact_vae.commands.describe import describe_vae
 from exact_vae.tests.families_table import ROWS, hints, random_model
+from exact_vae.vae_model.checkpoint.load import load_model
+from exact_vae.vae_model.checkpoint.save import save
 from exact_vae.vae_model.errors import InputError, VAEFileError
-from exact_vae.vae_model.load import load_model
-from exact_vae.vae_model.save import save
 from safetensors.torch import load_file
 
 pytestmark = pytest.mark.usefixtures("no_gradients")

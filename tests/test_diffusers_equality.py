@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 import torch
-from exact_vae.vae_model.load import load_model
-from exact_vae.vae_model.save import to_layout
+from exact_vae.vae_model.checkpoint.load import load_model
+from exact_vae.vae_model.checkpoint.save import to_layout
 from torch import Tensor, nn
 
 diffusers = pytest.importorskip("diffusers")

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-from exact_vae.vae_model.distribution import DiagonalGaussianDistribution
-from exact_vae.vae_model.regularizer import DiagonalGaussianRegularizer, IdentityRegularizer
+from exact_vae.vae_model.families.ldm.distribution import DiagonalGaussianDistribution
+from exact_vae.vae_model.families.ldm.regularizer import DiagonalGaussianRegularizer, IdentityRegularizer
 from torch import Tensor, distributions
 
 # float64 sums of a hundred values around 1, in another order.

@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from exact_vae.vae_model.ema import LitEma
+from exact_vae.vae_model.families.ldm.ema import LitEma
 from torch import Tensor, nn
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 import torch
 from exact_vae.tests.families_table import ROWS
-from exact_vae.vae_model.empty import WithoutNumbers
+from exact_vae.vae_model.checkpoint.empty import WithoutNumbers
+from exact_vae.vae_model.checkpoint.load import load_model
 from exact_vae.vae_model.families.table import FAMILIES
-from exact_vae.vae_model.load import load_model
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 

@@ -6,10 +6,13 @@ import pytest
 import torch
 from exact_vae.model_management.host import LocalHost
 from exact_vae.model_management.meter import LiveTensorMeter
-from exact_vae.vae_model.config import SMALL, Config, KLConfig, LevelsConfig, TinyConfig, WanConfig
-from exact_vae.vae_model.estimate import untiled_elements_per_pixel
+from exact_vae.vae_model.checkpoint.load import LoadedModel
+from exact_vae.vae_model.families.config import Config
+from exact_vae.vae_model.families.estimate import untiled_elements_per_pixel
+from exact_vae.vae_model.families.ldm.config import SMALL, KLConfig, LevelsConfig
 from exact_vae.vae_model.families.table import FAMILIES
-from exact_vae.vae_model.load import LoadedModel
+from exact_vae.vae_model.families.tiny.config import TinyConfig
+from exact_vae.vae_model.families.wan.config import WanConfig
 from exact_vae.vae_model.vae import VAE
 
 CPU = torch.device("cpu")

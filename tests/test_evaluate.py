@@ -10,11 +10,11 @@ import pytest
 import torch
 from exact_vae import load_vae
 from exact_vae.__main__ import main
-from exact_vae.model_management.evaluate import evaluate, reconstruct
 from exact_vae.vae_model.errors import InputError
+from exact_vae.vae_model.evaluation import learned as learned_metrics
+from exact_vae.vae_model.evaluation.evaluate import evaluate, reconstruct
+from exact_vae.vae_model.evaluation.metrics import psnr, round_to_8_bits, ssim
 from exact_vae.vae_model.files.images import read_image, write_image
-from exact_vae.vae_model.training import learned_metrics
-from exact_vae.vae_model.training.metrics import psnr, round_to_8_bits, ssim
 from PIL import Image
 from torch import Tensor
 
@@ -202,8 +202,8 @@ def test_the_frechet_distance_of_known_gaussians() -> None:
 @pytest.fixture(scope="module")
 def halves(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     """A tiny VAE as two files."""
-    from exact_vae.vae_model.save import to_layout
-    from exact_vae.vae_model.tiny import AutoencoderTiny
+    from exact_vae.vae_model.checkpoint.save import to_layout
+    from exact_vae.vae_model.families.tiny.model import AutoencoderTiny
     from safetensors.torch import save_file
 
     torch.manual_seed(0)

@@ -9,8 +9,8 @@ import pytest
 import torch
 from exact_vae import VAE
 from exact_vae.model_management import LocalHost
-from exact_vae.vae_model.load import load_model
-from exact_vae.vae_model.tiny import AutoencoderTiny
+from exact_vae.vae_model.checkpoint.load import load_model
+from exact_vae.vae_model.families.tiny.model import AutoencoderTiny
 from torch import Tensor
 
 CPU = torch.device("cpu")

@@ -5,10 +5,10 @@ from typing import Any
 import pytest
 import torch
 from exact_vae.tests.programs import build_program
-from exact_vae.vae_model.coder import Decoder, Encoder
 from exact_vae.vae_model.exact.ops.attend import Attend
 from exact_vae.vae_model.exact.program import Extent, Program
-from exact_vae.vae_model.tiny import AutoencoderTiny
+from exact_vae.vae_model.families.ldm.coder import Decoder, Encoder
+from exact_vae.vae_model.families.tiny.model import AutoencoderTiny
 from torch import nn
 
 LDM: dict[str, Any] = {"ch": 8, "ch_mult": (1, 2), "num_res_blocks": 1, "z_channels": 4, "num_groups": 4}

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 import torch
+from exact_vae.commands.shard import shard_device
 from exact_vae.model_management.meter import LiveTensorMeter
-from exact_vae.model_management.shard_command import shard_device
 from exact_vae.tests.families_table import ROWS, random_model
 from exact_vae.vae_model.errors import InputError
 from exact_vae.vae_model.exact.memory.spill import Spill
@@ -35,7 +35,7 @@ from exact_vae.vae_model.exact.stream.plane import Plane
 from exact_vae.vae_model.exact.stream.ranks import OwnTokens, Tokens, block_rows, copy_rows
 from exact_vae.vae_model.exact.stream.run import run_program
 from exact_vae.vae_model.exact.stream.source import PlaneRows
-from exact_vae.vae_model.halves import decoder_half
+from exact_vae.vae_model.families.halves import decoder_half
 from torch import Tensor
 
 pytestmark = pytest.mark.usefixtures("inference")

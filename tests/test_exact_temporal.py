@@ -7,8 +7,6 @@ import torch
 from exact_vae import VAE, load_vae
 from exact_vae.model_management.meter import LiveTensorMeter
 from exact_vae.tests.programs import build_program
-from exact_vae.vae_model.autoencoder import build_kl
-from exact_vae.vae_model.config import LevelsConfig, VideoConfig
 from exact_vae.vae_model.errors import MemoryBudgetError
 from exact_vae.vae_model.exact.layer import UnsupportedModule
 from exact_vae.vae_model.exact.memory.spill import Spill
@@ -18,8 +16,11 @@ from exact_vae.vae_model.exact.schedule import Schedule, uniform
 from exact_vae.vae_model.exact.stream.context import Context
 from exact_vae.vae_model.exact.stream.moments import Moments
 from exact_vae.vae_model.exact.stream.run import run_program
-from exact_vae.vae_model.halves import decoder_half
-from exact_vae.vae_model.video import VideoDecoder
+from exact_vae.vae_model.families.halves import decoder_half
+from exact_vae.vae_model.families.ldm.autoencoder import build_kl
+from exact_vae.vae_model.families.ldm.config import LevelsConfig
+from exact_vae.vae_model.families.video.config import VideoConfig
+from exact_vae.vae_model.families.video.model import VideoDecoder
 from torch import Tensor, nn
 from torch.utils._python_dispatch import _disable_current_modes
 

@@ -234,8 +234,8 @@ def test_asks_for_an_eighth_of_the_core_s_estimate_at_4096_pixels(
     stub_host: Host, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The full-width model in 16 bits; the core asks for 68 GiB to decode. Shown by pytest -s."""
-    from exact_vae.vae_model.autoencoder import build_kl
-    from exact_vae.vae_model.config import KLConfig, LevelsConfig
+    from exact_vae.vae_model.families.ldm.autoencoder import build_kl
+    from exact_vae.vae_model.families.ldm.config import KLConfig, LevelsConfig
 
     class AskedError(Exception):
         """Instead of loading and running."""

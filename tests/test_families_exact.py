@@ -17,14 +17,14 @@ from exact_vae import VAE, load_vae
 from exact_vae.model_management.meter import LiveTensorMeter
 from exact_vae.tests.families_table import ROWS, hints, random_model
 from exact_vae.vae_model.attention.backends import streamed_by_blocks
+from exact_vae.vae_model.checkpoint.load import LoadedModel, load_model
+from exact_vae.vae_model.checkpoint.save import save, to_layout
 from exact_vae.vae_model.errors import MemoryBudgetError
 from exact_vae.vae_model.exact.plan.search import make_plan
 from exact_vae.vae_model.exact.plan.sizing import SMALL_TENSORS
 from exact_vae.vae_model.exact.stream.context import Context
 from exact_vae.vae_model.exact.stream.run import run_program
-from exact_vae.vae_model.halves import Half, decoder_half, encoder_half
-from exact_vae.vae_model.load import LoadedModel, load_model
-from exact_vae.vae_model.save import save, to_layout
+from exact_vae.vae_model.families.halves import Half, decoder_half, encoder_half
 from safetensors.torch import load_file
 from torch import Tensor
 

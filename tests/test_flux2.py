@@ -11,14 +11,14 @@ from exact_vae import load_vae
 from exact_vae.tests.families_table import ROWS, hints, random_model
 from exact_vae.tests.test_diffusers_equality import CLOSE, randomise
 from exact_vae.tests.test_exact_families import run
-from exact_vae.vae_model.autoencoder import AutoencoderKL
+from exact_vae.vae_model.checkpoint.load import load_model
+from exact_vae.vae_model.checkpoint.save import save, to_layout
 from exact_vae.vae_model.errors import VAEFileError
 from exact_vae.vae_model.exact.layer import UnsupportedModule
 from exact_vae.vae_model.exact.schedule import uniform as uniform_schedule
-from exact_vae.vae_model.flux2 import AutoencoderFlux2
-from exact_vae.vae_model.halves import decoder_half, encoder_half
-from exact_vae.vae_model.load import load_model
-from exact_vae.vae_model.save import save, to_layout
+from exact_vae.vae_model.families.halves import decoder_half, encoder_half
+from exact_vae.vae_model.families.ldm.autoencoder import AutoencoderKL
+from exact_vae.vae_model.families.ldm.flux2 import AutoencoderFlux2
 from torch import Tensor, nn
 
 pytestmark = pytest.mark.usefixtures("no_gradients")

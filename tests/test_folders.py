@@ -10,8 +10,8 @@ import torch
 from exact_vae import load_vae
 from exact_vae.tests.file_kinds import Made
 from exact_vae.tests.folder_kinds import SHARDS, STEM, put, put_shards
+from exact_vae.vae_model.checkpoint.load import LoadedModel, load_model
 from exact_vae.vae_model.errors import VAEFileError
-from exact_vae.vae_model.load import LoadedModel, load_model
 from torch import nn
 
 pytestmark = pytest.mark.usefixtures("one_thread")

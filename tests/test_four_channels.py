@@ -13,9 +13,9 @@ from exact_vae.model_management.exact_vae import make_exact
 from exact_vae.model_management.masks import grey_out
 from exact_vae.tests.families_table import random_model
 from exact_vae.tests.test_wan import ROW
-from exact_vae.vae_model.autoencoder import AutoencoderKL
-from exact_vae.vae_model.config import KLConfig, LevelsConfig
 from exact_vae.vae_model.errors import InputError
+from exact_vae.vae_model.families.ldm.autoencoder import AutoencoderKL
+from exact_vae.vae_model.families.ldm.config import KLConfig, LevelsConfig
 from torch import Tensor
 
 pytestmark = pytest.mark.usefixtures("no_gradients")

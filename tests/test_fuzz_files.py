@@ -30,9 +30,9 @@ from exact_vae.tests.fuzz_damage import (
     split_legacy,
 )
 from exact_vae.tests.fuzz_watch import TALLY, check
+from exact_vae.vae_model.checkpoint.load import load_model
+from exact_vae.vae_model.families.layouts import LAYOUTS
 from exact_vae.vae_model.files.pickles import unpickle
-from exact_vae.vae_model.layouts import LAYOUTS
-from exact_vae.vae_model.load import load_model
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save

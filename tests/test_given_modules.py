@@ -9,9 +9,9 @@ import pytest
 import torch
 from exact_vae import InputError, load_vae, save
 from exact_vae.tests.families_table import ROWS, random_model
-from exact_vae.vae_model.autoencoder import AutoencoderKL, AutoencodingEngine
-from exact_vae.vae_model.coder import Decoder, Encoder
-from exact_vae.vae_model.tiny import AutoencoderTiny
+from exact_vae.vae_model.families.ldm.autoencoder import AutoencoderKL, AutoencodingEngine
+from exact_vae.vae_model.families.ldm.coder import Decoder, Encoder
+from exact_vae.vae_model.families.tiny.model import AutoencoderTiny
 from torch import Tensor, nn
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -7,10 +7,10 @@ import torch
 from exact_vae import VAE
 from exact_vae.model_management.host import LocalHost
 from exact_vae.tests.families_table import ROWS, Row, hints, random_model
-from exact_vae.vae_model.group_norm import GroupNorm
-from exact_vae.vae_model.load import load_model
+from exact_vae.vae_model.checkpoint.load import load_model
+from exact_vae.vae_model.families.group_norm import GroupNorm
+from exact_vae.vae_model.families.video.model import VideoDecoder
 from exact_vae.vae_model.training.discriminator import PatchDiscriminator
-from exact_vae.vae_model.video import VideoDecoder
 from torch import Tensor, nn
 from torch.nn import functional
 

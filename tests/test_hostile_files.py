@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 import torch
+from exact_vae.vae_model.checkpoint.load import load_model
 from exact_vae.vae_model.errors import VAEFileError
-from exact_vae.vae_model.load import load_model
 from torch import Tensor
 
 PICKLES = [".pt", ".pth", ".ckpt", ".bin"]

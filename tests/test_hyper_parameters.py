@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 from exact_vae import load_vae
-from exact_vae.vae_model.autoencoder import AutoencoderKL
+from exact_vae.vae_model.families.ldm.autoencoder import AutoencoderKL
 from exact_vae.vae_model.files.hyper_parameters import told_settings
 
 DDCONFIG: dict[str, Any] = {

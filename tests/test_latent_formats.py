@@ -16,15 +16,15 @@ import pytest
 import torch
 from exact_vae import load_vae
 from exact_vae.__main__ import main
-from exact_vae.model_management.convert import convert_vae
-from exact_vae.model_management.describe import describe_vae
+from exact_vae.commands.convert import convert_vae
+from exact_vae.commands.describe import describe_vae
+from exact_vae.vae_model.checkpoint.load import load_model
+from exact_vae.vae_model.checkpoint.save import save, to_layout
 from exact_vae.vae_model.errors import InputError
+from exact_vae.vae_model.families.latent_formats import LATENT_FORMATS, TINY_FORMATS
+from exact_vae.vae_model.families.tiny.model import AutoencoderTiny
 from exact_vae.vae_model.files.images import read_image, write_image
 from exact_vae.vae_model.files.latents import read_latent
-from exact_vae.vae_model.latent_formats import LATENT_FORMATS, TINY_FORMATS
-from exact_vae.vae_model.load import load_model
-from exact_vae.vae_model.save import save, to_layout
-from exact_vae.vae_model.tiny import AutoencoderTiny
 from exact_vae.vae_model.training.distill import TinyDistillation
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file

@@ -10,7 +10,7 @@ import pytest
 import torch
 from exact_vae.model_management import attention
 from exact_vae.vae_model.attention.backends import ATTENTION, sliced_attention
-from exact_vae.vae_model.layers import AttnBlock, LinAttnBlock, NoAttention, make_attn, set_attention
+from exact_vae.vae_model.families.ldm.layers import AttnBlock, LinAttnBlock, NoAttention, make_attn, set_attention
 from torch import Tensor, nn
 from torch.nn import functional
 

@@ -6,12 +6,16 @@ from typing import Any
 
 import pytest
 import torch
-from exact_vae.vae_model.config import Config, KLConfig, LevelsConfig, TinyConfig, VideoConfig, WanConfig
+from exact_vae.vae_model.checkpoint.load import LoadedModel, load_model
+from exact_vae.vae_model.checkpoint.save import save, to_layout
 from exact_vae.vae_model.errors import InputError
+from exact_vae.vae_model.families.config import Config
+from exact_vae.vae_model.families.layouts import LAYOUTS
+from exact_vae.vae_model.families.ldm.config import KLConfig, LevelsConfig
 from exact_vae.vae_model.families.table import FAMILIES
-from exact_vae.vae_model.layouts import LAYOUTS
-from exact_vae.vae_model.load import LoadedModel, load_model
-from exact_vae.vae_model.save import save, to_layout
+from exact_vae.vae_model.families.tiny.config import TinyConfig
+from exact_vae.vae_model.families.video.config import VideoConfig
+from exact_vae.vae_model.families.wan.config import WanConfig
 from safetensors.torch import load_file
 from torch import Tensor, nn
 

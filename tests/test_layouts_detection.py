@@ -6,13 +6,14 @@ from typing import Any
 
 import pytest
 import torch
-from exact_vae.vae_model.config import KLConfig, LevelsConfig, TinyConfig
+from exact_vae.vae_model.checkpoint.load import inspect_model, load_model
+from exact_vae.vae_model.checkpoint.save import save, to_layout
 from exact_vae.vae_model.errors import VAEFileError
+from exact_vae.vae_model.families.layouts import PREFIXES
+from exact_vae.vae_model.families.ldm.config import KLConfig, LevelsConfig
 from exact_vae.vae_model.families.table import FAMILIES
+from exact_vae.vae_model.families.tiny.config import TinyConfig
 from exact_vae.vae_model.files import weights
-from exact_vae.vae_model.layouts import PREFIXES
-from exact_vae.vae_model.load import inspect_model, load_model
-from exact_vae.vae_model.save import save, to_layout
 from safetensors.torch import save_file
 from torch import Tensor, nn
 

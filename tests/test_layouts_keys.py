@@ -4,14 +4,16 @@ from dataclasses import replace
 
 import pytest
 import torch
-from exact_vae.vae_model.config import Config, KLConfig, LevelsConfig, TinyConfig
-from exact_vae.vae_model.detect import detect
+from exact_vae.vae_model.checkpoint.detect import detect
+from exact_vae.vae_model.checkpoint.keys import count_levels, is_attention_weight, to_ours, to_theirs
+from exact_vae.vae_model.checkpoint.load import inspect_model
+from exact_vae.vae_model.checkpoint.save import to_layout
+from exact_vae.vae_model.families.config import Config
+from exact_vae.vae_model.families.layouts import LAYOUTS, Layout
+from exact_vae.vae_model.families.ldm.config import KLConfig, LevelsConfig
 from exact_vae.vae_model.families.table import FAMILIES
+from exact_vae.vae_model.families.tiny.config import TinyConfig
 from exact_vae.vae_model.files.weights import open_weights
-from exact_vae.vae_model.keys import count_levels, is_attention_weight, to_ours, to_theirs
-from exact_vae.vae_model.layouts import LAYOUTS, Layout
-from exact_vae.vae_model.load import inspect_model
-from exact_vae.vae_model.save import to_layout
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 from exact_vae import VAEFileError, load_vae, vae_model
-from exact_vae.vae_model.instantiate import get_obj_from_str, instantiate_from_config
-from exact_vae.vae_model.listed import choices, some
+from exact_vae.vae_model.errors.listed import choices, some
+from exact_vae.vae_model.families.ldm.instantiate import get_obj_from_str, instantiate_from_config
 from torch import nn
 
 

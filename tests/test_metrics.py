@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from exact_vae.vae_model.training.metrics import SCALE_WEIGHTS, ms_ssim, psnr, round_to_8_bits, ssim
+from exact_vae.vae_model.evaluation.metrics import SCALE_WEIGHTS, ms_ssim, psnr, round_to_8_bits, ssim
 from torch import Tensor, nn
 
 

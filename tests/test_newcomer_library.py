@@ -11,11 +11,11 @@ import pytest
 import torch
 from exact_vae import VAE, InputError, VAEFileError, load_vae, save
 from exact_vae.__main__ import main, make_parser
-from exact_vae.model_management.completion import VALUES
-from exact_vae.model_management.usage import commands_of
+from exact_vae.commands.completion import VALUES
+from exact_vae.commands.usage import commands_of
+from exact_vae.vae_model.families.layouts import LAYOUTS
+from exact_vae.vae_model.families.tiny.model import AutoencoderTiny
 from exact_vae.vae_model.files.latents import write_latent
-from exact_vae.vae_model.layouts import LAYOUTS
-from exact_vae.vae_model.tiny import AutoencoderTiny
 from safetensors.torch import load_file, save_file
 from torch import nn
 

@@ -13,10 +13,10 @@ import torch
 from exact_vae import load_vae
 from exact_vae.__main__ import main
 from exact_vae.tests.families_table import ROWS, random_model
+from exact_vae.vae_model.checkpoint.load import load_model
+from exact_vae.vae_model.checkpoint.save import to_layout
 from exact_vae.vae_model.errors import InputError, VAEFileError
 from exact_vae.vae_model.files.latents import read_latent, write_latent
-from exact_vae.vae_model.load import load_model
-from exact_vae.vae_model.save import to_layout
 from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor
@@ -181,7 +181,7 @@ def test_two_words_behind_one_vae(
 
 
 def test_one_of_two_that_is_not_there_is_named(tmp_path: Path, typed: dict[str, list[str]]) -> None:
-    from exact_vae.model_management.vae_option import vae_files
+    from exact_vae.commands.vae_option import vae_files
 
     encoder = typed["twice"][1]
     absent = str(tmp_path / "none.safetensors")

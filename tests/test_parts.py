@@ -11,11 +11,11 @@ import pytest
 import torch
 from exact_vae import NODE_CLASS_MAPPINGS, load_vae
 from exact_vae.__main__ import main
-from exact_vae.model_management.convert import convert_vae
+from exact_vae.commands.convert import convert_vae
 from exact_vae.tests.families_table import ROWS, hints, random_model
+from exact_vae.vae_model.checkpoint.load import load_model
+from exact_vae.vae_model.checkpoint.save import to_layout
 from exact_vae.vae_model.errors import VAEFileError
-from exact_vae.vae_model.load import load_model
-from exact_vae.vae_model.save import to_layout
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 

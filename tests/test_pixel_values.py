@@ -10,8 +10,8 @@ import pytest
 import torch
 from exact_vae import VAE, InputError
 from exact_vae.tests.families_table import ROWS, hints, random_model
-from exact_vae.vae_model.checks import check_latents, check_pixels
-from exact_vae.vae_model.save import to_layout
+from exact_vae.vae_model.checkpoint.save import to_layout
+from exact_vae.vae_model.runs.checks import check_latents, check_pixels
 from torch import Tensor
 
 pytestmark = pytest.mark.usefixtures("one_thread")

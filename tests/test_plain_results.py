@@ -12,12 +12,12 @@ from typing import Any
 import pytest
 import torch
 from exact_vae import VAE, load_vae
-from exact_vae.model_management.evaluate import reconstruct
 from exact_vae.model_management.exact_vae import make_exact
 from exact_vae.tests.families_table import ROWS, hints, random_model
+from exact_vae.vae_model.checkpoint.save import to_layout
+from exact_vae.vae_model.evaluation.evaluate import reconstruct
 from exact_vae.vae_model.files.latents import read_latent, write_latent
-from exact_vae.vae_model.output import plain_output
-from exact_vae.vae_model.save import to_layout
+from exact_vae.vae_model.runs.output import plain_output
 from torch import Tensor, nn
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -10,7 +10,7 @@ import torch
 from exact_vae import VAE, save
 from exact_vae.__main__ import main
 from exact_vae.model_management import memory
-from exact_vae.vae_model.tiny import AutoencoderTiny
+from exact_vae.vae_model.families.tiny.model import AutoencoderTiny
 
 Run = Any
 LAW = re.compile(

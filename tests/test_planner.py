@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 import torch
-from exact_vae.vae_model.autoencoder import build_kl
-from exact_vae.vae_model.config import KLConfig, LevelsConfig
 from exact_vae.vae_model.errors import MemoryBudgetError
 from exact_vae.vae_model.exact.plan.plan import Plan
 from exact_vae.vae_model.exact.plan.search import make_plan
 from exact_vae.vae_model.exact.program import Program
 from exact_vae.vae_model.exact.schedule import LevelSchedule, uniform
+from exact_vae.vae_model.families.ldm.autoencoder import build_kl
+from exact_vae.vae_model.families.ldm.config import KLConfig, LevelsConfig
 from exact_vae.vae_model.families.ldm.program import build_program
 
 GIB = 1024**3

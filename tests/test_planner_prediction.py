@@ -9,14 +9,14 @@ from typing import Any
 import pytest
 import torch
 from exact_vae.model_management.meter import LiveTensorMeter
-from exact_vae.vae_model.autoencoder import build_kl
-from exact_vae.vae_model.config import KLConfig, LevelsConfig
 from exact_vae.vae_model.errors import MemoryBudgetError
 from exact_vae.vae_model.exact.memory.spill import Spill
 from exact_vae.vae_model.exact.plan.search import make_plan
 from exact_vae.vae_model.exact.program import Program
 from exact_vae.vae_model.exact.stream.context import Context
 from exact_vae.vae_model.exact.stream.run import run_program
+from exact_vae.vae_model.families.ldm.autoencoder import build_kl
+from exact_vae.vae_model.families.ldm.config import KLConfig, LevelsConfig
 from exact_vae.vae_model.families.ldm.program import build_program
 from torch import Tensor
 from torch.utils._python_dispatch import _disable_current_modes

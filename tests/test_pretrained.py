@@ -13,7 +13,7 @@ import pytest
 import torch
 from exact_vae import load_vae, save
 from exact_vae.vae_model.errors import InputError, VAEFileError
-from exact_vae.vae_model.tiny import AutoencoderTiny, AutoencoderTinyOutput, DecoderOutput
+from exact_vae.vae_model.families.tiny.model import AutoencoderTiny, AutoencoderTinyOutput, DecoderOutput
 from torch import Tensor, nn
 
 diffusers = pytest.importorskip("diffusers", reason="the other implementation of these folders")

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 import torch
+from exact_vae.vae_model.checkpoint.save import save
 from exact_vae.vae_model.errors import VAEFileError
-from exact_vae.vae_model.save import save
-from exact_vae.vae_model.tiny import AutoencoderTiny
+from exact_vae.vae_model.families.tiny.model import AutoencoderTiny
 
 diffusers = pytest.importorskip("diffusers")
 pytestmark = pytest.mark.usefixtures("one_thread")

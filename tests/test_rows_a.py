@@ -9,16 +9,16 @@ from typing import Any
 
 import pytest
 import torch
-from exact_vae.vae_model.abstract_autoencoder import AbstractAutoencoder
-from exact_vae.vae_model.autoencoder import AutoencoderKL, AutoencodingEngine, build_kl
-from exact_vae.vae_model.config import KLConfig, LevelsConfig
-from exact_vae.vae_model.distribution import DiagonalGaussianDistribution
-from exact_vae.vae_model.ema import LitEma
+from exact_vae.vae_model.checkpoint.save import to_layout
 from exact_vae.vae_model.errors import InputError
-from exact_vae.vae_model.halves import decoder_half
-from exact_vae.vae_model.instantiate import OPTIMIZERS, instantiate_optimizer
-from exact_vae.vae_model.regularizer import DiagonalGaussianRegularizer
-from exact_vae.vae_model.save import to_layout
+from exact_vae.vae_model.families.halves import decoder_half
+from exact_vae.vae_model.families.ldm.autoencoder import AutoencoderKL, AutoencodingEngine, build_kl
+from exact_vae.vae_model.families.ldm.config import KLConfig, LevelsConfig
+from exact_vae.vae_model.families.ldm.distribution import DiagonalGaussianDistribution
+from exact_vae.vae_model.families.ldm.ema import LitEma
+from exact_vae.vae_model.families.ldm.engine import AbstractAutoencoder
+from exact_vae.vae_model.families.ldm.instantiate import OPTIMIZERS, instantiate_optimizer
+from exact_vae.vae_model.families.ldm.regularizer import DiagonalGaussianRegularizer
 from torch import Tensor, nn
 
 DD: dict[str, Any] = {

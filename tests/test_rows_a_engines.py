@@ -11,13 +11,18 @@ from typing import Any
 import pytest
 import torch
 from exact_vae import VAE, load_vae
-from exact_vae.vae_model.autoencoder import CLASSES, AutoencoderKL, AutoencodingEngine, AutoencodingEngineLegacy
-from exact_vae.vae_model.coder import Decoder, Encoder
+from exact_vae.vae_model.checkpoint.load import load_model
 from exact_vae.vae_model.errors import VAEFileError
-from exact_vae.vae_model.instantiate import instantiate_from_config
-from exact_vae.vae_model.load import load_model
-from exact_vae.vae_model.regularizer import DiagonalGaussianRegularizer
-from exact_vae.vae_model.unet import Model
+from exact_vae.vae_model.families.ldm.autoencoder import (
+    CLASSES,
+    AutoencoderKL,
+    AutoencodingEngine,
+    AutoencodingEngineLegacy,
+)
+from exact_vae.vae_model.families.ldm.coder import Decoder, Encoder
+from exact_vae.vae_model.families.ldm.instantiate import instantiate_from_config
+from exact_vae.vae_model.families.ldm.regularizer import DiagonalGaussianRegularizer
+from exact_vae.vae_model.families.ldm.unet import Model
 from torch import Tensor, nn
 
 DD: dict[str, Any] = {

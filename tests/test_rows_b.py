@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 import torch
-from exact_vae.vae_model import layers
-from exact_vae.vae_model.coder import Decoder, Encoder
-from exact_vae.vae_model.layers import (
+from exact_vae.vae_model.families.ldm import layers
+from exact_vae.vae_model.families.ldm.coder import Decoder, Encoder
+from exact_vae.vae_model.families.ldm.layers import (
     Downsample,
     LinAttnBlock,
     Normalize,
@@ -20,7 +20,7 @@ from exact_vae.vae_model.layers import (
     nearest_x2,
     nonlinearity,
 )
-from exact_vae.vae_model.unet import Model, get_timestep_embedding
+from exact_vae.vae_model.families.ldm.unet import Model, get_timestep_embedding
 from torch import Tensor, nn
 from torch.nn import functional
 

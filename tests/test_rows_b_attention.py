@@ -11,13 +11,13 @@ import torch
 from exact_vae.model_management import attention
 from exact_vae.model_management.meter import LiveTensorMeter
 from exact_vae.model_management.oom import is_oom
-from exact_vae.vae_model import layers
 from exact_vae.vae_model.attention.backends import ATTENTION, pytorch_attention, sliced_attention
-from exact_vae.vae_model.autoencoder import AutoencoderKL
-from exact_vae.vae_model.coder import Decoder, Encoder
-from exact_vae.vae_model.layers import AttnBlock, LinAttnBlock, NoAttention, make_attn
-from exact_vae.vae_model.load import load_model
-from exact_vae.vae_model.unet import Model
+from exact_vae.vae_model.checkpoint.load import load_model
+from exact_vae.vae_model.families.ldm import layers
+from exact_vae.vae_model.families.ldm.autoencoder import AutoencoderKL
+from exact_vae.vae_model.families.ldm.coder import Decoder, Encoder
+from exact_vae.vae_model.families.ldm.layers import AttnBlock, LinAttnBlock, NoAttention, make_attn
+from exact_vae.vae_model.families.ldm.unet import Model
 from torch import Tensor
 
 # float64, the same formula written otherwise: sums of some hundred values around 1 in another order.

@@ -4,10 +4,10 @@ from typing import Any
 
 import pytest
 import torch
-from exact_vae.vae_model.autoencoder import AutoencodingEngine
-from exact_vae.vae_model.layers import AttnBlock, ResnetBlock
-from exact_vae.vae_model.video import AE3DConv, AttnVideoBlock, VideoDecoder, VideoResBlock
-from exact_vae.vae_model.video_attention import frame_embedding
+from exact_vae.vae_model.families.ldm.autoencoder import AutoencodingEngine
+from exact_vae.vae_model.families.ldm.layers import AttnBlock, ResnetBlock
+from exact_vae.vae_model.families.video.attention import frame_embedding
+from exact_vae.vae_model.families.video.model import AE3DConv, AttnVideoBlock, VideoDecoder, VideoResBlock
 from torch import Tensor, nn
 from torch.nn import functional
 

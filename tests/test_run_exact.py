@@ -10,9 +10,9 @@ import torch
 from exact_vae import VAE
 from exact_vae.model_management import LocalHost, memory
 from exact_vae.model_management.meter import LiveTensorMeter
-from exact_vae.vae_model import run_exact
-from exact_vae.vae_model.bytesize import format_bytes
 from exact_vae.vae_model.errors import MemoryBudgetError
+from exact_vae.vae_model.errors.bytesize import format_bytes
+from exact_vae.vae_model.runs import exact as run_exact
 from torch import Tensor, nn
 
 CPU = torch.device("cpu")

@@ -11,9 +11,9 @@ import pytest
 import torch
 from exact_vae import load_vae, save
 from exact_vae.__main__ import main
+from exact_vae.vae_model.checkpoint.save import to_layout
+from exact_vae.vae_model.families.tiny.model import AutoencoderTiny
 from exact_vae.vae_model.files.images import read_image
-from exact_vae.vae_model.save import to_layout
-from exact_vae.vae_model.tiny import AutoencoderTiny
 from safetensors.torch import load_file, save_file
 from torch import nn
 

@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 import torch
-from exact_vae.model_management.convert import convert_vae
+from exact_vae.commands.convert import convert_vae
 from exact_vae.tests.test_saved_values import BLOCKS, DD, WIDTHS, first, kl
+from exact_vae.vae_model.checkpoint.load import load_model
+from exact_vae.vae_model.checkpoint.save import save, to_layout
 from exact_vae.vae_model.errors import InputError
-from exact_vae.vae_model.load import load_model
-from exact_vae.vae_model.save import save, to_layout
-from exact_vae.vae_model.video import VideoDecoder
+from exact_vae.vae_model.families.video.model import VideoDecoder
 
 pytestmark = pytest.mark.usefixtures("no_gradients")
 

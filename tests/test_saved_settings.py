@@ -19,10 +19,10 @@ import pytest
 import torch
 from exact_vae import load_vae
 from exact_vae.tests.saved_models import MAKERS, Made, make
+from exact_vae.vae_model.checkpoint.save import default_layout, layouts_of, save
+from exact_vae.vae_model.checkpoint.saved import LEFT_OUT
 from exact_vae.vae_model.errors import InputError
-from exact_vae.vae_model.raw import decode_raw, encode_raw
-from exact_vae.vae_model.save import default_layout, layouts_of, save
-from exact_vae.vae_model.saved import LEFT_OUT
+from exact_vae.vae_model.families.raw import decode_raw, encode_raw
 from exact_vae.vae_model.vae import VAE
 from hypothesis import settings
 from torch import Tensor

@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 import torch
 from exact_vae import load_vae
-from exact_vae.vae_model.autoencoder import AutoencoderKL, AutoencodingEngine
+from exact_vae.vae_model.checkpoint.load import load_model
+from exact_vae.vae_model.checkpoint.save import require_savable, save
 from exact_vae.vae_model.errors import InputError, VAEFileError
-from exact_vae.vae_model.load import load_model
-from exact_vae.vae_model.save import require_savable, save
-from exact_vae.vae_model.tiny import AutoencoderTiny
+from exact_vae.vae_model.families.ldm.autoencoder import AutoencoderKL, AutoencodingEngine
+from exact_vae.vae_model.families.tiny.model import AutoencoderTiny
 from safetensors import safe_open
 from torch import Tensor, nn
 

@@ -80,7 +80,7 @@ def has_attribute(kind: Any, name: str) -> bool:
         return True
     own = [base for base in kind.__mro__ if base.__module__.startswith("exact_vae")]
     sources = {inspect.getsource(importlib.import_module(base.__module__)) for base in own}
-    helpers = inspect.getsource(importlib.import_module("exact_vae.vae_model.coder"))
+    helpers = inspect.getsource(importlib.import_module("exact_vae.vae_model.families.ldm.coder"))
     return any(re.search(rf"\b(self|network)\.{name}\b", source) for source in (*sources, helpers))
 
 

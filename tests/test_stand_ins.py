@@ -16,9 +16,9 @@ import numpy as np
 import pytest
 import torch
 from exact_vae.tests.file_kinds import foreign
+from exact_vae.vae_model.checkpoint.load import load_model
 from exact_vae.vae_model.errors import VAEFileError
 from exact_vae.vae_model.files.stand_ins import StandIn, StandInUnpickler, beside_weights
-from exact_vae.vae_model.load import load_model
 from torch import Tensor
 
 GROUPS = {"norm_num_groups": 8}

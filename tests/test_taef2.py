@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import torch
 from exact_vae import load_vae
+from exact_vae.vae_model.checkpoint.load import LoadedModel, load_model
+from exact_vae.vae_model.evaluation.photos import centre_crop, psnr, read_photos
 from exact_vae.vae_model.files.images import read_image
-from exact_vae.vae_model.load import LoadedModel, load_model
-from exact_vae.vae_model.training.photos import centre_crop, psnr, read_photos
 from torch import Tensor
 
 PHOTOS = 4

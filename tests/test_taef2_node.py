@@ -10,7 +10,7 @@ import torch
 from exact_vae import NODE_CLASS_MAPPINGS
 from exact_vae.model_management.loader import load_vae
 from exact_vae.tests.stub_host.tiny import DecoderFlux2, EncoderFlux2, decoder_layers, encoder_layers
-from exact_vae.vae_model.halves import decoder_half
+from exact_vae.vae_model.families.halves import decoder_half
 from safetensors.torch import save_file
 from torch import Tensor, nn
 

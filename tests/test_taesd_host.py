@@ -11,7 +11,7 @@ from exact_vae.model_management.exact_vae import make_exact
 from exact_vae.model_management.meter import LiveTensorMeter
 from exact_vae.tests.stub_host.tiny import DecoderFlux2, TinyModel
 from exact_vae.vae_model.exact.layer import UnsupportedModule
-from exact_vae.vae_model.halves import decoder_half, encoder_half
+from exact_vae.vae_model.families.halves import decoder_half, encoder_half
 from torch import Tensor, nn
 
 pytestmark = pytest.mark.usefixtures("no_gradients")

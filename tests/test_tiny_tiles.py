@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 import torch
-from exact_vae.vae_model.tiny import AutoencoderTiny
-from exact_vae.vae_model.tiny_tiles import ramp, run_in_tiles
+from exact_vae.vae_model.families.tiny.model import AutoencoderTiny
+from exact_vae.vae_model.families.tiny.tiles import ramp, run_in_tiles
 from torch import Tensor
 
 SIZES = [(1, 1), (7, 3), (16, 16), (17, 40), (64, 31), (33, 90)]

@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 import torch
 from exact_vae import load_vae, save
-from exact_vae.model_management.convert import convert_vae
-from exact_vae.vae_model.conventions import knows_raw
+from exact_vae.commands.convert import convert_vae
+from exact_vae.vae_model.checkpoint.save import to_layout
 from exact_vae.vae_model.errors import VAEFileError
-from exact_vae.vae_model.latent_formats import LATENT_FORMATS
-from exact_vae.vae_model.save import to_layout
-from exact_vae.vae_model.tiny import AutoencoderTiny
+from exact_vae.vae_model.families.conventions import knows_raw
+from exact_vae.vae_model.families.latent_formats import LATENT_FORMATS
+from exact_vae.vae_model.families.tiny.model import AutoencoderTiny
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file

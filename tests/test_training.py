@@ -7,13 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from exact_vae.vae_model.autoencoder import build_kl
-from exact_vae.vae_model.config import SMALL
+from exact_vae.vae_model.evaluation.photos import centre_crop, psnr, read_photos
+from exact_vae.vae_model.families.ldm.autoencoder import build_kl
+from exact_vae.vae_model.families.ldm.config import SMALL
 from exact_vae.vae_model.files.images import write_image
 from exact_vae.vae_model.training.config import ConfigError
 from exact_vae.vae_model.training.crops import CentreCrops, RandomCrops, Timetable
 from exact_vae.vae_model.training.photo_set import PhotoSet, find_pictures
-from exact_vae.vae_model.training.photos import centre_crop, psnr, read_photos
 from exact_vae.vae_model.training.start import START_LOGVAR, STARTS
 from PIL import Image
 

@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 pytest.importorskip("lightning", reason="the trainer's packages are absent: pip install 'exact-vae[train]'")
 from exact_vae import load_vae
 from exact_vae.tests.training_case import ROOT, curve
-from exact_vae.vae_model.tiny import AutoencoderTiny
+from exact_vae.vae_model.families.tiny.model import AutoencoderTiny
 
 # Lightning 2.6 itself uses what torch has deprecated.
 deprecated = pytest.mark.filterwarnings("ignore::FutureWarning:lightning", "ignore::DeprecationWarning")

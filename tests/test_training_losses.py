@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from exact_vae.vae_model.distribution import DiagonalGaussianDistribution
+from exact_vae.vae_model.families.ldm.distribution import DiagonalGaussianDistribution
 from exact_vae.vae_model.training.config import ConfigError
 from exact_vae.vae_model.training.discriminator import PatchDiscriminator, adaptive_weight, hinge, vanilla
 from exact_vae.vae_model.training.losses import LOSSES, AutoencoderLoss, DefaultLoss, make_loss

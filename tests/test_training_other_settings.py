@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 import torch
-from exact_vae.vae_model.autoencoder import AutoencoderKL
-from exact_vae.vae_model.save import save
+from exact_vae.vae_model.checkpoint.save import save
+from exact_vae.vae_model.families.ldm.autoencoder import AutoencoderKL
 from safetensors.torch import save_file
 
 pytest.importorskip("lightning", reason="the trainer's packages are absent: pip install 'exact-vae[train]'")

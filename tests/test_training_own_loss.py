@@ -12,7 +12,7 @@ from torch import Tensor, nn
 pytest.importorskip("lightning", reason="the trainer's packages are absent: pip install 'exact-vae[train]'")
 from exact_vae.__main__ import main
 from exact_vae.tests.training_case import TINY, curve, weights, with_params, write_config
-from exact_vae.vae_model.distribution import DiagonalGaussianDistribution
+from exact_vae.vae_model.families.ldm.distribution import DiagonalGaussianDistribution
 from exact_vae.vae_model.training.command import train
 from exact_vae.vae_model.training.config import ConfigError
 from exact_vae.vae_model.training.fit import prepare

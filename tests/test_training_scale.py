@@ -130,7 +130,7 @@ def test_a_spread_training_goes_on_where_it_stopped(
 @pytest.mark.slow
 def test_the_seeds_example_of_16_pixels_a_cell_makes_the_round_trip() -> None:
     """kl_f16: attention in the deepest level of both halves, 4 x 3 x 256 x 256 there and back."""
-    from exact_vae.vae_model.layers import AttnBlock
+    from exact_vae.vae_model.families.ldm.layers import AttnBlock
     from exact_vae.vae_model.training.kl_module import AutoEncoderKL
 
     params: dict[str, Any] = dict(read_config("kl_f16", ["data.train=a"]).model.params)

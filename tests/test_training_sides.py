@@ -13,8 +13,8 @@ from torch.utils.data import DataLoader
 
 pytest.importorskip("lightning", reason="the trainer's packages are absent: pip install 'exact-vae[train]'")
 from exact_vae.tests.training_case import TINY
-from exact_vae.vae_model.distribution import DiagonalGaussianDistribution
 from exact_vae.vae_model.errors import InputError
+from exact_vae.vae_model.families.ldm.distribution import DiagonalGaussianDistribution
 from exact_vae.vae_model.training.discriminator import PatchDiscriminator
 from exact_vae.vae_model.training.distill import TinyDistillation
 from exact_vae.vae_model.training.kl_module import AutoEncoderKL

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from exact_vae.vae_model.unet import Model, get_timestep_embedding
+from exact_vae.vae_model.families.ldm.unet import Model, get_timestep_embedding
 from torch import Tensor
 from torch.nn import functional
 

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 from exact_vae import VAE, load_vae
+from exact_vae.vae_model.checkpoint.load import LoadedModel
 from exact_vae.vae_model.errors import InputError
-from exact_vae.vae_model.load import LoadedModel
 from torch import Tensor
 
 CPU = torch.device("cpu")

@@ -10,11 +10,12 @@ import torch
 from exact_vae import VAE, load_vae
 from exact_vae.__main__ import main
 from exact_vae.model_management.meter import LiveTensorMeter
-from exact_vae.vae_model.autoencoder import AutoencoderKL, build_kl
-from exact_vae.vae_model.config import LevelsConfig, VideoConfig
+from exact_vae.vae_model.checkpoint.load import load_model
+from exact_vae.vae_model.checkpoint.save import save, to_layout
 from exact_vae.vae_model.errors import InputError, MemoryBudgetError, VAEFileError
-from exact_vae.vae_model.load import load_model
-from exact_vae.vae_model.save import save, to_layout
+from exact_vae.vae_model.families.ldm.autoencoder import AutoencoderKL, build_kl
+from exact_vae.vae_model.families.ldm.config import LevelsConfig
+from exact_vae.vae_model.families.video.config import VideoConfig
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 

@@ -8,21 +8,22 @@ from typing import Any
 import pytest
 import torch
 from exact_vae import load_vae
-from exact_vae.model_management.convert import convert_vae
+from exact_vae.commands.convert import convert_vae
 from exact_vae.tests.families_table import ROWS, random_model
 from exact_vae.tests.test_diffusers_equality import CLOSE
 from exact_vae.tests.test_exact_families import run
 from exact_vae.tests.test_planner_prediction import AMPLE, META, assert_predicted
-from exact_vae.vae_model.config import LevelsConfig, WanConfig
+from exact_vae.vae_model.checkpoint.load import load_model
+from exact_vae.vae_model.checkpoint.save import to_layout
 from exact_vae.vae_model.errors import InputError, VAEFileError
 from exact_vae.vae_model.exact.plan.search import make_plan
 from exact_vae.vae_model.exact.schedule import uniform
+from exact_vae.vae_model.families.halves import decoder_half, encoder_half
+from exact_vae.vae_model.families.ldm.config import LevelsConfig
+from exact_vae.vae_model.families.wan.config import WanConfig
+from exact_vae.vae_model.families.wan.layers import RMS_norm
+from exact_vae.vae_model.families.wan.model import build_wan
 from exact_vae.vae_model.files.latents import read_latent, write_latent
-from exact_vae.vae_model.halves import decoder_half, encoder_half
-from exact_vae.vae_model.load import load_model
-from exact_vae.vae_model.save import to_layout
-from exact_vae.vae_model.wan import build_wan
-from exact_vae.vae_model.wan_layers import RMS_norm
 from torch import Tensor
 
 pytestmark = pytest.mark.usefixtures("no_gradients")

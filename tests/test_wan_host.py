@@ -9,8 +9,8 @@ import torch
 from exact_vae.tests.families_table import random_model
 from exact_vae.tests.test_wan import ROW, noise
 from exact_vae.vae_model.exact.layer import UnsupportedModule
-from exact_vae.vae_model.halves import decoder_half
-from exact_vae.vae_model.wan_layers import CausalConv3d
+from exact_vae.vae_model.families.halves import decoder_half
+from exact_vae.vae_model.families.wan.layers import CausalConv3d
 from torch import Tensor, nn
 
 pytestmark = pytest.mark.usefixtures("no_gradients")

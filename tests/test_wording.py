@@ -11,8 +11,8 @@ import torch
 from exact_vae import InputError, MemoryBudgetError, UnexpectedError
 from exact_vae.__main__ import main
 from exact_vae.vae_model.errors import VAEFileError
+from exact_vae.vae_model.errors.wording import in_words, one_line, speaks_plainly
 from exact_vae.vae_model.files.latents import write_latent
-from exact_vae.vae_model.wording import in_words, one_line, speaks_plainly
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -80,7 +80,7 @@ def test_a_long_foreign_message_is_cut() -> None:
 def test_debug_shows_the_traceback_beside_the_line(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from exact_vae.model_management import describe
+    from exact_vae.commands import describe
 
     def broken(*arguments: Any) -> Any:
         return json.loads("{")["never"]
@@ -104,7 +104,7 @@ def test_debug_shows_the_traceback_beside_the_line(
 def test_debug_shows_the_traceback_of_one_file_of_many(
     tmp_path: Path, small_file: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from exact_vae.model_management import inputs
+    from exact_vae.commands import inputs
 
     def broken(source: Path) -> Any:
         raise ZeroDivisionError("division by zero")

@@ -11,11 +11,11 @@ from exact_vae import NODE_CLASS_MAPPINGS, VAE, InputError, UnexpectedError, loa
 from exact_vae.model_management.vae_plan import plan_text
 from exact_vae.tests.families_table import ROWS, hints, random_model
 from exact_vae.vae_model.bundled import BUNDLED_FILE
+from exact_vae.vae_model.checkpoint.load import load_model
+from exact_vae.vae_model.checkpoint.save import save
 from exact_vae.vae_model.errors import VAEFileError
 from exact_vae.vae_model.files.images import read_image, write_image
 from exact_vae.vae_model.files.latents import read_latent, write_latent
-from exact_vae.vae_model.load import load_model
-from exact_vae.vae_model.save import save
 from safetensors.torch import save_file
 
 pytestmark = pytest.mark.usefixtures("one_thread")

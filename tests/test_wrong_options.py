@@ -11,7 +11,7 @@ import torch
 from exact_vae import VAE, InputError, VAEFileError, load_vae, save
 from exact_vae import model_management as mm
 from exact_vae.model_management.exact_vae import make_exact
-from exact_vae.vae_model.bytesize import parse_bytes
+from exact_vae.vae_model.errors.bytesize import parse_bytes
 from torch import nn
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -80,7 +80,7 @@ def test_frames_together(small_vae: VAE, options: dict[str, Any], word: str) -> 
 
 @pytest.mark.parametrize("timesteps", ["2", 0, -1, 1.5, [1]])
 def test_frames_together_of_a_temporal_decoder(timesteps: Any) -> None:
-    from exact_vae.vae_model.checks import check_timesteps
+    from exact_vae.vae_model.runs.checks import check_timesteps
 
     refused(lambda: check_timesteps(timesteps, 4, temporal=True), "timesteps")
     assert check_timesteps(2, 4, temporal=True) == 2

@@ -10,22 +10,22 @@ from importlib import import_module
 from typing import Any
 
 _NAMES = {
-    "abstract_autoencoder": "AbstractAutoencoder",
+    "families.ldm.engine": "AbstractAutoencoder",
     "attention": "normal_attention pytorch_attention slice_attention xformers_attention",
-    "autoencoder": "AutoencoderKL AutoencodingEngine AutoencodingEngineLegacy",
-    "coder": "Decoder Encoder",
-    "distribution": "DiagonalGaussianDistribution",
-    "ema": "LitEma",
+    "families.ldm.autoencoder": "AutoencoderKL AutoencodingEngine AutoencodingEngineLegacy",
+    "families.ldm.coder": "Decoder Encoder",
+    "families.ldm.distribution": "DiagonalGaussianDistribution",
+    "families.ldm.ema": "LitEma",
     "errors": "InputError MemoryBudgetError VAEFileError",
-    "instantiate": "get_obj_from_str instantiate_from_config",
-    "layers": "AttnBlock Downsample LinAttnBlock Normalize ResnetBlock Upsample make_attn nonlinearity",
-    "regularizer": "DiagonalGaussianRegularizer IdentityRegularizer",
-    "tiny": "AutoencoderTiny",
-    "tiny_coder": "AutoencoderTinyBlock DecoderTiny EncoderTiny",
-    "tiny_output": "AutoencoderTinyOutput DecoderOutput",
+    "families.ldm.instantiate": "get_obj_from_str instantiate_from_config",
+    "families.ldm.layers": "AttnBlock Downsample LinAttnBlock Normalize ResnetBlock Upsample make_attn nonlinearity",
+    "families.ldm.regularizer": "DiagonalGaussianRegularizer IdentityRegularizer",
+    "families.tiny.model": "AutoencoderTiny",
+    "families.tiny.coder": "AutoencoderTinyBlock DecoderTiny EncoderTiny",
+    "families.tiny.output": "AutoencoderTinyOutput DecoderOutput",
     "training.kl_module": "AutoEncoderKL",  # needs the extra "train": importing * goes without it
-    "unet": "Model get_timestep_embedding",
-    "video": "AE3DConv AttnVideoBlock VideoDecoder VideoResBlock",
+    "families.ldm.unet": "Model get_timestep_embedding",
+    "families.video.model": "AE3DConv AttnVideoBlock VideoDecoder VideoResBlock",
 }
 """Module -> the public names that it holds."""
 

@@ -1,17 +1,21 @@
-"""What a VAE asks of the program it runs in. `model_management.host` implements it; this file only names it."""
+"""Between a run and the program it runs in: what it asks of it, and what it tells about itself.
+
+`model_management.host` implements `Host`; this file only names it.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
+from .errors.bytesize import format_bytes
 from .exact.program import Program
 from .exact.schedule import Schedule
-
-if TYPE_CHECKING:
-    from .report import Report
 
 
 class PlanProtocol(Protocol):
@@ -107,3 +111,120 @@ class Host(Protocol):
     def tell(self, report: Report, fraction: float, done: bool) -> None:
         """Show how far a run is, 0..1; `done`: it ended, one way or another. Called often and must never fail."""
         ...
+
+
+@dataclass
+class Report:
+    """One decode or encode. Bytes are those above weights, input and finished output; None where they are not known."""
+
+    what: str
+    """"decode" or "encode"."""
+    width: int
+    height: int
+    """Of the image, in pixels."""
+    images: int
+    dtype: str
+    device: str
+    exact: bool = True
+    reason: str | None = None
+    """Why the result is not exact, or why it took more memory than it should."""
+    plan: PlanProtocol | None = None
+    """What the run followed; None where the engine did not run."""
+    method: str = "exact"
+    peak_bytes: int | None = None
+    """Measured, where the device counts what it allocates: CUDA."""
+    seconds: float = 0.0
+    repeated_in: str | None = None
+    """The number format in which items were repeated that overflowed in the VAE's own."""
+    warnings: list[str] = field(default_factory=list)
+    stopped: str | None = None
+    """Why the run ended before it was done, in one line; None where it was not stopped."""
+
+    @property
+    def schedule(self) -> str | None:
+        """What the plan gives up for memory, in a word: "resident" is nothing."""
+        if self.plan is None:
+            return None
+        names = " ".join(level.name for level in self.plan.schedule)
+        found = [word for word in ("recompute", "spill") if word in names]
+        return " + ".join(found) or "resident"
+
+    @property
+    def line(self) -> str:
+        """For people, once the run is over."""
+        head = "exact" if self.exact else "approximate" if self.method == "blend" else "host's own method"
+        parts = [head, self.schedule or self.reason or self.method]
+        if self.repeated_in is not None:
+            parts.append(f"overflow, repeated in {self.repeated_in}")
+        if self.peak_bytes is not None:
+            parts.append(format_bytes(self.peak_bytes))
+        elif self.plan is not None:
+            parts.append(f"{format_bytes(self.plan.peak_bytes)} planned")
+        return " · ".join([*parts, f"{self.seconds:.1f} s"])
+
+    def running_line(self, fraction: float) -> str:
+        """For people, while the run lasts."""
+        return " · ".join([self.method, *([self.schedule] if self.schedule else []), f"{fraction:.0%}"])
+
+    def as_dict(self) -> dict[str, Any]:
+        """For programs."""
+        plan = self.plan
+        return {
+            "line": self.line,
+            "exact": self.exact,
+            "reason": self.reason,
+            "what": self.what,
+            "width": self.width,
+            "height": self.height,
+            "images": self.images,
+            "schedule": self.schedule,
+            "budget_bytes": None if plan is None else plan.device_budget,
+            "plan_bytes": None if plan is None else plan.peak_bytes,
+            "host_bytes": None if plan is None else plan.host_bytes,
+            "peak_bytes": self.peak_bytes,
+            "seconds": round(self.seconds, 3),
+            "dtype": self.dtype,
+            "device": self.device,
+            "warnings": list(self.warnings),
+        }
+
+
+class Watch:
+    """Times and meters the run in the `with` block and tells how far it is; its end is told after an error, too."""
+
+    def __init__(self, report: Report, tell: Callable[[Report, float, bool], None], device: torch.device) -> None:
+        """`tell` gets (report, fraction done 0..1, whether that is the last call)."""
+        self.report, self._tell, self._device = report, tell, device
+        self._fraction = 0.0
+
+    def fraction(self, done: float) -> None:
+        """So much is done, 0..1."""
+        self._fraction = done
+        self._tell(self.report, done, False)
+
+    def __enter__(self) -> Watch:
+        self._started = time.perf_counter()
+        self._before = 0
+        if self._device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self._device)
+        return self
+
+    def loaded(self) -> None:
+        """The weights are in place: what is allocated now is not the run's."""
+        if self._device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self._device)
+            self._before = torch.cuda.memory_allocated(self._device)
+
+    def __exit__(self, *error: object) -> None:
+        self.report.seconds = time.perf_counter() - self._started
+        if self._device.type == "cuda":
+            self.report.peak_bytes = max(0, torch.cuda.max_memory_allocated(self._device) - self._before)
+        if isinstance(error[1], BaseException):
+            self.report.stopped = _why(error[1])
+        self._tell(self.report, 1.0 if error[0] is None else self._fraction, True)
+
+
+def _why(error: BaseException) -> str:
+    """An error in one line. The user's cancel comes without words, under a name that hosts choose."""
+    name = type(error).__name__
+    return next(iter(str(error).splitlines()), "cancelled" if "Interrupt" in name else name)

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from .checks import crop_centre
+from .checkpoint.load import LoadedModel
 from .errors import InputError
 from .families.table import FAMILIES
-from .load import LoadedModel
+from .runs.checks import crop_centre
 
 if TYPE_CHECKING:
     from typing_extensions import Self

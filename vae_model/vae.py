@@ -11,8 +11,20 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .bytesize import parse_bytes
-from .checks import (
+from .checkpoint.load import LoadedModel
+from .errors.bytesize import parse_bytes
+from .errors.wording import needs_half
+from .exact.layer import UnsupportedModule
+from .families.config import decode_factor, image_channels
+from .families.estimate import untiled_elements_per_pixel
+from .families.halves import Half, behind, decoder_half, encoder_half
+from .families.ldm.layers import set_attention
+from .families.raw import decode_raw, encode_raw
+from .families.video.config import VideoConfig
+from .families.wan.config import WanConfig
+from .host import Host, PlanProtocol, Report, Watch
+from .host_names import HostNames, add_alpha, take_not_video, take_vae_options
+from .runs.checks import (
     cells,
     check_latents,
     check_options,
@@ -22,20 +34,9 @@ from .checks import (
     smaller_side,
     whole,
 )
-from .config import VideoConfig, WanConfig, decode_factor, image_channels
-from .estimate import untiled_elements_per_pixel
-from .exact.layer import UnsupportedModule
-from .halves import Half, behind, decoder_half, encoder_half
-from .host import Host, PlanProtocol
-from .host_names import HostNames, add_alpha, take_not_video, take_vae_options
-from .layers import set_attention
-from .load import LoadedModel
-from .output import plain_output
-from .raw import decode_raw, encode_raw
-from .report import Report, Watch
-from .run import Progress, Run, run_blend, run_untiled
-from .run_exact import ExactRun
-from .wording import needs_half
+from .runs.exact import ExactRun
+from .runs.output import plain_output
+from .runs.untiled import Progress, Run, run_blend, run_untiled
 
 logger = logging.getLogger(__name__)
 

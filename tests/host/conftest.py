@@ -91,9 +91,9 @@ def add_dump(prompt: Prompt, name: str, link: list[object]) -> None:
 def write_random_kl(path: Path) -> None:
     """SD's VAE with random weights, in ldm layout and 16 bits; its images fill 0..1 without being cut off there."""
     import torch
-    from exact_vae.vae_model.autoencoder import build_kl
-    from exact_vae.vae_model.config import KLConfig, LevelsConfig
-    from exact_vae.vae_model.save import save
+    from exact_vae.vae_model.checkpoint.save import save
+    from exact_vae.vae_model.families.ldm.autoencoder import build_kl
+    from exact_vae.vae_model.families.ldm.config import KLConfig, LevelsConfig
 
     levels = LevelsConfig(ch=128, widths=(128, 256, 512, 512), num_res_blocks=2)
     with torch.random.fork_rng():

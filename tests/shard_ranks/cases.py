@@ -13,12 +13,9 @@ from typing import Any
 import torch
 from exact_vae import VAE, load_vae
 from exact_vae.model_management import LocalHost
-from exact_vae.model_management.sharded import decode_sharded
 from exact_vae.tests.families_table import ROWS, hints, random_model
 from exact_vae.tests.programs import build_program
-from exact_vae.vae_model.autoencoder import build_kl
-from exact_vae.vae_model.coder import Decoder, Encoder
-from exact_vae.vae_model.config import KLConfig, LevelsConfig, VideoConfig
+from exact_vae.vae_model.checkpoint.save import to_layout
 from exact_vae.vae_model.exact.memory.spill import Spill
 from exact_vae.vae_model.exact.program import Program
 from exact_vae.vae_model.exact.schedule import LevelSchedule, Schedule, uniform
@@ -26,9 +23,13 @@ from exact_vae.vae_model.exact.sharding.distributed import DistributedRanks
 from exact_vae.vae_model.exact.sharding.share import Share
 from exact_vae.vae_model.exact.stream.context import Context
 from exact_vae.vae_model.exact.stream.run import run_program
-from exact_vae.vae_model.halves import decoder_half
-from exact_vae.vae_model.save import to_layout
-from exact_vae.vae_model.tiny import AutoencoderTiny
+from exact_vae.vae_model.families.halves import decoder_half
+from exact_vae.vae_model.families.ldm.autoencoder import build_kl
+from exact_vae.vae_model.families.ldm.coder import Decoder, Encoder
+from exact_vae.vae_model.families.ldm.config import KLConfig, LevelsConfig
+from exact_vae.vae_model.families.tiny.model import AutoencoderTiny
+from exact_vae.vae_model.families.video.config import VideoConfig
+from exact_vae.vae_model.runs.sharded import decode_sharded
 from torch import Tensor, nn
 
 CPU = torch.device("cpu")

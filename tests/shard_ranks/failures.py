@@ -6,11 +6,11 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from exact_vae.model_management.sharded import decode_sharded
 from exact_vae.tests.shard_ranks.cases import Answer, Case, against_untiled, family, hard_input
 from exact_vae.vae_model.errors import InputError, MemoryBudgetError
 from exact_vae.vae_model.exact.sharding.distributed import DistributedRanks
 from exact_vae.vae_model.exact.stream.ranks import RankStopped
+from exact_vae.vae_model.runs.sharded import decode_sharded
 
 
 def raised(call: Callable[[], object]) -> Answer:

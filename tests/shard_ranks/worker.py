@@ -15,11 +15,11 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from exact_vae.model_management.sharded import decode_sharded
 from exact_vae.tests.shard_ranks.cases import DECODES, ENGINE, FAMILY_RANKS, OTHERS, family, hard_input
 from exact_vae.tests.shard_ranks.failures import FAILURES
 from exact_vae.vae_model.exact.sharding.distributed import DistributedRanks
 from exact_vae.vae_model.exact.stream.ranks import RankLost
+from exact_vae.vae_model.runs.sharded import decode_sharded
 
 SIZES = (2, 3, 4)
 PROCESSES = 4

@@ -28,7 +28,7 @@ def build(kind: str, ops: Any, *, seed: int = 0, cast: bool = False, patched: bo
 
 def use_host_layers(model: nn.Module, ops: Any, *, cast: bool = False, patched: bool = False) -> nn.Module:
     """Turn every convolution and norm of `model` into the host's class, in place."""
-    from exact_vae.vae_model.group_norm import GroupNorm
+    from exact_vae.vae_model.families.group_norm import GroupNorm
 
     classes = {nn.Conv2d: "Conv2d", nn.Conv3d: "Conv3d", nn.GroupNorm: "GroupNorm", GroupNorm: "GroupNorm"}
     for name, layer in model.named_modules():
@@ -52,8 +52,8 @@ def _double(weight: Tensor) -> Tensor:
 
 
 def _kl(quant: bool) -> nn.Module:
-    from exact_vae.vae_model.autoencoder import build_kl
-    from exact_vae.vae_model.config import KLConfig, LevelsConfig
+    from exact_vae.vae_model.families.ldm.autoencoder import build_kl
+    from exact_vae.vae_model.families.ldm.config import KLConfig, LevelsConfig
 
     levels = LevelsConfig(ch=32, widths=(32, 64, 64, 64), num_res_blocks=1)
     model = build_kl(KLConfig(4, 4, levels, levels, num_groups=8, quant_conv=quant, post_quant_conv=quant))

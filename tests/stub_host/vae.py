@@ -27,7 +27,7 @@ class StubVAE:
         self.first_stage_model: Any = None
         if not sd:
             return
-        from exact_vae.vae_model.load import load_model
+        from exact_vae.vae_model.checkpoint.load import load_model
 
         from .tree import use_host_layers
 

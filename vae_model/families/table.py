@@ -8,15 +8,18 @@ from typing import Any
 
 from torch import nn
 
-from ..autoencoder import build_kl
-from ..config import Config, KLConfig, LevelsConfig, VideoConfig, WanConfig
-from ..flux2 import PATCH, build_flux2
-from ..hints import Hints, flag, number, word
-from ..tiny import ACTIVATIONS
-from ..tiny_family import UPSAMPLE_MODES, build_tiny, infer_tiny, tiny_core
-from ..video import TIME_MODES
-from ..vq import build_vq
-from ..wan import build_wan
+from .config import Config
+from .hints import Hints, flag, number, word
+from .ldm.autoencoder import build_kl
+from .ldm.config import KLConfig, LevelsConfig
+from .ldm.flux2 import PATCH, build_flux2
+from .ldm.vq import build_vq
+from .tiny.family import UPSAMPLE_MODES, build_tiny, infer_tiny, tiny_core
+from .tiny.model import ACTIVATIONS
+from .video.config import VideoConfig
+from .video.model import TIME_MODES
+from .wan.config import WanConfig
+from .wan.model import build_wan
 
 Shapes = Mapping[str, tuple[int, ...]]
 

@@ -7,13 +7,13 @@ from typing import Any, cast
 
 import torch
 
-from ..autoencoder import AutoencoderKL, engine_options
 from ..bundled import BUNDLED_FILE
-from ..config import KLConfig
-from ..difference import differences
-from ..load import LoadedModel, load_model
+from ..checkpoint.difference import differences
+from ..checkpoint.load import LoadedModel, load_model
+from ..checkpoint.settings import settings_of
+from ..families.ldm.autoencoder import AutoencoderKL, engine_options
+from ..families.ldm.config import KLConfig
 from ..notes import tell
-from ..settings import settings_of
 from .arguments import call_checked
 from .config import ConfigError, one_of
 

@@ -12,8 +12,8 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from ..distribution import DiagonalGaussianDistribution
 from ..errors import InputError
+from ..families.ldm.distribution import DiagonalGaussianDistribution
 from .config import one_of, require
 from .discriminator import DISCRIMINATOR_LOSSES, NORMS, PatchDiscriminator, adaptive_weight
 from .perceptual import TERMS, load_lpips

@@ -15,8 +15,8 @@ import torch
 from lightning import Callback, Trainer
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 
+from ..checkpoint.save import save
 from ..files.atomic import atomic_path, remove_leftovers
-from ..save import save
 from .best import Best
 from .checks import Epochs, is_due
 from .config import BEST, LAST

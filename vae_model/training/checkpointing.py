@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from ..layers import AttnBlock, ResnetBlock
+from ..families.ldm.layers import AttnBlock, ResnetBlock
 
 
 class _Recomputed:

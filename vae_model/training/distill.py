@@ -14,11 +14,11 @@ import torch
 from torch import Tensor
 
 from ..bundled import BUNDLED_FILE
-from ..config import image_channels
-from ..distribution import DiagonalGaussianDistribution
-from ..latent_formats import same_numbers
-from ..load import load_model
-from ..tiny import AutoencoderTiny
+from ..checkpoint.load import load_model
+from ..families.config import image_channels
+from ..families.latent_formats import same_numbers
+from ..families.ldm.distribution import DiagonalGaussianDistribution
+from ..families.tiny.model import AutoencoderTiny
 from .architecture import check_parts
 from .config import one_of, require
 from .given_loss import GivenLoss

@@ -16,8 +16,8 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from ..distribution import DiagonalGaussianDistribution
 from ..errors import InputError
+from ..families.ldm.distribution import DiagonalGaussianDistribution
 from .autoencoder_loss import Average, Log
 from .config import ConfigError
 

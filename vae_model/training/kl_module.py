@@ -1,4 +1,4 @@
-"""The trainable KL autoencoder: a LightningModule around the model of `vae_model/autoencoder.py`.
+"""The trainable KL autoencoder: a LightningModule around the model of `vae_model/families/ldm/autoencoder.py`.
 
 Source: `AutoencoderKL` of CompVis latent-diffusion (MIT) and the seed's `AutoEncoderKL`, re-implemented: here both the
 autoencoder and the discriminator are trained.
@@ -12,8 +12,8 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from ..autoencoder import AutoencoderKL
-from ..distribution import DiagonalGaussianDistribution
+from ..families.ldm.autoencoder import AutoencoderKL
+from ..families.ldm.distribution import DiagonalGaussianDistribution
 from .architecture import PARTS, check_parts, freeze_all_but, load_start, model_options, take_weights
 from .checkpointing import recompute_blocks
 from .config import one_of, require

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..distribution import DiagonalGaussianDistribution
+from ..families.ldm.distribution import DiagonalGaussianDistribution
 from .batches import images_of
 from .config import OptimizerSection
 from .given_loss import GivenLoss, as_loss

@@ -16,12 +16,12 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from ..instantiate import instantiate_optimizer
-from ..save import require_savable
+from ..checkpoint.save import require_savable
+from ..evaluation.metrics import LEAST_SIDE, psnr, ssim
+from ..families.ldm.instantiate import instantiate_optimizer
 from .autoencoder_loss import DefaultLoss
 from .config import ConfigError, OptimizerSection, one_of, require
 from .given_loss import GivenLoss, try_out
-from .metrics import LEAST_SIDE, psnr, ssim
 from .trained import Trained
 
 CHANNELS = (1, 3, 4)

@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
-from ..autoencoder import AutoencoderKL
-from ..layers import AttnBlock, ResnetBlock
+from ..families.ldm.autoencoder import AutoencoderKL
+from ..families.ldm.layers import AttnBlock, ResnetBlock
 from .perceptual import OPPONENT
 
 START_LOGVAR = -6.0

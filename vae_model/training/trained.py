@@ -14,14 +14,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..ema import LitEma
 from ..errors import InputError
-from ..instantiate import instantiate_optimizer
+from ..evaluation.metrics import LEAST_SIDE, psnr, ssim
+from ..families.ldm.ema import LitEma
+from ..families.ldm.instantiate import instantiate_optimizer
 from .batches import require_whole_cells
 from .crops import generator_of
 from .divergence import DivergedError, SkippedSteps, broken, losses_of, named
 from .gradient_scale import rescaled
-from .metrics import LEAST_SIDE, psnr, ssim
 from .model_module import ModelModule, as_list
 from .schedule import rate_share
 from .sharded import filled, shard_parts, spread_again, whole_tensors, without_weights

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from ...bytesize import format_bytes
+from ...errors.bytesize import format_bytes
 from ..schedule import LevelSchedule, Schedule
 from .sizing import Need
 

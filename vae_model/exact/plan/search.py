@@ -12,8 +12,8 @@ from typing import NamedTuple
 
 import torch
 
-from ...bytesize import format_bytes
 from ...errors import MemoryBudgetError
+from ...errors.bytesize import format_bytes
 from ...kernels.profile import profile_of
 from ..program import Extent, Program
 from ..schedule import LevelSchedule

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from ...bytesize import format_bytes
+from ...errors.bytesize import format_bytes
 
 KINDS = ("halos", "statistics", "attention", "output", "control")
 """Rows beyond a rank's own; moments of norms; keys and values; finished rows; where ranks meet before each of these."""

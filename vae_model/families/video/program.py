@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ...exact.layer import Conv, TimeConv, UnsupportedModule
 from ...exact.ops.frames import TimeConvolve, TimeResidual
 from ...exact.read import describe, read_conv, read_norm, require_children
-from ...video import AE3DConv, VideoDecoder, VideoResBlock, mix_share
+from .model import AE3DConv, VideoDecoder, VideoResBlock, mix_share
 
 TIME_CODERS = (VideoDecoder,)
 

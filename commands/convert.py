@@ -1,0 +1,112 @@
+"""Converting a VAE file to another layout: loaded strictly, written, and read back for comparison."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..model_management.devices import parse_dtype
+from ..model_management.loader import BUNDLED
+from ..vae_model.bundled import BUNDLED_FILE
+from ..vae_model.checkpoint.load import LoadedModel, load_model
+from ..vae_model.checkpoint.save import layout_named, layouts_of, save
+from ..vae_model.checkpoint.saved import LEFT_OUT
+from ..vae_model.errors import InputError, VAEFileError
+from ..vae_model.families.conventions import knows_raw
+from ..vae_model.families.diffusers_config import diffusers_config
+from ..vae_model.families.layouts import COUNTERS
+from ..vae_model.families.ldm.config import KLConfig
+from ..vae_model.files.atomic import atomic_path, require_writable
+
+WEIGHTS_NAME = "diffusion_pytorch_model.safetensors"
+
+
+def convert_vae(
+    paths: Sequence[str],
+    output: Path,
+    layout: str,
+    dtype: str | None = None,
+    latent_format: str | None = None,
+    variant: str | None = None,
+    part: str | None = None,
+) -> tuple[list[Path], list[str]]:
+    """Write the VAE of `paths` (a file, or its two halves) in another layout.
+
+    Args:    output: a .safetensors file; for diffusers also a folder, which then gets a config.json, too.
+             layout: as in the file's family; "diffusers" also names what diffusers loads for a tiny model.
+             dtype: of the written weights; None keeps them as they are.
+             latent_format: whose latents, as `load_vae` takes it; it is written down.
+             variant, part: of what is read, as for `load_vae`.
+    Returns: (what was written, notes).
+    Raises:  VAEFileError for what is no VAE, InputError for a layout or folder it cannot be written as.
+    """
+    kind = None if dtype is None else parse_dtype(dtype)
+    sources = [str(BUNDLED_FILE) if path == BUNDLED else path for path in paths]
+    is_folder = not output.suffix or output.is_dir()
+    target = output / WEIGHTS_NAME if is_folder else output
+    if any(_would_replace(Path(source), target) for source in sources):
+        raise InputError(f"-o: expected another file than the input, got {target}: name a new one")
+    loaded = load_model(sources, latent_format=latent_format, variant=variant, part=part)
+    rows, name = layouts_of(loaded.model), layout_named(loaded.model, layout)
+    if is_folder and not (name in rows and name.endswith("diffusers")):
+        raise InputError(f"-o: expected a name ending in .safetensors for {layout}, got {output}: add the ending")
+    hints = _settings(loaded)
+    fields = diffusers_config(loaded.config, dict(loaded.hints) | hints) if is_folder else None
+    require_writable(target)
+    save(loaded.model, target, layout=name, dtype=kind)
+    written = [target]
+    if fields is not None:
+        written.append(output / "config.json")
+        with atomic_path(written[-1]) as temporary:
+            temporary.write_text(json.dumps(dict(sorted(fields.items())), indent=2) + "\n", encoding="utf-8")
+    _compare(loaded, target, hints, kind, name)
+    return written, _notes(loaded, name, fields)
+
+
+def _would_replace(source: Path, target: Path) -> bool:
+    """Whether the output is the input, or a file in its folder."""
+    if not (source.exists() and target.exists()):
+        return False
+    folders = (source, source / "vae") if source.is_dir() else ()
+    return source.samefile(target) or any(f.is_dir() and f.samefile(target.parent) for f in folders)
+
+
+def _settings(loaded: LoadedModel) -> dict[str, str]:
+    """What no shape tells, as this model was built."""
+    return {"norm_num_groups": str(loaded.config.num_groups)} if isinstance(loaded.config, KLConfig) else {}
+
+
+def _compare(
+    loaded: LoadedModel, target: Path, hints: Mapping[str, str], dtype: torch.dtype | None, layout: str
+) -> None:
+    """VAEFileError unless every tensor comes back from the file as it is in memory."""
+    again = load_model(target, config=hints).model.state_dict()
+    expected = loaded.model.state_dict()
+    if layout in LEFT_OUT:
+        expected = {key: tensor for key, tensor in expected.items() if not key.startswith(LEFT_OUT[layout])}
+    for key, tensor in expected.items():
+        wanted = tensor if dtype is None or key in COUNTERS else tensor.to(dtype)
+        same = key in again and again[key].dtype == wanted.dtype and torch.equal(_bits(again[key]), _bits(wanted))
+        if not same:
+            raise VAEFileError(f"{target}: expected {key} as it was written, found another: check the disk")
+
+
+def _bits(tensor: torch.Tensor) -> torch.Tensor:
+    """Bytes, in which NaN equals itself."""
+    return tensor.contiguous().reshape(-1).view(torch.uint8)
+
+
+def _notes(loaded: LoadedModel, layout: str, fields: dict[str, Any] | None) -> list[str]:
+    notes: list[str] = []
+    half = LEFT_OUT.get(layout)
+    if half is not None and hasattr(loaded.model, half):
+        notes.append(f"the {half} was left out: this layout holds the other half")
+    if not knows_raw(loaded.family, loaded.config, loaded.hints):
+        notes.append("written without scale and shift, which the source does not tell: say --latent-format")
+    if fields is not None and fields["_class_name"] == "AutoencoderKL" and "scaling_factor" not in fields:
+        notes.append("config.json without scaling_factor, which the source does not tell; diffusers takes 0.18215")
+    return notes

@@ -1,0 +1,92 @@
+"""Many files, one after the other: a failure is recorded, the rest go on; output names are settled before any work."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from itertools import chain, count
+from pathlib import Path
+
+from ..vae_model.errors import InputError
+from ..vae_model.errors.wording import one_line
+from ..vae_model.files.atomic import require_writable
+from .bar import open_bar
+
+Work = Callable[[Path, Path, Callable[[float], None]], "Result"]
+"""(input, output, progress) -> what came of it."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """What one input became."""
+
+    outputs: list[Path]
+    shape: tuple[int, ...]
+    notes: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One input's fate: a result, or the one line that says why not."""
+
+    source: Path
+    seconds: float
+    result: Result | None
+    error: str | None
+
+
+def name_outputs(sources: Sequence[Path], output: Path | None, suffix: str) -> list[Path]:
+    """Where each input goes: `output` itself for one, else `<folder>/<input's stem><suffix>`, numbered when equal.
+
+    Without `output` the folder is that of each input.
+
+    InputError, before any work, where several inputs are to share one file or the folder cannot be written.
+    """
+    if output is None:
+        for folder in {source.parent for source in sources}:
+            require_writable(folder / f"name{suffix}")
+        return _numbered([source.with_suffix(suffix) for source in sources])
+    is_folder = output.is_dir() or not output.suffix
+    if len(sources) > 1 and not is_folder:
+        raise InputError(f"-o: expected a folder for {len(sources)} inputs, got {output}: name a folder")
+    if not is_folder:
+        require_writable(output)
+        return [output]
+    require_writable(output / f"name{suffix}")
+    return _numbered([output / f"{source.stem}{suffix}" for source in sources])
+
+
+def _numbered(targets: Sequence[Path]) -> list[Path]:
+    """The same paths, a number added where one was taken before."""
+    taken: set[str] = set()
+    names: list[Path] = []
+    for target in targets:
+        candidates = chain([target.stem], (f"{target.stem}_{number}" for number in count(2)))
+        paths = (target.with_name(f"{stem}{target.suffix}") for stem in candidates)
+        names.append(next(path for path in paths if str(path).casefold() not in taken))
+        taken.add(str(names[-1]).casefold())  # some file systems do not tell cases apart
+    return names
+
+
+def run_jobs(sources: Sequence[Path], outputs: Sequence[Path], work: Work, *, what: str, quiet: bool) -> list[Outcome]:
+    """Do the work for every input, in order, with a progress bar; errors of one input do not stop the others."""
+    outcomes: list[Outcome] = []
+    with open_bar(len(sources), what, quiet=quiet, count=True) as bar:
+        for index, (source, target) in enumerate(zip(sources, outputs, strict=True)):
+
+            def progress(fraction: float, index: int = index) -> None:
+                bar.n = round(index + fraction, 3)
+                bar.refresh()
+
+            started = time.perf_counter()
+            result, error = None, None
+            try:
+                result = work(source, target, progress)
+            except Exception as failure:
+                error = one_line(failure, what)
+                error = error if str(source) in error else f"{source}: {error}"
+            outcomes.append(Outcome(source, time.perf_counter() - started, result, error))
+            if error is None:
+                progress(1.0)
+    return outcomes

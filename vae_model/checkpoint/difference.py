@@ -1,0 +1,93 @@
+"""What two models of the same weights would compute otherwise: layer by layer, by class and by what decides a forward.
+
+For `save`: the model in memory against the one that its file would be read as. Weights are not compared, nor hooks and
+replaced forwards, which no file of weights can hold.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from torch import nn
+
+from ..families.ldm.autoencoder import AutoencoderKL, AutoencodingEngine, AutoencodingEngineLegacy
+
+DECIDING: dict[str, tuple[str, ...]] = {
+    "AttnVideoBlock": ("merge_strategy",),
+    "AutoencoderTiny": (
+        *("scaling_factor", "shift_factor", "latent_format", "latent_magnitude", "latent_shift", "force_upcast"),
+    ),
+    "Decoder": ("tanh_out", "give_pre_end"),
+    "Downsample": ("with_conv",),
+    "Upsample": ("with_conv",),
+    "VideoDecoder": ("tanh_out", "give_pre_end"),
+    "VideoResBlock": ("merge_strategy",),
+}
+"""Attributes of our classes that decide what they compute and that no layer inside shows."""
+_ENGINES = (AutoencodingEngine, AutoencodingEngineLegacy, AutoencoderKL)
+"""With the same parts these compute the same."""
+_AROUND = ("loss", "model_ema", "discriminator", "regularization")
+"""Children that only training uses, and one that is compared by itself."""
+_METHODS = ("forward", "encode", "decode", "_moments")
+_OURS = __name__.rpartition(".checkpoint.")[0] + "."
+_IN_PLACE = re.compile(r"(, )?inplace=\w+")
+
+
+def differences(model: nn.Module, read: nn.Module, *, without: tuple[str, ...] = ()) -> list[str]:
+    """What of `model` is another thing in `read`, a text for each layer; nothing where both compute the same.
+
+    `without`: children to leave out of the comparison.
+    """
+    ours, theirs = (_layers(one, without) for one in (model, read))
+    found = [
+        f"{name or 'the model'} {text}"
+        for name in sorted(ours.keys() | theirs.keys())
+        for text in _compare(ours.get(name), theirs.get(name))
+    ]
+    regularizers = [type(getattr(one, "regularization", None)).__name__ for one in (model, read)]
+    if hasattr(model, "encoder") and "encoder" not in without and len({*regularizers} - {"NoneType"}) == 2:
+        found.append(f"regularization {regularizers[0]} as {regularizers[1]}")
+    return found
+
+
+def _layers(model: nn.Module, without: tuple[str, ...]) -> dict[str, nn.Module]:
+    """All layers by name, but those that do nothing."""
+    skipped = (*_AROUND, *without)
+    return {
+        name: layer
+        for name, layer in model.named_modules()
+        if name.split(".", 1)[0] not in skipped and not isinstance(layer, nn.Identity)
+    }
+
+
+def _compare(one: nn.Module | None, other: nn.Module | None) -> list[str]:
+    """Texts "<what it is> as <what it was read as>"."""
+    if one is None or other is None:
+        return [f"{_kind(one)} as {_kind(other)}"]
+    if _kind(one) != _kind(other):
+        return [f"{_kind(one)} as {_kind(other)}"]
+    shown = [_IN_PLACE.sub("", layer.extra_repr()) for layer in (one, other)]
+    if shown[0] != shown[1]:
+        return [f"({shown[0]}) as ({shown[1]})"]
+    pairs = [(name, *(getattr(layer, name, None) for layer in (one, other))) for name in DECIDING.get(_kind(one), ())]
+    found = [f"{name} {ours} as {theirs}" for name, ours, theirs in pairs if ours != theirs and hasattr(one, name)]
+    if isinstance(one, nn.Upsample) and one.align_corners != getattr(other, "align_corners", None):
+        found.append(f"align_corners {one.align_corners} as {getattr(other, 'align_corners', None)}")
+    return found
+
+
+def _kind(layer: Any) -> str:
+    """The class that says what a layer computes. A host's layers are known by the names that they share with ours."""
+    if layer is None:
+        return "nothing"
+    if type(layer) in _ENGINES:
+        return "autoencoder"
+    own = type(layer)
+    known = next(kind for kind in own.__mro__ if kind.__module__.startswith((_OURS, "torch.")))
+    if known is nn.Module:
+        return own.__name__
+    changed = next((name for name in _METHODS if getattr(own, name, None) is not getattr(known, name, None)), None)
+    if changed is not None and not hasattr(layer, "comfy_cast_weights"):
+        return f"{own.__name__} with a {changed} of its own"
+    return "autoencoder" if known in _ENGINES else known.__name__

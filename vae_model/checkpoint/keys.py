@@ -1,0 +1,110 @@
+"""Translating keys between a file's layout and our modules, by the rules of `layouts`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from functools import cache
+from itertools import chain
+
+from ..families.layouts import Layout
+
+PER_LEVEL = 4
+"""Numbers that a level takes in a row over all levels unless a file says otherwise: three blocks and an enlargement."""
+_NUMBER = "0|[1-9][0-9]{0,3}"
+"""Written in one way only: no leading zeros, no digits of other scripts."""
+_PATTERNS = {
+    "c": "encoder|decoder",
+    "i": _NUMBER,
+    "j": _NUMBER,
+    "k": _NUMBER,
+    "m": r"\w+",
+    "p": "weight|bias",
+    "rest": ".+",
+}
+_PLACEHOLDER = re.compile(r"\{(\w+)(~|\+1|:\w+)?\}")
+
+
+@cache
+def _compile(template: str) -> re.Pattern[str]:
+    """A template as a regular expression; the group of {i~} is called i_flip, of {k+1} k_plus, of {i:j} i_row_j."""
+    parts: list[str] = []
+    end = 0
+    for match in _PLACEHOLDER.finditer(template):
+        suffix = {"~": "_flip", "+1": "_plus", None: ""}.get(match[2]) or (match[2] or "").replace(":", "_row_")
+        parts += [re.escape(template[end : match.start()]), f"(?P<{match[1]}{suffix}>{_PATTERNS[match[1]]})"]
+        end = match.end()
+    return re.compile("".join(parts) + re.escape(template[end:]))
+
+
+def _rewrite(key: str, source: str, target: str, levels: int, per_level: int) -> str | None:
+    match = _compile(source).fullmatch(key)
+    if match is None:
+        return None
+    values: dict[str, str] = {}
+    for group, text in match.groupdict().items():
+        if group.endswith("_flip"):
+            text = str(levels - 1 - int(text))
+        elif group.endswith("_plus"):
+            text = str(int(text) - 1)
+        elif "_row_" in group:
+            text, number = (str(part) for part in divmod(int(text), per_level))
+            if (group.endswith("_last")) != (int(number) == per_level - 1):
+                return None
+            values[group.split("_")[2]] = number
+        if text.startswith("-"):
+            return None
+        values[group.split("_")[0]] = text
+    if ":j}" in target and int(values["j"]) >= per_level - 1:
+        return None
+
+    def fill(placeholder: re.Match[str]) -> str:
+        text, how = values[placeholder[1]], placeholder[2] or ""
+        if how.startswith(":"):
+            return str(int(text) * per_level + (per_level - 1 if how == ":last" else int(values[how[1:]])))
+        if how == "~":
+            return str(levels - 1 - int(text))
+        return str(int(text) + 1) if how == "+1" else text
+
+    return _PLACEHOLDER.sub(fill, target)
+
+
+def to_ours(key: str, layout: Layout, levels: int, per_level: int = PER_LEVEL) -> str | None:
+    """Our name of a file's key, None where no rule knows it.
+
+    `levels`: of the decoder (or encoder) in the file; `per_level`: numbers a level takes, as `count_per_level` says.
+    """
+    for theirs, ours in chain(layout.spellings, layout.rules):
+        name = _rewrite(key, theirs, ours, levels, per_level)
+        if name is not None:
+            return name
+    return None
+
+
+def to_theirs(key: str, layout: Layout, levels: int, per_level: int = PER_LEVEL) -> str | None:
+    """The name that our key has in a file of that layout, None where the layout has no place for it."""
+    for theirs, ours in layout.rules:
+        name = _rewrite(key, ours, theirs, levels, per_level)
+        if name is not None:
+            return name
+    return None
+
+
+def count_levels(keys: Iterable[str]) -> int:
+    """How many resolution levels the keys of one file name, in any layout; 0 where levels are not named."""
+    pattern = re.compile(r"(?:decoder\.up(?:_blocks)?|encoder\.down(?:_blocks)?)\.([0-9]{1,3})\.")
+    return 1 + max((int(match[1]) for match in map(pattern.match, keys) if match), default=-1)
+
+
+def count_per_level(keys: Iterable[str]) -> int:
+    """How many numbers a level takes where a decoder's blocks and enlargements are counted in one row over all levels:
+    its blocks and one more. From the keys of one file, in any layout."""
+    ends = re.compile(r"decoder\.upsamples\.(\d{1,4})\.resample\.")
+    blocks = re.compile(r"decoder\.(?:upsamples|up_blocks\.0\.resnets)\.(\d{1,4})\.")
+    found = [[int(match[1]) for match in map(pattern.match, keys) if match] for pattern in (ends, blocks)]
+    return min(found[0]) + 1 if found[0] else 2 + max(found[1], default=-1)
+
+
+def is_attention_weight(key: str) -> bool:
+    """Whether our key is one of the four 1x1 convolutions of an AttnBlock."""
+    return re.search(r"\.(attn_1|attn\.\d+)\.(q|k|v|proj_out)\.weight$", key) is not None

@@ -1,0 +1,231 @@
+"""How well VAEs reconstruct photographs: several of them on identical crops, one value per image and metric."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...model_management.loader import BUNDLED, load_vae
+from ..errors import InputError
+from ..files.images import read_image
+from ..vae import VAE
+from .learned import Metric, frechet_distance, load_inception, load_lpips
+from .metrics import LEAST_SIDE_MS, ms_ssim, psnr, round_to_8_bits, ssim
+from .photos import SUFFIXES, centre_crop
+
+LEAST_CROP = 32
+"""Sides of crops are multiples of this many pixels, which every VAE's latent cells divide."""
+SHEET_ROWS = 8
+TITLES = {"psnr": "PSNR dB", "ssim": "SSIM", "ms_ssim": "MS-SSIM", "lpips": "LPIPS", "rfid": "rFID"}
+
+
+@dataclass
+class Scores:
+    """Of one VAE: metric -> image -> value, and one figure over all images."""
+
+    vae: str
+    values: dict[str, dict[str, float]] = field(default_factory=dict)
+    rfid: float | None = None
+
+    def summary(self, metric: str) -> tuple[float, float] | None:
+        """Mean and deviation over the images; None where no image has the metric."""
+        values = list(self.values.get(metric, {}).values())
+        if not values:
+            return None
+        return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else 0.0
+
+
+@dataclass
+class Evaluation:
+    """Of all VAEs on the same crops."""
+
+    crop: int
+    images: list[str] = field(default_factory=list)
+    skipped: dict[str, str] = field(default_factory=dict)
+    """Image -> why it could not be used."""
+    absent: dict[str, str] = field(default_factory=dict)
+    """Metric -> why it could not be computed."""
+    scores: list[Scores] = field(default_factory=list)
+    samples: list[tuple[str, Tensor, list[Tensor]]] = field(default_factory=list)
+    """For a contact sheet: image, crop, and its reconstruction by each VAE; (3, h, w) in -1..1, 8 bits."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return {
+            "crop": self.crop,
+            "images": len(self.images),
+            "skipped": self.skipped,
+            "absent": self.absent,
+            "vaes": [self._facts(scores) for scores in self.scores],
+        }
+
+    def _facts(self, scores: Scores) -> dict[str, Any]:
+        facts: dict[str, Any] = {"vae": scores.vae}
+        for metric in TITLES:
+            found = scores.summary(metric)
+            facts[metric] = (
+                {"mean": found[0], "deviation": found[1], "values": scores.values[metric]} if found else None
+            )
+        return facts | {"rfid": scores.rfid}
+
+    def table(self) -> str:
+        """One row for each VAE: mean and deviation; then what is absent and why."""
+        rows = [["VAE", "images", *TITLES.values()]]
+        for scores in self.scores:
+            cells = [self._cell(scores, metric) for metric in TITLES]
+            rows.append([scores.vae, str(len(self.images)), *cells])
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        lines = ["  ".join(f"{cell:{width}}" for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+        lines.append(f"Centre crops of up to {self.crop} pixels, rounded to 8 bits; mean ± deviation over the images.")
+        lines += [f"{TITLES[metric]} is absent: {reason}." for metric, reason in self.absent.items()]
+        lines += [f"{len(self.skipped)} of {len(self.images) + len(self.skipped)} images skipped."] * bool(self.skipped)
+        return "\n".join(lines)
+
+    def _cell(self, scores: Scores, metric: str) -> str:
+        if metric == "rfid":
+            return "-" if scores.rfid is None else f"{scores.rfid:.3f}"
+        found = scores.summary(metric)
+        digits = 2 if metric == "psnr" else 4
+        return f"{found[0]:.{digits}f} ± {found[1]:.{digits}f}" if found else "-"
+
+
+def evaluate(
+    names: Sequence[str | Sequence[str]],
+    folder: Path,
+    *,
+    crop: int = 512,
+    dtype: str = "float32",
+    device: str = "auto",
+    keep_samples: bool = False,
+    variant: str | None = None,
+    part: str | None = None,
+    progress: Callable[[float], None] = lambda fraction: None,
+) -> Evaluation:
+    """Reconstruct the centre crop of every image of a folder with every VAE.
+
+    Args:    names: VAE files, or "bundled"; the two halves of one joined by "+", or as a list.
+             crop: side in pixels; sides are cut down to multiples of 32.
+             variant, part: as for `load_vae`: a variant of those that are folders, a part of all but the bundled one.
+             keep_samples: keep the first images and their reconstructions for a contact sheet.
+    Raises:  InputError for a folder without images, a crop too small, or when no image could be used; as `load_vae`.
+    """
+    if crop < LEAST_CROP:
+        raise InputError(f"--crop: expected at least {LEAST_CROP} pixels, got {crop}: take 512")
+    paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES) if folder.is_dir() else []
+    if not paths:
+        raise InputError(f"--images: expected a folder of pictures, got {folder}: name one that holds JPEG or PNG")
+    vaes = [
+        load_vae(
+            _files(name),
+            dtype=dtype,
+            device=device,
+            variant=variant if any(Path(file).is_dir() for file in _as_list(_files(name))) else None,
+            part=None if name == BUNDLED else part,
+        )
+        for name in names
+    ]
+    for name, vae in zip(names, vaes, strict=True):
+        parts = {part for part, _ in vae.first_stage_model.named_children()}
+        if len(parts & {"encoder", "decoder"}) == 1:
+            raise InputError(
+                f"{'+'.join(_as_list(name))}: expected a whole VAE, got half of one: name both with --vae, or joined "
+                'by "+"'
+            )
+    result = Evaluation(crop, scores=[Scores("+".join(_as_list(name))) for name in names])
+    judge = _Judge(result)
+    for number, path in enumerate(paths):
+        x = _read_crop(path, crop, result)
+        if x is not None:
+            result.images.append(path.name)
+            outputs = [judge.add(path.name, x, reconstruct(vae, x), scores) for vae, scores in _pairs(vaes, result)]
+            if keep_samples and len(result.samples) < SHEET_ROWS:
+                result.samples.append((path.name, x[0], [y[0].float() for y in outputs]))
+        progress((number + 1) / len(paths))
+    if not result.images:
+        reason = next(iter(result.skipped.values()))
+        raise InputError(f"--images: expected readable pictures, got none of {len(paths)} ({reason}): check {folder}")
+    judge.finish()
+    return result
+
+
+def reconstruct(vae: VAE, x: Tensor) -> Tensor:
+    """(B, 3, H, W) in -1..1 through encoder (posterior mean) and decoder, on the CPU."""
+    images = vae.decode(vae.encode((x.movedim(1, -1) + 1) / 2))
+    return images.cpu().movedim(-1, 1) * 2 - 1
+
+
+def _pairs(vaes: list[VAE], result: Evaluation) -> list[tuple[VAE, Scores]]:
+    return list(zip(vaes, result.scores, strict=True))
+
+
+def _files(name: str | Sequence[str]) -> str | list[str]:
+    """A file, or two halves: as a list, or joined by "+"."""
+    if not isinstance(name, str):
+        return name[0] if len(name) == 1 else list(name)
+    return name.split("+") if "+" in name and not Path(name).exists() else name
+
+
+def _as_list(name: str | Sequence[str]) -> list[str]:
+    return [name] if isinstance(name, str) else list(name)
+
+
+def _read_crop(path: Path, crop: int, result: Evaluation) -> Tensor | None:
+    """(1, 3, h, w) in -1..1; None, and a reason in `skipped`, for what cannot be used."""
+    try:
+        pixels, _ = read_image(path)
+    except ValueError as error:
+        result.skipped[path.name] = str(error)
+        return None
+    photo = (pixels[0] * 255).round().to(torch.uint8).movedim(-1, 0)  # (3, H, W)
+    if min(photo.shape[1:]) < LEAST_CROP:
+        result.skipped[path.name] = f"expected {LEAST_CROP} pixels a side, got {photo.shape[2]}x{photo.shape[1]}"
+        return None
+    return centre_crop(photo, crop)
+
+
+class _Judge:
+    """The metrics that there are here, and the features of all images so far."""
+
+    def __init__(self, result: Evaluation) -> None:
+        self.result = result
+        self.lpips, reasons = load_lpips()
+        self.inception, features_reason = load_inception()
+        for metric, reason in (("lpips", reasons), ("rfid", features_reason)):
+            if reason:
+                result.absent[metric] = reason
+        self.features: dict[int, list[tuple[Tensor, Tensor]]] = {}
+
+    def add(self, image: str, x: Tensor, y: Tensor, scores: Scores) -> Tensor:
+        """Measure one reconstruction; it comes back rounded to 8 bits."""
+        x, y = round_to_8_bits(x), round_to_8_bits(y)
+        metrics: dict[str, Metric] = {"psnr": psnr, "ssim": ssim}
+        if min(x.shape[2:]) >= LEAST_SIDE_MS:
+            metrics["ms_ssim"] = ms_ssim
+        if self.lpips is not None:
+            metrics["lpips"] = self.lpips
+        for name, metric in metrics.items():
+            value = float(metric(x, y))
+            if not math.isfinite(value):
+                raise InputError(f"{scores.vae}: expected finite pictures, got NaN for {image}: try --dtype float32")
+            scores.values.setdefault(name, {})[image] = value
+        if self.inception is not None:
+            self.features.setdefault(id(scores), []).append((self.inception(x), self.inception(y)))
+        return y
+
+    def finish(self) -> None:
+        """What needs all images, and why a column is empty."""
+        if not any("ms_ssim" in scores.values for scores in self.result.scores):
+            self.result.absent["ms_ssim"] = f"its five scales take crops of {LEAST_SIDE_MS} pixels and more"
+        if self.inception is not None and len(self.result.images) < 2:
+            self.result.absent["rfid"] = "it takes two images or more"
+        elif self.inception is not None:
+            for scores in self.result.scores:
+                x, y = (torch.cat(side) for side in zip(*self.features[id(scores)], strict=True))
+                scores.rfid = frechet_distance(x, y)

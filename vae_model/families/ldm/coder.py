@@ -1,0 +1,270 @@
+"""Encoder and Decoder of the ldm image autoencoder (SD, SDXL, SD3, Flux, kl-f4 ... kl-f32).
+
+Source: CompVis latent-diffusion and Stability-AI generative-models (MIT), re-implemented with the same keys.
+"""
+
+from __future__ import annotations
+
+import inspect
+import logging
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from ..argument_kinds import require_kinds
+from ..planes import require_groups, require_planes, require_sides
+from .layers import Downsample, Normalize, ResnetBlock, Upsample, activate_fresh, make_attn
+
+logger = logging.getLogger(__name__)
+
+
+def _level_widths(ch: int, ch_mult: tuple[float, ...]) -> list[int]:
+    return [round(ch * factor) for factor in ch_mult]
+
+
+def _warn_unknown(owner: str, ignored: dict[str, Any], *of_the_other_half: str) -> None:
+    unknown = sorted(ignored.keys() - {*of_the_other_half})
+    if unknown:
+        logger.warning("%s: ignoring unknown options %s", owner, ", ".join(unknown))
+
+
+def keep_arguments(
+    network: Any,
+    ch_mult: Sequence[float],
+    attn_resolutions: Sequence[int],
+    dropout: float,
+    resamp_with_conv: bool,
+    attn_type: str,
+) -> None:
+    """What encoder, decoder and UNet were built with, as attributes; reading alone, the layers are made."""
+    network.ch_mult, network.attn_resolutions = tuple(ch_mult), tuple(attn_resolutions)
+    network.dropout, network.resamp_with_conv = dropout, resamp_with_conv
+    network.attn_type, network.use_linear_attn = attn_type, attn_type == "linear"
+
+
+def _call_with_known(layer: nn.Module, h: Tensor, options: dict[str, Any]) -> Tensor:
+    """Call a layer with those of `options` that its forward accepts."""
+    if options:
+        parameters = inspect.signature(layer.forward).parameters.values()
+        if not any(p.kind is p.VAR_KEYWORD for p in parameters):
+            names = {p.name for p in parameters}
+            options = {name: value for name, value in options.items() if name in names}
+    return layer(h, **options)
+
+
+class Level(nn.Module):
+    """One resolution level: blocks, each followed by its attention where the level has any, then the resampling."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.block = nn.ModuleList()
+        self.attn = nn.ModuleList()
+
+    def layers(self) -> Iterator[nn.Module]:
+        """What runs, in order."""
+        for i, block in enumerate(self.block):
+            yield block
+            if len(self.attn) > 0:
+                yield self.attn[i]
+        yield from (getattr(self, name) for name in ("downsample", "upsample") if hasattr(self, name))
+
+
+class Middle(nn.Module):
+    """The two blocks at the lowest resolution, with the attention over all positions between them."""
+
+    def __init__(self, block_1: nn.Module, attn_1: nn.Module, block_2: nn.Module) -> None:
+        super().__init__()
+        self.block_1, self.attn_1, self.block_2 = block_1, attn_1, block_2
+
+    def layers(self) -> Iterator[nn.Module]:
+        """What runs, in order."""
+        yield from (self.block_1, self.attn_1, self.block_2)
+
+
+def _run(parts: Iterable[nn.Module], h: Tensor, options: dict[str, Any]) -> Tensor:
+    """Layer after layer of levels and middles, from one frame, so that no earlier activation is held by a caller."""
+    for part in parts:
+        for layer in cast(Level | Middle, part).layers():
+            h = _call_with_known(layer, h, options)
+    return h
+
+
+class Encoder(nn.Module):
+    """Image to latent moments: (B, in_channels, H, W) -> (B, (1 + double_z) * z_channels, H // f, W // f).
+
+    f = 2 ** (len(ch_mult) - 1); odd sizes round down at every level. Attention follows each block of a level whose
+    nominal size, `resolution` halved so far, is in `attn_resolutions` (the configured size, not the image's).
+    `conv_shortcut`: 3x3 shortcuts where a block changes its width. `out_ch` is accepted for old configurations and
+    unused. Unknown options are named in a warning.
+    """
+
+    def __init__(
+        self,
+        *,
+        ch: int,
+        out_ch: int = 3,
+        ch_mult: tuple[float, ...] = (1, 2, 4, 8),
+        num_res_blocks: int,
+        attn_resolutions: tuple[int, ...] = (),
+        dropout: float = 0.0,
+        resamp_with_conv: bool = True,
+        in_channels: int,
+        resolution: int = 256,
+        z_channels: int,
+        double_z: bool = True,
+        use_linear_attn: bool = False,
+        attn_type: str = "vanilla",
+        num_groups: int = 32,
+        conv_shortcut: bool = False,
+        **ignore_kwargs: Any,
+    ) -> None:
+        require_kinds(type(self).__name__, locals())
+        super().__init__()
+        _warn_unknown("Encoder", ignore_kwargs, "tanh_out", "give_pre_end")
+        attn_type = "linear" if use_linear_attn else attn_type
+        self.ch, self.temb_ch = ch, 0
+        self.num_resolutions, self.num_res_blocks = len(ch_mult), num_res_blocks
+        self.resolution, self.in_channels = resolution, in_channels
+        self.out_ch, self.z_channels, self.double_z = out_ch, z_channels, double_z
+        keep_arguments(self, ch_mult, attn_resolutions, dropout, resamp_with_conv, attn_type)
+        require_groups("Encoder", ch, _level_widths(ch, ch_mult), num_groups)
+        attention_options = {"num_groups": num_groups}
+
+        self.conv_in = nn.Conv2d(in_channels, ch, kernel_size=3, padding=1)
+        self.down = nn.ModuleList()
+        width, size = ch, resolution
+        for i, level_width in enumerate(_level_widths(ch, ch_mult)):
+            level = Level()
+            for _ in range(num_res_blocks):
+                block = ResnetBlock(
+                    in_channels=width,
+                    out_channels=level_width,
+                    conv_shortcut=conv_shortcut,
+                    temb_channels=0,
+                    dropout=dropout,
+                    num_groups=num_groups,
+                )
+                level.block.append(block)
+                width = level_width
+                if size in attn_resolutions:
+                    level.attn.append(make_attn(width, attn_type, attention_options))
+            if i != self.num_resolutions - 1:
+                level.downsample = Downsample(width, resamp_with_conv)
+                size //= 2
+            self.down.append(level)
+
+        def make_middle_block() -> nn.Module:
+            return ResnetBlock(in_channels=width, temb_channels=0, dropout=dropout, num_groups=num_groups)
+
+        self.mid = Middle(make_middle_block(), make_attn(width, attn_type, attention_options), make_middle_block())
+        self.norm_out = Normalize(width, num_groups)
+        self.conv_out = nn.Conv2d(width, (2 if double_z else 1) * z_channels, kernel_size=3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: (B, in_channels, H, W) in -1..1. No earlier activation is kept while later ones are computed."""
+        require_planes(x, getattr(self.conv_in, "in_channels", self.in_channels), type(self).__name__)
+        require_sides(x, 2 ** sum(hasattr(level, "downsample") for level in self.down), type(self).__name__)
+        h = _run([*self.down, self.mid], self.conv_in(x), {})
+        return self.conv_out(activate_fresh(self.norm_out(h)))
+
+
+class Decoder(nn.Module):
+    """Latent to image: (B, z_channels, h, w) -> (B, out_ch, h * f, w * f), raw values of about -1..1, not clamped.
+
+    `up[0]` is the level of full resolution; each level has num_res_blocks + 1 blocks, every level but 0 an upsample.
+    `give_pre_end` returns what norm_out would get; `tanh_out` applies tanh at the end. The operations are called as
+    conv_out_op(width, out_ch, kernel_size=3, stride=1, padding=1), resnet_op(in_channels=, out_channels=,
+    temb_channels=0, dropout=) and attn_op(width); without them `conv_shortcut` (3x3 shortcuts) and `attn_type` decide.
+    """
+
+    def __init__(
+        self,
+        *,
+        ch: int,
+        out_ch: int,
+        ch_mult: tuple[float, ...] = (1, 2, 4, 8),
+        num_res_blocks: int,
+        attn_resolutions: tuple[int, ...] = (),
+        dropout: float = 0.0,
+        resamp_with_conv: bool = True,
+        in_channels: int = 3,
+        resolution: int = 256,
+        z_channels: int,
+        give_pre_end: bool = False,
+        tanh_out: bool = False,
+        use_linear_attn: bool = False,
+        attn_type: str = "vanilla",
+        num_groups: int = 32,
+        conv_out_op: Callable[..., nn.Module] = nn.Conv2d,
+        resnet_op: Callable[..., nn.Module] | None = None,
+        attn_op: Callable[[int], nn.Module] | None = None,
+        conv_shortcut: bool = False,
+        **ignorekwargs: Any,
+    ) -> None:
+        require_kinds(type(self).__name__, locals())
+        super().__init__()
+        _warn_unknown("Decoder", ignorekwargs, "double_z")
+        attn_type = "linear" if use_linear_attn else attn_type
+        self.ch, self.temb_ch = ch, 0
+        self.num_resolutions, self.num_res_blocks = len(ch_mult), num_res_blocks
+        self.resolution, self.in_channels = resolution, in_channels
+        self.give_pre_end, self.tanh_out = give_pre_end, tanh_out
+        self.out_ch, self.z_channels = out_ch, z_channels
+        keep_arguments(self, ch_mult, attn_resolutions, dropout, resamp_with_conv, attn_type)
+
+        def make_block(in_channels: int, out_channels: int) -> nn.Module:
+            if resnet_op is not None:
+                return resnet_op(in_channels=in_channels, out_channels=out_channels, temb_channels=0, dropout=dropout)
+            return ResnetBlock(
+                in_channels=in_channels,
+                out_channels=out_channels,
+                conv_shortcut=conv_shortcut,
+                temb_channels=0,
+                dropout=dropout,
+                num_groups=num_groups,
+            )
+
+        def make_attention(channels: int) -> nn.Module:
+            return attn_op(channels) if attn_op else make_attn(channels, attn_type, {"num_groups": num_groups})
+
+        widths = _level_widths(ch, ch_mult)
+        require_groups(type(self).__name__, widths[0], widths if resnet_op is None else (), num_groups)
+        width, size = widths[-1], resolution // 2 ** (self.num_resolutions - 1)
+        self.z_shape = (1, z_channels, size, size)
+        self.conv_in = nn.Conv2d(z_channels, width, kernel_size=3, padding=1)
+        self.mid = Middle(make_block(width, width), make_attention(width), make_block(width, width))
+
+        levels: list[nn.Module] = []
+        for i in reversed(range(self.num_resolutions)):
+            level = Level()
+            for _ in range(num_res_blocks + 1):
+                level.block.append(make_block(width, widths[i]))
+                width = widths[i]
+                if size in attn_resolutions:
+                    level.attn.append(make_attention(width))
+            if i != 0:
+                level.upsample = Upsample(width, resamp_with_conv)
+                size *= 2
+            levels.insert(0, level)
+        self.up = nn.ModuleList(levels)
+
+        self.norm_out = Normalize(width, num_groups)
+        self.conv_out = conv_out_op(width, out_ch, kernel_size=3, stride=1, padding=1)
+
+    def get_last_layer(self) -> Tensor:
+        """The weight of the last convolution, (out_ch, width, 3, 3)."""
+        weight = self.conv_out.weight
+        assert isinstance(weight, Tensor)
+        return weight
+
+    def forward(self, z: Tensor, **kwargs: Any) -> Tensor:
+        """Keyword arguments reach every block, attention and conv_out that accepts them by name."""
+        require_planes(z, getattr(self.conv_in, "in_channels", self.z_channels), type(self).__name__)
+        self.last_z_shape = z.shape
+        h = _run([self.mid, *reversed(self.up)], self.conv_in(z), kwargs)
+        if self.give_pre_end:
+            return h
+        h = _call_with_known(self.conv_out, activate_fresh(self.norm_out(h)), kwargs)
+        return torch.tanh(h) if self.tanh_out else h

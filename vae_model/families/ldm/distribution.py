@@ -1,0 +1,69 @@
+"""The diagonal Gaussian posterior of a KL autoencoder.
+
+Source: latent-diffusion `distributions.py` (MIT), re-implemented.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from ..planes import require_moments
+
+
+class DiagonalGaussianDistribution:
+    """Gaussian with diagonal covariance, from moments (B, 2C, ...): mean in the first half, log-variance in the second.
+
+    The log-variance is clamped to [-30, 20]. With `deterministic`, the deviation is zero and `sample` is the mean.
+    `mean` and `logvar` keep the dtype of the moments; `std` and `var` of 16-bit moments are float32, and `kl` and `nll`
+    are computed and returned in it: a variance reaches 5e8, and near the prior the terms of the KL nearly cancel.
+    """
+
+    def __init__(self, parameters: Tensor, deterministic: bool = False) -> None:
+        require_moments(parameters)
+        self.parameters = parameters
+        self.mean, logvar = torch.chunk(parameters, 2, dim=1)
+        self.logvar = torch.clamp(logvar, -30.0, 20.0)
+        self.deterministic = deterministic
+        wide = _wide(self.logvar)
+        if deterministic:
+            self.std = self.var = torch.zeros_like(wide)
+        else:
+            self.std, self.var = torch.exp(0.5 * wide), torch.exp(wide)
+
+    def sample(self, generator: torch.Generator | None = None) -> Tensor:
+        """One draw (B, C, ...), in the mean's dtype and on its device; `generator` may live on another device."""
+        device = generator.device if generator is not None else self.mean.device
+        noise = torch.randn(self.mean.shape, generator=generator, device=device, dtype=self.mean.dtype)
+        return (self.mean + self.std * noise.to(self.mean.device)).to(self.mean.dtype)
+
+    def mode(self) -> Tensor:
+        """The mean, (B, C, ...)."""
+        return self.mean
+
+    def kl(self, other: DiagonalGaussianDistribution | None = None) -> Tensor:
+        """KL divergence to `other` (None: the standard normal), in nats, summed over all but the batch: (B,)."""
+        dims = tuple(range(1, self.mean.ndim))
+        if self.deterministic:
+            return self.var.new_zeros(self.mean.shape[0])
+        mean, logvar = _wide(self.mean), _wide(self.logvar)
+        if other is None:
+            return 0.5 * torch.sum(mean**2 + (torch.expm1(logvar) - logvar), dim=dims)
+        distance, logratio = (mean - _wide(other.mean)) ** 2 / other.var, logvar - _wide(other.logvar)
+        return 0.5 * torch.sum(distance + (torch.expm1(logratio) - logratio), dim=dims)
+
+    def nll(self, sample: Tensor, dims: Sequence[int] | None = None) -> Tensor:
+        """Negative log-likelihood of `sample`, in nats, summed over `dims` (None: all but the batch)."""
+        summed = tuple(range(1, self.mean.ndim)) if dims is None else tuple(dims)
+        if self.deterministic:
+            return self.var.new_zeros(self.mean.shape[0])
+        terms = math.log(2.0 * math.pi) + _wide(self.logvar) + (_wide(sample) - _wide(self.mean)) ** 2 / self.var
+        return 0.5 * torch.sum(terms, dim=summed)
+
+
+def _wide(x: Tensor) -> Tensor:
+    """Of 16-bit numbers a float32 copy; anything wider as it is."""
+    return x.float() if x.dtype.itemsize < 4 else x

@@ -1,0 +1,41 @@
+"""The folder of one model as diffusers writes it: where it is, and its config.json."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from ...errors import VAEFileError
+
+CONFIG_NAME = "config.json"
+
+
+def folder_of(folder: str | os.PathLike[str], subfolder: str | None) -> Path:
+    """The local folder; VAEFileError where there is none."""
+    place = Path(folder) / (subfolder or "")
+    if place.is_dir():
+        return place
+    if place.is_file():
+        raise VAEFileError(f"{place}: expected a folder, got a file: open it by load_vae")
+    raise VAEFileError(
+        f"{place}: expected a local folder, found none there: download the model and name its folder, "
+        "for nothing is fetched"
+    )
+
+
+def read_config(place: Path) -> dict[str, Any]:
+    """The fields of its config.json; VAEFileError where it is missing or holds something else."""
+    path = place / CONFIG_NAME
+    if not path.is_file():
+        inner = [name for name in ("vae", "model") if (place / name / CONFIG_NAME).is_file()]
+        remedy = f'say subfolder="{inner[0]}"' if inner else "name the folder that it is in, or a file to load_vae"
+        raise VAEFileError(f"{place}: expected a {CONFIG_NAME}, found none: {remedy}")
+    try:
+        fields: Any = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise VAEFileError(f"{path}: expected JSON, found something else: write it again") from error
+    if not isinstance(fields, dict):
+        raise VAEFileError(f"{path}: expected an object of fields, found something else: write it again")
+    return fields  # pyright: ignore[reportUnknownVariableType]
