@@ -38,7 +38,7 @@ SHARED = ROOT.parent / "shared"
 
 
 def pytest_configure() -> None:
-    """Profiles of long runs: of `test_fuzz_files.py`, five tests of so many cases; of `test_saved_settings.py`."""
+    """Profiles of long runs: of `checkpoint/test_fuzz_files.py`, five tests of so many cases; of `checkpoint/test_saved_settings.py`."""
     from hypothesis import settings
 
     settings.register_profile("fuzz-10000", max_examples=2000)
@@ -66,7 +66,7 @@ def shared() -> Path:
 @pytest.fixture(scope="session")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of small photographs to train on, and one file that is none."""
-    from exact_vae.tests.training_case import write_photos
+    from exact_vae.tests.training.case import write_photos
 
     folder = tmp_path_factory.mktemp("photos")
     write_photos(folder)

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from exact_vae.tests.browser.ui import Console, Ui
-from exact_vae.tests.wide_bundled import write_wide_bundled
+from exact_vae.tests.families.wide_bundled import write_wide_bundled
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser

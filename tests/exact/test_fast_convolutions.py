@@ -1,0 +1,87 @@
+"""Whole programs with fast convolutions: equal to the module within the tolerance of float32, for every schedule."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from exact_vae.tests.exact.coders import (
+    FAMILIES,
+    MODES,
+    SCHEDULES,
+    assert_exact,
+    decoder,
+    encoder,
+    hard_input,
+    pixels,
+    run,
+)
+from exact_vae.vae_model.exact.schedule import uniform
+from exact_vae.vae_model.kernels import methods as tiles
+from exact_vae.vae_model.kernels import winograd
+from exact_vae.vae_model.kernels.cpu.kernels import kernels
+
+pytestmark = pytest.mark.usefixtures("inference")
+
+
+@pytest.fixture
+def everywhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small layers are fast ones, too."""
+    monkeypatch.setattr(winograd, "LEAST_CHANNELS", 1)
+    monkeypatch.setattr(winograd, "LEAST_WIDTH", 1)
+
+
+@pytest.fixture(params=["native", "products"])
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """By kernels of our own where there are some, and by a library's products."""
+    if request.param == "products":
+        by_products(monkeypatch)
+    return request.param
+
+
+def by_products(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave out kernels of our own."""
+    for name in ("plan_native_tiles", "plan_native_upsample"):
+        monkeypatch.setattr(tiles, name, lambda *arguments: None)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_every_family(name: str, everywhere: None) -> None:
+    family = FAMILIES[name]().to(torch.float32)
+    program, scale = family.program, pixels(name)
+    for batch, height, width in ((1, scale, 9 * scale), (2, 5 * scale + scale // 2, 3 * scale)):
+        x = hard_input(program, batch, height, width).to(torch.float32)
+        expected = family.run(x)
+        for options in SCHEDULES.values():
+            for strip_rows in (1, 4, 6):
+                plan = uniform(program.level_count, strip_rows, fast_convolution=True, **options)
+                assert_exact(run(program, plan, x), expected)
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("name", ["decoder", "encoder"])
+def test_every_border(name: str, mode: str, everywhere: None, way: str) -> None:
+    family = FAMILIES[name]().pad(mode).to(torch.float32)
+    program, scale = family.program, pixels(name)
+    x = hard_input(program, 1, 3 * scale, 4 * scale + scale - 1).to(torch.float32)
+    expected = family.run(x)
+    for options in SCHEDULES.values():
+        for strip_rows in (3, 4):
+            plan = uniform(program.level_count, strip_rows, fast_convolution=True, **options)
+            assert_exact(run(program, plan, x), expected)
+
+
+@pytest.mark.parametrize("name", ["decoder", "encoder"])
+def test_wide_models_as_they_are(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Channels and columns enough for the method to be chosen by itself; 16 times the values, so errors would show."""
+    make = decoder if name == "decoder" else encoder
+    family = make(ch=96, ch_mult=(1, 2), num_groups=32).to(torch.float32)
+    program = family.program
+    x = hard_input(program, 1, 12 * (2 if name == "encoder" else 1), 40 * (2 if name == "encoder" else 1)).float()
+    expected = family.run(x.double().float())
+    native, plain = (run(program, uniform(2, 8, fast_convolution=fast), x) for fast in (True, False))
+    by_products(monkeypatch)
+    products = run(program, uniform(2, 8, fast_convolution=True), x)
+    for result in (native, products, plain):
+        assert_exact(result, expected)
+    assert not torch.equal(products, plain), "fast convolutions were not used"
+    assert torch.equal(products, native) == (kernels() is None), "kernels of our own were not used"
