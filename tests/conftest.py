@@ -38,7 +38,10 @@ SHARED = ROOT.parent / "shared"
 
 
 def pytest_configure() -> None:
-    """Profiles of long runs: of `checkpoint/test_fuzz_files.py`, five tests of so many cases; of `checkpoint/test_saved_settings.py`."""
+    """Profiles of long runs.
+
+    Of `checkpoint/test_fuzz_files.py`, five tests of so many cases; of `checkpoint/test_saved_settings.py`.
+    """
     from hypothesis import settings
 
     settings.register_profile("fuzz-10000", max_examples=2000)

@@ -1,6 +1,7 @@
 """The requirements B11-B19 on attention, one test for each at least.
 
-More of each: families/test_layers_attention.py, attention/test_backends.py, attention/test_choice.py, model_management/test_oom.py.
+More of each: families/test_layers_attention.py, attention/test_backends.py, attention/test_choice.py,
+model_management/test_oom.py.
 """
 
 import sys

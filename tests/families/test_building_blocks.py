@@ -1,7 +1,7 @@
 """The requirements B01-B10 and B20-B27 on layers, UNet and coders, one test for each at least.
 
-B11-B19, attention's, are in families/test_attention_layers.py; B28-B32 are the temporal decoder's. More of each: families/test_layers.py,
-families/test_unet.py, families/test_coder.py.
+B11-B19, attention's, are in families/test_attention_layers.py; B28-B32 are the temporal decoder's. More of each:
+families/test_layers.py, families/test_unet.py, families/test_coder.py.
 """
 
 import logging

@@ -1,7 +1,8 @@
 """The attention layers against plain re-computations in float64, in values and in gradients.
 
 Rows B14 and B15 (PyTorch's attention, running out of memory) are the choice of a back end, as is a call that xformers
-does not take: tests/attention/test_choice.py and tests/model_management/test_oom.py. B11's memory bound is in tests/attention/test_backends.py.
+does not take: tests/attention/test_choice.py and tests/model_management/test_oom.py. B11's memory bound is in
+tests/attention/test_backends.py.
 """
 
 from collections.abc import Iterator

@@ -1,6 +1,7 @@
 """The tiny autoencoder: shapes, the limits around the networks, slicing, and TAEF2's GroupNorm branch.
 
-Tiles, gradient checkpointing and the rest of the requirements D01-D16: families/test_tiny_tiles.py and families/test_tiny_contract.py.
+Tiles, gradient checkpointing and the rest of the requirements D01-D16: families/test_tiny_tiles.py and
+families/test_tiny_contract.py.
 """
 
 from collections.abc import Iterator

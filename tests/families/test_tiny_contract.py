@@ -1,6 +1,7 @@
 """The requirements D01-D16 on the tiny autoencoder, one test for each at least.
 
-More of each: families/test_tiny.py and families/test_tiny_tiles.py; equality with diffusers over many shapes: families/test_diffusers_equality.py.
+More of each: families/test_tiny.py and families/test_tiny_tiles.py; equality with diffusers over many shapes:
+families/test_diffusers_equality.py.
 """
 
 from pathlib import Path

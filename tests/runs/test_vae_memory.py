@@ -1,5 +1,6 @@
 """Untiled runs and blended tiles in too little memory: refused before any work, or run in smaller pieces with the same
-result; progress and stopping. The exact runs have files of their own, runs/test_run_exact.py and test_run_exact_memory.py.
+result; progress and stopping. The exact runs have files of their own, runs/test_run_exact.py and
+test_run_exact_memory.py.
 """
 
 from collections.abc import Callable
