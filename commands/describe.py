@@ -19,13 +19,10 @@ from ..vae_model.errors.bytesize import format_bytes, parse_bytes
 from ..vae_model.exact.layer import UnsupportedModule
 from ..vae_model.exact.plan.plan import Plan
 from ..vae_model.exact.plan.search import make_plan
-from ..vae_model.families.config import Config, decode_factor
-from ..vae_model.families.conventions import convention, scale_and_shift, untold
-from ..vae_model.families.estimate import untiled_elements_per_pixel
-from ..vae_model.families.halves import Half, decoder_half, encoder_half
-from ..vae_model.families.layouts import COUNTERS
-from ..vae_model.families.table import FAMILIES
-from ..vae_model.families.tiny.config import TinyConfig
+from ..vae_model.families.coder import Coder
+from ..vae_model.families.config import Config
+from ..vae_model.families.layout import COUNTERS
+from ..vae_model.families.table import FAMILIES, decoder_of, encoder_of
 from ..vae_model.notes import tell
 
 NOTHING_UNTOLD = "nothing that is needed"
@@ -42,12 +39,12 @@ def _open(
     return parts, family, config, build_empty(parts, family, config), hints
 
 
-def _half(model: Any, config: Config, direction: str) -> Half:
-    return decoder_half(model) if direction == "decode" else encoder_half(model, config.latent_channels)
+def _half(model: Any, config: Config, direction: str) -> Coder:
+    return decoder_of(model) if direction == "decode" else encoder_of(model, config.latent_channels)
 
 
-def _input_shape(half: Half, config: Config, direction: str, width: int, height: int) -> tuple[int, int, int, int]:
-    f = decode_factor(config) if direction == "decode" else 1
+def _input_shape(half: Coder, config: Config, direction: str, width: int, height: int) -> tuple[int, int, int, int]:
+    f = config.decode_factor if direction == "decode" else 1
     return 1, half.program.in_channels, height // f, width // f
 
 
@@ -70,7 +67,7 @@ def plan_file(
     width, height = int(match[1]), int(match[2])
     parts, _, config, model, _ = _open(paths, None, variant, part)
     tell(" + ".join(paths), notes_of(parts))
-    f = decode_factor(config) if direction == "decode" else config.factor
+    f = config.decode_factor if direction == "decode" else config.factor
     if min(width, height) < f:
         raise InputError(f"--size: expected at least {f} x {f}, got {size}: enlarge the image")
     target = vae_device() if device == "auto" else parse_device(device)
@@ -99,12 +96,7 @@ def _laws(model: Any, config: Config, direction: str) -> str:
 
 def _widths(config: Config) -> str:
     """Of the levels in the order they run: the encoder's from full resolution on, the decoder's towards it."""
-    if isinstance(config, TinyConfig):
-        halves = {"encoder": config.encoder_block_out_channels, "decoder": config.decoder_block_out_channels}
-    else:
-        encoder, decoder = config.encoder, config.decoder
-        halves = {"encoder": encoder and encoder.widths, "decoder": decoder and decoder.widths[::-1]}
-    return "; ".join(f"{name} {', '.join(map(str, widths))}" for name, widths in halves.items() if widths)
+    return "; ".join(f"{half} {', '.join(map(str, widths))}" for half, widths in config.widths_of_halves.items())
 
 
 def describe_vae(
@@ -112,12 +104,13 @@ def describe_vae(
 ) -> dict[str, object]:
     """Facts of one VAE (one file or its two halves), in reading order; VAEFileError where it is none."""
     parts, family, config, model, hints = _open(paths, latent_format, variant, part)
+    row = FAMILIES[family]
     shapes = {key: shape for part in parts for key, shape in part.shapes.items()}
     dtypes = {part.weights.dtypes[key] for part in parts for name, key in part.keys.items() if name not in COUNTERS}
     halves = [half for half in ("encoder", "decoder") if any(key.startswith(f"{half}.") for key in shapes)]
     facts: dict[str, object] = {
         "file": " + ".join(part.weights.name for part in parts),
-        "family": FAMILIES[family].title,
+        "family": row.title,
         "layout": " + ".join(part.layout.name for part in parts),
         "prefix": parts[0].prefix or "none",
         **({"notes": "; ".join(notes_of(parts))} if notes_of(parts) else {}),
@@ -130,14 +123,14 @@ def describe_vae(
     }
     for half, direction in (("decoder", "decode"), ("encoder", "encode")):
         if half in halves:
-            peak = untiled_elements_per_pixel(config, direction) * 1024**2 * 2
+            peak = row.untiled_elements(config, direction) * 1024**2 * 2
             facts[f"untiled {direction}, 1024 x 1024, 16-bit"] = f"{format_bytes(peak)} of activations"
             facts[f"exact {direction}, elements per pixel (16-bit at {LAW_PIXELS} x {LAW_PIXELS})"] = _laws(
                 model, config, direction
             )
-    facts["latents"] = convention(config)
-    facts["scale and shift"] = scale_and_shift(family, config, hints)
-    facts["not told by the weights"] = "; ".join(untold(family, config, hints)) or NOTHING_UNTOLD
+    facts["latents"] = row.convention(config)
+    facts["scale and shift"] = row.scale_and_shift(config, hints)
+    facts["not told by the weights"] = "; ".join(row.untold(config, hints)) or NOTHING_UNTOLD
     facts["configuration"] = asdict(config)
     return facts
 

@@ -20,7 +20,7 @@ from torch import Tensor
 from ..vae_model.errors import MemoryBudgetError
 from ..vae_model.errors.bytesize import parse_bytes
 from ..vae_model.exact.layer import UnsupportedModule
-from ..vae_model.families.halves import Half
+from ..vae_model.families.coder import Coder
 from ..vae_model.host import Report, Watch
 from ..vae_model.runs.checks import crop_centre
 from ..vae_model.runs.exact import ExactRun
@@ -219,9 +219,9 @@ class ExactVAE:
         def put(item: int, top: int, rows: Tensor) -> None:
             out[item : item + 1, :, top : top + rows.shape[2]] = rows
 
-        def make_half() -> Half:
+        def make_half() -> Coder:
             half = half_of(self, "encode")
-            return Half(half.program, lambda rows: half.prepare(self.process_input(rows)), half.finish)
+            return Coder(half.program, lambda rows: half.prepare(self.process_input(rows)), half.finish)
 
         self._exact_run("encode", make_half, x, put, strip_rows, (x.shape[3], x.shape[2]))
         return out
@@ -229,7 +229,7 @@ class ExactVAE:
     def _exact_run(
         self: Any,
         what: str,
-        make_half: Callable[[], Half],
+        make_half: Callable[[], Coder],
         x: Tensor,
         put: Callable[[int, int, Tensor], None],
         strip_rows: int | None,

@@ -6,17 +6,18 @@ from typing import Any
 
 from ..vae_model.exact.layer import UnsupportedModule
 from ..vae_model.exact.program import Program
-from ..vae_model.families.halves import Half, decoder_half, encoder_half
+from ..vae_model.families.coder import Coder
+from ..vae_model.families.table import decoder_of, encoder_of
 from .frames import VIDEO, runs_frames
 
 BLEND = "blended tiles were asked for"
 OPTIONS = "called with options that only the VAE itself knows"
 
 
-def half_of(vae: Any, what: str) -> Half:
+def half_of(vae: Any, what: str) -> Coder:
     """The decoder or encoder of a VAE as it is now; UnsupportedModule where the engine has no rule for it."""
     model = vae.first_stage_model
-    return decoder_half(model) if what == "decode" else encoder_half(model, vae.latent_channels)
+    return decoder_of(model) if what == "decode" else encoder_of(model, vae.latent_channels)
 
 
 def factor_of(program: Program, what: str) -> int:

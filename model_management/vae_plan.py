@@ -7,7 +7,7 @@ from typing import Any
 from ..vae_model.errors import InputError, MemoryBudgetError
 from ..vae_model.errors.wording import require_half
 from ..vae_model.exact.layer import UnsupportedModule
-from ..vae_model.families.halves import decoder_half, encoder_half
+from ..vae_model.families.table import decoder_of, encoder_of
 from ..vae_model.vae import VAE
 from .exact_vae import ExactVAE, make_exact
 
@@ -26,9 +26,9 @@ def plan_text(vae: Any, direction: str, width: int, height: int, memory: int | N
         require_half(getattr(vae, "first_stage_model", None), f"{direction}r", direction)
         host = vae.exact_host if hasattr(vae, "exact_host") else vae.host
         if direction == "decode":
-            half, factor = decoder_half(vae.first_stage_model), vae.spacial_compression_decode()
+            half, factor = decoder_of(vae.first_stage_model), vae.spacial_compression_decode()
         else:
-            half, factor = encoder_half(vae.first_stage_model, vae.latent_channels), 1
+            half, factor = encoder_of(vae.first_stage_model, vae.latent_channels), 1
     except InputError as reason:
         return str(reason)
     except UnsupportedModule as reason:

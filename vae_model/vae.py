@@ -15,13 +15,9 @@ from .checkpoint.load import LoadedModel
 from .errors.bytesize import parse_bytes
 from .errors.wording import needs_half
 from .exact.layer import UnsupportedModule
-from .families.config import decode_factor, image_channels
-from .families.estimate import untiled_elements_per_pixel
-from .families.halves import Half, behind, decoder_half, encoder_half
+from .families.coder import Coder
 from .families.ldm.layers import set_attention
-from .families.raw import decode_raw, encode_raw
-from .families.video.config import VideoConfig
-from .families.wan.config import WanConfig
+from .families.table import FAMILIES, decode_raw, decoder_of, encode_raw, encoder_of
 from .host import Host, PlanProtocol, Report, Watch
 from .host_names import HostNames, add_alpha, take_not_video, take_vae_options
 from .runs.checks import (
@@ -74,12 +70,13 @@ class VAE(HostNames):
         self.device, self.output_device, self.vae_dtype = device, output_device, dtype
         self.working_dtypes = [torch.bfloat16, torch.float32]
         config = loaded.config
-        patch = getattr(loaded.model, "latent_patch", 1)
+        self._family = FAMILIES[loaded.family]
+        patch = self._family.latent_patch(loaded.model)
         self.latent_channels = patch**2 * config.latent_channels
-        self.downscale_ratio, self.upscale_ratio = patch * config.factor, patch * decode_factor(config)
-        self.input_channels, self.output_channels = image_channels(config)
-        self.is_temporal = isinstance(config, VideoConfig)
-        self.latent_dim = 3 if isinstance(config, WanConfig) else 2
+        self.downscale_ratio, self.upscale_ratio = patch * config.factor, patch * config.decode_factor
+        self.input_channels, self.output_channels = config.image_channels
+        self.is_temporal = self._family.temporal
+        self.latent_dim = 3 if self._family.has_frames else 2
         self.pad_channel_value = 1.0 if self.input_channels == 4 and self.latent_dim == 3 else None  # as ComfyUI's
         set_attention(self.first_stage_model, host.attend)
 
@@ -100,11 +97,11 @@ class VAE(HostNames):
         """Bytes of activations of an untiled decode at its peak: for one of B images, or for B frames together."""
         frames = shape[0] if self.is_temporal else 1
         pixels = frames * shape[-1] * shape[-2] * self.upscale_ratio**2
-        return int(untiled_elements_per_pixel(self.loaded.config, "decode") * pixels * dtype.itemsize)
+        return int(self._family.untiled_elements(self.loaded.config, "decode") * pixels * dtype.itemsize)
 
     def memory_used_encode(self, shape: tuple[int, ...] | torch.Size, dtype: torch.dtype) -> int:
         """Bytes of activations that an untiled encode of one item of (B, C, H, W) takes at its peak."""
-        return int(untiled_elements_per_pixel(self.loaded.config, "encode") * shape[-1] * shape[-2] * dtype.itemsize)
+        return int(self._family.untiled_elements(self.loaded.config, "encode") * shape[-1] * shape[-2] * dtype.itemsize)
 
     @needs_half("decoder")
     def decode(
@@ -153,7 +150,7 @@ class VAE(HostNames):
                 self.process_output(target.copy_(rows.movedim(1, -1)))
 
             if method == "exact" and self._run_exact(
-                run, lambda: decoder_half(self.first_stage_model), z, tile_size, put, watch, group
+                run, lambda: decoder_of(self.first_stage_model), z, tile_size, put, watch, group
             ):
                 return out
             if method != "blend":
@@ -256,13 +253,13 @@ class VAE(HostNames):
         side = smaller_side(tile_x, tile_y)
         return self.encode(pixel_samples, method, tile_size=side, overlap=overlap, not_video=not_video)
 
-    def _encoder_half(self) -> Half:
-        return behind(self.process_input, encoder_half(self.first_stage_model, self.latent_channels))
+    def _encoder_half(self) -> Coder:
+        return encoder_of(self.first_stage_model, self.latent_channels).behind(self.process_input)
 
     def _run_exact(
         self,
         run: Run,
-        make_half: Callable[[], Half],
+        make_half: Callable[[], Coder],
         x: Tensor,
         strip_rows: int | None,
         put: Callable[[int, int, Tensor], None],

@@ -16,7 +16,7 @@ from ..exact.memory.pinned import PinnedSlabs
 from ..exact.memory.spill import Spill
 from ..exact.stream.context import Context
 from ..exact.stream.run import run_program
-from ..families.halves import Half
+from ..families.coder import Coder
 from ..host import PlanProtocol, Report, Watch
 from ..kernels.profile import profile_of
 from .untiled import Run
@@ -32,7 +32,7 @@ class ExactRun:
     """One call of decode or encode by the engine."""
 
     run: Run
-    make_half: Callable[[], Half]
+    make_half: Callable[[], Coder]
     """Raises UnsupportedModule. Called before and after loading, for a host may apply patches when it loads."""
     strip_rows: int | None
     put: Callable[[int, int, Tensor], None]

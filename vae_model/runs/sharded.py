@@ -23,7 +23,8 @@ from ..exact.sharding.distributed import DistributedRanks
 from ..exact.sharding.share import Share
 from ..exact.stream.context import Context
 from ..exact.stream.ranks import RankStopped
-from ..families.halves import Half, decoder_half
+from ..families.coder import Coder
+from ..families.table import decoder_of
 from ..host import Report, Watch
 from ..vae import VAE
 from .checks import check_latents, check_timesteps
@@ -76,8 +77,8 @@ def decode_sharded(
         dtype = str(vae.vae_dtype).removeprefix("torch.")
         report = vae.last_report = Report("decode", shape[2], height, len(z), dtype, str(vae.device))
 
-        def make_half() -> Half:
-            return decoder_half(vae.first_stage_model)
+        def make_half() -> Coder:
+            return decoder_of(vae.first_stage_model)
 
         with torch.inference_mode(), Watch(report, vae.host.tell, vae.device) as watch:
             sharded = ShardedRun(
@@ -91,7 +92,7 @@ def decode_sharded(
 def require_sharded(vae: VAE) -> None:
     """InputError, with the reason, for a VAE whose rows cannot be shared."""
     try:
-        program = decoder_half(vae.first_stage_model).program
+        program = decoder_of(vae.first_stage_model).program
         _require_shared_rows(program)
     except UnsupportedModule as reason:
         raise InputError(

@@ -101,6 +101,8 @@ class VideoResBlock(ResnetBlock):
     `video_kernel_size` None is [3, 1, 1]. `alpha`: the value of `mix_factor`, see `mix_share`.
     """
 
+    decides = ("merge_strategy",)
+
     mix_factor: Tensor
 
     def __init__(
@@ -161,6 +163,8 @@ class AttnVideoBlock(AttnBlock):
     x + proj_out(alpha * h + (1 - alpha) * time_mix_block(h + embedding of the frame's number)), h being the attention:
     the shares are the other way round than in VideoResBlock.
     """
+
+    decides = ("merge_strategy",)
 
     mix_factor: Tensor
 
