@@ -41,16 +41,16 @@ def plan(program: Program, pixels: int, kind: tuple[str, torch.dtype, int], budg
 def budgets(program: Program, pixels: int, kind: tuple[str, torch.dtype, int]) -> dict[str, int]:
     """Budgets by name."""
     most = plan(program, pixels, kind, AMPLE).peak_bytes
+    least = 0
     try:
-        least = plan(program, pixels, (*kind[:2], 0), 1).peak_bytes
+        plan(program, pixels, (*kind[:2], 0), 1)
     except MemoryBudgetError as error:
-        assert error.needed_bytes is not None
-        least = error.needed_bytes
+        least = error.needed_bytes or 0
     return {"ample": AMPLE, "medium": most // 2, "tight": int(0.7 * least) if kind[2] else least}
 
 
 def main() -> None:
-    """Median milliseconds of every case, after a plan of another size."""
+    """Median milliseconds of every case, after a plan of another size: the process's own, as planning has one thread."""
     program = decoder()
     for kind in KINDS:
         plan(program, 512, kind, AMPLE)
@@ -58,9 +58,9 @@ def main() -> None:
             for name, budget in budgets(program, pixels, kind).items():
                 seconds: list[float] = []
                 for _ in range(REPEATS):
-                    started = time.perf_counter()
+                    started = time.process_time()
                     found = plan(program, pixels, kind, budget)
-                    seconds.append(time.perf_counter() - started)
+                    seconds.append(time.process_time() - started)
                 print(f"{kind[0]:5} {pixels:6} px  {name:6}  {1000 * statistics.median(seconds):6.1f} ms  {found.name}")
 
 

@@ -41,6 +41,7 @@ class ConvolvedRows(Windowed):
         self._source_height = source_size.height
         size = Extent(conv.out_channels, conv.out_size(source_size.height), conv.out_size(source_size.width))
         super().__init__(context, conv, size, top, bottom, source)
+        self.work += conv.flops(context.batch, bottom - top, size.width)
         self.make_fill, self.after = fill, after
         self._layer: tuple[Fill, Tensor, Tensor | None] | None = None
 
@@ -100,6 +101,3 @@ class ConvolvedRows(Windowed):
     def _fill_bytes(self, source_bytes: int) -> int:
         work_bytes: Callable[[int], int] | None = getattr(self.make_fill, "work_bytes", None)
         return 0 if work_bytes is None else work_bytes(source_bytes)
-
-    def work(self) -> int:
-        return self.conv.flops(self.context.batch, self.bottom - self.top, self.size.width) + self.source.work()

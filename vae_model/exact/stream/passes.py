@@ -96,15 +96,15 @@ class Pass:
     def run(self, check: Check, report: Callable[[int], None]) -> None:
         """Pull everything. `report` gets the operations done with each strip."""
         work = self.work()
-        context, readers = self.sinks[0].rows.context, [reader for reader, _ in self._readers(self.height)]
-        context.ranks.exchange(readers)
+        context = self.sinks[0].rows.context
+        context.ranks.exchange(self._planes)
         for index, top in enumerate(range(0, self.height, self.strip_rows)):
             check()
             bottom = min(self.height, top + self.strip_rows)
             for sink in self.sinks:
                 sink.take(index, top, bottom)
             report(work * bottom // self.height - work * top // self.height)
-        for reader in readers:
+        for reader in self._planes:
             reader.plane.beyond = None
         context.ranks.merge([sink.moments for sink in self.sinks if sink.moments is not None])
         context.free_scratch()
@@ -113,11 +113,11 @@ class Pass:
 
     def work(self) -> int:
         """Floating point operations."""
-        return sum(sink.rows.work() for sink in self.sinks)
+        return sum(sink.rows.work for sink in self.sinks)
 
     def peak_bytes(self) -> int:
         """Device bytes at the worst moment."""
-        scratch = max(sink.rows.scratch_bytes() for sink in self.sinks)
+        scratch = max(sink.rows.scratch_bytes for sink in self.sinks)
         return max(self._strip_peak(index) for index in self._decisive()) + scratch
 
     def _decisive(self) -> list[int]:
@@ -127,8 +127,7 @@ class Pass:
         """
         count = -(-self.height // self.strip_rows)
         indices = {0, 1, 2, *range(count - 5, count)}
-        for reader, _ in self._readers(self.height):
-            plane = reader.plane
+        for plane in {id(reader.plane): reader.plane for reader in self._planes}.values():
             if plane.strip_rows * self.height <= self.strip_rows * plane.size.height:
                 continue  # a strip or more is freed with every strip that is made
             for strip in (1, plane.count - 1, plane.count):
@@ -143,11 +142,9 @@ class Pass:
         planes = [sink.plane for sink in self.sinks if sink.plane is not None]
         worst = 0
         for index in self._decisive():
+            top = index * self.strip_rows
             written = sum(plane.host_bytes(0, index + 1) for plane in planes)
-            for reader, row in self._readers(index * self.strip_rows):
-                stored = reader.stored_strips(row)
-                written += reader.plane.host_bytes(stored.start, stored.stop)
-            worst = max(worst, written)
+            worst = max(worst, written + sum(sink.rows.cost(top, top).parked for sink in self.sinks))
         return worst
 
     def moved_bytes(self) -> int:
@@ -155,26 +152,28 @@ class Pass:
         if not self._spills():
             return 0
         written = sum(sink.plane.host_bytes() for sink in self.sinks if sink.plane is not None)
-        return written + sum(reader.plane.host_bytes() for reader, _ in self._readers(self.height))
+        return written + sum(reader.plane.host_bytes() for reader in self._planes)
 
     def _spills(self) -> bool:
         """Whether any strip that is written or read waits in host memory."""
-        planes = [reader.plane for reader, _ in self._readers(self.height)]
+        planes = [reader.plane for reader in self._planes]
         planes += [sink.plane for sink in self.sinks if sink.plane is not None]
         return any(plane.device_share < 1 for plane in planes)
 
-    def _readers(self, bottom: int) -> list[tuple[PlaneRows, int]]:
-        return [found for sink in self.sinks for found in sink.rows.readers(bottom)]
+    @property
+    def _planes(self) -> list[PlaneRows]:
+        return [reader for sink in self.sinks for reader in sink.rows.planes]
 
     def _strip_peak(self, index: int) -> int:
         top = index * self.strip_rows
         bottom = min(self.height, top + self.strip_rows)
         worst = 0
         for number, sink in enumerate(self.sinks):
-            standing = sum(other.rows.standing(top, top) for other in self.sinks[number + 1 :])
+            standing = sum(other.rows.cost(top, top).stands for other in self.sinks[number + 1 :])
             for other in self.sinks[:number]:
                 # What the first strip leaves is less: its windows are not kept.
-                standing += other.rows.standing(top, bottom) if index else other.rows.first(top, bottom)[1]
+                cost = other.rows.cost(top, bottom)
+                standing += cost.stands if index else cost.first[1]
             leaving = 0  # one strip at a time is on its way to host memory and still on the device, too
             for other in self.sinks:
                 if other.plane is not None:
@@ -187,10 +186,7 @@ class Pass:
     def _taking(self, sink: Sink, index: int, top: int, bottom: int, leaving: int) -> int:
         """Bytes for one strip of one sink; the strip that is `leaving` is gone once the new one is parked."""
         cost = sink.rows.cost(top, bottom)
-        stays = sink.rows.standing(top, bottom)
-        peak = stays + cost.peak
-        if index == 0:
-            peak, stays = sink.rows.first(top, bottom)
+        peak, stays = (cost.stands + cost.peak, cost.stands) if index else cost.first
         size = (bottom - top) * sink.rows.row_bytes
         statistics = 0
         if sink.moments is not None and sink.rows.context.dtype.itemsize <= 2:

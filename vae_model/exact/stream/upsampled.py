@@ -70,6 +70,7 @@ class UpsampledRows(Windowed):
         self._source_height = source_size.height
         size = Extent(conv.out_channels, 2 * source_size.height, 2 * source_size.width)
         super().__init__(context, conv, size, top, bottom, source)
+        self.work += conv.flops(context.batch, bottom - top, size.width) * 4 // 9
         self._layer: tuple[Tensor | list[list[Tensor]], Tensor | None] | None = None
         self._odd = False
 
@@ -121,23 +122,17 @@ class UpsampledRows(Windowed):
         order = self.context.memory_format
         return [[fold_upsample(weight, r, c).contiguous(memory_format=order) for c in (0, 1)] for r in (0, 1)], bias
 
-    def cost(self, top: int, bottom: int) -> Cost:
-        cost = super().cost(top, bottom)
+    def _cost(self, top: int, bottom: int) -> Cost:
+        cost = super()._cost(top, bottom)
         if top > self.top or self._tiles is not None:
             return cost
+        # While kernels are made there is no window yet, and nothing has been read: only planes stand.
         above, below = self._spans(top, bottom)
-        unread = self.source.standing(above, above) - self.source.standing(above, below)
-        folding = self._folding() + unread - self._window_bytes(top, bottom)
-        return cost._replace(peak=max(cost.peak, folding))  # while kernels are made there is no window yet
-
-    def first(self, top: int, bottom: int) -> tuple[int, int]:
-        peak, stays = super().first(top, bottom)
-        if self._tiles is not None:
-            return peak, stays
-        # While kernels are made nothing has been read: only planes stand.
-        planes = sum(reader.standing(reader.top, reader.top) for reader, _ in self.source.readers(self.source.top))
-        folding = self._folding()
-        return max(peak, self._weight_bytes() + folding + planes), stays
+        unread = self.source.cost(above, above).stands - self.source.cost(above, below).stands
+        peak = max(cost.peak, self._folding() + unread - self._window_bytes(top, bottom))
+        planes = sum(plane.cost(plane.top, plane.top).stands for plane in self.planes)
+        before, rest = cost.first
+        return cost._replace(peak=peak, opening=(max(before, self._weight_bytes() + self._folding() + planes), rest))
 
     def _folding(self) -> int:
         return fold_bytes(self.conv.in_channels, self.conv.out_channels, self.context.dtype.itemsize)
@@ -152,7 +147,3 @@ class UpsampledRows(Windowed):
         if self._tiles is not None:
             return self._tiles.weight_bytes
         return self.conv.out_channels * self.conv.in_channels * 16 * self.context.dtype.itemsize
-
-    def work(self) -> int:
-        rows = self.bottom - self.top
-        return self.conv.flops(self.context.batch, rows, self.size.width) * 4 // 9 + self.source.work()

@@ -10,7 +10,7 @@ from ..layer import Conv
 from ..program import Extent
 from .border import fill_columns, fill_rows, padded_columns
 from .context import Context
-from .source import Cost, PlaneRows, Recipe, Rows
+from .source import Cost, Recipe, Rows
 
 Fill = Callable[[Tensor, Tensor], None]
 """(target, x): write what stands before a convolution (norm, activation) into a piece of its window."""
@@ -20,14 +20,15 @@ class Windowed(Rows):
     """Gathers the rows that a strip of results needs; the rows that the next strip needs again are carried over."""
 
     def __init__(self, context: Context, conv: Conv, size: Extent, top: int, bottom: int, source: Recipe) -> None:
-        super().__init__(context, size, top, bottom)
-        self.conv = conv
+        self.context, self.conv, self.top = context, conv, top
         first = self._first(top)
         # Without a border of its own a 1x1 convolution may be asked for rows of the other end, too.
         self.wraps = conv.circular or conv.kernel == 1
         self.place = context.share.place(self.source_height)
         self._last_row = 2**62 if self.wraps else self.place.whole - self.place.offset
         self.source = source(first if self.wraps else max(-self.place.offset, first), self._reach(bottom))
+        super().__init__(context, size, top, bottom, self.source)
+        self.scratch_bytes = max(self._own_scratch() + self._product_bytes(), self.scratch_bytes)
         if self._mode() == "reflect" and min(self.place.whole, self.source.size.width) < 2:
             raise ValueError(
                 f"{conv.name}: expected at least 2 rows and columns to reflect, got fewer: enlarge the image"
@@ -112,13 +113,19 @@ class Windowed(Rows):
         rows = self._end(bottom) - self._first(top) + self._rows_below(bottom - top)
         return rows * self.window_row_bytes
 
-    def cost(self, top: int, bottom: int) -> Cost:
+    def _cost(self, top: int, bottom: int) -> Cost:
+        source, weights = self.source.cost(*self._spans(top, bottom)), self._weight_bytes()
+        # A strip that needs no new row here finds the window of the one before.
+        above = top - 1 if bottom == top > self.top else top
+        window, carry = self._window_bytes(above, bottom), self._carry_bytes(bottom)
+        stands = window + carry + weights + source.stands
         if bottom <= top:
-            return Cost(0, 0)
-        source = self.source.cost(*self._spans(top, bottom))
-        out = (bottom - top) * self.row_bytes
-        filling = source.held + self._fill_bytes(source.held)
-        return Cost(max(source.peak, filling, out + self._extra(top, bottom)), out)
+            return Cost(0, 0, stands, source.parked, (0, 0))
+        held = (bottom - top) * self.row_bytes
+        making, filling = held + self._extra(top, bottom), source.held + self._fill_bytes(source.held)
+        before, rest = source.first
+        opening = weights + max(before, rest + window + max(filling, carry + making)), weights + rest + carry
+        return Cost(max(source.peak, filling, making), held, stands, source.parked, opening)
 
     def _extra(self, top: int, bottom: int) -> int:
         """Bytes beside window and result while the result is made."""
@@ -127,29 +134,6 @@ class Windowed(Rows):
     def _fill_bytes(self, source_bytes: int) -> int:
         """Bytes beside the window and so many bytes of source rows while these are written into it."""
         return 0
-
-    def standing(self, top: int, bottom: int) -> int:
-        # A strip that needs no new row here finds the window of the one before.
-        above = top - 1 if bottom == top > self.top else top
-        own = self._window_bytes(above, bottom) + self._carry_bytes(bottom) + self._weight_bytes()
-        return own + self.source.standing(*self._spans(top, bottom))
-
-    def first(self, top: int, bottom: int) -> tuple[int, int]:
-        if bottom <= top:
-            return 0, 0
-        spans, out, weights = self._spans(top, bottom), (bottom - top) * self.row_bytes, self._weight_bytes()
-        before, rest = self.source.first(*spans)
-        window, carry = self._window_bytes(top, bottom), self._carry_bytes(bottom)
-        filling = self.source.cost(*spans).held
-        filling += self._fill_bytes(filling)
-        work = rest + window + max(filling, carry + max(0, out + self._extra(top, bottom)))
-        return weights + max(before, work), weights + rest + carry
-
-    def readers(self, bottom: int) -> list[tuple[PlaneRows, int]]:
-        return self.source.readers(self._reach(bottom))
-
-    def scratch_bytes(self) -> int:
-        return max(self._own_scratch() + self._product_bytes(), self.source.scratch_bytes())
 
     def _own_scratch(self) -> int:
         """Bytes that the method itself uses within a call."""
