@@ -50,7 +50,7 @@ def budgets(program: Program, pixels: int, kind: tuple[str, torch.dtype, int]) -
 
 
 def main() -> None:
-    """Median milliseconds of every case, after a plan of another size: the process's own, as planning has one thread."""
+    """Median milliseconds of every case, after a plan of another size. CPU time, as planning has one thread."""
     program = decoder()
     for kind in KINDS:
         plan(program, 512, kind, AMPLE)

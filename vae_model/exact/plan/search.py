@@ -18,9 +18,10 @@ from ...kernels.profile import profile_of
 from ..program import Extent, Program
 from ..schedule import LevelSchedule
 from ..sharding.share import WHOLE, Share
+from ..stream.passes import Need
 from ..stream.value import Value
 from .plan import LevelPlan, Plan
-from .sizing import Need, Sizing, level_sizes
+from .sizing import Sizing, level_sizes
 
 _SHARES = 16
 _NAMED_TRIES = 4

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
 
@@ -11,7 +10,7 @@ from ..program import Extent, Program
 from ..schedule import LevelSchedule
 from ..sharding.share import WHOLE, Share
 from ..stream.context import Context
-from ..stream.passes import Performable
+from ..stream.passes import Need, Performable
 from ..stream.value import Value
 from ..stream.walk import Walk
 
@@ -19,25 +18,6 @@ SMALL_TENSORS = 128 * 1024
 """Norm parameters, moments and biases: there are some hundred of them, none larger than a few KiB."""
 MARGIN = 1.01
 """For what the sizes leave out, such as the old carried rows beside the new ones."""
-
-
-@dataclass(frozen=True)
-class Need:
-    """Bytes at the worst moment on device and host, operations, and bytes copied between the two."""
-
-    peak_bytes: int = 0
-    host_bytes: int = 0
-    work: int = 0
-    moved_bytes: int = 0
-
-    def __add__(self, other: Need) -> Need:
-        """One after the other."""
-        return Need(
-            max(self.peak_bytes, other.peak_bytes),
-            max(self.host_bytes, other.host_bytes),
-            self.work + other.work,
-            self.moved_bytes + other.moved_bytes,
-        )
 
 
 class Sizing:
@@ -65,7 +45,7 @@ class Sizing:
         self.start = self._walk.start(height, width, None)
 
     def _record(self, part: Performable) -> None:
-        self._need += Need(part.peak_bytes(), part.host_bytes(), part.work(), part.moved_bytes())
+        self._need += part.need()
 
     def level(self, level: int, schedule: LevelSchedule, value: Value) -> tuple[Need, Value]:
         """The need of one level and the value that it ends with, from the value that the level before ended with."""

@@ -18,27 +18,39 @@ Check = Callable[[], None]
 """Called before every strip; it may raise to stop the run."""
 
 
+@dataclass(frozen=True)
+class Need:
+    """Bytes at the worst moment on device and host, operations, and bytes copied between the two."""
+
+    peak_bytes: int = 0
+    host_bytes: int = 0
+    work: int = 0
+    moved_bytes: int = 0
+
+    def __add__(self, other: Need) -> Need:
+        """One after the other."""
+        return Need(
+            max(self.peak_bytes, other.peak_bytes),
+            max(self.host_bytes, other.host_bytes),
+            self.work + other.work,
+            self.moved_bytes + other.moved_bytes,
+        )
+
+
 class Performable(Protocol):
-    """A pass over rows, or what an op does in a way of its own. Its sizes are told by the object that runs it."""
+    """A pass over rows, or what an op does in a way of its own. What it needs is told by the object that runs it."""
 
-    def run(self, check: Check, report: Callable[[int], None]) -> None:
-        """Do it. `report` gets the operations done with each strip."""
-        ...
-
+    @property
     def work(self) -> int:
         """Floating point operations."""
         ...
 
-    def peak_bytes(self) -> int:
-        """Device bytes at the worst moment."""
+    def need(self) -> Need:
+        """What it takes."""
         ...
 
-    def host_bytes(self) -> int:
-        """Host bytes of what waits there, at the worst moment."""
-        ...
-
-    def moved_bytes(self) -> int:
-        """Bytes copied to host memory and back."""
+    def run(self, check: Check, report: Callable[[int], None]) -> None:
+        """Do it. `report` gets the operations done with each strip."""
         ...
 
 
@@ -95,39 +107,50 @@ class Pass:
 
     def run(self, check: Check, report: Callable[[int], None]) -> None:
         """Pull everything. `report` gets the operations done with each strip."""
-        work = self.work()
+        work, readers = self.work, self._readers
         context = self.sinks[0].rows.context
-        context.ranks.exchange(self._planes)
+        context.ranks.exchange(readers)
         for index, top in enumerate(range(0, self.height, self.strip_rows)):
             check()
             bottom = min(self.height, top + self.strip_rows)
             for sink in self.sinks:
                 sink.take(index, top, bottom)
             report(work * bottom // self.height - work * top // self.height)
-        for reader in self._planes:
+        for reader in readers:
             reader.plane.beyond = None
         context.ranks.merge([sink.moments for sink in self.sinks if sink.moments is not None])
         context.free_scratch()
         if context.spill is not None:
             context.spill.settle()
 
+    @property
     def work(self) -> int:
         """Floating point operations."""
         return sum(sink.rows.work for sink in self.sinks)
 
-    def peak_bytes(self) -> int:
-        """Device bytes at the worst moment."""
-        scratch = max(sink.rows.scratch_bytes for sink in self.sinks)
-        return max(self._strip_peak(index) for index in self._decisive()) + scratch
+    @property
+    def _readers(self) -> list[PlaneRows]:
+        return [reader for sink in self.sinks for reader in sink.rows.planes]
 
-    def _decisive(self) -> list[int]:
+    def need(self) -> Need:
+        """The most that any strip takes."""
+        readers, written = self._readers, [sink.plane for sink in self.sinks if sink.plane is not None]
+        decisive, host, moved = self._decisive(readers), 0, 0
+        peak = max(map(self._strip_peak, decisive)) + max(sink.rows.scratch_bytes for sink in self.sinks)
+        if any(plane.device_share < 1 for plane in (*written, *(reader.plane for reader in readers))):
+            host = max(self._parked(index, written) for index in decisive)
+            moved = sum(plane.host_bytes() for plane in (*written, *(reader.plane for reader in readers)))
+        return Need(peak, host, self.work, moved)
+
+    def _decisive(self, readers: list[PlaneRows]) -> list[int]:
         """Numbers of the strips that tell all: the first and last ones, and those around a source's strip being freed.
 
         Bytes rise from one freed strip to the next by the same amount, so its first, last but one and last tell all.
         """
         count = -(-self.height // self.strip_rows)
         indices = {0, 1, 2, *range(count - 5, count)}
-        for plane in {id(reader.plane): reader.plane for reader in self._planes}.values():
+        for reader in readers:
+            plane = reader.plane
             if plane.strip_rows * self.height <= self.strip_rows * plane.size.height:
                 continue  # a strip or more is freed with every strip that is made
             for strip in (1, plane.count - 1, plane.count):
@@ -135,34 +158,11 @@ class Pass:
                 indices |= set(range((row - 8) // self.strip_rows - 1, row // self.strip_rows + 2))
         return sorted(index for index in indices if 0 <= index < count)
 
-    def host_bytes(self) -> int:
-        """Host bytes of spilled strips at the worst moment."""
-        if not self._spills():
-            return 0
-        planes = [sink.plane for sink in self.sinks if sink.plane is not None]
-        worst = 0
-        for index in self._decisive():
-            top = index * self.strip_rows
-            written = sum(plane.host_bytes(0, index + 1) for plane in planes)
-            worst = max(worst, written + sum(sink.rows.cost(top, top).parked for sink in self.sinks))
-        return worst
-
-    def moved_bytes(self) -> int:
-        """Bytes copied to host memory and back."""
-        if not self._spills():
-            return 0
-        written = sum(sink.plane.host_bytes() for sink in self.sinks if sink.plane is not None)
-        return written + sum(reader.plane.host_bytes() for reader in self._planes)
-
-    def _spills(self) -> bool:
-        """Whether any strip that is written or read waits in host memory."""
-        planes = [reader.plane for reader in self._planes]
-        planes += [sink.plane for sink in self.sinks if sink.plane is not None]
-        return any(plane.device_share < 1 for plane in planes)
-
-    @property
-    def _planes(self) -> list[PlaneRows]:
-        return [reader for sink in self.sinks for reader in sink.rows.planes]
+    def _parked(self, index: int, written: list[Plane]) -> int:
+        """Host bytes of spilled strips once strip `index` is written and nothing that it was made from is let go."""
+        top = index * self.strip_rows
+        read = sum(sink.rows.cost(max(0, top - self.strip_rows), top).parked for sink in self.sinks)
+        return read + sum(plane.host_bytes(0, index + 1) for plane in written)
 
     def _strip_peak(self, index: int) -> int:
         top = index * self.strip_rows
