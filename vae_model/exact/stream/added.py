@@ -31,7 +31,9 @@ class AddedRows(Rows):
     def _cost(self, top: int, bottom: int) -> Cost:
         main, other = self.main.cost(top, bottom), self.other.cost(top, bottom)
         unread = self.other.cost(top, top).stands
-        before, rest = main.first
-        opening = max(before + unread, rest + main.held + other.stands + other.peak), rest + other.first[1]
+        opening = None
+        if top == self.top:
+            before, rest = main.first
+            opening = max(before + unread, rest + main.held + other.stands + other.peak), rest + other.first[1]
         peak = max(main.peak + unread - other.stands, main.held + other.peak)
         return Cost(peak, main.held, main.stands + other.stands, main.parked + other.parked, opening)

@@ -118,6 +118,7 @@ class PlaneRows(Rows):
         self.reach = max(0, -top), max(0, bottom - self.size.height)
         """Rows needed above and below the plane's own; where ranks share the rows others have them."""
         self._shared = plane.context.share.count > 1
+        self._states: dict[int, tuple[int, int]] = {}
 
     def take(self, bottom: int) -> list[Tensor]:
         again = min(self.bottom - self.size.height, self.size.height)
@@ -190,12 +191,22 @@ class PlaneRows(Rows):
         return max(0, min(last * self.plane.strip_rows, self.size.height) - first * self.plane.strip_rows)
 
     def _cost(self, top: int, bottom: int) -> Cost:
-        # What is stored behind `bottom` stands; of a spilled plane also the strip begun and the one behind it.
-        held, last = self.strip_bytes(top, bottom), self._passed(bottom)
+        held, state = self.strip_bytes(top, bottom), self._states.get(bottom)
+        if state is None:
+            state = self._states[bottom] = self._state(bottom)
+        return Cost(held, held, *state)
+
+    def _state(self, bottom: int) -> tuple[int, int]:
+        """Device and host bytes of what is stored behind `bottom`.
+
+        On the device there are of a spilled plane also the strip begun and the one behind it.
+        """
+        last = self._passed(bottom)
         first = last if self.consume else 0
         stored = self.plane.most_device_bytes(first, self.plane.count)
-        begun = bottom % self.plane.strip_rows != 0
-        ahead = self._spilled(min(1 + begun, self.plane.count - last))
         beyond = 2 * sum(self.reach) if self._shared else 0  # as they came, and on the wire
-        stands = stored + (self._rows_in(last, last + ahead) + beyond) * self.row_bytes
-        return Cost(held, held, stands, self.plane.host_bytes(first, self.plane.count))
+        if self.plane.device_share == 1:
+            return stored + beyond * self.row_bytes, 0
+        begun = bottom % self.plane.strip_rows != 0
+        ahead = self._rows_in(last, last + self._spilled(min(1 + begun, self.plane.count - last)))
+        return stored + (ahead + beyond) * self.row_bytes, self.plane.host_bytes(first, self.plane.count)

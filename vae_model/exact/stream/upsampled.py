@@ -127,9 +127,10 @@ class UpsampledRows(Windowed):
         if top > self.top or self._tiles is not None:
             return cost
         # While kernels are made there is no window yet, and nothing has been read: only planes stand.
-        above, below = self._spans(top, bottom)
+        above, below = self.source.top, self._reach(bottom)
         unread = self.source.cost(above, above).stands - self.source.cost(above, below).stands
-        peak = max(cost.peak, self._folding() + unread - self._window_bytes(top, bottom))
+        window_bytes = (self._end(bottom) - self._first(top)) * self.window_row_bytes
+        peak = max(cost.peak, self._folding() + unread - window_bytes)
         planes = sum(plane.cost(plane.top, plane.top).stands for plane in self.planes)
         before, rest = cost.first
         return cost._replace(peak=peak, opening=(max(before, self._weight_bytes() + self._folding() + planes), rest))

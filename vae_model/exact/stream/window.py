@@ -101,30 +101,23 @@ class Windowed(Rows):
         self._carried = window[:, :, self._first(bottom) - first :].clone() if bottom < self.bottom else None
         return whole
 
-    def _carry_bytes(self, bottom: int) -> int:
-        return (self._end(bottom) - self._first(bottom)) * self.window_row_bytes if bottom < self.bottom else 0
-
-    def _spans(self, top: int, bottom: int) -> tuple[int, int]:
-        """What taking results top..bottom takes from the source."""
-        above = self._reach(top) if top > self.top else self.source.top
-        return above, self._reach(bottom)
-
-    def _window_bytes(self, top: int, bottom: int) -> int:
-        rows = self._end(bottom) - self._first(top) + self._rows_below(bottom - top)
-        return rows * self.window_row_bytes
-
     def _cost(self, top: int, bottom: int) -> Cost:
-        source, weights = self.source.cost(*self._spans(top, bottom)), self._weight_bytes()
+        end, weights = self._end(bottom), self._weight_bytes()
+        begin = self._reach(top) if top > self.top else self.source.top
+        source = self.source.cost(begin, min(self._last_row, end))
         # A strip that needs no new row here finds the window of the one before.
         above = top - 1 if bottom == top > self.top else top
-        window, carry = self._window_bytes(above, bottom), self._carry_bytes(bottom)
+        window = (end - self._first(above) + self._rows_below(bottom - above)) * self.window_row_bytes
+        carry = (end - self._first(bottom)) * self.window_row_bytes if bottom < self.bottom else 0
         stands = window + carry + weights + source.stands
         if bottom <= top:
             return Cost(0, 0, stands, source.parked, (0, 0))
         held = (bottom - top) * self.row_bytes
         making, filling = held + self._extra(top, bottom), source.held + self._fill_bytes(source.held)
-        before, rest = source.first
-        opening = weights + max(before, rest + window + max(filling, carry + making)), weights + rest + carry
+        opening = None
+        if top == self.top:
+            before, rest = source.first
+            opening = weights + max(before, rest + window + max(filling, carry + making)), weights + rest + carry
         return Cost(max(source.peak, filling, making), held, stands, source.parked, opening)
 
     def _extra(self, top: int, bottom: int) -> int:
