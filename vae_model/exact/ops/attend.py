@@ -237,11 +237,14 @@ class AttentionPass:
             products + sum(2 * tokens * c.in_channels * c.out_channels for c in self.op.layers)
         )
 
-    def need(self) -> Need:
-        """Of a plane that is replaced strip by strip, the larger of the two counts.
+    @property
+    def moved_bytes(self) -> int:
+        """Bytes copied to host memory and back: every strip of queries fetches all keys and values."""
+        keys_and_values = 2 * self.context.plane_bytes(self._all_rows) if self.stream else 0
+        return keys_and_values * (1 + self.source.count) + 3 * self.source.host_bytes()
 
-        Every strip of queries fetches all keys and values that wait in host memory.
-        """
+    def need(self) -> Need:
+        """Of a plane that is replaced strip by strip, the larger of the two counts."""
         keys_and_values = 2 * self.context.plane_bytes(self._all_rows)
         rows = min(self.height, self.source.strip_rows)
         strip = rows * self.source.row_bytes
@@ -251,9 +254,9 @@ class AttentionPass:
             peak += 3 * min(self.place.whole, block_rows(self.source)) * self.source.row_bytes  # on the wire
         parked = self.source.host_bytes()
         if not self.stream:
-            return Need(peak + keys_and_values + 2 * strip, parked, self.work, 3 * parked)
+            return Need(peak + keys_and_values + 2 * strip, parked, self.work, self.moved_bytes)
         peak += 4 * strip + strip  # blocks: one being used, one coming; then the queries
-        return Need(peak, keys_and_values + parked, self.work, keys_and_values * (1 + self.source.count) + 3 * parked)
+        return Need(peak, keys_and_values + parked, self.work, self.moved_bytes)
 
     def _workspace(self, tokens: int) -> int:
         """Bytes beside the queries of a strip and the keys and values."""

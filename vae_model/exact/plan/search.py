@@ -165,7 +165,7 @@ class _Search:
         return need.peak_bytes <= self.device_budget and need.host_bytes <= self.host_budget
 
     def _score(self, found: Sized) -> float:
-        return self._floor(found) + self.work_per_byte * found.need.moved_bytes
+        return self._floor(found) + self.work_per_byte * found.moved_bytes
 
     def _floor(self, found: Sized) -> float:
         """The score without any copies; neither the strips' height nor what waits elsewhere changes it."""
@@ -275,7 +275,7 @@ class _Search:
     def _shares(self, level: int, variant: LevelSchedule, value: Value, best: Sized | None) -> Iterator[Sized]:
         """The variant with everything on the device; then, where host memory may be used, with as much as fits.
 
-        Nothing that is `best` already is beaten by, for what it copies.
+        Not what copies so much that it would not replace `best`, whether it fits or not.
         """
         forced = self.prefer == "spill" and self._is_large(self.sizes[level])
         whole = self.sizing.level(level, variant, value)
@@ -291,6 +291,8 @@ class _Search:
         share = int(_SHARES * room / max(1, span)) / _SHARES
         while share > 0:
             some = self.sizing.level(level, replace(variant, device_share=min(share, 1 - 1 / _SHARES)), value)
+            if self._beaten(self._score(some), best):
+                return
             if self._fits(some.need):
                 yield some
                 return

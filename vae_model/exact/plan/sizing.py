@@ -31,6 +31,7 @@ class Laid:
         """`moments`: those of its input, afterwards."""
         self.passes, self.value, self.moments = passes, value, moments
         self.work = sum(part.work for part in passes)
+        self.moved_bytes = sum(part.moved_bytes for part in passes)
 
     @cached_property
     def need(self) -> Need:
@@ -44,6 +45,7 @@ class Sized:
     def __init__(self, schedule: LevelSchedule, laid: list[Laid]) -> None:
         self.schedule, self._laid, self.value = schedule, laid, laid[-1].value
         self.work = sum(part.work for part in laid)
+        self.moved_bytes = sum(part.moved_bytes for part in laid)
 
     @cached_property
     def need(self) -> Need:

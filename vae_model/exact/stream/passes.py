@@ -45,6 +45,11 @@ class Performable(Protocol):
         """Floating point operations."""
         ...
 
+    @property
+    def moved_bytes(self) -> int:
+        """Bytes copied to host memory and back."""
+        ...
+
     def need(self) -> Need:
         """What it takes."""
         ...
@@ -132,25 +137,29 @@ class Pass:
     def _readers(self) -> list[PlaneRows]:
         return [reader for sink in self.sinks for reader in sink.rows.planes]
 
+    @property
+    def _written(self) -> list[Plane]:
+        return [sink.plane for sink in self.sinks if sink.plane is not None]
+
+    @property
+    def moved_bytes(self) -> int:
+        """Bytes copied to host memory and back."""
+        return sum(plane.host_bytes() for plane in (*self._written, *(reader.plane for reader in self._readers)))
+
     def need(self) -> Need:
         """The most that any strip takes."""
-        readers, written = self._readers, [sink.plane for sink in self.sinks if sink.plane is not None]
-        decisive, host, moved = self._decisive(readers), 0, 0
+        decisive, moved = self._decisive(), self.moved_bytes
         peak = max(map(self._strip_peak, decisive)) + max(sink.rows.scratch_bytes for sink in self.sinks)
-        if any(plane.device_share < 1 for plane in (*written, *(reader.plane for reader in readers))):
-            host = max(self._parked(index, written) for index in decisive)
-            moved = sum(plane.host_bytes() for plane in (*written, *(reader.plane for reader in readers)))
-        return Need(peak, host, self.work, moved)
+        return Need(peak, max(map(self._parked, decisive)) if moved else 0, self.work, moved)
 
-    def _decisive(self, readers: list[PlaneRows]) -> list[int]:
+    def _decisive(self) -> list[int]:
         """Numbers of the strips that tell all: the first and last ones, and those around a source's strip being freed.
 
         Bytes rise from one freed strip to the next by the same amount, so its first, last but one and last tell all.
         """
         count = -(-self.height // self.strip_rows)
         indices = {0, 1, 2, *range(count - 5, count)}
-        for reader in readers:
-            plane = reader.plane
+        for plane in {id(reader.plane): reader.plane for reader in self._readers}.values():
             if plane.strip_rows * self.height <= self.strip_rows * plane.size.height:
                 continue  # a strip or more is freed with every strip that is made
             for strip in (1, plane.count - 1, plane.count):
@@ -158,11 +167,11 @@ class Pass:
                 indices |= set(range((row - 8) // self.strip_rows - 1, row // self.strip_rows + 2))
         return sorted(index for index in indices if 0 <= index < count)
 
-    def _parked(self, index: int, written: list[Plane]) -> int:
+    def _parked(self, index: int) -> int:
         """Host bytes of spilled strips once strip `index` is written and nothing that it was made from is let go."""
         top = index * self.strip_rows
         read = sum(sink.rows.cost(max(0, top - self.strip_rows), top).parked for sink in self.sinks)
-        return read + sum(plane.host_bytes(0, index + 1) for plane in written)
+        return read + sum(plane.host_bytes(0, index + 1) for plane in self._written)
 
     def _strip_peak(self, index: int) -> int:
         top = index * self.strip_rows
