@@ -15,7 +15,7 @@ from ...kernels.profile import profile_of
 from ..layer import Conv, Norm, PixelNorm
 from ..memory.spill import Parked
 from ..program import Extent, Op
-from ..stream.context import Context
+from ..stream.context import Context, Fill
 from ..stream.moments import Moments
 from ..stream.passes import Check, Need
 from ..stream.plane import Plane
@@ -23,7 +23,6 @@ from ..stream.ranks import Tokens, block_rows
 from ..stream.source import PlaneRows
 from ..stream.value import Value, stored
 from ..stream.walk import Walk
-from ..stream.window import Fill
 
 
 class Block(NamedTuple):

@@ -13,6 +13,8 @@ import torch
 
 from ...errors import MemoryBudgetError
 from ...errors.bytesize import format_bytes
+from ...kernels.method import Machine
+from ...kernels.methods import this_machine
 from ...kernels.profile import profile_of
 from ..program import Extent, Program
 from ..schedule import LevelSchedule
@@ -52,7 +54,7 @@ def make_plan(
     share: Share = WHOLE,
     allow: Callable[[int, LevelSchedule], bool] | None = None,
     fused_attention: Callable[[int], bool] = lambda width: True,
-    threads: int | None = None,
+    machine: Machine | None = None,
 ) -> Plan:
     """The plan of least predicted time within the budgets.
 
@@ -64,7 +66,7 @@ def make_plan(
              chooses.
              share: which rows of the whole image these are. allow: (level, schedule) -> whether it may be chosen.
              fused_attention: (channels) -> whether the device has attention that writes no scores down.
-             threads: that will work on a processor; None for those that PyTorch has now.
+             machine: what convolutions depend on; None for this one, which is asked before anything is planned.
     Raises:  MemoryBudgetError with the smallest budget that would do; ValueError for a budget or height below 1.
     """
     if device_budget <= 0:
@@ -77,8 +79,8 @@ def make_plan(
         raise ValueError(
             f"shape: expected (batch, {program.in_channels}, height, width), got {shape}: plan another one"
         )
-    threads = threads or torch.get_num_threads()
-    sizing = Sizing(program, shape, dtype, device_type, share, fused_attention, threads)
+    machine = machine or this_machine(device_type, dtype)
+    sizing = Sizing(program, shape, dtype, device_type, share, fused_attention, machine)
     search = _Search(sizing, shape, dtype, device_budget, host_budget, device_type, prefer, strip_rows, allow)
     found = search.run()
     if isinstance(found, Plan):

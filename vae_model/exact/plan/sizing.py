@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from ...kernels.method import Machine
 from ..program import Extent, Program
 from ..schedule import LevelSchedule
 from ..sharding.share import WHOLE, Share
@@ -68,13 +69,13 @@ class Sizing:
         device_type: str,
         share: Share = WHOLE,
         fused_attention: Callable[[int], bool] = lambda width: True,
-        threads: int = 1,
+        machine: Machine | None = None,
     ) -> None:
         """shape: (B, C, H, W) of the input; of the share of it where ranks share the rows."""
         batch, _, height, width = shape
         self.program = program
         device = torch.device(device_type)
-        self._context = Context(batch, dtype, device, share=share, fused_attention=fused_attention, threads=threads)
+        self._context = Context(batch, dtype, device, share=share, fused_attention=fused_attention, machine=machine)
         filler = (LevelSchedule(1),) * program.level_count
         self._passes = list[Performable]()
         self._walk = Walk(program, filler, self._context, self._passes.append)

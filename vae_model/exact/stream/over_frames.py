@@ -8,10 +8,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from ..layer import TimeConv
-from .context import Context
+from .context import Context, Fill
 from .fill import copy_in
 from .source import Cost, Rows
-from .window import Fill
 
 MakeFill = Callable[[], Fill]
 

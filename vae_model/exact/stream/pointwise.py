@@ -29,8 +29,7 @@ class PointwiseRows(Rows):
         return pieces
 
     def _cost(self, top: int, bottom: int) -> Cost:
-        source, weights = self.source.cost(top, bottom), self.context.weight_bytes(self.conv)
-        held = (bottom - top) * self.row_bytes
+        source, held = self.source.cost(top, bottom), (bottom - top) * self.row_bytes
         making, (before, rest) = source.held + held, source.first
-        opening = weights + max(before, rest + making), weights + rest
-        return Cost(max(source.peak, making), held, source.stands + weights, source.parked, opening)
+        opening = max(before, rest + making), rest
+        return Cost(max(source.peak, making), held, source.stands, source.parked, opening)
