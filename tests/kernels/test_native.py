@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from exact_vae.model_management.meter import LiveTensorMeter
+from exact_vae.benchmarks.meter import LiveTensorMeter
 from exact_vae.vae_model.exact.layer import Conv
 from exact_vae.vae_model.exact.read import read_conv
 from exact_vae.vae_model.kernels import methods as choice

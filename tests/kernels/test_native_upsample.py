@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from exact_vae.model_management.meter import LiveTensorMeter
+from exact_vae.benchmarks.meter import LiveTensorMeter
 from exact_vae.vae_model.exact.layer import Conv
 from exact_vae.vae_model.exact.ops import upsample as enlarged
 from exact_vae.vae_model.exact.program import Extent
