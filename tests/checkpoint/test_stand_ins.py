@@ -169,6 +169,7 @@ ODD_OPERATIONS = {
     "another reference": b"\x80\x02(X\x06\x00\x00\x00moduleK\x01K\x01K\x01K\x01tQ.",
     "an old instance": b"(iargparse\nNamespace\n.",
     "a list for a flag": b"\x80\x02ctorch._utils\n_rebuild_parameter\n(K\x01])tR.",
+    "a parameter that is none": b"\x80\x02ctorch._utils\n_rebuild_parameter\n(K\x01\x88NtR.",
     "a storage that is none": b"\x80\x02ctorch._utils\n_rebuild_tensor_v2\n(K\x01K\x00K\x01\x85K\x01\x85\x89)tR.",
 }
 

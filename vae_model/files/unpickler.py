@@ -95,19 +95,31 @@ def _tensor(numbers: Any, offset: int, size: Any, stride: Any, dtype: torch.dtyp
     return torch.empty(0, dtype=dtype).set_(numbers.storage, offset, tuple(size), tuple(stride))  # pyright: ignore
 
 
-def _rebuild(numbers: Any, offset: int, size: Any, stride: Any, *rest: Any) -> Tensor:
-    _require_flag(rest)
+def _rebuild(
+    numbers: Any, offset: int, size: Any, stride: Any, grad: Any = False, hooks: Any = None, facts: Any = None
+) -> Tensor:
+    _require_facts(grad, facts)
     return _tensor(numbers, offset, size, stride, getattr(numbers, "dtype", torch.uint8))
 
 
-def _rebuild_v3(numbers: Any, offset: int, size: Any, stride: Any, *rest: Any) -> Tensor:
-    _require_flag(rest)
-    return _tensor(numbers, offset, size, stride, rest[2])  # behind two facts about gradients
+def _rebuild_v3(
+    numbers: Any, offset: int, size: Any, stride: Any, grad: Any, hooks: Any, dtype: torch.dtype, facts: Any = None
+) -> Tensor:
+    _require_facts(grad, facts)
+    return _tensor(numbers, offset, size, stride, dtype)
 
 
-def _rebuild_parameter(data: Any, *rest: Any) -> Any:
-    _require_flag(rest)
+def _rebuild_parameter(data: Any, grad: Any, hooks: Any, state: Any = None) -> Tensor:
+    _require_facts(grad, None)
+    if not isinstance(data, Tensor):
+        raise Refused("Unsupported parameter")
     return data
+
+
+def _require_facts(grad: Any, facts: Any) -> None:
+    """Whether gradients are wanted, and what else a tensor is; torch takes nothing else there, either."""
+    if not isinstance(grad, bool) or not isinstance(facts, dict | None):
+        raise Refused("Unsupported facts")
 
 
 def _rebuild_sparse(layout: Any, data: tuple[Any, ...]) -> Tensor:
@@ -125,12 +137,6 @@ def _rebuild_from_type(function: Any, kind: Any, values: tuple[Any, ...], state:
     """A tensor with attributes, which are left out."""
     _require_callable(function)
     return function(*values)
-
-
-def _require_flag(rest: tuple[Any, ...]) -> None:
-    """Whether gradients are wanted stands first among what is left over; torch takes nothing else there, either."""
-    if rest and not isinstance(rest[0], bool):
-        raise Refused("Unsupported flag")
 
 
 _CALLS: dict[str, Callable[..., Any]] = {
