@@ -113,7 +113,8 @@ def read_again(path: Path) -> list[dict[str, Tensor]]:
 def unpickle_again(path: Path) -> list[dict[str, Tensor]]:
     try:
         content: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except UnpicklingError:  # objects beside the weights: only we read them without running them
+    except (UnpicklingError, AttributeError):
+        # Objects beside the weights, and float8 in the old format, which torch writes and does not read: only we do.
         content, _ = unpickle(path, path.read_bytes()[:512])
     while isinstance(content.get("state_dict"), dict):
         content = content["state_dict"]

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 import torch
+from exact_vae.benchmarks.meter import LiveTensorMeter
 from exact_vae.commands.shard import shard_device
-from exact_vae.model_management.meter import LiveTensorMeter
 from exact_vae.tests.families.table import ROWS, random_model
 from exact_vae.vae_model.errors import InputError
 from exact_vae.vae_model.exact.memory.spill import Spill

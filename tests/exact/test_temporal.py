@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import torch
 from exact_vae import VAE, load_vae
-from exact_vae.model_management.meter import LiveTensorMeter
+from exact_vae.benchmarks.meter import LiveTensorMeter
 from exact_vae.tests.exact.programs import build_program
 from exact_vae.vae_model.errors import MemoryBudgetError
 from exact_vae.vae_model.exact.layer import UnsupportedModule

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 from exact_vae import VAE, load_vae
-from exact_vae.model_management.meter import LiveTensorMeter
+from exact_vae.benchmarks.meter import LiveTensorMeter
 from exact_vae.tests.families.table import ROWS, hints, random_model
 from exact_vae.vae_model.attention.backends import streamed_by_blocks
 from exact_vae.vae_model.checkpoint.load import LoadedModel, load_model

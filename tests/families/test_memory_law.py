@@ -4,8 +4,8 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from exact_vae.benchmarks.meter import LiveTensorMeter
 from exact_vae.model_management.host import LocalHost
-from exact_vae.model_management.meter import LiveTensorMeter
 from exact_vae.vae_model.checkpoint.load import LoadedModel
 from exact_vae.vae_model.families.config import Config
 from exact_vae.vae_model.families.ldm.config import SMALL, KLConfig, LevelsConfig

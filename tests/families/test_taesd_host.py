@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import torch
 from exact_vae import NODE_CLASS_MAPPINGS
+from exact_vae.benchmarks.meter import LiveTensorMeter
 from exact_vae.model_management.exact_vae import make_exact
-from exact_vae.model_management.meter import LiveTensorMeter
 from exact_vae.tests.stub_host.tiny import DecoderFlux2, TinyModel
 from exact_vae.vae_model.exact.layer import UnsupportedModule
 from exact_vae.vae_model.families.table import decoder_of, encoder_of

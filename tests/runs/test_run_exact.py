@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import torch
 from exact_vae import VAE
+from exact_vae.benchmarks.meter import LiveTensorMeter
 from exact_vae.model_management import LocalHost, memory
-from exact_vae.model_management.meter import LiveTensorMeter
 from exact_vae.vae_model.errors import MemoryBudgetError
 from exact_vae.vae_model.errors.bytesize import format_bytes
 from exact_vae.vae_model.runs import exact as run_exact

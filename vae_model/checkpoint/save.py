@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -69,7 +70,12 @@ def to_layout(model: nn.Module, layout: str) -> dict[str, Tensor]:
 
 
 def save(
-    vae: Any, path: str | os.PathLike[str], *, layout: str | None = None, dtype: torch.dtype | str | None = None
+    vae: Any,
+    path: str | os.PathLike[str],
+    *,
+    layout: str | None = None,
+    dtype: torch.dtype | str | None = None,
+    header: Mapping[str, str] | None = None,
 ) -> None:
     """Write a VAE, its bare model or a training's module as safetensors; the file appears whole or not at all.
 
@@ -82,15 +88,16 @@ def save(
     Args:    path: ends in .safetensors.
              layout: a name in `layouts_of(model)`; None is the first.
              dtype: of the written weights, a torch dtype or its name; None keeps them as they are.
+             header: further fields of the file's header.
     Raises:  InputError, in one line and without a file, for what this layout, or any file, cannot hold.
     """
     model: Any = autoencoder_in(vae, "save")
     target, kind = _target(path), _float_dtype(dtype)
     if is_of_diffusers(model):
-        _write(load_model(model.state_dict(), config=model.config).model, target, layout, kind)
+        _write(load_model(model.state_dict(), config=model.config).model, target, layout, kind, header)
         return
     with with_average(model) as (whole, _):
-        _write(whole, target, layout, kind)
+        _write(whole, target, layout, kind, header)
 
 
 def _target(path: Any) -> Path:
@@ -113,14 +120,16 @@ def _float_dtype(dtype: Any) -> torch.dtype | None:
     return dtype if dtype is None or isinstance(dtype, torch.dtype) else parse_dtype(dtype)
 
 
-def _write(model: nn.Module, target: Path, layout: str | None, dtype: torch.dtype | None) -> None:
+def _write(
+    model: nn.Module, target: Path, layout: str | None, dtype: torch.dtype | None, header: Mapping[str, str] | None
+) -> None:
     chosen = layout_named(model, layout)
     tensors = to_layout(model, chosen)
     kept = (*COUNTERS, *SCALARS)
     kinds = {key: t.dtype if dtype is None or key in kept else dtype for key, t in tensors.items()}
     written = {key: t.detach().to("cpu", kinds[key]).contiguous() for key, t in tensors.items()}
     with atomic_path(target) as temporary:
-        save_file(written, temporary, metadata={"format": "pt"} | family_of(model).settings(model))
+        save_file(written, temporary, metadata={"format": "pt", **(header or {})} | family_of(model).settings(model))
         _sort_metadata(temporary)
         for note in require_same(model, temporary, chosen, target.name):
             _say_once(note)
