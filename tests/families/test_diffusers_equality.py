@@ -4,7 +4,7 @@ Levels, layers per block, latent channels, quant convolutions, mid attention and
 which every triple of values meets, plus the corners (the least and the most of each, with all parts and with none).
 """
 
-from itertools import combinations, product
+from itertools import combinations, cycle, product
 from typing import Any
 
 import pytest
@@ -127,10 +127,11 @@ def test_kl_equals_diffusers(case: Case) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("levels", AXES["levels"])
-def test_kl_equals_diffusers_in_the_whole_product(levels: int) -> None:
-    """All 288 models of each number of levels; `-m "not slow"` leaves them to the covering set above."""
-    for case in product((levels,), *list(AXES.values())[1:]):
-        compare(case)
+def test_kl_equals_diffusers_in_every_structure(levels: int) -> None:
+    """All combinations of layers, quant convolutions and attention; channels and groups, mere numbers, take turns."""
+    numbers = cycle(product(AXES["latent_channels"], AXES["norm_num_groups"]))
+    for layers, *parts in product(AXES["layers_per_block"], *list(AXES.values())[4:]):
+        compare((levels, layers, *next(numbers), *parts))
 
 
 @pytest.mark.parametrize("levels", [2, 3, 4, 5])

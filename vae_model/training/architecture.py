@@ -16,6 +16,7 @@ from ..families.table import family_of
 from ..notes import tell
 from .arguments import call_checked
 from .config import ConfigError, one_of
+from .ddconfig import encoder_arguments
 
 PARTS = ("encoder", "decoder")
 _ENDS = {"tanh_out", "give_pre_end"}
@@ -77,30 +78,6 @@ def _checked_ddconfig(ddconfig: Mapping[str, Any], where: str) -> dict[str, Any]
         raise ConfigError(f"{where}.give_pre_end: expected false, got true: there would be no images to compare")
     values = call_checked(encoder_arguments, ddconfig, where)
     return {name: values[name] for name in ddconfig}
-
-
-def encoder_arguments(
-    *,
-    ch: int,
-    in_channels: int,
-    out_ch: int,
-    num_res_blocks: int,
-    z_channels: int,
-    ch_mult: tuple[int | float, ...] = (1, 2, 4, 8),
-    attn_resolutions: tuple[int, ...] = (),
-    dropout: float = 0.0,
-    resamp_with_conv: bool = True,
-    resolution: int = 256,
-    double_z: bool = True,
-    use_linear_attn: bool = False,
-    attn_type: str = "vanilla",
-    num_groups: int = 32,
-    conv_shortcut: bool = False,
-    tanh_out: bool = False,
-    give_pre_end: bool = False,
-) -> dict[str, Any]:
-    """The arguments a ddconfig may have, with their types."""
-    return locals()
 
 
 def take_weights(model: AutoencoderKL, loaded: LoadedModel, ignore_keys: Sequence[str], name: str) -> None:

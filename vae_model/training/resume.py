@@ -12,8 +12,8 @@ from typing import Any, cast
 
 import torch
 
-from .architecture import encoder_arguments
 from .config import ConfigError, TrainConfig
+from .ddconfig import encoder_arguments
 
 _FIXED = frozenset(
     {"ddconfig", "decoder_ddconfig", "embed_dim", "train", "ema_decay", "width", "blocks"}
