@@ -20,16 +20,7 @@ from .families.ldm.layers import set_attention
 from .families.table import FAMILIES, decode_raw, decoder_of, encode_raw, encoder_of
 from .host import Host, PlanProtocol, Report, Watch
 from .host_names import HostNames, add_alpha, take_not_video, take_vae_options
-from .runs.checks import (
-    cells,
-    check_latents,
-    check_options,
-    check_pixels,
-    check_timesteps,
-    crop_centre,
-    smaller_side,
-    whole,
-)
+from .runs.checks import (cells, check_latents, check_options, check_pixels, check_timesteps, crop_centre, smaller_side, whole,)
 from .runs.exact import ExactRun
 from .runs.output import plain_output
 from .runs.untiled import Progress, Run, run_blend, run_untiled

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError
-from ..vae import VAE
 from .learned import Metric, frechet_distance, load_inception, load_lpips
 from .metrics import LEAST_SIDE_MS, ms_ssim, psnr, round_to_8_bits, ssim
 from .photos import SUFFIXES, middle, read_photo
@@ -105,7 +104,7 @@ def find_photos(folder: Path, crop: int) -> list[Path]:
 
 
 def evaluate(
-    vaes: Sequence[tuple[str, VAE]],
+    vaes: Sequence[tuple[str, Any]],
     folder: Path,
     *,
     crop: int = 512,
