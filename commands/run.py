@@ -18,7 +18,7 @@ from ..vae_model.exact.stream.ranks import RankLost
 from ..vae_model.families.table import FAMILIES
 from ..vae_model.files.images import require_format, require_image_suffix, write_image
 from ..vae_model.files.latents import are_raw, require_latent_suffix, write_latent
-from ..vae_model.runs.checks import check_method
+from ..vae_model.runs.methods import check_method
 from ..vae_model.vae import VAE
 from .inputs import gather_inputs, read_latent_file, read_picture, require_kind
 from .jobs import Outcome, Result, name_outputs, run_jobs

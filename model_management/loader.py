@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..vae_model.bundled import BUNDLED_FILE
+from ..vae_model.bundled import BUNDLED, BUNDLED_FILE
 from ..vae_model.checkpoint.from_module import load_module
 from ..vae_model.checkpoint.load import Source, load_model
 from ..vae_model.errors import InputError, VAEFileError
@@ -23,9 +23,9 @@ from .devices import output_device, parse_device, parse_dtype, vae_device, vae_d
 from .host import LocalHost
 from .hosted_vae import HostedVAE
 
-logger = logging.getLogger(__name__)
+__all__ = ["BUNDLED", "load_vae"]
 
-BUNDLED = "bundled"
+logger = logging.getLogger(__name__)
 
 
 @speaks_plainly("load_vae")

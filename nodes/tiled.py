@@ -6,7 +6,14 @@ from typing import Any
 
 from ..model_management.exact_vae import make_exact
 from ..model_management.node_edge import in_one_line
-from ..model_management.values import (MEMORY_INPUT, flatten_frames, image_channels, memory_bytes, take_samples, with_report,)
+from ..model_management.values import (
+    MEMORY_INPUT,
+    flatten_frames,
+    image_channels,
+    memory_bytes,
+    take_samples,
+    with_report,
+)
 
 VAE_INPUT = ("VAE", {"tooltip": "The VAE of the model that makes or uses the latent."})
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Mapping
-from dataclasses import replace
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -14,21 +12,24 @@ from torch import Tensor, nn
 from .checkpoint.load import LoadedModel
 from .errors.bytesize import parse_bytes
 from .errors.wording import needs_half
-from .exact.layer import UnsupportedModule
 from .families.coder import Coder
 from .families.ldm.layers import set_attention
 from .families.table import FAMILIES, decode_raw, decoder_of, encode_raw, encoder_of
 from .host import Host, PlanProtocol, Report, Watch
 from .host_names import HostNames, add_alpha, take_not_video, take_vae_options
-from .runs.checks import (cells, check_latents, check_options, check_pixels, check_timesteps, crop_centre, smaller_side, whole,)
-from .runs.exact import ExactRun
+from .runs.checks import (
+    cells,
+    check_latents,
+    check_options,
+    check_pixels,
+    check_timesteps,
+    crop_centre,
+    smaller_side,
+    whole,
+)
+from .runs.methods import check_method, perform
 from .runs.output import plain_output
-from .runs.untiled import Progress, Run, run_blend, run_untiled
-
-logger = logging.getLogger(__name__)
-
-TILE_PIXELS = 512
-OVERLAP_PIXELS = 64
+from .runs.run import ModelRun, Progress
 
 
 class VAE(HostNames):
@@ -121,44 +122,13 @@ class VAE(HostNames):
         Raises:  InputError for latents this VAE cannot take, MemoryBudgetError where the run does not fit.
         """
         method, timesteps = take_vae_options(method, vae_options, timesteps)
-        tile_size, overlap = check_options(method, tile_size, overlap, progress)
+        check_method(method)
+        tile_size, overlap = check_options(tile_size, overlap, progress)
         z = check_latents(samples, self.latent_channels)
         group = check_timesteps(timesteps, len(z), self.is_temporal)
         f = self.upscale_ratio
         shape = (z.shape[0], z.shape[2] * f, z.shape[3] * f, self.output_channels)
-
-        def finish(images: Tensor) -> Tensor:
-            return self.process_output(images.float().movedim(1, -1))
-
-        watching = self._watch("decode", method, shape[0], shape[2], shape[1])
-        with watching as watch, plain_output(shape, self.output_device) as out:
-            run = self._new_run("decode", memory, progress)
-            if self.is_temporal:
-                run = replace(run, model=partial(self._decode_raw, timesteps=group))
-
-            def put(item: int, top: int, rows: Tensor) -> None:
-                target = out[item : item + len(rows), top : top + rows.shape[2]]
-                self.process_output(target.copy_(rows.movedim(1, -1)))
-
-            if method == "exact" and self._run_exact(
-                run, lambda: decoder_of(self.first_stage_model), z, tile_size, put, watch, group
-            ):
-                return out
-            if method != "blend":
-                run_untiled(run, z, out, finish, self.memory_used_decode(z[:group].shape, self.vae_dtype), group)
-                return out
-            run_blend(
-                run,
-                z,
-                out.movedim(-1, 1),
-                scale=(f, 1),
-                tile=None if tile_size is None else cells(tile_size, f),
-                overlap=cells(OVERLAP_PIXELS if overlap is None else overlap, f, "overlap"),
-                default_tile=TILE_PIXELS // f,
-                tile_bytes=lambda h, w: self.memory_used_decode((group, 1, h, w), self.vae_dtype),
-                group=group,
-            )
-            return self.process_output(out)
+        return self._run("decode", method, z, shape, memory, tile_size, overlap, progress, group)
 
     @needs_half("encoder")
     def encode(
@@ -183,34 +153,14 @@ class VAE(HostNames):
         Raises:  InputError for images this VAE cannot take, MemoryBudgetError where the run does not fit.
         """
         method, not_video = take_not_video(method, not_video)
-        tile_size, overlap = check_options(method, tile_size, overlap, progress)
+        check_method(method)
+        tile_size, overlap = check_options(tile_size, overlap, progress)
         f = self.downscale_ratio
         as_video = self.latent_dim == 3 and not (self.not_video if not_video is None else not_video)
         pixels = add_alpha(pixels, self.input_channels, self.pad_channel_value)
         x = crop_centre(check_pixels(pixels, self.input_channels, f, as_video), f).movedim(-1, 1)  # (B, C, H, W)
         shape = (x.shape[0], self.latent_channels, x.shape[2] // f, x.shape[3] // f)
-        watching = self._watch("encode", method, len(x), x.shape[3], x.shape[2])
-        with watching as watch, plain_output(shape, self.output_device) as out:
-            run = self._new_run("encode", memory, progress)
-
-            def put(item: int, top: int, rows: Tensor) -> None:
-                out[item : item + 1, :, top : top + rows.shape[2]] = rows
-
-            strip = None if tile_size is None else cells(tile_size, f)
-            done = method == "exact" and self._run_exact(run, self._encoder_half, x, strip, put, watch)
-            if not done and method != "blend":
-                run_untiled(run, x, out, Tensor.float, self.memory_used_encode(x.shape, self.vae_dtype))
-            elif not done:
-                run_blend(
-                    run,
-                    x,
-                    out,
-                    scale=(1, f),
-                    tile=None if tile_size is None else f * cells(tile_size, f),
-                    overlap=f * cells(OVERLAP_PIXELS if overlap is None else overlap, f, "overlap"),
-                    default_tile=TILE_PIXELS // f * f,
-                    tile_bytes=lambda h, w: self.memory_used_encode((1, 1, h, w), self.vae_dtype),
-                )
+        out = self._run("encode", method, x, shape, memory, tile_size, overlap, progress)
         return out[:, :, None] if self.latent_dim == 3 else out  # a view made in inference mode could not be changed
 
     def decode_tiled(
@@ -244,42 +194,56 @@ class VAE(HostNames):
         side = smaller_side(tile_x, tile_y)
         return self.encode(pixel_samples, method, tile_size=side, overlap=overlap, not_video=not_video)
 
+    def _run(
+        self,
+        what: str,
+        method: str,
+        x: Tensor,
+        shape: tuple[int, int, int, int],
+        memory: int | str | None,
+        tile_size: int | None,
+        overlap: int | None,
+        progress: Progress | None,
+        group: int = 1,
+    ) -> Tensor:
+        """What becomes of x (B, C, H, W), images or latents of `shape`. All sizes are in pixels."""
+        decodes = what == "decode"
+        height, width = shape[1:3] if decodes else x.shape[2:]
+        f = self.upscale_ratio if decodes else self.downscale_ratio
+        used = self.memory_used_decode if decodes else self.memory_used_encode
+        model = self._decode_raw if decodes else self._encode_raw
+        report = self.last_report = Report.of(self, what, len(x), height, width, method)
+        with Watch(report, self.host.tell, self.device) as watch, plain_output(shape, self.output_device) as out:
+            run = ModelRun(
+                what=what,
+                x=x,
+                out=out.movedim(-1, 1) if decodes else out,
+                write=(lambda place, rows: self.process_output(place.copy_(rows))) if decodes else Tensor.copy_,
+                make_half=self._decoder_half if decodes else self._encoder_half,
+                module=self.first_stage_model,
+                host=self.host,
+                device=self.device,
+                dtype=self.vae_dtype,
+                budget=self.memory_limit if memory is None else parse_bytes(memory),
+                watch=watch,
+                progress=progress,
+                group=group,
+                strip_rows=tile_size if decodes or tile_size is None else cells(tile_size, f),
+                model=partial(model, timesteps=group) if decodes and self.is_temporal else model,
+                untiled_bytes=lambda h, w: used((group, 1, h, w), self.vae_dtype),
+                factor=f,
+                tile_size=tile_size,
+                overlap=overlap,
+            )
+            kept = self.last_plan = None if method == "exact" else self.last_plan
+            self.last_plan = perform(run, method) or kept
+        return out
+
+    def _decoder_half(self) -> Coder:
+        return decoder_of(self.first_stage_model)
+
     def _encoder_half(self) -> Coder:
         return encoder_of(self.first_stage_model, self.latent_channels).behind(self.process_input)
-
-    def _run_exact(
-        self,
-        run: Run,
-        make_half: Callable[[], Coder],
-        x: Tensor,
-        strip_rows: int | None,
-        put: Callable[[int, int, Tensor], None],
-        watch: Watch,
-        group: int = 1,
-    ) -> bool:
-        """Run by the engine; False where it has no rule for a module, which the ordinary run does not need."""
-        self.last_plan = None
-        try:
-            self.last_plan = ExactRun(run, make_half, strip_rows, put, watch, group).items(x)
-        except UnsupportedModule as reason:
-            watch.report.method, watch.report.reason = "untiled", str(reason)
-            logger.warning("%s: running untiled, which takes more memory: %s", run.what, reason)
-        return self.last_plan is not None
-
-    def _watch(self, what: str, method: str, images: int, width: int, height: int) -> Watch:
-        dtype = str(self.vae_dtype).removeprefix("torch.")
-        exact = method != "blend"
-        self.last_report = Report(what, width, height, images, dtype, str(self.device), exact, method=method)
-        return Watch(self.last_report, self.host.tell, self.device)
-
-    def _new_run(self, what: str, memory: int | str | None, progress: Progress | None) -> Run:
-        model = self._decode_raw if what == "decode" else self._encode_raw
-
-        def load(memory_required: int) -> None:
-            self.host.load_model(self.first_stage_model, self.device, memory_required)
-
-        limit = self.memory_limit if memory is None else parse_bytes(memory)
-        return Run(what, model, load, self.host, self.device, self.vae_dtype, limit, progress)
 
     def _decode_raw(self, z: Tensor, timesteps: int | None = None) -> Tensor:
         return decode_raw(self.first_stage_model, z, timesteps)

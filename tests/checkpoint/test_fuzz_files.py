@@ -20,7 +20,15 @@ import numpy as np
 import pytest
 import torch
 from exact_vae.tests.checkpoint.fuzz_bases import CHOICES, Base, make_base
-from exact_vae.tests.checkpoint.fuzz_damage import (Draw, damage_archive, damage_bytes, damage_header, damage_pickle, damage_state, split_legacy,)
+from exact_vae.tests.checkpoint.fuzz_damage import (
+    Draw,
+    damage_archive,
+    damage_bytes,
+    damage_header,
+    damage_pickle,
+    damage_state,
+    split_legacy,
+)
 from exact_vae.tests.checkpoint.fuzz_watch import TALLY, check
 from exact_vae.vae_model.checkpoint.load import load_model
 from exact_vae.vae_model.families.table import all_layouts

@@ -4,7 +4,17 @@ from __future__ import annotations
 
 import pytest
 import torch
-from exact_vae.tests.exact.coders import (FAMILIES, MODES, SCHEDULES, assert_exact, decoder, encoder, hard_input, pixels, run,)
+from exact_vae.tests.exact.coders import (
+    FAMILIES,
+    MODES,
+    SCHEDULES,
+    assert_exact,
+    decoder,
+    encoder,
+    hard_input,
+    pixels,
+    run,
+)
 from exact_vae.vae_model.exact.schedule import uniform
 from exact_vae.vae_model.kernels import methods as choice
 from exact_vae.vae_model.kernels.cpu.kernels import kernels

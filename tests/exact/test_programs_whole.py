@@ -14,7 +14,19 @@ from typing import Any
 
 import pytest
 import torch
-from exact_vae.tests.exact.coders import (FAMILIES, MODES, SCHEDULES, TOLERANCE, assert_exact, decoder, encoder, hard_input, pixels, run, tiny,)
+from exact_vae.tests.exact.coders import (
+    FAMILIES,
+    MODES,
+    SCHEDULES,
+    TOLERANCE,
+    assert_exact,
+    decoder,
+    encoder,
+    hard_input,
+    pixels,
+    run,
+    tiny,
+)
 from exact_vae.tests.exact.programs import build_program
 from exact_vae.vae_model.exact.layer import UnsupportedModule
 from exact_vae.vae_model.exact.schedule import LevelSchedule, uniform

@@ -19,7 +19,16 @@ from exact_vae.vae_model.exact.program import Extent
 from exact_vae.vae_model.exact.schedule import LevelSchedule
 from exact_vae.vae_model.exact.sharding.share import WHOLE, Piece, Place, Share
 from exact_vae.vae_model.exact.sharding.traffic import KINDS, Traffic, describe
-from exact_vae.vae_model.exact.sharding.wire import (halo_rows, merge_numbers, moments_as_numbers, most, new_halo, new_message, pack, unpack,)
+from exact_vae.vae_model.exact.sharding.wire import (
+    halo_rows,
+    merge_numbers,
+    moments_as_numbers,
+    most,
+    new_halo,
+    new_message,
+    pack,
+    unpack,
+)
 from exact_vae.vae_model.exact.stream.context import Context
 from exact_vae.vae_model.exact.stream.moments import Moments
 from exact_vae.vae_model.exact.stream.plane import Plane

@@ -5,7 +5,13 @@ from typing import Any
 
 import pytest
 import torch
-from exact_vae.vae_model.families.ldm.autoencoder import (CLASSES, AutoencoderKL, AutoencodingEngine, AutoencodingEngineLegacy, build_kl,)
+from exact_vae.vae_model.families.ldm.autoencoder import (
+    CLASSES,
+    AutoencoderKL,
+    AutoencodingEngine,
+    AutoencodingEngineLegacy,
+    build_kl,
+)
 from exact_vae.vae_model.families.ldm.coder import Decoder, Encoder
 from exact_vae.vae_model.families.ldm.config import KLConfig, LevelsConfig
 from exact_vae.vae_model.families.ldm.distribution import DiagonalGaussianDistribution

@@ -11,7 +11,15 @@ import pytest
 import torch
 from exact_vae.vae_model.families.ldm import layers
 from exact_vae.vae_model.families.ldm.coder import Decoder, Encoder
-from exact_vae.vae_model.families.ldm.layers import (Downsample, LinAttnBlock, Normalize, ResnetBlock, Upsample, nearest_x2, nonlinearity,)
+from exact_vae.vae_model.families.ldm.layers import (
+    Downsample,
+    LinAttnBlock,
+    Normalize,
+    ResnetBlock,
+    Upsample,
+    nearest_x2,
+    nonlinearity,
+)
 from exact_vae.vae_model.families.ldm.unet import Model, get_timestep_embedding
 from torch import Tensor, nn
 from torch.nn import functional

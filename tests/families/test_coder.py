@@ -8,7 +8,14 @@ from typing import Any
 import pytest
 import torch
 from exact_vae.vae_model.families.ldm.coder import Decoder, Encoder
-from exact_vae.vae_model.families.ldm.layers import (AttnBlock, Downsample, LinAttnBlock, NoAttention, ResnetBlock, Upsample,)
+from exact_vae.vae_model.families.ldm.layers import (
+    AttnBlock,
+    Downsample,
+    LinAttnBlock,
+    NoAttention,
+    ResnetBlock,
+    Upsample,
+)
 from torch import Tensor, nn
 from torch.nn import functional
 

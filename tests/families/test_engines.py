@@ -13,7 +13,12 @@ import torch
 from exact_vae import VAE, load_vae
 from exact_vae.vae_model.checkpoint.load import load_model
 from exact_vae.vae_model.errors import VAEFileError
-from exact_vae.vae_model.families.ldm.autoencoder import (CLASSES, AutoencoderKL, AutoencodingEngine, AutoencodingEngineLegacy,)
+from exact_vae.vae_model.families.ldm.autoencoder import (
+    CLASSES,
+    AutoencoderKL,
+    AutoencodingEngine,
+    AutoencodingEngineLegacy,
+)
 from exact_vae.vae_model.families.ldm.coder import Decoder, Encoder
 from exact_vae.vae_model.families.ldm.instantiate import instantiate_from_config
 from exact_vae.vae_model.families.ldm.regularizer import DiagonalGaussianRegularizer

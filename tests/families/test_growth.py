@@ -53,7 +53,7 @@ class Block(nn.Module):
         return x + self.conv2(functional.silu(self.length2(h)))
 
 
-class Half(nn.Module):
+class HalfNet(nn.Module):
     """first, a block, a change of size, a block, last."""
 
     def __init__(self, ends: tuple[int, int], widths: tuple[int, int], up: bool) -> None:
@@ -73,8 +73,8 @@ class Half(nn.Module):
 class Grown(nn.Module):
     def __init__(self, latent_channels: int, width: int) -> None:
         super().__init__()
-        self.encoder = Half((3, latent_channels), (width, 2 * width), up=False)
-        self.decoder = Half((latent_channels, 3), (2 * width, width), up=True)
+        self.encoder = HalfNet((3, latent_channels), (width, 2 * width), up=False)
+        self.decoder = HalfNet((latent_channels, 3), (2 * width, width), up=True)
 
     def encode(self, x: Tensor) -> Tensor:
         return self.encoder(x)

@@ -7,7 +7,14 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-from exact_vae.vae_model.families.ldm.layers import (Downsample, Normalize, ResnetBlock, Upsample, activate_fresh, nonlinearity,)
+from exact_vae.vae_model.families.ldm.layers import (
+    Downsample,
+    Normalize,
+    ResnetBlock,
+    Upsample,
+    activate_fresh,
+    nonlinearity,
+)
 from torch import Tensor, nn
 from torch.nn import functional
 

@@ -9,7 +9,24 @@ from typing import Any
 import exact_vae.vae_model as package
 import pytest
 import torch
-from exact_vae.vae_model import (AbstractAutoencoder, AutoencoderKL, AutoencoderTiny, AutoencodingEngine, AutoencodingEngineLegacy, Decoder, DiagonalGaussianRegularizer, Downsample, Encoder, InputError, Model, ResnetBlock, Upsample, VideoDecoder, get_obj_from_str, instantiate_from_config,)
+from exact_vae.vae_model import (
+    AbstractAutoencoder,
+    AutoencoderKL,
+    AutoencoderTiny,
+    AutoencodingEngine,
+    AutoencodingEngineLegacy,
+    Decoder,
+    DiagonalGaussianRegularizer,
+    Downsample,
+    Encoder,
+    InputError,
+    Model,
+    ResnetBlock,
+    Upsample,
+    VideoDecoder,
+    get_obj_from_str,
+    instantiate_from_config,
+)
 from exact_vae.vae_model.exact.layer import UnsupportedModule
 from exact_vae.vae_model.families.ldm.program import build_program
 from torch import nn

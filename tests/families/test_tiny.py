@@ -9,7 +9,12 @@ from collections.abc import Iterator
 import pytest
 import torch
 from exact_vae.vae_model.families.tiny.config import TinyConfig
-from exact_vae.vae_model.families.tiny.model import (AutoencoderTiny, AutoencoderTinyBlock, AutoencoderTinyOutput, DecoderOutput,)
+from exact_vae.vae_model.families.tiny.model import (
+    AutoencoderTiny,
+    AutoencoderTinyBlock,
+    AutoencoderTinyOutput,
+    DecoderOutput,
+)
 from torch import Tensor, nn
 from torch.nn import functional
 

@@ -11,7 +11,12 @@ import pytest
 import torch
 from exact_vae import load_vae
 from exact_vae.vae_model.checkpoint.save import save
-from exact_vae.vae_model.families.tiny.model import (AutoencoderTiny, AutoencoderTinyBlock, AutoencoderTinyOutput, DecoderOutput,)
+from exact_vae.vae_model.families.tiny.model import (
+    AutoencoderTiny,
+    AutoencoderTinyBlock,
+    AutoencoderTinyOutput,
+    DecoderOutput,
+)
 from torch import Tensor, nn
 
 # float64, the same numbers summed in another order.

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from exact_vae import load_vae, save
-from exact_vae.commands.convert import convert_vae
+from exact_vae.vae_model.checkpoint.convert import convert_vae
 from exact_vae.vae_model.checkpoint.save import to_layout
 from exact_vae.vae_model.errors import VAEFileError
 from exact_vae.vae_model.families.latent_formats import LATENT_FORMATS

@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 import torch
 from exact_vae import load_vae
-from exact_vae.commands.convert import convert_vae
 from exact_vae.tests.exact.test_planner_prediction import AMPLE, META, assert_predicted
 from exact_vae.tests.exact.test_programs_whole import run
 from exact_vae.tests.families.table import ROWS, random_model
 from exact_vae.tests.families.test_diffusers_equality import CLOSE
+from exact_vae.vae_model.checkpoint.convert import convert_vae
 from exact_vae.vae_model.checkpoint.load import load_model
 from exact_vae.vae_model.checkpoint.save import to_layout
 from exact_vae.vae_model.errors import InputError, VAEFileError

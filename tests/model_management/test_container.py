@@ -4,7 +4,14 @@ import sys
 from pathlib import Path
 
 import pytest
-from exact_vae.model_management.container import (HostMemory, container_memory, host_memory, machine_memory, parse_meminfo, parse_vm_stat,)
+from exact_vae.model_management.container import (
+    HostMemory,
+    container_memory,
+    host_memory,
+    machine_memory,
+    parse_meminfo,
+    parse_vm_stat,
+)
 
 GIB = 1024**3
 MEMINFO = "MemTotal:       16777216 kB\nMemFree:         1000 kB\nMemAvailable:    8388608 kB\nCached:  500 kB\n"

@@ -60,13 +60,17 @@ class Rows:
         self.top = self.at = top
         self.bottom = bottom
         self.row_bytes = context.row_bytes(size.channels, size.width)
-        self.planes: list[PlaneRows] = [plane for source in sources for plane in source.planes]
-        """The planes that are read in the end."""
+        self._planes: list[PlaneRows] = [plane for source in sources for plane in source.planes]
         self.scratch_bytes = max((source.scratch_bytes for source in sources), default=0)
         """Device bytes that any of the sources uses within single calls; a pass holds the most that one asks for."""
         self.work = sum(source.work for source in sources)
         """Floating point operations of the whole range."""
         self._costs: dict[tuple[int, int], Cost] = {}
+
+    @property
+    def planes(self) -> list[PlaneRows]:
+        """The planes that are read in the end."""
+        return self._planes
 
     def take(self, bottom: int) -> list[Tensor]:
         """The rows from the last call's bottom (at first `top`) to `bottom`, as pieces (B, C, n, W) in order."""
@@ -112,13 +116,17 @@ class PlaneRows(Rows):
 
     def __init__(self, plane: Plane, top: int, bottom: int, *, consume: bool) -> None:
         super().__init__(plane.context, plane.size, top, bottom)
-        self.plane, self.consume, self.planes = plane, consume, [self]
+        self.plane, self.consume = plane, consume
         self._fetched: dict[int, tuple[Tensor, object]] = {}
         self._first_rows: Tensor | None = None
         self.reach = max(0, -top), max(0, bottom - self.size.height)
         """Rows needed above and below the plane's own; where ranks share the rows others have them."""
         self._shared = plane.context.share.count > 1
         self._states: dict[int, tuple[int, int]] = {}
+
+    @property
+    def planes(self) -> list[PlaneRows]:
+        return [self]  # no attribute: a source that held itself would keep its strips until Python looks for circles
 
     def take(self, bottom: int) -> list[Tensor]:
         again = min(self.bottom - self.size.height, self.size.height)

@@ -10,15 +10,14 @@ from typing import Any
 
 import torch
 
-from ..model_management.devices import parse_dtype
-from ..model_management.loader import BUNDLED
-from ..vae_model.bundled import BUNDLED_FILE
-from ..vae_model.checkpoint.load import LoadedModel, load_model
-from ..vae_model.checkpoint.save import layout_named, layouts_of, save
-from ..vae_model.errors import InputError, VAEFileError
-from ..vae_model.families.layout import COUNTERS
-from ..vae_model.families.table import FAMILIES
-from ..vae_model.files.atomic import atomic_path, require_writable
+from ..bundled import files_named
+from ..errors import InputError, VAEFileError
+from ..families.layout import COUNTERS
+from ..families.table import FAMILIES
+from ..files.atomic import atomic_path, require_writable
+from ..files.dtypes import parse_dtype
+from .load import LoadedModel, load_model
+from .save import layout_named, layouts_of, save
 
 WEIGHTS_NAME = "diffusion_pytorch_model.safetensors"
 _KEPT = ("scaling_factor", "shift_factor", "latents_mean", "latents_std", "force_upcast", "sample_size")
@@ -45,7 +44,7 @@ def convert_vae(
     Raises:  VAEFileError for what is no VAE, InputError for a layout or folder it cannot be written as.
     """
     kind = None if dtype is None else parse_dtype(dtype)
-    sources = [str(BUNDLED_FILE) if path == BUNDLED else path for path in paths]
+    sources = files_named(paths)
     is_folder = not output.suffix or output.is_dir()
     target = output / WEIGHTS_NAME if is_folder else output
     if any(_would_replace(Path(source), target) for source in sources):

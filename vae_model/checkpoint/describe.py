@@ -1,94 +1,39 @@
-"""What a VAE file is, and what running it would take, in words and numbers, from its header alone."""
+"""What a VAE file is, in words and numbers, from its header alone."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
 import torch
 
-from ..model_management.budget import AMPLE, budgets
-from ..model_management.devices import parse_device, parse_dtype, vae_device, vae_dtype
-from ..model_management.loader import BUNDLED
-from ..vae_model.bundled import BUNDLED_FILE
-from ..vae_model.checkpoint.load import build_empty, inspect_model, notes_of
-from ..vae_model.errors import InputError
-from ..vae_model.errors.bytesize import format_bytes, parse_bytes
-from ..vae_model.exact.layer import UnsupportedModule
-from ..vae_model.exact.plan.plan import Plan
-from ..vae_model.exact.plan.search import make_plan
-from ..vae_model.families.coder import Coder
-from ..vae_model.families.config import Config
-from ..vae_model.families.layout import COUNTERS
-from ..vae_model.families.table import FAMILIES, decoder_of, encoder_of
-from ..vae_model.notes import tell
+from ..bundled import files_named
+from ..errors.bytesize import format_bytes
+from ..exact.layer import UnsupportedModule
+from ..exact.plan.search import make_plan
+from ..families.config import Config
+from ..families.layout import COUNTERS
+from ..families.table import FAMILIES, decoder_of, encoder_of
+from ..host import ENDLESS
+from .load import build_empty, inspect_model, notes_of
 
 NOTHING_UNTOLD = "nothing that is needed"
 LAW_PIXELS = 4096
 """Side of the image at which memory laws are read off: strips hardly count there."""
 
 
-def _open(
-    paths: Sequence[str], latent_format: str | None = None, variant: str | None = None, part: str | None = None
-) -> tuple[Any, Any, Config, Any, dict[str, str]]:
-    """(parts, family, configuration, the model without weights, hints)."""
-    sources = [str(BUNDLED_FILE) if path == BUNDLED else path for path in paths]
-    parts, family, config, hints = inspect_model(sources, latent_format=latent_format, variant=variant, part=part)
-    return parts, family, config, build_empty(parts, family, config), hints
-
-
-def _half(model: Any, config: Config, direction: str) -> Coder:
-    return decoder_of(model) if direction == "decode" else encoder_of(model, config.latent_channels)
-
-
-def _input_shape(half: Coder, config: Config, direction: str, width: int, height: int) -> tuple[int, int, int, int]:
-    f = config.decode_factor if direction == "decode" else 1
-    return 1, half.program.in_channels, height // f, width // f
-
-
-def plan_file(
-    paths: Sequence[str],
-    size: str,
-    direction: str,
-    *,
-    memory: str | None,
-    host_memory: str,
-    dtype: str = "auto",
-    device: str = "auto",
-    variant: str | None = None,
-    part: str | None = None,
-) -> Plan:
-    """The plan for an image of `size`, "WIDTHxHEIGHT" pixels; InputError or MemoryBudgetError in one line."""
-    match = re.fullmatch(r"(\d+)[xX](\d+)", size.strip())
-    if match is None:
-        raise InputError(f"--size: expected WIDTHxHEIGHT in pixels, got {size!r}: write it like 4096x4096")
-    width, height = int(match[1]), int(match[2])
-    parts, _, config, model, _ = _open(paths, None, variant, part)
-    tell(" + ".join(paths), notes_of(parts))
-    f = config.decode_factor if direction == "decode" else config.factor
-    if min(width, height) < f:
-        raise InputError(f"--size: expected at least {f} x {f}, got {size}: enlarge the image")
-    target = vae_device() if device == "auto" else parse_device(device)
-    kind = vae_dtype(target) if dtype == "auto" else parse_dtype(dtype)
-    half = _half(model, config, direction)
-    device_budget, _ = budgets(target, None if memory is None else parse_bytes(memory))
-    host_budget = parse_bytes(host_memory, "--host-memory") if host_memory != "0" else 0
-    shape = _input_shape(half, config, direction, *(side // f * f for side in (width, height)))
-    return make_plan(half.program, shape, kind, device_budget, host_budget, device_type=target.type)
-
-
 def _laws(model: Any, config: Config, direction: str) -> str:
     """Elements per pixel of the schedules, from plans of a large image."""
     try:
-        half = _half(model, config, direction)
+        half = decoder_of(model) if direction == "decode" else encoder_of(model, config.latent_channels)
     except UnsupportedModule as reason:
         return f"the engine has no rule: {reason}"
-    shape = _input_shape(half, config, direction, LAW_PIXELS, LAW_PIXELS)
+    side = LAW_PIXELS // (config.decode_factor if direction == "decode" else 1)
+    shape = (1, half.program.in_channels, side, side)
     laws: list[str] = []
     for kind in ("resident", "recompute"):
-        plan = make_plan(half.program, shape, torch.float16, AMPLE, device_type="cuda", prefer=kind)
+        plan = make_plan(half.program, shape, torch.float16, ENDLESS, device_type="cuda", prefer=kind)
         elements = plan.peak_bytes / 2 / LAW_PIXELS**2
         laws.append(f"{kind} {elements:.0f} ({format_bytes(plan.peak_bytes)}, work {plan.work_ratio:.2f} x untiled)")
     return ", ".join(laws)
@@ -103,8 +48,9 @@ def describe_vae(
     paths: Sequence[str], latent_format: str | None = None, variant: str | None = None, part: str | None = None
 ) -> dict[str, object]:
     """Facts of one VAE (one file or its two halves), in reading order; VAEFileError where it is none."""
-    parts, family, config, model, hints = _open(paths, latent_format, variant, part)
-    row = FAMILIES[family]
+    sources = files_named(paths)
+    parts, family, config, hints = inspect_model(sources, latent_format=latent_format, variant=variant, part=part)
+    row, model = FAMILIES[family], build_empty(parts, family, config)
     shapes = {key: shape for part in parts for key, shape in part.shapes.items()}
     dtypes = {part.weights.dtypes[key] for part in parts for name, key in part.keys.items() if name not in COUNTERS}
     halves = [half for half in ("encoder", "decoder") if any(key.startswith(f"{half}.") for key in shapes)]
