@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 import torch
 from exact_vae import VAE, load_vae, save
-from exact_vae.commands.convert import convert_vae
-from exact_vae.commands.describe import describe_vae, plan_file
+from exact_vae.model_management.vae_plan import plan_file
+from exact_vae.vae_model.checkpoint.convert import convert_vae
+from exact_vae.vae_model.checkpoint.describe import describe_vae
 from exact_vae.vae_model.exact.layer import PixelNorm
 from exact_vae.vae_model.exact.ops.convolve import Convolve
 from exact_vae.vae_model.exact.ops.residual import Residual

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -25,7 +26,6 @@ from ..exact.stream.context import Context
 from ..exact.stream.ranks import RankStopped
 from ..families.table import decoder_of
 from ..host import ENDLESS, Report, Watch
-from ..vae import VAE
 from .checks import check_latents, check_timesteps
 from .exact import ExactRun
 from .run import Progress, Run
@@ -34,7 +34,7 @@ logger = logging.getLogger(__name__)
 
 
 def decode_sharded(
-    vae: VAE,
+    vae: Any,
     samples: Tensor,
     ranks: DistributedRanks,
     memory: int | None = None,
@@ -87,7 +87,7 @@ def decode_sharded(
         return out if first else None
 
 
-def require_sharded(vae: VAE) -> None:
+def require_sharded(vae: Any) -> None:
     """InputError, with the reason, for a VAE whose rows cannot be shared."""
     try:
         program = decoder_of(vae.first_stage_model).program
