@@ -30,7 +30,7 @@ def factor_of(program: Program, what: str) -> int:
 
 
 def correct_factors(vae: Any) -> None:
-    """Set the factors that the host got wrong: the core leaves TAEF2's at 8, and its nodes crop and count by them."""
+    """Set the factors that the host got wrong: the core leaves 8 where it packs cells, and crops by them."""
     for what, name in (("decode", "upscale_ratio"), ("encode", "downscale_ratio")):
         if type(getattr(vae, name, None)) is not int:
             continue

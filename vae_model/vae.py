@@ -35,7 +35,7 @@ from .runs.run import ModelRun, Progress
 class VAE(HostNames):
     """An autoencoder on a device. Images are (B, H, W, C) float32 0..1, latents (B, c, h, w) raw as in ComfyUI.
 
-    Latents of Wan and Qwen-Image are single frames, (B, c, 1, h, w); (B, c, h, w) will do, too.
+    Latents of families with frames are single ones, (B, c, 1, h, w); (B, c, h, w) will do, too.
 
     `decode` and `encode` take `method`: "exact" (the default) runs the layers strip by strip in the memory there is,
     with the result of "untiled", which runs the whole image at once; "blend" is approximate, overlapping tiles.

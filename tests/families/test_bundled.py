@@ -11,7 +11,7 @@ from exact_vae.vae_model.evaluation.metrics import psnr
 from exact_vae.vae_model.evaluation.photos import middle, read_photo
 from exact_vae.vae_model.families.ldm.config import SMALL
 from exact_vae.vae_model.families.ldm.layers import AttnBlock
-from exact_vae.vae_model.kernels.group_norm import GroupNorm
+from exact_vae.vae_model.group_norm import GroupNorm
 
 
 def test_it_is_at_most_8_megabytes_of_half_precision() -> None:

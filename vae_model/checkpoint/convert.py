@@ -36,7 +36,7 @@ def convert_vae(
     """Write the VAE of `paths` (a file, or its two halves) in another layout.
 
     Args:    output: a .safetensors file; for diffusers also a folder, which then gets a config.json, too.
-             layout: as in the file's family; "diffusers" also names what diffusers loads for a tiny model.
+             layout: as in the file's family; or a second name that it has.
              dtype: of the written weights; None keeps them as they are.
              latent_format: whose latents, as `load_vae` takes it; it is written down.
              variant, part: of what is read, as for `load_vae`.
@@ -110,6 +110,6 @@ def _notes(loaded: LoadedModel, left_out: str, fields: dict[str, Any] | None) ->
         notes.append(f"the {left_out} was left out: this layout holds the other half")
     if not FAMILIES[loaded.family].knows_raw(loaded.config, loaded.hints):
         notes.append("written without scale and shift, which the source does not tell: say --latent-format")
-    if fields is not None and fields["_class_name"] == "AutoencoderKL" and "scaling_factor" not in fields:
-        notes.append("config.json without scaling_factor, which the source does not tell; diffusers takes 0.18215")
+    if fields is not None:
+        notes += FAMILIES[loaded.family].notes_on_folder(fields)
     return notes

@@ -32,7 +32,7 @@ class Detected:
     layout: Layout
     prefix: str
     levels: int
-    """Resolution levels named in the file, for layouts that count them from the other end; 0 for tiny models."""
+    """Resolution levels named in the file, for layouts that count them from the other end; 0 where none are named."""
     per_level: int
     """Numbers that a level takes, for layouts that count blocks in one row over all levels."""
     keys: Mapping[str, str]

@@ -11,10 +11,8 @@ from typing import Any
 
 from torch import nn
 
-from ..families.ldm.autoencoder import AutoencoderKL, AutoencodingEngine, AutoencodingEngineLegacy
+from ..families.ldm.autoencoder import SAME_ENGINES
 
-_ENGINES = (AutoencodingEngine, AutoencodingEngineLegacy, AutoencoderKL)
-"""With the same parts these compute the same."""
 _AROUND = ("loss", "model_ema", "discriminator", "regularization")
 """Children that only training uses, and one that is compared by itself."""
 _METHODS = ("forward", "encode", "decode", "_moments")
@@ -70,7 +68,7 @@ def _kind(layer: Any) -> str:
     """The class that says what a layer computes. A host's layers are known by the names that they share with ours."""
     if layer is None:
         return "nothing"
-    if type(layer) in _ENGINES:
+    if type(layer) in SAME_ENGINES:
         return "autoencoder"
     own, known = type(layer), _known(layer)
     if known is nn.Module:
@@ -78,7 +76,7 @@ def _kind(layer: Any) -> str:
     changed = next((name for name in _METHODS if getattr(own, name, None) is not getattr(known, name, None)), None)
     if changed is not None and not hasattr(layer, "comfy_cast_weights"):
         return f"{own.__name__} with a {changed} of its own"
-    return "autoencoder" if known in _ENGINES else known.__name__
+    return "autoencoder" if known in SAME_ENGINES else known.__name__
 
 
 def _known(layer: nn.Module) -> type:

@@ -174,7 +174,7 @@ def load_model(
              folder with the files of two halves.
              dtype: of the weights in memory; None keeps the file's.
              config: fields of a diffusers config.json, for what no shape tells (`norm_num_groups`).
-             latent_format: whose latents a tiny VAE works on, a name in `latent_formats.LATENT_FORMATS`; None: as its
+             latent_format: whose latents, a name in `latent_formats.LATENT_FORMATS`; None: as its
              file or its name tells.
              variant: of a folder's files, such as "fp16"; None takes the plain ones, or the only one there is.
              part: of several autoencoders in a checkpoint, such as "ema": the name of its dictionary or its prefix.

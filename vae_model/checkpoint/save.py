@@ -79,7 +79,7 @@ def save(
 ) -> None:
     """Write a VAE, its bare model or a training's module as safetensors; the file appears whole or not at all.
 
-    Also a bare Encoder or Decoder, as half a VAE, and diffusers' AutoencoderKL and AutoencoderTiny. Of a model with a
+    Also a bare Encoder or Decoder, as half a VAE, and diffusers' models of the families known here. Of a model with a
     moving average the averaged weights are written.
 
     What no shape tells goes into the file's header. Before the file takes its name it is looked at as `load_model`

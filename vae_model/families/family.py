@@ -92,6 +92,10 @@ class Family(ABC):
         """Fields of the config.json of a diffusers folder; InputError for a network that diffusers has no class for."""
         raise refuse("a network that diffusers has a class for", f"a {self.title}")
 
+    def notes_on_folder(self, fields: Mapping[str, Any]) -> list[str]:
+        """What to say of a diffusers folder with such a config.json."""
+        return []
+
     # -- latents ----------------------------------------------------------------------------------------------------
 
     def formats(self, config: Config) -> list[str]:

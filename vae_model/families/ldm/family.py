@@ -81,6 +81,11 @@ class KL(Family):
     def diffusers_config(self, config: KLConfig, hints: Hints) -> dict[str, Any]:
         return kl_fields(config)
 
+    def notes_on_folder(self, fields: Mapping[str, Any]) -> list[str]:
+        usual = fields["_class_name"] == "AutoencoderKL" and "scaling_factor" not in fields
+        missing = "config.json without scaling_factor, which the source does not tell; diffusers takes 0.18215"
+        return [missing] if usual else []
+
     def users_of(self, config: KLConfig) -> tuple[Users, ...]:
         quantised = config.latent_channels == 4  # later ones have no convolutions around the latents
         return super().users_of(config) if config.post_quant_conv == quantised else ()

@@ -18,7 +18,7 @@ from ...attention.backends import pytorch_attention as pytorch_attention
 from ...attention.backends import slice_attention as slice_attention
 from ...attention.backends import xformers_attention as xformers_attention
 from ...errors import InputError
-from ...kernels.group_norm import GroupNorm
+from ...group_norm import GroupNorm
 from ..planes import require_planes, require_sides
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ...kernels.group_norm import GroupNorm
+from ...group_norm import GroupNorm
 from ..ldm.coder import Decoder
 from ..ldm.layers import AttnBlock, ResnetBlock, activate_fresh
 from ..planes import require_planes
