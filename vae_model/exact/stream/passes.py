@@ -85,6 +85,18 @@ class Sink:
             top += piece.shape[2]
             del piece
 
+    def need_bytes(self, index: int, top: int, bottom: int, leaving: int) -> int:
+        """Device bytes for strip `index`; another one that is `leaving` is gone once the new one is parked."""
+        cost, size = self.rows.cost(top, bottom), (bottom - top) * self.rows.row_bytes
+        peak, stays = (cost.stands + cost.peak, cost.stands) if index else cost.first
+        storing, statistics = stays + cost.held, 0
+        if self.plane is not None and index and not self.rows.whole:
+            storing += size  # a copy
+        itemsize = self.rows.context.dtype.itemsize
+        if self.moments is not None and itemsize <= 2:
+            statistics = 4 * min(CHUNK_ELEMENTS, size // itemsize)
+        return max(leaving + max(peak, storing), storing + statistics)
+
 
 def _as_strip(pieces: list[Tensor], sink: Sink) -> Tensor:
     """One dense tensor that owns its memory."""
@@ -178,33 +190,17 @@ class Pass:
         bottom = min(self.height, top + self.strip_rows)
         worst = 0
         for number, sink in enumerate(self.sinks):
-            standing = sum(other.rows.cost(top, top).stands for other in self.sinks[number + 1 :])
-            for other in self.sinks[:number]:
-                # What the first strip leaves is less: its windows are not kept.
-                cost = other.rows.cost(top, bottom)
-                standing += cost.stands if index else cost.first[1]
-            leaving = 0  # one strip at a time is on its way to host memory and still on the device, too
-            for other in self.sinks:
+            standing = leaving = 0  # one strip at a time is on its way to host memory and still on the device, too
+            for at, other in enumerate(self.sinks):
+                if at > number:
+                    standing += other.rows.cost(top, top).stands
+                elif at < number:  # what the first strip leaves is less: its windows are not kept
+                    cost = other.rows.cost(top, bottom)
+                    standing += cost.stands if index else cost.first[1]
                 if other.plane is not None:
-                    done = index + any(other is earlier for earlier in self.sinks[:number])
+                    done = index + (at < number)
                     standing += other.plane.most_device_bytes(0, done)
-                    leaving = max(leaving, _leaving(other.plane, done))
-            worst = max(worst, standing + self._taking(sink, index, top, bottom, leaving))
+                    if done and other.plane.device_share < 1:
+                        leaving = max(leaving, other.plane.strip_rows * other.plane.row_bytes)
+            worst = max(worst, standing + sink.need_bytes(index, top, bottom, leaving))
         return worst
-
-    def _taking(self, sink: Sink, index: int, top: int, bottom: int, leaving: int) -> int:
-        """Bytes for one strip of one sink; the strip that is `leaving` is gone once the new one is parked."""
-        cost = sink.rows.cost(top, bottom)
-        peak, stays = (cost.stands + cost.peak, cost.stands) if index else cost.first
-        size = (bottom - top) * sink.rows.row_bytes
-        statistics = 0
-        if sink.moments is not None and sink.rows.context.dtype.itemsize <= 2:
-            statistics = 4 * min(CHUNK_ELEMENTS, size // sink.rows.context.dtype.itemsize)
-        copy = size if sink.plane is not None and index and not sink.rows.whole else 0
-        storing = stays + cost.held + copy
-        return max(leaving + max(peak, storing), storing + statistics)
-
-
-def _leaving(plane: Plane, done: int) -> int:
-    """Device bytes of the strip parked last."""
-    return plane.strip_rows * plane.row_bytes if plane.device_share < 1 and done else 0
