@@ -39,6 +39,16 @@ class Laid:
         """Of one pass after the other."""
         return sum((part.need() for part in self.passes), Need())
 
+    def exceeds(self, device_bytes: int) -> bool:
+        """Whether it takes more, counted no further than to what tells."""
+        if "need" in vars(self):
+            return _with_margin(self.need.peak_bytes) > device_bytes
+        return any(_with_margin(peak) > device_bytes for part in self.passes for peak in part.peaks())
+
+
+def _with_margin(peak_bytes: int) -> int:
+    return int(peak_bytes * MARGIN) + SMALL_TENSORS
+
 
 class Sized:
     """A level under a schedule: its operations, what it needs, and the activation that it ends with."""
@@ -52,7 +62,11 @@ class Sized:
     def need(self) -> Need:
         """With a margin."""
         need = sum((part.need for part in self._laid), Need())
-        return replace(need, peak_bytes=int(need.peak_bytes * MARGIN) + SMALL_TENSORS)
+        return replace(need, peak_bytes=_with_margin(need.peak_bytes))
+
+    def fits(self, device_bytes: int, host_bytes: int) -> bool:
+        """Whether it needs no more than these."""
+        return not any(part.exceeds(device_bytes) for part in self._laid) and self.need.host_bytes <= host_bytes
 
 
 class Sizing:

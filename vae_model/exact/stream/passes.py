@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -48,6 +48,10 @@ class Performable(Protocol):
     @property
     def moved_bytes(self) -> int:
         """Bytes copied to host memory and back."""
+        ...
+
+    def peaks(self) -> Iterator[int]:
+        """Device bytes at each of the moments of which one is the worst."""
         ...
 
     def need(self) -> Need:
@@ -160,9 +164,15 @@ class Pass:
 
     def need(self) -> Need:
         """The most that any strip takes."""
-        decisive, moved = self._decisive(), self.moved_bytes
-        peak = max(map(self._strip_peak, decisive)) + max(sink.rows.scratch_bytes for sink in self.sinks)
-        return Need(peak, max(map(self._parked, decisive)) if moved else 0, self.work, moved)
+        moved = self.moved_bytes
+        parked = max(map(self._parked, self._decisive())) if moved else 0
+        return Need(max(self.peaks()), parked, self.work, moved)
+
+    def peaks(self) -> Iterator[int]:
+        """Those of the strips that tell all, the last one first, as most has been stored by then."""
+        scratch = max(sink.rows.scratch_bytes for sink in self.sinks)
+        for index in reversed(self._decisive()):
+            yield self._strip_peak(index) + scratch
 
     def _decisive(self) -> list[int]:
         """Numbers of the strips that tell all: the first and last ones, and those around a source's strip being freed.
