@@ -17,7 +17,7 @@ from ..memory.spill import Parked
 from ..program import Extent, Op
 from ..stream.context import Context, Fill
 from ..stream.moments import Moments
-from ..stream.passes import Check, Need
+from ..stream.passes import Check
 from ..stream.plane import Plane
 from ..stream.ranks import Tokens, block_rows
 from ..stream.source import PlaneRows
@@ -255,10 +255,10 @@ class AttentionPass:
         else:
             yield peak + 2 * self.context.plane_bytes(self._all_rows) + 2 * strip
 
-    def need(self) -> Need:
-        """What both sweeps take."""
-        keys_and_values = 2 * self.context.plane_bytes(self._all_rows) if self.stream else 0
-        return Need(max(self.peaks()), keys_and_values + self.source.host_bytes(), self.work, self.moved_bytes)
+    @property
+    def host_bytes(self) -> int:
+        """Host bytes of keys, values and spilled strips."""
+        return (2 * self.context.plane_bytes(self._all_rows) if self.stream else 0) + self.source.host_bytes()
 
     def _workspace(self, tokens: int) -> int:
         """Bytes beside the queries of a strip and the keys and values."""

@@ -19,10 +19,9 @@ from ...kernels.profile import profile_of
 from ..program import Extent, Program
 from ..schedule import LevelSchedule
 from ..sharding.share import WHOLE, Share
-from ..stream.passes import Need
 from ..stream.value import Value
 from .plan import LevelPlan, Plan
-from .sizing import Sized, Sizing, level_sizes
+from .sizing import Need, Sized, Sizing, level_sizes
 
 _SHARES = 16
 _NAMED_TRIES = 4

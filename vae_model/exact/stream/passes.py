@@ -18,25 +18,6 @@ Check = Callable[[], None]
 """Called before every strip; it may raise to stop the run."""
 
 
-@dataclass(frozen=True)
-class Need:
-    """Bytes at the worst moment on device and host, operations, and bytes copied between the two."""
-
-    peak_bytes: int = 0
-    host_bytes: int = 0
-    work: int = 0
-    moved_bytes: int = 0
-
-    def __add__(self, other: Need) -> Need:
-        """One after the other."""
-        return Need(
-            max(self.peak_bytes, other.peak_bytes),
-            max(self.host_bytes, other.host_bytes),
-            self.work + other.work,
-            self.moved_bytes + other.moved_bytes,
-        )
-
-
 class Performable(Protocol):
     """A pass over rows, or what an op does in a way of its own. What it needs is told by the object that runs it."""
 
@@ -54,8 +35,9 @@ class Performable(Protocol):
         """Device bytes at each of the moments of which one is the worst."""
         ...
 
-    def need(self) -> Need:
-        """What it takes."""
+    @property
+    def host_bytes(self) -> int:
+        """Host bytes of what waits there, at the worst moment."""
         ...
 
     def run(self, check: Check, report: Callable[[int], None]) -> None:
@@ -162,11 +144,10 @@ class Pass:
         """Bytes copied to host memory and back."""
         return sum(plane.host_bytes() for plane in (*self._written, *(reader.plane for reader in self._readers)))
 
-    def need(self) -> Need:
-        """The most that any strip takes."""
-        moved = self.moved_bytes
-        parked = max(map(self._parked, self._decisive())) if moved else 0
-        return Need(max(self.peaks()), parked, self.work, moved)
+    @property
+    def host_bytes(self) -> int:
+        """Host bytes of spilled strips at the worst moment."""
+        return max(map(self._parked, self._decisive())) if self.moved_bytes else 0
 
     def peaks(self) -> Iterator[int]:
         """Those of the strips that tell all, the last one first, as most has been stored by then."""
