@@ -152,6 +152,8 @@ _CALLS: dict[str, Callable[..., Any]] = {
     "collections.OrderedDict": OrderedDict,
 }
 """All that is ever called, beside stand-ins: names in pickles, and what does their work here."""
+_TYPES = ("torch.Tensor", "torch.nn.parameter.Parameter", "torch.nn.parameter.Buffer")
+"""What a tensor with attributes is told to be; nothing is made of them alone."""
 
 
 def _require_callable(function: Any) -> None:
@@ -193,6 +195,8 @@ class Unpickler(_PythonUnpickler):
         self.names.add((module, name))
         if path in _CALLS:
             return _CALLS[path]
+        if path in _TYPES:
+            return path
         if name in _KINDS and module in ("torch", "torch.storage"):
             return _KINDS[name]
         if module == "torch" and isinstance(getattr(torch, name, None), torch.dtype):

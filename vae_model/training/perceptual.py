@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from ..errors.listed import first_line
 from ..evaluation.learned import lpips_network
 from ..evaluation.metrics import similarity
 from .config import ConfigError
@@ -97,9 +98,9 @@ def load_lpips() -> Any:
 
         return lpips_network(lpips, "vgg")
     except Exception as error:  # the package's own imports and downloads fail in many ways
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ConfigError(
-            f"lpips: expected the package lpips and its VGG weights, got {reason}: use gradient and structure instead"
+            f"lpips: expected the package lpips and its VGG weights, got {first_line(error)}: "
+            "use gradient and structure instead"
         ) from error
 
 

@@ -15,12 +15,13 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import InputError
+from ..errors.listed import some
 from ..evaluation.metrics import LEAST_SIDE, psnr, ssim
 from ..families.ldm.ema import LitEma
 from ..families.ldm.instantiate import instantiate_optimizer
 from .batches import require_whole_cells
 from .crops import generator_of
-from .divergence import DivergedError, SkippedSteps, broken, losses_of, named
+from .divergence import DivergedError, SkippedSteps, broken, losses_of
 from .gradient_scale import rescaled
 from .model_module import ModelModule, as_list
 from .schedule import rate_share
@@ -217,7 +218,7 @@ class Trained(ModelModule):
             judged = self._trainer is not None and self.trainer.validating
             number = self.batches_done + (0 if judged else 1)
             end = f" of {self.total_batches}" if number <= self.total_batches else ""
-            self._broken = f"{named(found)} {'in the check after' if judged else 'at'} batch {number}{end}"
+            self._broken = f"{some(found)} {'in the check after' if judged else 'at'} batch {number}{end}"
             if self._processes() == 1 and not judged:
                 self._stop_if_broken()
 
