@@ -31,7 +31,7 @@ from .sharded import filled, shard_parts, spread_again, whole_tensors, without_w
 class Trained(ModelModule):
     """Base of the trainings: `model` is what is written out at the end, `loss` may hold a discriminator.
 
-    Subclasses write `reconstruct`, `training_losses` and `validation_losses`.
+    Subclasses write `training_losses` and `validation_losses`.
     """
 
     model_ema: LitEma | None
@@ -47,10 +47,6 @@ class Trained(ModelModule):
         """A copy without weights of a model whose weights are spread; in a list, so that it is no part of this."""
 
     # What differs between trainings.
-
-    def reconstruct(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """(reconstructions, latents) of images in -1..1, without randomness."""
-        raise NotImplementedError
 
     def training_losses(self, x: Tensor, numbers: Tensor | None) -> tuple[Tensor, Tensor | None, dict[str, Tensor]]:
         """(what the autoencoder minimises, reconstructions for the discriminator or None, values to log)."""
