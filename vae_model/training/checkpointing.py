@@ -16,7 +16,7 @@ def recompute_blocks(model: nn.Module) -> None:
     """Make every residual and attention block of `model` compute its inside again for the gradients."""
     for layer in model.modules():
         if isinstance(layer, ResnetBlock | AttnBlock):
-            layer.forward = partial(_recomputed, layer.forward)
+            layer.forward = partial(_recomputed, layer.forward)  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def _recomputed(forward: Any, *inputs: Any) -> Tensor:
