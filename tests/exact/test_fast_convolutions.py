@@ -8,13 +8,13 @@ from exact_vae.tests.exact.coders import (
     FAMILIES,
     MODES,
     SCHEDULES,
-    assert_exact,
     decoder,
     encoder,
     hard_input,
     pixels,
     run,
 )
+from exact_vae.tests.exactness import assert_exact
 from exact_vae.vae_model.exact.schedule import uniform
 from exact_vae.vae_model.kernels import methods as tiles
 from exact_vae.vae_model.kernels import winograd

@@ -2,8 +2,7 @@
 
 Where there are many of each, the cases are those in which every two of them meet.
 
-Tolerances are the project's: of the output's range, 1e-12 in float64 and 2e-5 in float32, for strips only change the
-order of additions. 16 bits: no more than 1.15 times the module's own error against float64.
+Tolerances are the project's: tests/exactness.py.
 """
 
 import os
@@ -21,8 +20,6 @@ from exact_vae.tests.exact.coders import (
     FAMILIES,
     MODES,
     SCHEDULES,
-    TOLERANCE,
-    assert_exact,
     decoder,
     encoder,
     hard_input,
@@ -31,6 +28,7 @@ from exact_vae.tests.exact.coders import (
     tiny,
 )
 from exact_vae.tests.exact.programs import build_program
+from exact_vae.tests.exactness import TOLERANCE, assert_exact
 from exact_vae.vae_model.exact.layer import UnsupportedModule
 from exact_vae.vae_model.exact.schedule import LevelSchedule, uniform
 
@@ -189,17 +187,15 @@ def test_what_the_module_cannot_reflect_is_an_error_here_too(height: int, width:
 def test_16_bit_errors_are_no_larger_than_the_modules(name: str, dtype: torch.dtype) -> None:
     family = FAMILIES[name]().to(dtype)
     x = hard_input(family.program, 1, 12 * pixels(name), 12 * pixels(name)).to(dtype)
-    untiled = family.run(x).double()
+    untiled = family.run(x)
     results = [
-        run(family.program, uniform(3, 5, **options), x, channels_last).double()
+        run(family.program, uniform(3, 5, **options), x, channels_last)
         for options in SCHEDULES.values()
         for channels_last in (True, False)
     ]
     truth = family.to(torch.float64).run(x.double())
-    allowed = 1.15 * (untiled - truth).square().mean().sqrt()
-    assert allowed > 0
-    for result in results:  # To be better than the module is no mistake, so the comparison has one side.
-        assert (result - truth).square().mean().sqrt() <= allowed
+    for result in results:
+        assert_exact(result, untiled, truth)
 
 
 LARGE = covering_set(SCHEDULES, [(33, 48), (65, 97)], TOLERANCE, ["decoder", "encoder"])
