@@ -68,7 +68,12 @@ def make_parser() -> argparse.ArgumentParser:
     plan = commands.add_parser("plan", parents=[common, choosing], help="how a size would run, and what it would take")
     plan.add_argument("--size", required=True, metavar="WxH", help="of the image in pixels, such as 4096x4096")
     plan.add_argument("--memory", default=None, metavar="AMOUNT", help="budget above the weights; default: all free")
-    plan.add_argument("--host-memory", default="0", metavar="AMOUNT", help="for strips that wait there; default: none")
+    plan.add_argument(
+        "--host-memory",
+        default=None,
+        metavar="AMOUNT",
+        help="for strips that wait there, 0: none; default: as in a run",
+    )
     plan.add_argument("--dtype", default="auto", help="auto, float32, bfloat16 or float16")
     plan.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps, xpu")
     plan.add_argument("--direction", choices=["decode", "encode"], default="decode")
@@ -182,8 +187,8 @@ def _show_notes(options: argparse.Namespace) -> None:
 
 def _convert(options: argparse.Namespace) -> int:
     """One VAE into another layout."""
-    from .commands.convert import convert_vae
     from .commands.vae_option import vae_files
+    from .vae_model.checkpoint.convert import convert_vae
 
     if options.no_clobber and options.output.exists() and not options.output.is_dir():
         written, notes = [options.output], ["kept as it was"]
@@ -220,8 +225,8 @@ def _train(options: argparse.Namespace) -> int:
 
 def _info(options: argparse.Namespace) -> int:
     """Describe a VAE from names and shapes alone."""
-    from .commands.describe import card, describe_vae
     from .commands.vae_option import vae_files
+    from .vae_model.checkpoint.describe import card, describe_vae
 
     facts = describe_vae(vae_files(options.inputs), options.latent_format, options.variant, options.part)
     if options.json:
@@ -236,8 +241,8 @@ def _info(options: argparse.Namespace) -> int:
 
 def _plan(options: argparse.Namespace) -> int:
     """Show the plan of one size; nothing is loaded or run."""
-    from .commands.describe import plan_file
     from .commands.vae_option import vae_files
+    from .model_management.vae_plan import plan_file
 
     plan = plan_file(
         vae_files(options.vae),

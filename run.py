@@ -214,7 +214,7 @@ def run_pip(command: list[str], what: str, download: str) -> None:
 
 
 def demo(arguments: list[str]) -> int:
-    return call([PYTHON, "-m", "exact_vae.nodes.demo", *arguments], cwd=None)  # relative paths are the user's
+    return call([PYTHON, str(ROOT / "benchmarks" / "demo.py"), *arguments], cwd=None)  # relative paths are the user's
 
 
 def bench(arguments: list[str]) -> int:

@@ -15,10 +15,10 @@ from ..model_management.loader import load_vae
 from ..vae_model.errors import InputError
 from ..vae_model.errors.bytesize import parse_bytes
 from ..vae_model.exact.stream.ranks import RankLost
-from ..vae_model.families.conventions import knows_raw
+from ..vae_model.families.table import FAMILIES
 from ..vae_model.files.images import require_format, require_image_suffix, write_image
 from ..vae_model.files.latents import are_raw, require_latent_suffix, write_latent
-from ..vae_model.runs.checks import check_method
+from ..vae_model.runs.methods import check_method
 from ..vae_model.vae import VAE
 from .inputs import gather_inputs, read_latent_file, read_picture, require_kind
 from .jobs import Outcome, Result, name_outputs, run_jobs
@@ -133,7 +133,7 @@ def _decode_file(vae: VAE, source: Path, target: Path, **run: Any) -> Result:
 
 
 def _knows_raw(vae: VAE) -> bool:
-    return knows_raw(vae.loaded.family, vae.loaded.config, vae.loaded.hints)
+    return FAMILIES[vae.loaded.family].knows_raw(vae.loaded.config, vae.loaded.hints)
 
 
 def _write_images(images: Tensor, target: Path) -> Result:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..model_management.loader import BUNDLED
+from ..vae_model.bundled import BUNDLED
 from ..vae_model.checkpoint.detect import detect
 from ..vae_model.errors import InputError, VAEFileError
 from ..vae_model.files.weights import open_weights

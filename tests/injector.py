@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..model_management.meter import LiveTensorMeter
+from ..benchmarks.meter import LiveTensorMeter
 from ..model_management.oom import OOM_EXCEPTION
 
 

@@ -17,9 +17,9 @@ from exact_vae.tests.exact.coders import (
 )
 from exact_vae.tests.exactness import assert_exact
 from exact_vae.vae_model.exact.schedule import uniform
-from exact_vae.vae_model.kernels import methods as tiles
-from exact_vae.vae_model.kernels import winograd
+from exact_vae.vae_model.kernels import methods as choice
 from exact_vae.vae_model.kernels.cpu.kernels import kernels
+from exact_vae.vae_model.kernels.methods import METHODS
 
 pytestmark = pytest.mark.usefixtures("inference")
 
@@ -27,8 +27,8 @@ pytestmark = pytest.mark.usefixtures("inference")
 @pytest.fixture
 def everywhere(monkeypatch: pytest.MonkeyPatch) -> None:
     """Small layers are fast ones, too."""
-    monkeypatch.setattr(winograd, "LEAST_CHANNELS", 1)
-    monkeypatch.setattr(winograd, "LEAST_WIDTH", 1)
+    monkeypatch.setattr(choice, "LEAST_CHANNELS", 1)
+    monkeypatch.setattr(choice, "LEAST_WIDTH", 1)
 
 
 @pytest.fixture(params=["native", "products"])
@@ -41,8 +41,8 @@ def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
 
 def by_products(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leave out kernels of our own."""
-    for name in ("plan_native_tiles", "plan_native_upsample"):
-        monkeypatch.setattr(tiles, name, lambda *arguments: None)
+    for kind, methods in METHODS.items():
+        monkeypatch.setitem(METHODS, kind, methods[1:])
 
 
 @pytest.mark.parametrize("name", FAMILIES)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from exact_vae.model_management.meter import LiveTensorMeter
+from exact_vae.benchmarks.meter import LiveTensorMeter
 from exact_vae.tests.covering import covering_set
 from exact_vae.vae_model.errors import MemoryBudgetError
 from exact_vae.vae_model.exact.memory.spill import Spill

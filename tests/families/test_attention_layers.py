@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 import torch
+from exact_vae.benchmarks.meter import LiveTensorMeter
 from exact_vae.model_management import attention
-from exact_vae.model_management.meter import LiveTensorMeter
 from exact_vae.model_management.oom import is_oom
 from exact_vae.vae_model.attention.backends import ATTENTION, pytorch_attention, sliced_attention
 from exact_vae.vae_model.checkpoint.load import load_model

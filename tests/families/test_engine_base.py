@@ -11,7 +11,6 @@ import pytest
 import torch
 from exact_vae.vae_model.checkpoint.save import to_layout
 from exact_vae.vae_model.errors import InputError
-from exact_vae.vae_model.families.halves import decoder_half
 from exact_vae.vae_model.families.ldm.autoencoder import AutoencoderKL, AutoencodingEngine, build_kl
 from exact_vae.vae_model.families.ldm.config import KLConfig, LevelsConfig
 from exact_vae.vae_model.families.ldm.distribution import DiagonalGaussianDistribution
@@ -19,6 +18,7 @@ from exact_vae.vae_model.families.ldm.ema import LitEma
 from exact_vae.vae_model.families.ldm.engine import AbstractAutoencoder
 from exact_vae.vae_model.families.ldm.instantiate import OPTIMIZERS, instantiate_optimizer
 from exact_vae.vae_model.families.ldm.regularizer import DiagonalGaussianRegularizer
+from exact_vae.vae_model.families.table import decoder_of
 from torch import Tensor, nn
 
 DD: dict[str, Any] = {
@@ -222,7 +222,7 @@ def test_averaged_weights_stay_out_of_files_and_load_back() -> None:
     """A09."""
     model = kl(ema_decay=0.5).eval()
     step(model)
-    assert decoder_half(model).program.ops  # the exact engine passes over them
+    assert decoder_of(model).program.ops  # the exact engine passes over them
     assert not any("ema" in key for key in to_layout(model, "ldm"))
     again = kl(ema_decay=0.5)
     again.load_state_dict(model.state_dict())

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 from exact_vae import VAE, load_vae
-from exact_vae.model_management.meter import LiveTensorMeter
+from exact_vae.benchmarks.meter import LiveTensorMeter
 from exact_vae.tests.exactness import assert_exact
 from exact_vae.tests.families.table import ROWS, hints, random_model
 from exact_vae.vae_model.attention.backends import streamed_by_blocks
@@ -25,7 +25,8 @@ from exact_vae.vae_model.exact.plan.search import make_plan
 from exact_vae.vae_model.exact.plan.sizing import SMALL_TENSORS
 from exact_vae.vae_model.exact.stream.context import Context
 from exact_vae.vae_model.exact.stream.run import run_program
-from exact_vae.vae_model.families.halves import Half, decoder_half, encoder_half
+from exact_vae.vae_model.families.coder import Coder
+from exact_vae.vae_model.families.table import decoder_of, encoder_of
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -124,15 +125,15 @@ def test_latent_convention(name: str) -> None:
 # -- exactness and memory ----------------------------------------------------------------------------------------------
 
 
-def half_of(name: str, direction: str) -> tuple[Half, Tensor, Tensor, int]:
+def half_of(name: str, direction: str) -> tuple[Coder, Tensor, Tensor, int]:
     """The half, its input, the untiled result, and the height of strips."""
     row, vae = ROWS[name], vae_of(name)
     height, width = TALL.get(name, (HEIGHT, WIDTH))
     if direction == "decode":
         z = hard_input(row.channels, height // row.factor, width // row.factor)
-        return decoder_half(vae.first_stage_model), z, vae._decode_raw(z), STRIP_PIXELS
+        return decoder_of(vae.first_stage_model), z, vae._decode_raw(z), STRIP_PIXELS
     x = hard_input(3, height, width)
-    half = encoder_half(vae.first_stage_model, row.channels)
+    half = encoder_of(vae.first_stage_model, row.channels)
     return half, x, vae._encode_raw((x + 1) / 2), max(1, STRIP_PIXELS // row.factor)
 
 

@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 import torch
 from exact_vae import NODE_CLASS_MAPPINGS
+from exact_vae.benchmarks.meter import LiveTensorMeter
 from exact_vae.model_management.exact_vae import make_exact
-from exact_vae.model_management.meter import LiveTensorMeter
 from exact_vae.tests.exactness import assert_exact
 from exact_vae.tests.stub_host.tiny import DecoderFlux2, TinyModel
 from exact_vae.vae_model.exact.layer import UnsupportedModule
-from exact_vae.vae_model.families.halves import decoder_half, encoder_half
+from exact_vae.vae_model.families.table import decoder_of, encoder_of
 from torch import Tensor, nn
 
 pytestmark = pytest.mark.usefixtures("no_gradients")
@@ -96,10 +96,10 @@ def test_a_class_that_computes_something_else_is_refused_by_name(kind: type[nn.S
     with pytest.raises(
         UnsupportedModule, match=f"^taesd_decoder: expected a plain sequence of layers, got {kind.__name__}"
     ):
-        decoder_half(model)
+        decoder_of(model)
     model.taesd_encoder = kind(*model.taesd_encoder)
     with pytest.raises(UnsupportedModule, match=r"^taesd_encoder: expected a plain sequence"):
-        encoder_half(model, 4)
+        encoder_of(model, 4)
 
 
 @KINDS

@@ -10,7 +10,7 @@ from exact_vae.tests.exactness import assert_exact
 from exact_vae.tests.families.table import random_model
 from exact_vae.tests.families.test_wan import ROW, noise
 from exact_vae.vae_model.exact.layer import UnsupportedModule
-from exact_vae.vae_model.families.halves import decoder_half
+from exact_vae.vae_model.families.table import decoder_of
 from exact_vae.vae_model.families.wan.layers import CausalConv3d
 from torch import Tensor, nn
 
@@ -108,4 +108,4 @@ def test_what_is_not_known_is_refused_by_name(model: Any, where: str, change: di
     for name, value in change.items():
         setattr(host.get_submodule(where), name, value)
     with pytest.raises(UnsupportedModule, match=text):
-        decoder_half(host)
+        decoder_of(host)

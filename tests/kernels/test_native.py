@@ -7,16 +7,18 @@ import logging
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from exact_vae.model_management.meter import LiveTensorMeter
+from exact_vae.benchmarks.meter import LiveTensorMeter
 from exact_vae.vae_model.exact.layer import Conv
 from exact_vae.vae_model.exact.read import read_conv
-from exact_vae.vae_model.kernels import methods as choice
+from exact_vae.vae_model.exact.stream.context import Context
 from exact_vae.vae_model.kernels.cpu import compiler
-from exact_vae.vae_model.kernels.cpu.convolve import NativeTiles, plan_native_tiles
+from exact_vae.vae_model.kernels.cpu.blocks import Blocks, plan_tiles
 from exact_vae.vae_model.kernels.cpu.kernels import kernels
+from exact_vae.vae_model.kernels.method import Machine
 from exact_vae.vae_model.kernels.winograd import ProductTiles, window_rows
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -38,19 +40,19 @@ def make_conv(in_channels: int, out_channels: int, *, bias: bool = True) -> Conv
     return read_conv(nn.Conv2d(in_channels, out_channels, 3, padding=1, bias=bias).requires_grad_(False), "conv")
 
 
-def plan(conv: Conv, width: int, rows: int) -> NativeTiles:
-    tiles = plan_native_tiles(conv.channels, width, rows, torch.get_num_threads())
+def plan(conv: Conv, width: int, rows: int) -> Blocks:
+    tiles = plan_tiles(Machine(torch.get_num_threads(), kernels()), conv.channels, width, rows)
     assert tiles is not None
     return tiles
 
 
-def convolve(conv: Conv, tiles: NativeTiles, x: Tensor, rows: int) -> Tensor:
+def convolve(conv: Conv, tiles: Blocks, x: Tensor, rows: int) -> Tensor:
     """Of (1, in, rows + 2, width + 2): (1, out, rows, width). Memory that nobody wrote must not show."""
     window = torch.zeros(window_rows(rows), tiles.width + sum(tiles.columns), tiles.in_channels)
     window[: rows + 2, : tiles.width + 2] = x[0].permute(1, 2, 0)
     scratch = torch.full((tiles.scratch_bytes // 4 + 5,), torch.nan)
     room = torch.full((rows + 2, tiles.width, tiles.out_channels), 7.0)
-    tiles.convolve(window, tiles.transform_weight(conv.module.weight), conv.module.bias, scratch[:-5], room[1:-1])
+    tiles.run(window, tiles.transform_weight(conv.module.weight), conv.module.bias, scratch[:-5], room[1:-1])
     assert scratch[-5:].isnan().all()
     assert room[0].eq(7).all()
     assert room[-1].eq(7).all()
@@ -97,12 +99,17 @@ def test_errors_stay_within_32_roundings(channels: int) -> None:
     assert error.square().mean().sqrt() <= 32 * 2**-24 * exact(conv, x).square().mean().sqrt()
 
 
+def chosen(conv: Conv) -> Any:
+    """The tiles of the method that a run takes."""
+    method: Any = Context(1, torch.float32, torch.device("cpu")).method("convolve", conv, 64, 16)
+    return method.tiles
+
+
 @needs_kernels
 def test_channels_that_are_not_whole_vectors_go_the_other_way() -> None:
     for conv in (make_conv(97, 128), make_conv(128, 97)):
-        assert plan_native_tiles(conv.channels, 64, 16, torch.get_num_threads()) is None
-        assert isinstance(choice.plan_tiles(conv.channels, 64, 16, torch.get_num_threads()), ProductTiles)
-    assert isinstance(choice.plan_tiles((128, 128), 64, 16, torch.get_num_threads()), NativeTiles)
+        assert isinstance(chosen(conv), ProductTiles)
+    assert isinstance(chosen(make_conv(128, 128)), Blocks)
 
 
 @needs_kernels
@@ -132,7 +139,7 @@ def test_tensors_without_data_are_let_through() -> None:
     with FakeTensorMode(allow_non_fake_inputs=True):
         window = torch.empty(window_rows(4), 8 + sum(tiles.columns), 32)
         weight, out = tiles.transform_weight(torch.empty(32, 32, 3, 3)), torch.empty(4, 8, 32)
-        tiles.convolve(window, weight, None, torch.empty(tiles.scratch_bytes // 4), out)
+        tiles.run(window, weight, None, torch.empty(tiles.scratch_bytes // 4), out)
     assert weight.numel() == 36 * 32 * 32
 
 

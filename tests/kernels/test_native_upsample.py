@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
-from exact_vae.model_management.meter import LiveTensorMeter
+from exact_vae.benchmarks.meter import LiveTensorMeter
 from exact_vae.vae_model.exact.layer import Conv
 from exact_vae.vae_model.exact.ops import upsample as enlarged
 from exact_vae.vae_model.exact.program import Extent
 from exact_vae.vae_model.exact.read import read_conv
 from exact_vae.vae_model.exact.stream.context import Context
 from exact_vae.vae_model.exact.stream.source import InputRows
-from exact_vae.vae_model.kernels import methods as tiles
+from exact_vae.vae_model.kernels.cpu.blocks import Blocks, plan_upsample_tiles
 from exact_vae.vae_model.kernels.cpu.kernels import kernels
-from exact_vae.vae_model.kernels.cpu.upsample import NativeUpsample, plan_native_upsample
+from exact_vae.vae_model.kernels.method import Machine
 from exact_vae.vae_model.kernels.winograd_upsample import ProductUpsample
 from torch import Tensor, nn
 from torch.nn import functional
@@ -26,8 +28,8 @@ def make_conv(in_channels: int, out_channels: int, *, bias: bool = True) -> Conv
     return read_conv(nn.Conv2d(in_channels, out_channels, 3, padding=1, bias=bias).requires_grad_(False), "conv")
 
 
-def plan(conv: Conv, width: int, rows: int) -> NativeUpsample:
-    geometry = plan_native_upsample(conv.channels, width, rows, torch.get_num_threads())
+def plan(conv: Conv, width: int, rows: int) -> Blocks:
+    geometry = plan_upsample_tiles(Machine(torch.get_num_threads(), kernels()), conv.channels, width, rows)
     assert geometry is not None
     return geometry
 
@@ -40,14 +42,14 @@ def exact(conv: Conv, x: Tensor) -> Tensor:
     return functional.conv2d(large, conv.module.weight.double(), bias, padding=1)[0].permute(1, 2, 0)
 
 
-def enlarge(conv: Conv, geometry: NativeUpsample, x: Tensor, top: int, bottom: int, *, odd: bool) -> Tensor:
+def enlarge(conv: Conv, geometry: Blocks, x: Tensor, top: int, bottom: int, *, odd: bool) -> Tensor:
     """Those rows, (n, 2 * W, out). Memory that nobody wrote must not show, and no other may be written."""
     padded = functional.pad(x, (*geometry.columns, 1, 1))[0].permute(1, 2, 0)
     window = padded[(top - 1) // 2 + 1 : bottom // 2 + 2].contiguous()
     scratch = torch.full((geometry.scratch_bytes // 4 + 5,), torch.nan)
     room = torch.full((bottom - top + 2, 2 * geometry.width, geometry.out_channels), 7.0)
     weight = geometry.transform_weight(conv.module.weight, odd=odd)
-    geometry.upsample(window, weight, conv.module.bias, scratch[:-5], room[1:-1], top, odd=odd)
+    geometry.run(window, weight, conv.module.bias, scratch[:-5], room[1:-1], top, odd=odd)
     assert scratch[-5:].isnan().all()
     assert room[0].eq(7).all()
     assert room[-1].eq(7).all()
@@ -95,13 +97,13 @@ def test_errors_stay_within_32_roundings(channels: int, odd: bool) -> None:
 def test_strips_that_begin_with_any_row(first: int, step: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Weights are made for even or odd first rows at the first strip, and again if that turns out wrong, only once."""
     made: list[bool] = []
-    transform = NativeUpsample.transform_weight
+    transform = Blocks.transform_weight
 
-    def noted(self: NativeUpsample, weight: Tensor, *, odd: bool) -> Tensor:
+    def noted(self: Blocks, weight: Tensor, *, odd: bool) -> Tensor:
         made.append(odd)
         return transform(self, weight, odd=odd)
 
-    monkeypatch.setattr(NativeUpsample, "transform_weight", noted)
+    monkeypatch.setattr(Blocks, "transform_weight", noted)
     conv = make_conv(96, 96)
     x = torch.randn(1, 96, 9, 33)
     context = Context(1, torch.float32, torch.device("cpu"))
@@ -120,11 +122,16 @@ def test_strips_that_begin_with_any_row(first: int, step: int, monkeypatch: pyte
     assert made == expected
 
 
+def chosen(conv: Conv) -> Any:
+    """The tiles of the method that a run takes."""
+    method: Any = Context(1, torch.float32, torch.device("cpu")).method("upsample", conv, 64, 32)
+    return method.tiles
+
+
 def test_channels_that_are_not_whole_vectors_go_the_other_way() -> None:
     for conv in (make_conv(97, 128), make_conv(128, 97)):
-        assert plan_native_upsample(conv.channels, 64, 16, torch.get_num_threads()) is None
-        assert isinstance(tiles.plan_upsample_tiles(conv.channels, 64, 16, torch.get_num_threads()), ProductUpsample)
-    assert isinstance(tiles.plan_upsample_tiles((128, 128), 64, 16, torch.get_num_threads()), NativeUpsample)
+        assert isinstance(chosen(conv), ProductUpsample)
+    assert isinstance(chosen(make_conv(128, 128)), Blocks)
 
 
 def test_memory_is_bounded() -> None:

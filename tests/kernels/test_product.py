@@ -91,7 +91,7 @@ def test_convolutions_are_as_exact_by_either(chosen: Products, channels: int) ->
     window[:9, :35] = x[0].permute(1, 2, 0)
     out = torch.full((7, 33, 96), torch.nan)
     scratch = torch.full((geometry.scratch_bytes // 4,), torch.nan)
-    geometry.convolve(window, geometry.transform_weight(weight), bias, scratch, out)
+    geometry.run(window, geometry.transform_weight(weight), bias, scratch, out)
     assert relative_error(out, expected) <= 32
 
 
@@ -104,9 +104,9 @@ def test_enlargements_are_right_by_either(chosen: Products) -> None:
     geometry = enlarge_tiles.plan_product_upsample(conv.channels, 5, 4)
     window = functional.pad(x, (*geometry.columns, 1, 1))[0].permute(1, 2, 0).contiguous()
     out = torch.full((8, 10, 48), torch.nan)
-    arranged_weight = enlarge_tiles.enlarge_weight(weight)
+    arranged_weight = geometry.transform_weight(weight)
     scratch = torch.full((geometry.scratch_bytes // 4,), torch.nan)
-    enlarge_tiles.enlarge_tiles(geometry, window, arranged_weight, bias, scratch, out, 0)
+    geometry.run(window, arranged_weight, bias, scratch, out, 0)
     assert relative_error(out, expected) < 12
 
 

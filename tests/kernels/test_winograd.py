@@ -7,9 +7,9 @@ import torch
 from exact_vae.vae_model.exact.layer import Conv
 from exact_vae.vae_model.exact.read import read_conv
 from exact_vae.vae_model.exact.stream.context import Context
-from exact_vae.vae_model.exact.stream.fast import pays
+from exact_vae.vae_model.kernels.plain import PlainConvolution
 from exact_vae.vae_model.kernels.winograd import CHUNK_BYTES, plan_product_tiles, window_rows
-from exact_vae.vae_model.kernels.winograd_upsample import enlarge_tiles, enlarge_weight, plan_product_upsample
+from exact_vae.vae_model.kernels.winograd_upsample import plan_product_upsample
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -42,7 +42,7 @@ def test_tiles_equal_the_convolution(rows: int, width: int, strip_rows: int, bia
     window[: rows + 2, : width + 2] = pixels(x)
     scratch = torch.full((geometry.scratch_bytes // 4 + 5,), torch.nan)  # whatever it held must not show
     out = torch.full((rows, width, 24), torch.nan)
-    geometry.convolve(window, geometry.transform_weight(conv.module.weight), conv.module.bias, scratch, out)
+    geometry.run(window, geometry.transform_weight(conv.module.weight), conv.module.bias, scratch, out)
     torch.testing.assert_close(out.double(), pixels(expected), **CLOSE)
 
 
@@ -57,13 +57,13 @@ def test_tiles_equal_the_enlargement(height: int, width: int, strip_rows: int) -
     expected = pixels(functional.conv2d(large, conv.module.weight.double(), conv.module.bias.double(), padding=1))
     geometry = plan_product_upsample(conv.channels, width, strip_rows)
     padded = functional.pad(x, (*geometry.columns, 1, 1))
-    weight = enlarge_weight(conv.module.weight)
+    weight = geometry.transform_weight(conv.module.weight)
     for top in range(2 * height):
         for bottom in range(top + 1, 2 * height + 1):
             window = pixels(padded[:, :, (top - 1) // 2 + 1 : bottom // 2 + 2])
             scratch = torch.full((geometry.scratch_bytes // 4 + 5,), torch.nan)
             out = torch.full((bottom - top, 2 * width, 40), torch.nan)
-            enlarge_tiles(geometry, window, weight, conv.module.bias, scratch, out, top)
+            geometry.run(window, weight, conv.module.bias, scratch, out, top)
             torch.testing.assert_close(out.double(), expected[top:bottom], **CLOSE)
 
 
@@ -81,7 +81,7 @@ def test_wide_layers_stay_within_32_roundings() -> None:
     window[:, :34] = pixels(x)
     out = torch.empty(8, 32, 96)
     scratch = torch.empty(geometry.scratch_bytes // 4)
-    geometry.convolve(window, geometry.transform_weight(weight), bias, scratch, out)
+    geometry.run(window, geometry.transform_weight(weight), bias, scratch, out)
     error, size = ((values.square().mean().sqrt()) for values in (out.double() - expected, expected))
     assert error <= 32 * 2**-24 * size
 
@@ -89,15 +89,23 @@ def test_wide_layers_stay_within_32_roundings() -> None:
 def test_only_where_it_pays() -> None:
     wide, narrow = make_conv(96, 128), make_conv(64, 128)
     strided = read_conv(nn.Conv2d(96, 96, 3, stride=2, padding=1), "down", stride=2)
-    cpu = torch.device("cpu")
-    assert pays(Context(1, torch.float32, cpu), wide, 32)
-    assert not pays(Context(1, torch.float32, cpu), wide, 31)
-    assert not pays(Context(1, torch.float32, cpu), narrow, 64)
-    assert not pays(Context(1, torch.float32, cpu), strided, 64)
-    assert not pays(Context(1, torch.bfloat16, cpu), wide, 64)
-    assert not pays(Context(1, torch.float64, cpu), wide, 64)
-    assert not pays(Context(1, torch.float32, torch.device("cuda")), wide, 64)
-    assert not pays(Context(1, torch.float32, cpu, channels_last=False), wide, 64)
+    assert fast(wide, 32)
+    assert not fast(wide, 31)
+    assert not fast(narrow, 64)
+    assert not fast(strided, 64)
+    assert not fast(wide, 64, rows=0)
+    assert not fast(wide, 64, torch.bfloat16)
+    assert not fast(wide, 64, torch.float64)
+    assert not fast(wide, 64, device="cuda")
+    assert not fast(wide, 64, channels_last=False)
+
+
+def fast(
+    conv: Conv, width: int, dtype: torch.dtype = torch.float32, rows: int = 8, device: str = "cpu", **options: bool
+) -> bool:
+    """Whether a run takes another method than the plain one."""
+    context = Context(1, dtype, torch.device(device), **options)
+    return not isinstance(context.method("convolve", conv, width, rows), PlainConvolution)
 
 
 def test_memory_is_bounded() -> None:
@@ -109,7 +117,7 @@ def test_memory_is_bounded() -> None:
 
 
 def test_weights_are_transformed_in_little_memory() -> None:
-    from exact_vae.model_management.meter import LiveTensorMeter
+    from exact_vae.benchmarks.meter import LiveTensorMeter
 
     conv = make_conv(128, 128)
     tiles = plan_product_tiles(conv.channels, 32, 8)

@@ -8,11 +8,12 @@ from typing import Any
 import pytest
 import torch
 from exact_vae import VAE
+from exact_vae.benchmarks.meter import LiveTensorMeter
 from exact_vae.model_management import LocalHost, memory
-from exact_vae.model_management.meter import LiveTensorMeter
 from exact_vae.tests.exactness import assert_exact
 from exact_vae.vae_model.errors import MemoryBudgetError
 from exact_vae.vae_model.errors.bytesize import format_bytes
+from exact_vae.vae_model.host import ENDLESS
 from exact_vae.vae_model.runs import exact as run_exact
 from torch import Tensor, nn
 
@@ -46,10 +47,10 @@ class FakeHost(LocalHost):
     def soft_empty_cache(self) -> None:
         self.emptied += 1
 
-    def make_plan(self, *args: Any, ample: bool = False) -> Any:
+    def make_plan(self, *args: Any) -> Any:
         self.on_plan()
-        plan = super().make_plan(*args, ample=ample)
-        if not ample:
+        plan = super().make_plan(*args)
+        if args[4] != ENDLESS:
             self.limits.append(args[4])
             self.plans.append(plan)
         return plan

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 from exact_vae import VAE
+from exact_vae.benchmarks.meter import LiveTensorMeter
 from exact_vae.model_management import memory
-from exact_vae.model_management.meter import LiveTensorMeter
 from exact_vae.tests.exactness import assert_exact
 from exact_vae.vae_model.errors import InputError, MemoryBudgetError
 from exact_vae.vae_model.exact.plan.search import make_plan

@@ -27,12 +27,17 @@ def load_lpips() -> tuple[Metric | None, str]:
     package, _, reason = _find("lpips", "lpips", ALEXNET)
     if package is None:
         return None, reason
-    network = package.LPIPS(net="alex", verbose=False).eval().requires_grad_(False)
+    network = lpips_network(package, "alex")
 
     def distance(x: Tensor, y: Tensor) -> Tensor:
         return network(x.float(), y.float()).flatten().double()
 
     return distance, ""
+
+
+def lpips_network(package: Any, backbone: str) -> Any:
+    """The network of the package `lpips` over "alex", which judges best, or "vgg", which trains best; frozen."""
+    return package.LPIPS(net=backbone, verbose=False).eval().requires_grad_(False)
 
 
 def load_inception() -> tuple[Features | None, str]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 from .layer import Conv, Norm, PixelNorm, UnsupportedModule
@@ -102,7 +103,7 @@ class Program:
     in_channels: int
     out_channels: int
 
-    @property
+    @cached_property
     def levels(self) -> tuple[int, ...]:
         """The resolution level of every op's result, counted from 0 in the order they run."""
         levels: list[int] = []

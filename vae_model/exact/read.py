@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import nn
 
-from ..families.group_norm import GroupNorm
+from ..group_norm import GroupNorm
 from .layer import PADDING_MODES, Conv, Norm, Statistics, UnsupportedModule
 
 

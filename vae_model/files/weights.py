@@ -1,6 +1,6 @@
 """Weight files: names and shapes first, tensors on demand. Code inside a pickle is never run.
 
-`.safetensors` is memory-mapped; `.pt .pth .ckpt .bin` go through torch's restricted unpickler (`weights_only=True`).
+`.safetensors` is memory-mapped, and so are `.pt .pth .ckpt .bin` of torch 1.6 and later; see `pickles` for these.
 """
 
 from __future__ import annotations

@@ -112,13 +112,16 @@ class ProductTiles(NamedTuple):
         """Bytes that `transform_weight` takes at most, its result not counted."""
         return transform_bytes(self.in_channels)
 
-    def transform_weight(self, weight: Tensor) -> Tensor:
+    def transform_weight(self, weight: Tensor, *, odd: bool = False) -> Tensor:
         """(out, in, 3, 3) -> (6, 6, out, in) in the order that `best_products` wants for six products at once."""
         result = torch.empty(_POINTS, _POINTS, *weight.shape[:2], dtype=weight.dtype)
         write_weight(weight, torch.kron(TAPS, TAPS), result)
         return result
 
-    def convolve(self, window: Tensor, weight: Tensor, bias: Tensor | None, scratch: Tensor, out: Tensor) -> None:
+    def run(
+        self, window: Tensor, weight: Tensor, bias: Tensor | None, scratch: Tensor, out: Tensor, top: int = 0,
+        *, odd: bool = False,
+    ) -> None:  # fmt: skip
         """Write the convolution of a window into `out`, one image.
 
         Args:    window: (window_rows(n), tiles * TILE, in), dense. weight: from `transform_weight`.

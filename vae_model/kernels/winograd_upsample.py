@@ -48,7 +48,7 @@ _RESULT = (torch.cat([_COLUMNS, _COLUMNS], dim=1), torch.cat([_COLUMNS, -_COLUMN
 
 
 class ProductUpsample(NamedTuple):
-    """Sizes of one enlargement, and the enlargement."""
+    """Sizes of one upsample, and the upsample."""
 
     in_channels: int
     out_channels: int
@@ -93,23 +93,34 @@ class ProductUpsample(NamedTuple):
         """Bytes that `transform_weight` takes beside its result."""
         return transform_bytes(self.in_channels)
 
-    def transform_weight(self, weight: Tensor, *, odd: bool) -> Tensor:
-        """(out, in, 3, 3) -> (21, out, in), the same for rows that begin with an even and with an odd one."""
-        return enlarge_weight(weight)
+    def transform_weight(self, weight: Tensor, *, odd: bool = False) -> Tensor:
+        """(out, in, 3, 3) -> (21, out, in): three times six in pairs, and three. The same for even and odd rows."""
+        result = torch.empty(_KINDS * _SUMS, *weight.shape[:2], dtype=weight.dtype)
+        pairs = _KINDS * len(_PAIR_TAPS)
+        write_weight(weight, torch.kron(_ROW_TAPS, _PAIR_TAPS), result[:pairs].unflatten(0, (-1, 2)))
+        write_weight(weight, torch.kron(_ROW_TAPS, _SUM_TAPS), result[pairs:][:, None])
+        return result
 
-    def upsample(
-        self,
-        window: Tensor,
-        weight: Tensor,
-        bias: Tensor | None,
-        scratch: Tensor,
-        out: Tensor,
-        top: int,
-        *,
-        odd: bool,
-    ) -> None:
-        """See `enlarge_tiles`."""
-        enlarge_tiles(self, window, weight, bias, scratch, out, top)
+    def run(
+        self, window: Tensor, weight: Tensor, bias: Tensor | None, scratch: Tensor, out: Tensor, top: int = 0,
+        *, odd: bool = False,
+    ) -> None:  # fmt: skip
+        """Write rows top, top + 1, ... of the upsampled plane into `out`, one image.
+
+        Args:    window: (n, 3 * tiles, in), dense: the source from row (top - 1) // 2 on, with its borders.
+                 weight: from `transform_weight`. bias: (out,) or None. scratch: flat, float32, of `scratch_bytes`.
+                 out: (rows, 2 * width, out), dense.
+        """
+        bottom = top + out.shape[0]
+        for start in range(top // 2, -(-bottom // 2), self.rows):
+            end = min(start + self.rows, -(-bottom // 2))
+            even = range(max(start, -(-top // 2)), end)  # source rows whose result rows 2 * s are wanted
+            odds = range(start, min(end, bottom // 2))  # and those whose result rows 2 * s + 1 are
+            low = start - (even.start == start)
+            lines = window[low - (top - 1) // 2 : end + (odds.stop == end) - (top - 1) // 2]
+            chunk = _Chunk(self, lines, low, start, scratch)
+            chunk.multiply(even, odds, weight, bias)
+            chunk.add_up(even, odds, out, top)
 
 
 def plan_product_upsample(channels: tuple[int, int], width: int, rows: int) -> ProductUpsample:
@@ -117,42 +128,6 @@ def plan_product_upsample(channels: tuple[int, int], width: int, rows: int) -> P
     one = ProductUpsample(*channels, width, 1)
     more = one._replace(rows=2).scratch_bytes - one.scratch_bytes
     return one._replace(rows=max(1, min(rows, 1 + (CHUNK_BYTES - one.scratch_bytes) // more)))
-
-
-def enlarge_weight(weight: Tensor) -> Tensor:
-    """(out, in, 3, 3) -> (21, out, in) as `enlarge_tiles` wants it: three times six in pairs, and three."""
-    result = torch.empty(_KINDS * _SUMS, *weight.shape[:2], dtype=weight.dtype)
-    pairs = _KINDS * len(_PAIR_TAPS)
-    write_weight(weight, torch.kron(_ROW_TAPS, _PAIR_TAPS), result[:pairs].unflatten(0, (-1, 2)))
-    write_weight(weight, torch.kron(_ROW_TAPS, _SUM_TAPS), result[pairs:][:, None])
-    return result
-
-
-def enlarge_tiles(
-    geometry: ProductUpsample,
-    window: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    scratch: Tensor,
-    out: Tensor,
-    top: int,
-) -> None:
-    """Write rows top, top + 1, ... of the enlarged plane into `out`, one image.
-
-    Args:    window: (n, 3 * tiles, in), dense: the source from row (top - 1) // 2 on, with its borders.
-             weight: from `enlarge_weight`. bias: (out,) or None. scratch: flat, float32, of `scratch_bytes`.
-             out: (rows, 2 * width, out), dense.
-    """
-    bottom = top + out.shape[0]
-    for start in range(top // 2, -(-bottom // 2), geometry.rows):
-        end = min(start + geometry.rows, -(-bottom // 2))
-        even = range(max(start, -(-top // 2)), end)  # source rows whose result rows 2 * s are wanted
-        odd = range(start, min(end, bottom // 2))  # and those whose result rows 2 * s + 1 are
-        low = start - (even.start == start)
-        lines = window[low - (top - 1) // 2 : end + (odd.stop == end) - (top - 1) // 2]
-        chunk = _Chunk(geometry, lines, low, start, scratch)
-        chunk.multiply(even, odd, weight, bias)
-        chunk.add_up(even, odd, out, top)
 
 
 class _Chunk:

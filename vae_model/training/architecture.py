@@ -10,9 +10,9 @@ import torch
 from ..bundled import BUNDLED_FILE
 from ..checkpoint.difference import differences
 from ..checkpoint.load import LoadedModel, load_model
-from ..checkpoint.settings import settings_of
 from ..families.ldm.autoencoder import AutoencoderKL, engine_options
 from ..families.ldm.config import KLConfig
+from ..families.table import family_of
 from ..notes import tell
 from .arguments import call_checked
 from .config import ConfigError, one_of
@@ -109,7 +109,7 @@ def _check_settings(model: AutoencoderKL, loaded: LoadedModel, ignored: tuple[st
     found = [text for text, layer in texts.items() if not layer.startswith(ignored) and not layer.endswith(".dropout.")]
     if not found:
         return
-    theirs, ours = settings_of(loaded.model), settings_of(model)
+    theirs, ours = (family_of(one).settings(one) for one in (loaded.model, model))
     odd = [key for key in sorted(theirs.keys() | ours.keys()) if theirs.get(key) != ours.get(key) and key != "dropout"]
     values = [f"{key} {theirs.get(key, 'False')} instead of {ours.get(key, 'False')}" for key in odd]
     listed = "; ".join(values or found[:3])

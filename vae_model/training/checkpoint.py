@@ -7,7 +7,7 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -121,7 +121,8 @@ class Checkpoints(Callback):
         """Keep the best weights, if these are."""
         value = trainer.callback_metrics.get(pl_module.monitor or "")
         if not trainer.sanity_checking and value is not None and self._best.is_beaten(pl_module.monitor, float(value)):
-            self.export(trainer, pl_module, BEST)
+            self.export(trainer, pl_module, BEST, self._best.header())
+            self._best.write()
 
     def save(self, trainer: Trainer, pl_module: Trained) -> None:
         """Write the full checkpoint and the weights."""
@@ -129,11 +130,11 @@ class Checkpoints(Callback):
         self.export(trainer, pl_module, self.weights)
         self.saved_after = pl_module.batches_done
 
-    def export(self, trainer: Trainer, pl_module: Trained, name: str) -> None:
+    def export(self, trainer: Trainer, pl_module: Trained, name: str, header: Mapping[str, str] | None = None) -> None:
         """Write the weights, the averaged ones where there are any, for every loader."""
         with pl_module.finished() as model:
             if trainer.is_global_zero:
-                save(model, self.folder / name, dtype=self.dtype)
+                save(model, self.folder / name, dtype=self.dtype, header=header)
         trainer.strategy.barrier()
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: Any, checkpoint: dict[str, Any]) -> None:

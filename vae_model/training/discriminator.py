@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ..errors import InputError
-from ..families.group_norm import GroupNorm
+from ..group_norm import GroupNorm
 
 
 def _batch_norm(channels: int) -> nn.Module:

@@ -15,7 +15,6 @@ from torch import Tensor
 
 from ..bundled import BUNDLED_FILE
 from ..checkpoint.load import load_model
-from ..families.config import image_channels
 from ..families.latent_formats import same_numbers
 from ..families.ldm.distribution import DiagonalGaussianDistribution
 from ..families.tiny.model import AutoencoderTiny
@@ -97,7 +96,7 @@ class TinyDistillation(Trained):
             input_key=input_key,
         )
         self._teacher: list[Any] = [loaded.model]  # in a list: no part of this, and not in the checkpoints
-        self._image_channels = image_channels(config)[0]
+        self._image_channels = config.image_channels[0]
         self._latent_channels = latent_channels
         self._factor, self.target, self.latent_weight = config.factor, target, latent_weight
 

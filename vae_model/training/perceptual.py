@@ -15,6 +15,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from ..evaluation.learned import lpips_network
+from ..evaluation.metrics import similarity
 from .config import ConfigError
 
 Term = Callable[[Tensor, Tensor], Tensor]
@@ -65,23 +67,15 @@ def structure(x: Tensor, y: Tensor) -> Tensor:
     """1 - SSIM of 8-pixel squares, mean over up to three scales, each half the last."""
     scales: list[Tensor] = []
     while len(scales) < _STRUCTURE_SCALES and min(x.shape[-2:]) >= 8:
-        scales.append(1 - _mean(_ssim_squares(x, y)))
+        luminance, common, own = similarity(x, y, _squares, span=2)
+        scales.append(1 - _mean(luminance * common / own))
         x, y = functional.avg_pool2d(x, 2), functional.avg_pool2d(y, 2)
     return torch.stack(scales).mean(dim=0) if scales else mse(x, y)
 
 
-def _ssim_squares(x: Tensor, y: Tensor) -> Tensor:
-    """SSIM with even weights on 8-pixel squares, four pixels apart; the range of values is 2."""
-
-    def pool(values: Tensor) -> Tensor:
-        return functional.avg_pool2d(values, kernel_size=8, stride=4)
-
-    mean_x, mean_y = pool(x), pool(y)
-    var_x, var_y = pool(x * x) - mean_x.square(), pool(y * y) - mean_y.square()
-    covariance = pool(x * y) - mean_x * mean_y
-    c1, c2 = (0.01 * 2) ** 2, (0.03 * 2) ** 2
-    luminance = (2 * mean_x * mean_y + c1) / (mean_x.square() + mean_y.square() + c1)
-    return luminance * (2 * covariance + c2) / (var_x + var_y + c2)
+def _squares(x: Tensor) -> Tensor:
+    """Means of squares of 8 pixels, four pixels apart."""
+    return functional.avg_pool2d(x, kernel_size=8, stride=4)
 
 
 class _Lpips:
@@ -101,7 +95,7 @@ def load_lpips() -> Any:
     try:
         import lpips  # pyright: ignore[reportMissingImports]
 
-        return lpips.LPIPS(net="vgg", verbose=False).eval().requires_grad_(False)
+        return lpips_network(lpips, "vgg")
     except Exception as error:  # the package's own imports and downloads fail in many ways
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ConfigError(

@@ -15,15 +15,14 @@ from ...kernels.profile import profile_of
 from ..layer import Conv, Norm, PixelNorm
 from ..memory.spill import Parked
 from ..program import Extent, Op
-from ..stream.context import Context
+from ..stream.context import Context, Fill
 from ..stream.moments import Moments
-from ..stream.passes import Check
+from ..stream.passes import Check, Need
 from ..stream.plane import Plane
 from ..stream.ranks import Tokens, block_rows
 from ..stream.source import PlaneRows
 from ..stream.value import Value, stored
 from ..stream.walk import Walk
-from ..stream.window import Fill
 
 
 class Block(NamedTuple):
@@ -106,7 +105,7 @@ class AttentionPass:
         blocks, whole = self._keys_and_values(fill, check)
         q, proj_out = self.context.conv_weights(self.op.q), self.context.conv_weights(self.op.proj_out)
         rows = PlaneRows(self.source, 0, self.height, consume=True)
-        work, done = self.work(), 0
+        work, done = self.work, 0
         for index, (_, bottom) in enumerate(_bounds(self.source)):
             check()
             (x,) = rows.take(bottom)
@@ -228,6 +227,7 @@ class AttentionPass:
 
     # -- sizes -----------------------------------------------------------------------------------------------------
 
+    @property
     def work(self) -> int:
         """Floating point operations."""
         tokens, channels = self.height * self.width, self.source.size.channels
@@ -236,18 +236,26 @@ class AttentionPass:
             products + sum(2 * tokens * c.in_channels * c.out_channels for c in self.op.layers)
         )
 
-    def peak_bytes(self) -> int:
-        """Device bytes at the worst moment; of a plane that is replaced strip by strip, the larger of the two."""
-        plane = self.context.plane_bytes(self._all_rows)
-        strip = min(self.height, self.source.strip_rows) * self.source.row_bytes
-        spilled = self.source.device_share < 1
-        stored = self.source.device_bytes(0, self.source.count) + (3 * strip if spilled else 0)
-        workspace = self._workspace(min(self.height, self.source.strip_rows) * self.width)
+    @property
+    def moved_bytes(self) -> int:
+        """Bytes copied to host memory and back: every strip of queries fetches all keys and values."""
+        keys_and_values = 2 * self.context.plane_bytes(self._all_rows) if self.stream else 0
+        return keys_and_values * (1 + self.source.count) + 3 * self.source.host_bytes()
+
+    def need(self) -> Need:
+        """Of a plane that is replaced strip by strip, the larger of the two counts."""
+        keys_and_values = 2 * self.context.plane_bytes(self._all_rows)
+        rows = min(self.height, self.source.strip_rows)
+        strip = rows * self.source.row_bytes
+        peak = self.source.device_bytes(0, self.source.count) + (3 * strip if self.source.device_share < 1 else 0)
+        peak += self._workspace(rows * self.width)
         if self.place.whole > self.height:
-            workspace += 3 * min(self.place.whole, block_rows(self.source)) * self.source.row_bytes  # on the wire
+            peak += 3 * min(self.place.whole, block_rows(self.source)) * self.source.row_bytes  # on the wire
+        parked = self.source.host_bytes()
         if not self.stream:
-            return stored + 2 * plane + 2 * strip + workspace
-        return stored + 4 * strip + strip + workspace  # blocks: one being used, one coming; then the queries
+            return Need(peak + keys_and_values + 2 * strip, parked, self.work, self.moved_bytes)
+        peak += 4 * strip + strip  # blocks: one being used, one coming; then the queries
+        return Need(peak, keys_and_values + parked, self.work, self.moved_bytes)
 
     def _workspace(self, tokens: int) -> int:
         """Bytes beside the queries of a strip and the keys and values."""
@@ -257,16 +265,6 @@ class AttentionPass:
             return streaming_bytes(batch * tokens, batch * tokens, channels, dtype, device_type)
         keys = self.place.whole * self.width
         return attention_bytes(tokens, keys, channels, dtype, device_type, fused=self._fused, batch=batch)
-
-    def host_bytes(self) -> int:
-        """Host bytes of keys, values and spilled strips at the worst moment."""
-        keys_and_values = 2 * self.context.plane_bytes(self._all_rows) if self.stream else 0
-        return keys_and_values + self.source.host_bytes()
-
-    def moved_bytes(self) -> int:
-        """Bytes copied to host memory and back: every strip of queries fetches all keys and values."""
-        keys_and_values = 2 * self.context.plane_bytes(self._all_rows) if self.stream else 0
-        return keys_and_values * (1 + self.source.count) + 3 * self.source.host_bytes()
 
 
 def _bounds(plane: Plane) -> list[tuple[int, int]]:

@@ -9,6 +9,7 @@ from ..layer import Conv, Norm, PixelNorm
 from ..program import Extent, Op
 from ..schedule import LevelSchedule
 from ..stream.added import AddedRows
+from ..stream.context import Fill
 from ..stream.convolved import ConvolvedRows
 from ..stream.fill import fill_maker
 from ..stream.moments import Moments
@@ -18,7 +19,6 @@ from ..stream.shared import Shared
 from ..stream.source import Recipe, Rows
 from ..stream.value import Value, stored
 from ..stream.walk import Walk
-from ..stream.window import Fill
 
 
 @dataclass(frozen=True)

@@ -8,19 +8,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from typing import NamedTuple
 
 import torch
 
 from ...errors import MemoryBudgetError
 from ...errors.bytesize import format_bytes
+from ...kernels.method import Machine
+from ...kernels.methods import this_machine
 from ...kernels.profile import profile_of
 from ..program import Extent, Program
 from ..schedule import LevelSchedule
 from ..sharding.share import WHOLE, Share
+from ..stream.passes import Need
 from ..stream.value import Value
 from .plan import LevelPlan, Plan
-from .sizing import Need, Sizing, level_sizes
+from .sizing import Sized, Sizing, level_sizes
 
 _SHARES = 16
 _NAMED_TRIES = 4
@@ -52,7 +54,7 @@ def make_plan(
     share: Share = WHOLE,
     allow: Callable[[int, LevelSchedule], bool] | None = None,
     fused_attention: Callable[[int], bool] = lambda width: True,
-    threads: int | None = None,
+    machine: Machine | None = None,
 ) -> Plan:
     """The plan of least predicted time within the budgets.
 
@@ -64,7 +66,7 @@ def make_plan(
              chooses.
              share: which rows of the whole image these are. allow: (level, schedule) -> whether it may be chosen.
              fused_attention: (channels) -> whether the device has attention that writes no scores down.
-             threads: that will work on a processor; None for those that PyTorch has now.
+             machine: what convolutions depend on; None for this one, which is asked before anything is planned.
     Raises:  MemoryBudgetError with the smallest budget that would do; ValueError for a budget or height below 1.
     """
     if device_budget <= 0:
@@ -77,8 +79,8 @@ def make_plan(
         raise ValueError(
             f"shape: expected (batch, {program.in_channels}, height, width), got {shape}: plan another one"
         )
-    threads = threads or torch.get_num_threads()
-    sizing = Sizing(program, shape, dtype, device_type, share, fused_attention, threads)
+    machine = machine or this_machine(device_type, dtype)
+    sizing = Sizing(program, shape, dtype, device_type, share, fused_attention, machine)
     search = _Search(sizing, shape, dtype, device_budget, host_budget, device_type, prefer, strip_rows, allow)
     found = search.run()
     if isinstance(found, Plan):
@@ -93,12 +95,17 @@ def make_plan(
     raise MemoryBudgetError(search.message(search.device_budget, device_budget), search.device_budget)
 
 
-class Sized(NamedTuple):
-    """A level's schedule, what it needs, and the activation that the level ends with."""
+class _Choice:
+    """What the search for one level's schedule has come to."""
 
-    need: Need
-    schedule: LevelSchedule
-    value: Value
+    def __init__(self) -> None:
+        self.best: Sized | None = None
+        self.smallest: Sized | None = None
+        self.floor = float("inf")
+        """The least score that anything tried would have without copies."""
+        self.rejected: dict[str, str] = {}
+        self.judged: set[str] = set()
+        """Names of what was tried, in strips of any height."""
 
 
 class _Search:
@@ -134,9 +141,9 @@ class _Search:
         value, levels, total, failed = self.sizing.start, list[LevelPlan](), Need(), False
         for level, size in enumerate(self.sizes):
             found, rejected = self._level(level, value)
-            need, schedule, value = found
+            value, need = found.value, found.need
             failed |= not self._fits(need)
-            levels.append(LevelPlan(size.height, size.width, size.channels, schedule, need, tuple(rejected)))
+            levels.append(LevelPlan(size.height, size.width, size.channels, found.schedule, need, tuple(rejected)))
             total += need
         if failed:
             self.smallest_host_bytes = total.host_bytes
@@ -160,42 +167,55 @@ class _Search:
         return need.peak_bytes <= self.device_budget and need.host_bytes <= self.host_budget
 
     def _score(self, found: Sized) -> float:
-        return self._floor(found) + self.work_per_byte * found.need.moved_bytes
+        return self._floor(found) + self.work_per_byte * found.moved_bytes
 
     def _floor(self, found: Sized) -> float:
         """The score without any copies; neither the strips' height nor what waits elsewhere changes it."""
-        return (PLAIN_COST if self.fast and not found.schedule.fast_convolution else 1.0) * found.need.work
+        return (PLAIN_COST if self.fast and not found.schedule.fast_convolution else 1.0) * found.work
 
     def _level(self, level: int, value: Value) -> tuple[Sized, list[str]]:
         """The best schedule that fits, else the smallest one; and a line for each that was rejected."""
-        rejected: dict[str, str] = {}
-        best: Sized | None = None
-        smallest: Sized | None = None
-        floor = float("inf")
+        choice = _Choice()
         for tries, rows in enumerate(self._heights(level)):
-            if best is not None and (tries > _LOWER_TRIES or floor * _LOWER_GAIN >= self._score(best)):
+            if choice.best is not None and (tries > _LOWER_TRIES or self._beaten(choice.floor, choice.best)):
                 break
-            for variant in self._variants(level, rows):
-                enough = False
-                for found in self._shares(level, variant, value):
-                    enough |= self._fits(found.need) and not found.need.moved_bytes
-                    if not self._fits(found.need):
-                        rejected.setdefault(
-                            variant.name, f"{found.schedule.name}, strips of {rows}: {self._why(found.need)}"
-                        )
-                    elif best is None or self._score(found) * _LOWER_GAIN < self._score(best):
-                        best = found
-                    if smallest is None or self._size(found.need) < self._size(smallest.need):
-                        smallest = found
-                    floor = min(floor, self._floor(found))
-                    if best is not None and self._floor(found) * _LOWER_GAIN >= self._score(best):
-                        break  # whatever of it waits in main memory
-                if enough:
-                    break  # variants come in the order of their work
-            if best is not None and best.schedule == self._first(level, best.schedule.strip_rows):
+            self._try(choice, level, rows, value)
+            if choice.best is not None and choice.best.schedule == self._first(level, choice.best.schedule.strip_rows):
                 break
-        assert smallest is not None
-        return best or smallest, list(rejected.values())
+        assert choice.smallest is not None
+        return choice.best or choice.smallest, list(choice.rejected.values())
+
+    def _try(self, choice: _Choice, level: int, rows: int, value: Value) -> None:
+        """All that may be stored, in strips of that height."""
+        variants = self._variants(level, rows)
+        for number, variant in enumerate(variants):
+            if choice.best is not None and all(
+                other.name in choice.judged
+                and self._beaten(self._floor(self.sizing.level(level, other, value)), choice.best)
+                for other in variants[number:]
+            ):
+                return
+            choice.judged.add(variant.name)
+            enough = False
+            for found in self._shares(level, variant, value, choice.best):
+                fits, floor = self._fits(found.need), self._floor(found)
+                enough |= fits and not found.need.moved_bytes
+                if not fits:
+                    reason = f"{found.schedule.name}, strips of {rows}: {self._why(found.need)}"
+                    choice.rejected.setdefault(variant.name, reason)
+                elif not self._beaten(self._score(found), choice.best):
+                    choice.best = found
+                if choice.smallest is None or self._size(found.need) < self._size(choice.smallest.need):
+                    choice.smallest = found
+                choice.floor = min(choice.floor, floor)
+                if self._beaten(floor, choice.best):
+                    break  # whatever of it waits in main memory
+            if enough:
+                return  # variants come in the order of their work
+
+    def _beaten(self, score: float, best: Sized | None) -> bool:
+        """Whether so much is not worth it, as others may have less overhead."""
+        return best is not None and score * _LOWER_GAIN >= self._score(best)
 
     def _first(self, level: int, rows: int) -> LevelSchedule:
         """The schedule of least work."""
@@ -254,28 +274,29 @@ class _Search:
     def _is_large(self, size: Extent) -> bool:
         return 4 * size.height * size.width > max(other.height * other.width for other in self.sizes)
 
-    def _shares(self, level: int, variant: LevelSchedule, value: Value) -> Iterator[Sized]:
-        """The variant with everything on the device; then, where host memory may be used, with as much as fits."""
+    def _shares(self, level: int, variant: LevelSchedule, value: Value, best: Sized | None) -> Iterator[Sized]:
+        """The variant with everything on the device; then, where host memory may be used, with as much as fits.
+
+        Not what copies so much that it would not replace `best`, whether it fits or not.
+        """
         forced = self.prefer == "spill" and self._is_large(self.sizes[level])
-        whole = self._sized(level, variant, value)
+        whole = self.sizing.level(level, variant, value)
         if not forced:
             yield whole
         if not self.host_budget or (self._fits(whole.need) and not forced) or variant.device_share == 0:
             return
-        none = self._sized(level, replace(variant, device_share=0.0), value)
+        none = self.sizing.level(level, replace(variant, device_share=0.0), value)
         if not self._fits(none.need) or forced:
             yield none
             return
         room, span = self.device_budget - none.need.peak_bytes, whole.need.peak_bytes - none.need.peak_bytes
         share = int(_SHARES * room / max(1, span)) / _SHARES
         while share > 0:
-            some = self._sized(level, replace(variant, device_share=min(share, 1 - 1 / _SHARES)), value)
+            some = self.sizing.level(level, replace(variant, device_share=min(share, 1 - 1 / _SHARES)), value)
+            if self._beaten(self._score(some), best):
+                return
             if self._fits(some.need):
                 yield some
                 return
             share -= 1 / _SHARES
         yield none
-
-    def _sized(self, level: int, schedule: LevelSchedule, value: Value) -> Sized:
-        need, after = self.sizing.level(level, schedule, value)
-        return Sized(need, schedule, after)

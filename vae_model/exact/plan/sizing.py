@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import fields, is_dataclass, replace
+from functools import cached_property
+from typing import Any
 
 import torch
 
+from ...kernels.method import Machine
 from ..program import Extent, Program
 from ..schedule import LevelSchedule
 from ..sharding.share import WHOLE, Share
 from ..stream.context import Context
-from ..stream.passes import Performable
+from ..stream.moments import Moments
+from ..stream.passes import Need, Performable
 from ..stream.value import Value
 from ..stream.walk import Walk
 
@@ -21,27 +25,41 @@ MARGIN = 1.01
 """For what the sizes leave out, such as the old carried rows beside the new ones."""
 
 
-@dataclass(frozen=True)
-class Need:
-    """Bytes at the worst moment on device and host, operations, and bytes copied between the two."""
+class Laid:
+    """The passes that an op takes under a schedule, and its result. Its needs are counted once they are asked for."""
 
-    peak_bytes: int = 0
-    host_bytes: int = 0
-    work: int = 0
-    moved_bytes: int = 0
+    def __init__(self, passes: list[Performable], value: Value, moments: Moments | None) -> None:
+        """`moments`: those of its input, afterwards."""
+        self.passes, self.value, self.moments = passes, value, moments
+        self.work = sum(part.work for part in passes)
+        self.moved_bytes = sum(part.moved_bytes for part in passes)
 
-    def __add__(self, other: Need) -> Need:
-        """One after the other."""
-        return Need(
-            max(self.peak_bytes, other.peak_bytes),
-            max(self.host_bytes, other.host_bytes),
-            self.work + other.work,
-            self.moved_bytes + other.moved_bytes,
-        )
+    @cached_property
+    def need(self) -> Need:
+        """Of one pass after the other."""
+        return sum((part.need() for part in self.passes), Need())
+
+
+class Sized:
+    """A level under a schedule: its operations, what it needs, and the activation that it ends with."""
+
+    def __init__(self, schedule: LevelSchedule, laid: list[Laid]) -> None:
+        self.schedule, self._laid, self.value = schedule, laid, laid[-1].value
+        self.work = sum(part.work for part in laid)
+        self.moved_bytes = sum(part.moved_bytes for part in laid)
+
+    @cached_property
+    def need(self) -> Need:
+        """With a margin."""
+        need = sum((part.need for part in self._laid), Need())
+        return replace(need, peak_bytes=int(need.peak_bytes * MARGIN) + SMALL_TENSORS)
 
 
 class Sizing:
-    """One program at one shape. Levels are sized in order, each for any schedule, given what came before it."""
+    """One program at one shape. Levels are sized in order, each for any schedule, given what came before it.
+
+    Nothing is counted twice: an op like one before it that reads such a plane under such a schedule needs the same.
+    """
 
     def __init__(
         self,
@@ -51,35 +69,71 @@ class Sizing:
         device_type: str,
         share: Share = WHOLE,
         fused_attention: Callable[[int], bool] = lambda width: True,
-        threads: int = 1,
+        machine: Machine | None = None,
     ) -> None:
         """shape: (B, C, H, W) of the input; of the share of it where ranks share the rows."""
         batch, _, height, width = shape
         self.program = program
         device = torch.device(device_type)
-        self._context = Context(batch, dtype, device, share=share, fused_attention=fused_attention, threads=threads)
+        self._context = Context(batch, dtype, device, share=share, fused_attention=fused_attention, machine=machine)
         filler = (LevelSchedule(1),) * program.level_count
-        self._walk = Walk(program, filler, self._context, self._record)
-        self._schedule = list(filler)
-        self._need = Need()
+        self._passes = list[Performable]()
+        self._walk = Walk(program, filler, self._context, self._passes.append)
         self.start = self._walk.start(height, width, None)
+        forms = dict[Any, int]()
+        self._forms = tuple(forms.setdefault(_form(op), len(forms)) for op in program.ops)
+        self._laid = dict[Any, Laid]()
+        self._levels = dict[tuple[int, LevelSchedule, int], Sized]()
+        self._starts: list[Value] = []
+        """Kept, so that no other value gets the number of one of them."""
 
-    def _record(self, part: Performable) -> None:
-        self._need += Need(part.peak_bytes(), part.host_bytes(), part.work(), part.moved_bytes())
-
-    def level(self, level: int, schedule: LevelSchedule, value: Value) -> tuple[Need, Value]:
-        """The need of one level and the value that it ends with, from the value that the level before ended with."""
-        self._schedule[level] = schedule
-        self._walk.schedule = tuple(self._schedule)
-        self._need = Need()
+    def level(self, level: int, schedule: LevelSchedule, value: Value) -> Sized:
+        """One level, behind `value`, which the level before ended with."""
+        known = self._levels.get((level, schedule, id(value)))
+        if known is not None:
+            return known
+        filler = (LevelSchedule(1),) * self.program.level_count
+        self._walk.schedule = (*filler[:level], schedule, *filler[level + 1 :])
+        laid, start = list[Laid](), value
         for index, at in enumerate(self.program.levels):
             if at == level:
-                value = self._walk.lay(index, value)
+                laid.append(self._lay(index, value, schedule))
+                value = laid[-1].value
         if level == self.program.level_count - 1:
             self._walk.finish(value)
-        need = self._need
-        peak = int(need.peak_bytes * MARGIN) + SMALL_TENSORS
-        return Need(peak, need.host_bytes, need.work, need.moved_bytes), value
+            laid.append(Laid(self._taken(), value, None))
+        self._starts.append(start)
+        found = self._levels[level, schedule, id(start)] = Sized(schedule, laid)
+        return found
+
+    def _lay(self, index: int, value: Value, schedule: LevelSchedule) -> Laid:
+        """One op; as before, where all that it depends on is as before."""
+        plane, key = value.plane, None
+        if plane is not None:
+            ends = [at != self.program.levels[index] for at in self.program.levels[index + 1 : index + 2]]
+            groups = None if value.moments is None else value.moments.groups
+            stored = plane.size, plane.strip_rows, plane.device_share, groups
+            key = (self._forms[index : index + 2], *ends, schedule, stored)
+            if key in self._laid:
+                value.moments = self._laid[key].moments
+                return self._laid[key]
+        result = self._walk.lay(index, value)
+        laid = Laid(self._taken(), result, value.moments)
+        if key is not None:
+            self._laid[key] = laid
+        return laid
+
+    def _taken(self) -> list[Performable]:
+        """The passes since the last call."""
+        taken, self._passes[:] = list(self._passes), []
+        return taken
+
+
+def _form(part: Any) -> Any:
+    """An op, or a part of one, without names and modules."""
+    if is_dataclass(part):
+        return type(part), *(_form(getattr(part, f.name)) for f in fields(part) if f.name not in ("module", "name"))
+    return tuple(map(_form, part)) if isinstance(part, tuple) else part  # pyright: ignore[reportUnknownArgumentType]
 
 
 def level_sizes(program: Program, height: int, width: int) -> list[Extent]:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from ..layer import Conv
-
 
 def border_source(mode: str, row: int, height: int) -> int | None:
     """The row whose values stand in row `row` outside an image of `height` rows; None for zeros."""
@@ -38,10 +36,3 @@ def fill_columns(window: Tensor, before: int, width: int, mode: str) -> None:
             target.zero_()
         else:
             target.copy_(window[..., before + source])
-
-
-def padded_columns(conv: Conv) -> tuple[int, int]:
-    """Columns to write into the window, left and right; none where the convolution itself adds equal zeros."""
-    if conv.mode == "zeros" and conv.pad_before == conv.pad_after:
-        return 0, 0
-    return conv.pad_before, conv.pad_after

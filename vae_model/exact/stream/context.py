@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from ...attention.backends import pytorch_attention
+from ...kernels.method import Machine, Method, Wanted
+from ...kernels.methods import method_for, this_machine
 from ..layer import Conv, Norm, PixelNorm
 from ..memory.spill import Spill
 from ..program import Extent
@@ -18,6 +20,8 @@ from .ranks import ALONE, Ranks
 
 Attention = Callable[..., Tensor]
 """(q, k, v), q (B, n, C), k and v (B, N, C) -> (B, n, C); with `max_bytes` its scores stay within so many."""
+Fill = Callable[[Tensor, Tensor], None]
+"""(target, x): write what stands before a convolution (norm, activation) into a piece of its window."""
 Weights = Callable[[nn.Module, Tensor], "tuple[Tensor, Tensor | None]"]
 """(layer, like) -> its weight and bias with the dtype and device of `like`. Asked once per layer and pass."""
 
@@ -25,7 +29,7 @@ Weights = Callable[[nn.Module, Tensor], "tuple[Tensor, Tensor | None]"]
 def own_weights(layer: nn.Module, like: Tensor) -> tuple[Tensor, Tensor | None]:
     """The provider for layers that hold their weights themselves; norms of single pixels call theirs gamma."""
     weight = cast(Tensor, layer.gamma if hasattr(layer, "gamma") else layer.weight)
-    bias = cast("Tensor | None", layer.bias)
+    bias = cast("Tensor | None", getattr(layer, "bias", None))
     return weight.to(like), None if bias is None else bias.to(like)
 
 
@@ -46,9 +50,10 @@ class Context:
     """Which rows of every plane are computed here; all sizes are those of this share."""
     ranks: Ranks = ALONE
     """Those who compute the others."""
-    threads: int = field(default_factory=torch.get_num_threads)
-    """That work at a convolution on a processor: they have scratch memory of their own."""
+    machine: Machine | None = None
+    """None: this one, as it is now."""
     _scratch: Tensor | None = None
+    _methods: dict[tuple[str, Wanted], Method] = field(default_factory=dict[tuple[str, Wanted], Method])
 
     def row_bytes(self, channels: int, width: int) -> int:
         """Bytes of one row of the whole batch."""
@@ -101,8 +106,18 @@ class Context:
         weight, _ = self.weights(norm.module, torch.empty(0, dtype=wide, device=self.device))
         return weight.reshape(-1, 1, 1)
 
-    def weight_bytes(self, conv: Conv) -> int:
-        """Bytes of the copy that `conv_weights` makes, at most."""
-        if conv.kernel == 1 or not (self.channels_last or conv.over_frames):
-            return 0
-        return conv.out_channels * conv.in_channels * conv.kernel**2 * self.dtype.itemsize
+    def method(self, kind: str, conv: Conv, width: int, fast_rows: int) -> Method:
+        """What does this convolution of planes of that width.
+
+        `fast_rows`: rows of a strip for which a faster method may be used where it pays, 0 for the plain one.
+        """
+        self.machine = self.machine or this_machine(self.device.type, self.dtype)
+        wanted = Wanted(
+            conv.channels, width, fast_rows, conv.kernel, conv.stride, (conv.pad_before, conv.pad_after),
+            conv.mode == "zeros", self.channels_last or conv.over_frames,
+            self.batch, self.dtype, self.device.type, self.channels_last, self.machine,
+        )  # fmt: skip
+        found = self._methods.get((kind, wanted))
+        if found is None:
+            found = self._methods[kind, wanted] = method_for(kind, wanted)
+        return found

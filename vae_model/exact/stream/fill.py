@@ -12,10 +12,9 @@ from torch.nn import functional
 from ...kernels.cpu import strips as cpu_strips
 from ...kernels.cuda import strips as cuda_strips
 from ..layer import Norm, PixelNorm
-from .context import Context
+from .context import Context, Fill
 from .moments import Moments
 from .pixel_fill import PixelFill
-from .window import Fill
 
 ACTIVATE: dict[str, Callable[[Tensor], Tensor]] = {
     "silu": lambda x: functional.silu(x, inplace=True),

@@ -8,10 +8,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from ..layer import TimeConv
-from .context import Context
+from .context import Context, Fill
 from .fill import copy_in
-from .source import Cost, PlaneRows, Rows
-from .window import Fill
+from .source import Cost, Rows
 
 MakeFill = Callable[[], Fill]
 
@@ -32,7 +31,8 @@ class TimeConvolvedRows(Rows):
         make_fill: MakeFill | None = None,
         share: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
-        super().__init__(context, source.size, source.top, source.bottom)
+        super().__init__(context, source.size, source.top, source.bottom, source)
+        self.work += conv.flops(context.batch, self.bottom - self.top, self.size.width)
         self.conv, self.source, self.make_fill, self.share = conv, source, make_fill, share
         self._layer: tuple[Fill, Tensor, Tensor | None] | None = None
 
@@ -75,21 +75,9 @@ class TimeConvolvedRows(Rows):
                     part[first:last] = middle[first + shift : last + shift]
         return window
 
-    def cost(self, top: int, bottom: int) -> Cost:
-        source, out = self.source.cost(top, bottom), (bottom - top) * self.row_bytes
-        window = self.conv.kernel * out
-        return Cost(max(source.peak, source.held + window, window + out), out)
-
-    def standing(self, top: int, bottom: int) -> int:
+    def _cost(self, top: int, bottom: int) -> Cost:
+        source, held = self.source.cost(top, bottom), (bottom - top) * self.row_bytes
+        window = self.conv.kernel * held
         weight_bytes = self.conv.kernel * self.conv.channels**2 * self.context.dtype.itemsize
-        return self.source.standing(top, bottom) + weight_bytes
-
-    def scratch_bytes(self) -> int:
-        return self.source.scratch_bytes()
-
-    def readers(self, bottom: int) -> list[tuple[PlaneRows, int]]:
-        return self.source.readers(bottom)
-
-    def work(self) -> int:
-        rows = self.bottom - self.top
-        return self.conv.flops(self.context.batch, rows, self.size.width) + self.source.work()
+        peak = max(source.peak, source.held + window, window + held)
+        return Cost(peak, held, source.stands + weight_bytes, source.parked)

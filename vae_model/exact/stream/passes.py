@@ -18,27 +18,44 @@ Check = Callable[[], None]
 """Called before every strip; it may raise to stop the run."""
 
 
+@dataclass(frozen=True)
+class Need:
+    """Bytes at the worst moment on device and host, operations, and bytes copied between the two."""
+
+    peak_bytes: int = 0
+    host_bytes: int = 0
+    work: int = 0
+    moved_bytes: int = 0
+
+    def __add__(self, other: Need) -> Need:
+        """One after the other."""
+        return Need(
+            max(self.peak_bytes, other.peak_bytes),
+            max(self.host_bytes, other.host_bytes),
+            self.work + other.work,
+            self.moved_bytes + other.moved_bytes,
+        )
+
+
 class Performable(Protocol):
-    """A pass over rows, or what an op does in a way of its own. Its sizes are told by the object that runs it."""
+    """A pass over rows, or what an op does in a way of its own. What it needs is told by the object that runs it."""
 
-    def run(self, check: Check, report: Callable[[int], None]) -> None:
-        """Do it. `report` gets the operations done with each strip."""
-        ...
-
+    @property
     def work(self) -> int:
         """Floating point operations."""
         ...
 
-    def peak_bytes(self) -> int:
-        """Device bytes at the worst moment."""
-        ...
-
-    def host_bytes(self) -> int:
-        """Host bytes of what waits there, at the worst moment."""
-        ...
-
+    @property
     def moved_bytes(self) -> int:
         """Bytes copied to host memory and back."""
+        ...
+
+    def need(self) -> Need:
+        """What it takes."""
+        ...
+
+    def run(self, check: Check, report: Callable[[int], None]) -> None:
+        """Do it. `report` gets the operations done with each strip."""
         ...
 
 
@@ -95,8 +112,8 @@ class Pass:
 
     def run(self, check: Check, report: Callable[[int], None]) -> None:
         """Pull everything. `report` gets the operations done with each strip."""
-        work = self.work()
-        context, readers = self.sinks[0].rows.context, [reader for reader, _ in self._readers(self.height)]
+        work, readers = self.work, self._readers
+        context = self.sinks[0].rows.context
         context.ranks.exchange(readers)
         for index, top in enumerate(range(0, self.height, self.strip_rows)):
             check()
@@ -111,14 +128,29 @@ class Pass:
         if context.spill is not None:
             context.spill.settle()
 
+    @property
     def work(self) -> int:
         """Floating point operations."""
-        return sum(sink.rows.work() for sink in self.sinks)
+        return sum(sink.rows.work for sink in self.sinks)
 
-    def peak_bytes(self) -> int:
-        """Device bytes at the worst moment."""
-        scratch = max(sink.rows.scratch_bytes() for sink in self.sinks)
-        return max(self._strip_peak(index) for index in self._decisive()) + scratch
+    @property
+    def _readers(self) -> list[PlaneRows]:
+        return [reader for sink in self.sinks for reader in sink.rows.planes]
+
+    @property
+    def _written(self) -> list[Plane]:
+        return [sink.plane for sink in self.sinks if sink.plane is not None]
+
+    @property
+    def moved_bytes(self) -> int:
+        """Bytes copied to host memory and back."""
+        return sum(plane.host_bytes() for plane in (*self._written, *(reader.plane for reader in self._readers)))
+
+    def need(self) -> Need:
+        """The most that any strip takes."""
+        decisive, moved = self._decisive(), self.moved_bytes
+        peak = max(map(self._strip_peak, decisive)) + max(sink.rows.scratch_bytes for sink in self.sinks)
+        return Need(peak, max(map(self._parked, decisive)) if moved else 0, self.work, moved)
 
     def _decisive(self) -> list[int]:
         """Numbers of the strips that tell all: the first and last ones, and those around a source's strip being freed.
@@ -127,8 +159,7 @@ class Pass:
         """
         count = -(-self.height // self.strip_rows)
         indices = {0, 1, 2, *range(count - 5, count)}
-        for reader, _ in self._readers(self.height):
-            plane = reader.plane
+        for plane in {id(reader.plane): reader.plane for reader in self._readers}.values():
             if plane.strip_rows * self.height <= self.strip_rows * plane.size.height:
                 continue  # a strip or more is freed with every strip that is made
             for strip in (1, plane.count - 1, plane.count):
@@ -136,45 +167,22 @@ class Pass:
                 indices |= set(range((row - 8) // self.strip_rows - 1, row // self.strip_rows + 2))
         return sorted(index for index in indices if 0 <= index < count)
 
-    def host_bytes(self) -> int:
-        """Host bytes of spilled strips at the worst moment."""
-        if not self._spills():
-            return 0
-        planes = [sink.plane for sink in self.sinks if sink.plane is not None]
-        worst = 0
-        for index in self._decisive():
-            written = sum(plane.host_bytes(0, index + 1) for plane in planes)
-            for reader, row in self._readers(index * self.strip_rows):
-                stored = reader.stored_strips(row)
-                written += reader.plane.host_bytes(stored.start, stored.stop)
-            worst = max(worst, written)
-        return worst
-
-    def moved_bytes(self) -> int:
-        """Bytes copied to host memory and back."""
-        if not self._spills():
-            return 0
-        written = sum(sink.plane.host_bytes() for sink in self.sinks if sink.plane is not None)
-        return written + sum(reader.plane.host_bytes() for reader, _ in self._readers(self.height))
-
-    def _spills(self) -> bool:
-        """Whether any strip that is written or read waits in host memory."""
-        planes = [reader.plane for reader, _ in self._readers(self.height)]
-        planes += [sink.plane for sink in self.sinks if sink.plane is not None]
-        return any(plane.device_share < 1 for plane in planes)
-
-    def _readers(self, bottom: int) -> list[tuple[PlaneRows, int]]:
-        return [found for sink in self.sinks for found in sink.rows.readers(bottom)]
+    def _parked(self, index: int) -> int:
+        """Host bytes of spilled strips once strip `index` is written and nothing that it was made from is let go."""
+        top = index * self.strip_rows
+        read = sum(sink.rows.cost(max(0, top - self.strip_rows), top).parked for sink in self.sinks)
+        return read + sum(plane.host_bytes(0, index + 1) for plane in self._written)
 
     def _strip_peak(self, index: int) -> int:
         top = index * self.strip_rows
         bottom = min(self.height, top + self.strip_rows)
         worst = 0
         for number, sink in enumerate(self.sinks):
-            standing = sum(other.rows.standing(top, top) for other in self.sinks[number + 1 :])
+            standing = sum(other.rows.cost(top, top).stands for other in self.sinks[number + 1 :])
             for other in self.sinks[:number]:
                 # What the first strip leaves is less: its windows are not kept.
-                standing += other.rows.standing(top, bottom) if index else other.rows.first(top, bottom)[1]
+                cost = other.rows.cost(top, bottom)
+                standing += cost.stands if index else cost.first[1]
             leaving = 0  # one strip at a time is on its way to host memory and still on the device, too
             for other in self.sinks:
                 if other.plane is not None:
@@ -187,10 +195,7 @@ class Pass:
     def _taking(self, sink: Sink, index: int, top: int, bottom: int, leaving: int) -> int:
         """Bytes for one strip of one sink; the strip that is `leaving` is gone once the new one is parked."""
         cost = sink.rows.cost(top, bottom)
-        stays = sink.rows.standing(top, bottom)
-        peak = stays + cost.peak
-        if index == 0:
-            peak, stays = sink.rows.first(top, bottom)
+        peak, stays = (cost.stands + cost.peak, cost.stands) if index else cost.first
         size = (bottom - top) * sink.rows.row_bytes
         statistics = 0
         if sink.moments is not None and sink.rows.context.dtype.itemsize <= 2:

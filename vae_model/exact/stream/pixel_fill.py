@@ -9,8 +9,7 @@ from torch import Tensor
 
 from ...kernels.pixel_norm import normalise_into, part_bytes
 from ..layer import PixelNorm
-from .context import Context
-from .window import Fill
+from .context import Context, Fill
 
 
 @dataclass(frozen=True)

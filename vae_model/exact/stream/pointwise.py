@@ -7,15 +7,17 @@ from torch.nn import functional
 
 from ..layer import Conv
 from .context import Context
-from .source import Cost, PlaneRows, Rows
+from .source import Cost, Rows
 
 
 class PointwiseRows(Rows):
     """Every piece of the source by itself."""
 
     def __init__(self, context: Context, conv: Conv, source: Rows) -> None:
-        super().__init__(context, source.size._replace(channels=conv.out_channels), source.top, source.bottom)
+        size = source.size._replace(channels=conv.out_channels)
+        super().__init__(context, size, source.top, source.bottom, source)
         self.conv, self.source = conv, source
+        self.work += conv.flops(context.batch, self.bottom - self.top, size.width)
         self._weights: tuple[Tensor, Tensor | None] | None = None
 
     def take(self, bottom: int) -> list[Tensor]:
@@ -26,24 +28,8 @@ class PointwiseRows(Rows):
             pieces[index] = functional.conv2d(piece, *self._weights)
         return pieces
 
-    def cost(self, top: int, bottom: int) -> Cost:
-        source, out = self.source.cost(top, bottom), (bottom - top) * self.row_bytes
-        return Cost(max(source.peak, source.held + out), out)
-
-    def standing(self, top: int, bottom: int) -> int:
-        return self.source.standing(top, bottom) + self.context.weight_bytes(self.conv)
-
-    def first(self, top: int, bottom: int) -> tuple[int, int]:
-        weights, out = self.context.weight_bytes(self.conv), (bottom - top) * self.row_bytes
-        before, rest = self.source.first(top, bottom)
-        return weights + max(before, rest + self.source.cost(top, bottom).held + out), weights + rest
-
-    def readers(self, bottom: int) -> list[tuple[PlaneRows, int]]:
-        return self.source.readers(bottom)
-
-    def scratch_bytes(self) -> int:
-        return self.source.scratch_bytes()
-
-    def work(self) -> int:
-        rows = self.bottom - self.top
-        return self.conv.flops(self.context.batch, rows, self.size.width) + self.source.work()
+    def _cost(self, top: int, bottom: int) -> Cost:
+        source, held = self.source.cost(top, bottom), (bottom - top) * self.row_bytes
+        making, (before, rest) = source.held + held, source.first
+        opening = max(before, rest + making), rest
+        return Cost(max(source.peak, making), held, source.stands, source.parked, opening)

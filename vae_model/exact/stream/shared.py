@@ -20,23 +20,21 @@ class Shared:
         self._recipe = recipe
         # Positions, not readers: two objects that hold each other would keep their strips until a garbage collection.
         self._at: list[int] = []
-        self._top, self._bottom = 0, 0
-        self._source: Rows | None = None
+        self.source: Rows
         self._pieces: list[tuple[int, Tensor]] = []
 
     def reader(self, top: int, bottom: int) -> Rows:
-        """A reader of those rows. Both are made before the first row is taken; the first one made leads."""
-        self._top = min(top, self._top) if self._at else top
-        self._bottom = max(bottom, self._bottom)
+        """A reader of those rows. Both are made before the first row is taken; the first one made leads.
+
+        The other one reads no rows that the leader does not.
+        """
+        leads = not self._at
+        if leads:
+            self.source = self._recipe(top, bottom)
+        assert self.source.top <= top
+        assert bottom <= self.source.bottom
         self._at.append(top)
         return _Reader(self, top, bottom, len(self._at) - 1)
-
-    @property
-    def source(self) -> Rows:
-        """The source over the rows of both readers."""
-        if self._source is None:
-            self._source = self._recipe(self._top, self._bottom)
-        return self._source
 
     def take(self, number: int, bottom: int) -> list[Tensor]:
         """Rows of one reader, from the pieces that are kept or from the source."""
@@ -75,37 +73,18 @@ class _Reader(Rows):
     """One of the two; the leader stands for the source's cost and work, the other finds everything ready."""
 
     def __init__(self, shared: Shared, top: int, bottom: int, number: int) -> None:
-        super().__init__(shared.context, shared.size, top, bottom)
+        super().__init__(shared.context, shared.size, top, bottom, *([] if number else [shared.source]))
         self.shared, self.number = shared, number
-        self.leads = number == 0
 
     def take(self, bottom: int) -> list[Tensor]:
         return self.shared.take(self.number, bottom)
 
-    def cost(self, top: int, bottom: int) -> Cost:
-        if not self.leads or bottom <= top:
-            return Cost(0, 0)
-        cost = self.shared.source.cost(top, bottom)
-        return Cost(max(0, cost.peak - cost.held), 0)
-
-    def standing(self, top: int, bottom: int) -> int:
-        if not self.leads:
-            return 0
-        return self.shared.source.standing(top, bottom) + self.shared.kept_bytes(top, bottom)
-
-    def first(self, top: int, bottom: int) -> tuple[int, int]:
-        if not self.leads:  # what it has passed is let go; of a plane's strips only the last are sure to be
+    def _cost(self, top: int, bottom: int) -> Cost:
+        kept = self.shared.kept_bytes(top, bottom)
+        if self.number:  # what it has passed is let go; of a plane's strips only the last are sure to be
             whole = bottom >= self.bottom or not isinstance(self.shared.source, PlaneRows)
-            return 0, -self.shared.kept_bytes(top, bottom) if whole else 0
-        before, rest = self.shared.source.first(top, bottom)
-        kept = rest + self.shared.kept_bytes(top, bottom)
-        return max(before, kept), kept
-
-    def readers(self, bottom: int) -> list[tuple[PlaneRows, int]]:
-        return self.shared.source.readers(bottom) if self.leads else []
-
-    def scratch_bytes(self) -> int:
-        return self.shared.source.scratch_bytes() if self.leads else 0
-
-    def work(self) -> int:
-        return self.shared.source.work() if self.leads else 0
+            return Cost(0, 0, 0, opening=(0, -kept if whole else 0))
+        source = self.shared.source.cost(top, bottom)
+        before, rest = source.first
+        peak = max(0, source.peak - source.held) if bottom > top else 0
+        return Cost(peak, 0, source.stands + kept, source.parked, (max(before, rest + kept), rest + kept))

@@ -15,7 +15,7 @@ from torch.nn import functional
 from ..layer import Statistics
 from ..program import Extent
 from .context import Context
-from .source import Cost, PlaneRows, Recipe, Rows
+from .source import Cost, Recipe, Rows
 
 
 class _Shuffling(Rows):
@@ -24,9 +24,9 @@ class _Shuffling(Rows):
     def __init__(
         self, context: Context, statistics: Statistics | None, top: int, bottom: int, source: Recipe, size: Extent
     ) -> None:
-        super().__init__(context, size, top, bottom)
-        self.wide = torch.promote_types(context.dtype, torch.float32)
         self.source = source(*self._source_rows(top, bottom))
+        super().__init__(context, size, top, bottom, self.source)
+        self.wide = torch.promote_types(context.dtype, torch.float32)
         self._statistics = statistics
         self._numbers: tuple[Tensor, Tensor] | None = None
 
@@ -43,22 +43,11 @@ class _Shuffling(Rows):
             self._numbers = torch.sqrt(variance + self._statistics.eps), mean
         return self._numbers
 
-    def cost(self, top: int, bottom: int) -> Cost:
-        source, out = self.source.cost(*self._source_rows(top, bottom)), (bottom - top + 2) * self.row_bytes
-        wide = 0 if self._statistics is None else out * self.wide.itemsize // self.context.dtype.itemsize
-        return Cost(max(source.peak, source.held + 2 * wide + 2 * out), out)
-
-    def standing(self, top: int, bottom: int) -> int:
-        return self.source.standing(*self._source_rows(top, bottom)) + self.row_bytes
-
-    def scratch_bytes(self) -> int:
-        return self.source.scratch_bytes()
-
-    def readers(self, bottom: int) -> list[tuple[PlaneRows, int]]:
-        return self.source.readers(self._source_rows(self.top, bottom)[1])
-
-    def work(self) -> int:
-        return self.source.work()
+    def _cost(self, top: int, bottom: int) -> Cost:
+        source, held = self.source.cost(*self._source_rows(top, bottom)), (bottom - top + 2) * self.row_bytes
+        wide = 0 if self._statistics is None else held * self.wide.itemsize // self.context.dtype.itemsize
+        peak = max(source.peak, source.held + 2 * wide + 2 * held)
+        return Cost(peak, held, source.stands + self.row_bytes, source.parked)
 
 
 class ShuffledRows(_Shuffling):

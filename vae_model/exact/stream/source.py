@@ -28,25 +28,49 @@ Source = Callable[[int, int], Tensor]
 
 
 class Cost(NamedTuple):
-    """Bytes while rows are read: at most `peak` beyond what stands already, `held` by the pieces that are returned."""
+    """Bytes while rows top..bottom of a source are taken, everything above them being taken already."""
 
     peak: int
+    """On the device at most, beside what stands."""
     held: int
+    """By the pieces that are returned."""
+    stands: int
+    """On the device by this source and those before it, once the rows are taken."""
+    parked: int = 0
+    """In host memory by strips of the planes read, then."""
+    opening: tuple[int, int] | None = None
+    """For the first rows of all, on the device: at most, and what stays beside these. No window stands yet that a later
+    layer will need; later strips find all of them in place. None: `stands` and `peak` tell it."""
+
+    @property
+    def first(self) -> tuple[int, int]:
+        """`opening` in any case."""
+        return self.opening or (self.stands + self.peak, self.stands)
 
 
 class Rows:
-    """Base of all sources. `size` is the size of the whole activation, top and bottom the rows that will be read.
-
-    `whole`: rows always come as one fresh tensor, so that storing them takes no copy.
-    """
+    """Base of all sources. `size` is the size of the whole activation, top and bottom the rows that will be read."""
 
     whole = False
+    """Whether rows always come as one fresh tensor, so that storing them takes no copy."""
 
-    def __init__(self, context: Context, size: Extent, top: int, bottom: int) -> None:
+    def __init__(self, context: Context, size: Extent, top: int, bottom: int, *sources: Rows) -> None:
+        """`sources`: what it reads from."""
         self.context, self.size = context, size
         self.top = self.at = top
         self.bottom = bottom
         self.row_bytes = context.row_bytes(size.channels, size.width)
+        self._planes: list[PlaneRows] = [plane for source in sources for plane in source.planes]
+        self.scratch_bytes = max((source.scratch_bytes for source in sources), default=0)
+        """Device bytes that any of the sources uses within single calls; a pass holds the most that one asks for."""
+        self.work = sum(source.work for source in sources)
+        """Floating point operations of the whole range."""
+        self._costs: dict[tuple[int, int], Cost] = {}
+
+    @property
+    def planes(self) -> list[PlaneRows]:
+        """The planes that are read in the end."""
+        return self._planes
 
     def take(self, bottom: int) -> list[Tensor]:
         """The rows from the last call's bottom (at first `top`) to `bottom`, as pieces (B, C, n, W) in order."""
@@ -54,31 +78,13 @@ class Rows:
 
     def cost(self, top: int, bottom: int) -> Cost:
         """The cost of taking rows top..bottom once everything above was taken."""
+        cost = self._costs.get((top, bottom))
+        if cost is None:
+            cost = self._costs[top, bottom] = self._cost(top, bottom)
+        return cost
+
+    def _cost(self, top: int, bottom: int) -> Cost:
         raise NotImplementedError
-
-    def standing(self, top: int, bottom: int) -> int:
-        """Device bytes that this source and those before it hold once rows up to `bottom` are taken from `top`."""
-        raise NotImplementedError
-
-    def first(self, top: int, bottom: int) -> tuple[int, int]:
-        """Device bytes of this source and those before it for the first rows: at most, and what stays beside these.
-
-        No window stands yet that a later layer will need; later strips find all of them in place.
-        """
-        standing = self.standing(top, bottom)
-        return standing + self.cost(top, bottom).peak, standing
-
-    def readers(self, bottom: int) -> list[tuple[PlaneRows, int]]:
-        """The planes read, each with the row that is reached once rows up to `bottom` are taken."""
-        return []
-
-    def scratch_bytes(self) -> int:
-        """Device bytes that any of the sources uses within single calls; a pass holds the most that one asks for."""
-        return 0
-
-    def work(self) -> int:
-        """Floating point operations of the whole range."""
-        return 0
 
 
 class InputRows(Rows):
@@ -100,12 +106,9 @@ class InputRows(Rows):
             self.at += end - start
         return pieces
 
-    def cost(self, top: int, bottom: int) -> Cost:
+    def _cost(self, top: int, bottom: int) -> Cost:
         size = (bottom - top) * self.row_bytes
-        return Cost(2 * size, size)  # what the caller makes of the input's rows may lie on the same device
-
-    def standing(self, top: int, bottom: int) -> int:
-        return 0
+        return Cost(2 * size, size, 0)  # what the caller makes of the input's rows may lie on the same device
 
 
 class PlaneRows(Rows):
@@ -119,6 +122,11 @@ class PlaneRows(Rows):
         self.reach = max(0, -top), max(0, bottom - self.size.height)
         """Rows needed above and below the plane's own; where ranks share the rows others have them."""
         self._shared = plane.context.share.count > 1
+        self._states: dict[int, tuple[int, int]] = {}
+
+    @property
+    def planes(self) -> list[PlaneRows]:
+        return [self]  # no attribute: a source that held itself would keep its strips until Python looks for circles
 
     def take(self, bottom: int) -> list[Tensor]:
         again = min(self.bottom - self.size.height, self.size.height)
@@ -173,13 +181,6 @@ class PlaneRows(Rows):
         """Strips whose last row lies above `row`."""
         return self.plane.count if row >= self.size.height else max(0, row) // self.plane.strip_rows
 
-    def readers(self, bottom: int) -> list[tuple[PlaneRows, int]]:
-        return [(self, bottom)]
-
-    def stored_strips(self, row: int) -> range:
-        """The strips that are stored once rows up to `row` were taken."""
-        return range(self._passed(row) if self.consume else 0, self.plane.count)
-
     def strip_bytes(self, top: int, bottom: int) -> int:
         """Device bytes that the strips hold that are passed on the way from row `top` to `bottom`."""
         first, last = self._passed(top), self._passed(bottom)
@@ -197,15 +198,23 @@ class PlaneRows(Rows):
         """Rows of the strips first..last - 1."""
         return max(0, min(last * self.plane.strip_rows, self.size.height) - first * self.plane.strip_rows)
 
-    def cost(self, top: int, bottom: int) -> Cost:
-        held = self.strip_bytes(top, bottom)
-        return Cost(held, held)
+    def _cost(self, top: int, bottom: int) -> Cost:
+        held, state = self.strip_bytes(top, bottom), self._states.get(bottom)
+        if state is None:
+            state = self._states[bottom] = self._state(bottom)
+        return Cost(held, held, *state)
 
-    def standing(self, top: int, bottom: int) -> int:
-        """What is stored behind `bottom`; of a spilled plane also the strip begun and the one behind it."""
+    def _state(self, bottom: int) -> tuple[int, int]:
+        """Device and host bytes of what is stored behind `bottom`.
+
+        On the device there are of a spilled plane also the strip begun and the one behind it.
+        """
         last = self._passed(bottom)
-        stored = self.plane.most_device_bytes(last if self.consume else 0, self.plane.count)
-        begun = bottom % self.plane.strip_rows != 0
-        ahead = self._spilled(min(1 + begun, self.plane.count - last))
+        first = last if self.consume else 0
+        stored = self.plane.most_device_bytes(first, self.plane.count)
         beyond = 2 * sum(self.reach) if self._shared else 0  # as they came, and on the wire
-        return stored + (self._rows_in(last, last + ahead) + beyond) * self.row_bytes
+        if self.plane.device_share == 1:
+            return stored + beyond * self.row_bytes, 0
+        begun = bottom % self.plane.strip_rows != 0
+        ahead = self._rows_in(last, last + self._spilled(min(1 + begun, self.plane.count - last)))
+        return stored + (ahead + beyond) * self.row_bytes, self.plane.host_bytes(first, self.plane.count)

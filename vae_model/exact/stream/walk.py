@@ -11,14 +11,13 @@ from collections.abc import Callable
 from ..layer import Norm, PixelNorm
 from ..program import Extent, Program
 from ..schedule import Schedule
-from .context import Context
+from .context import Context, Fill
 from .fill import fill_maker
 from .moments import Moments
 from .passes import Emit, Pass, Performable, Sink
 from .plane import Plane
 from .source import InputRows, Rows, Source
 from .value import Value, stored
-from .window import Fill
 
 
 class Walk:

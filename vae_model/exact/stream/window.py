@@ -1,49 +1,63 @@
-"""What convolutions and enlargements share: gathering a window of source rows, with its borders and carried rows."""
+"""What convolutions and upsamples share: a window of source rows, with its borders and carried rows, and the result."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from torch import Tensor
 
 from ..layer import Conv
 from ..program import Extent
-from .border import fill_columns, fill_rows, padded_columns
-from .context import Context
-from .source import Cost, PlaneRows, Recipe, Rows
-
-Fill = Callable[[Tensor, Tensor], None]
-"""(target, x): write what stands before a convolution (norm, activation) into a piece of its window."""
+from .border import fill_columns, fill_rows
+from .context import Context, Fill
+from .fill import ACTIVATE, copy_in
+from .source import Cost, Recipe, Rows
 
 
 class Windowed(Rows):
-    """Gathers the rows that a strip of results needs; the rows that the next strip needs again are carried over."""
+    """Gathers the rows that a strip of results needs; the rows that the next strip needs again are carried over.
 
-    def __init__(self, context: Context, conv: Conv, size: Extent, top: int, bottom: int, source: Recipe) -> None:
-        super().__init__(context, size, top, bottom)
-        self.conv = conv
+    Weights are fetched at the first strip, once a pass.
+    """
+
+    kind = "convolve"
+    """As the table of methods calls it."""
+    whole = True
+
+    def __init__(
+        self,
+        context: Context,
+        conv: Conv,
+        size: Extent,
+        top: int,
+        bottom: int,
+        source: Recipe,
+        source_size: Extent,
+        fast_rows: int = 0,
+    ) -> None:
+        """`fast_rows`: rows of a strip for which a faster method may be used where it pays, 0 for the plain one."""
+        self.conv, self.method = conv, context.method(self.kind, conv, source_size.width, fast_rows)
         first = self._first(top)
         # Without a border of its own a 1x1 convolution may be asked for rows of the other end, too.
         self.wraps = conv.circular or conv.kernel == 1
-        self.place = context.share.place(self.source_height)
+        self.place = context.share.place(source_size.height)
         self._last_row = 2**62 if self.wraps else self.place.whole - self.place.offset
         self.source = source(first if self.wraps else max(-self.place.offset, first), self._reach(bottom))
-        if self._mode() == "reflect" and min(self.place.whole, self.source.size.width) < 2:
+        super().__init__(context, size, top, bottom, self.source)
+        if self._mode() == "reflect" and min(self.place.whole, source_size.width) < 2:
             raise ValueError(
                 f"{conv.name}: expected at least 2 rows and columns to reflect, got fewer: enlarge the image"
             )
-        self.columns = self._border_columns()
-        self.window_row_bytes = context.row_bytes(conv.in_channels, self.source.size.width + sum(self.columns))
+        self.scratch_bytes = max(self.method.scratch_bytes + self.method.product_bytes, self.scratch_bytes)
+        self.columns, self.weight_bytes = self.method.columns, self.method.weight_bytes
+        self.window_row_bytes = context.row_bytes(conv.in_channels, source_size.width + sum(self.columns))
+        self.make_fill: Callable[[], Fill] = lambda: copy_in
+        self.after: str | None = None
+        self._layer: tuple[Fill, Any, Tensor | None] | None = None
+        self._odd = False
         self._buffer: Tensor | None = None
         self._carried: Tensor | None = None
-
-    def _border_columns(self) -> tuple[int, int]:
-        """Columns of the window left and right of the source's."""
-        return padded_columns(self.conv)
-
-    def _rows_below(self, rows: int) -> int:
-        """Rows of zeros that the window ends with, for so many rows of results."""
-        return 0
 
     def _first(self, row: int) -> int:
         """The first source row that result `row` needs."""
@@ -56,13 +70,30 @@ class Windowed(Rows):
     def _mode(self) -> str:
         return self.conv.mode
 
+    def _is_odd(self, top: int, bottom: int) -> bool:
+        """Whether weights are wanted for strips that may begin with odd rows."""
+        return False
+
     def _reach(self, bottom: int) -> int:
         """Source rows that are read once the results above `bottom` are made."""
         return min(self._last_row, self._end(bottom))
 
-    @property
-    def source_height(self) -> int:
-        raise NotImplementedError
+    def take(self, bottom: int) -> list[Tensor]:
+        if bottom <= self.at:
+            return []
+        top = self.at
+        odd = self._is_odd(top, bottom)
+        if self._layer is None or (odd and top % 2 and not self._odd):
+            self._layer = None  # the old one is freed before the new one is made
+            self._odd = odd
+            fill, (weight, bias) = self.make_fill(), self.context.layer_weights(self.conv)
+            self._layer = fill, self.method.arrange(self.context, weight, self._odd), bias
+            del weight
+        fill, weights, bias = self._layer
+        window = self._window(bottom, fill)
+        self.at = bottom
+        out = self.method.run(self.context, window, weights, bias, top, bottom - top, self._odd)
+        return [ACTIVATE[self.after](out) if self.after else out]
 
     def _window(self, bottom: int, fill: Fill) -> Tensor:
         """The source rows of results at..bottom, borders filled in."""
@@ -70,7 +101,7 @@ class Windowed(Rows):
         pieces = self.source.take(self._reach(bottom))
         size = self.source.size
         left, right = self.columns
-        below = self._rows_below(bottom - self.at)
+        below = self.method.rows_below(bottom - self.at)
         window = self._buffer
         if window is None or window.shape[2] != end - first + below:
             window = self._buffer = None  # the old one is freed before the new one is made
@@ -100,67 +131,31 @@ class Windowed(Rows):
         self._carried = window[:, :, self._first(bottom) - first :].clone() if bottom < self.bottom else None
         return whole
 
-    def _carry_bytes(self, bottom: int) -> int:
-        return (self._end(bottom) - self._first(bottom)) * self.window_row_bytes if bottom < self.bottom else 0
-
-    def _spans(self, top: int, bottom: int) -> tuple[int, int]:
-        """What taking results top..bottom takes from the source."""
-        above = self._reach(top) if top > self.top else self.source.top
-        return above, self._reach(bottom)
-
-    def _window_bytes(self, top: int, bottom: int) -> int:
-        rows = self._end(bottom) - self._first(top) + self._rows_below(bottom - top)
-        return rows * self.window_row_bytes
-
-    def cost(self, top: int, bottom: int) -> Cost:
+    def _cost(self, top: int, bottom: int) -> Cost:
+        end, weights, fold = self._end(bottom), self.weight_bytes, self.method.fold_bytes
+        begin = self._reach(top) if top > self.top else self.source.top
+        source = self.source.cost(begin, min(self._last_row, end))
+        # A strip that needs no new row here finds the window of the one before.
+        above = top - 1 if bottom == top > self.top else top
+        window = (end - self._first(above) + self.method.rows_below(bottom - above)) * self.window_row_bytes
+        carry = (end - self._first(bottom)) * self.window_row_bytes if bottom < self.bottom else 0
+        stands = window + carry + weights + source.stands
         if bottom <= top:
-            return Cost(0, 0)
-        source = self.source.cost(*self._spans(top, bottom))
-        out = (bottom - top) * self.row_bytes
-        filling = source.held + self._fill_bytes(source.held)
-        return Cost(max(source.peak, filling, out + self._extra(top, bottom)), out)
-
-    def _extra(self, top: int, bottom: int) -> int:
-        """Bytes beside window and result while the result is made."""
-        return 0
+            return Cost(0, 0, stands, source.parked, (0, 0))
+        held = (bottom - top) * self.row_bytes
+        making, filling = held + self.method.making_bytes(bottom - top), source.held + self._fill_bytes(source.held)
+        peak = max(source.peak, filling, making)
+        if top > self.top:
+            return Cost(peak, held, stands, source.parked)
+        before, rest = source.first
+        most = weights + max(before, rest + window + max(filling, carry + making))
+        if fold:  # while weights are made there is no window yet, and nothing has been read: only planes stand
+            unread = self.source.cost(begin, begin).stands - source.stands
+            peak = max(peak, fold + unread - window)
+            most = max(most, weights + fold + sum(plane.cost(plane.top, plane.top).stands for plane in self.planes))
+        return Cost(peak, held, stands, source.parked, (most, weights + rest + carry))
 
     def _fill_bytes(self, source_bytes: int) -> int:
         """Bytes beside the window and so many bytes of source rows while these are written into it."""
-        return 0
-
-    def standing(self, top: int, bottom: int) -> int:
-        # A strip that needs no new row here finds the window of the one before.
-        above = top - 1 if bottom == top > self.top else top
-        own = self._window_bytes(above, bottom) + self._carry_bytes(bottom) + self._weight_bytes()
-        return own + self.source.standing(*self._spans(top, bottom))
-
-    def first(self, top: int, bottom: int) -> tuple[int, int]:
-        if bottom <= top:
-            return 0, 0
-        spans, out, weights = self._spans(top, bottom), (bottom - top) * self.row_bytes, self._weight_bytes()
-        before, rest = self.source.first(*spans)
-        window, carry = self._window_bytes(top, bottom), self._carry_bytes(bottom)
-        filling = self.source.cost(*spans).held
-        filling += self._fill_bytes(filling)
-        work = rest + window + max(filling, carry + max(0, out + self._extra(top, bottom)))
-        return weights + max(before, work), weights + rest + carry
-
-    def readers(self, bottom: int) -> list[tuple[PlaneRows, int]]:
-        return self.source.readers(self._reach(bottom))
-
-    def scratch_bytes(self) -> int:
-        return max(self._own_scratch() + self._product_bytes(), self.source.scratch_bytes())
-
-    def _own_scratch(self) -> int:
-        """Bytes that the method itself uses within a call."""
-        return 0
-
-    def _product_bytes(self) -> int:
-        """Bytes that a matrix product takes beside the scratch memory."""
-        return 0
-
-    def _scratch(self) -> Tensor:
-        return self.context.scratch(self._own_scratch())
-
-    def _weight_bytes(self) -> int:
-        return self.context.weight_bytes(self.conv)
+        work_bytes: Callable[[int], int] | None = getattr(self.make_fill, "work_bytes", None)
+        return 0 if work_bytes is None else work_bytes(source_bytes)

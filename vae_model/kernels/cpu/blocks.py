@@ -9,8 +9,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ..method import Machine
 from ..winograd import TILE
-from .filters import Filters
+from .filters import CONVOLVE, UPSAMPLE_EVEN, UPSAMPLE_ODD, Filters
 from .packing import pack_weight, packing_bytes
 
 _POINTS = (TILE + 2) ** 2
@@ -19,10 +20,16 @@ _BLOCK_TILES = 48
 _SCRATCH_BYTES = 14 * 2**20
 _THREAD_BYTES = 4 * 2**20
 """Scratch memory of all threads together, and how much each may take where they are many."""
+_SOME_CHANNELS = 128
+"""Results of an upsample that are made at once: products of more would take more memory than everything else."""
 
 
 class Blocks(NamedTuple):
-    """Sizes of one layer's blocks of tiles."""
+    """Sizes of one layer's blocks of tiles, and the convolution: F(4x4, 3x3) like `winograd.py`, in one piece.
+
+    There every step goes through main memory, since a matrix product of a library wants many rows; here a block of
+    tiles stays in a CPU's caches from the first step to the last.
+    """
 
     in_channels: int
     out_channels: int
@@ -40,6 +47,9 @@ class Blocks(NamedTuple):
     """Channels that are added up at once."""
     some: int
     """Channels of results that are made at once."""
+    filters: tuple[Filters, ...]
+    """Of a convolution; or of an upsample whose tiles begin with even rows of results, and with odd ones."""
+    library: CDLL
 
     @property
     def columns(self) -> tuple[int, int]:
@@ -72,22 +82,54 @@ class Blocks(NamedTuple):
         """Bytes that their transformation takes beside the result."""
         return packing_bytes(self.planes, self.panel, min(self.depth, self.in_channels))
 
-    def pack(self, weight: Tensor, filters: Filters) -> Tensor:
-        """(out, in, 3, 3) -> flat, of `weight_bytes`."""
+    def transform_weight(self, weight: Tensor, *, odd: bool = False) -> Tensor:
+        """(out, in, 3, 3) -> flat, of `weight_bytes`, as `run` wants it with the same `odd`."""
         result = torch.empty(self.weight_bytes // torch.float32.itemsize, dtype=weight.dtype)
         size = self.planes * self.in_channels * self.some
         for number, part in enumerate(weight.split(self.some)):
-            pack_weight(part, filters, self.panel, self.depth, result[number * size : (number + 1) * size])
+            pack_weight(part, self.filters[odd], self.panel, self.depth, result[number * size : (number + 1) * size])
         return result
+
+    def run(
+        self, window: Tensor, weight: Tensor, bias: Tensor | None, scratch: Tensor, out: Tensor, top: int = 0,
+        *, odd: bool = False,
+    ) -> None:  # fmt: skip
+        """Write rows of the result into `out`, one image; nothing is done to tensors without data.
+
+        Args:    window: (n, width + sum(columns), in), dense: of a convolution n is two more than rows, or more; of an
+                 upsample it is the source from row (top - 1) // 2 on, with its borders.
+                 weight: from `transform_weight`. bias: (out,) or None. scratch: flat, float32, of `scratch_bytes`.
+                 out: (rows, width or 2 * width, out), dense. top: its first row, for an upsample.
+                 odd: tiles begin with odd rows of results, as they must where `top` is odd.
+        """
+        if type(out) is not Tensor:
+            return
+        assert odd or top % 2 == 0
+        skip = int(odd and top % 2 == 0)  # the row above begins the first tiles
+        self.library.tile_convolve(
+            *(window.data_ptr(), window.stride(0), window.shape[0]),
+            *(weight.data_ptr(), None if bias is None else bias.data_ptr(), out.data_ptr()),
+            *(out.shape[0], self.width, self.in_channels, self.out_channels, self.block, self.threads),
+            *(scratch.data_ptr(), self.own, self.some, self.filters[odd].kind, skip),
+        )
+
+
+def plan_tiles(machine: Machine, channels: tuple[int, int], width: int, rows: int) -> Blocks | None:
+    """For a source of that width and strips of so many rows; None where there are no kernels for it."""
+    return plan_blocks(machine, channels, width, rows, (CONVOLVE,))
+
+
+def plan_upsample_tiles(machine: Machine, channels: tuple[int, int], width: int, rows: int) -> Blocks | None:
+    """The same for an upsample, by rows of its source: 81 products of 6x6 source values for 8x8 results."""
+    return plan_blocks(machine, channels, width, rows, (UPSAMPLE_EVEN, UPSAMPLE_ODD), _SOME_CHANNELS)
 
 
 def plan_blocks(
-    library: CDLL,
+    machine: Machine,
     channels: tuple[int, int],
     width: int,
     rows: int,
-    filters: Filters,
-    threads: int,
+    filters: tuple[Filters, ...],
     some: int | None = None,
 ) -> Blocks | None:
     """For (in, out) channels and strips of so many rows of the source; None where there is no kernel for these.
@@ -95,11 +137,12 @@ def plan_blocks(
     `some`: results that are made at once at most, in channels and whole panels; None: all.
     """
     wide, narrow = channels
-    if wide % library.tile_lanes() or narrow % library.tile_panel():
+    threads, library = machine
+    if library is None or wide % library.tile_lanes() or narrow % library.tile_panel():
         return None
     step = library.tile_rows()
     fixed = threads, library.tile_pad(), library.tile_panel(), library.tile_depth(), min(narrow, some or narrow)
-    one = Blocks(wide, narrow, width, len(filters.taps), step, *fixed)
+    one = Blocks(wide, narrow, width, len(filters[0].taps), step, *fixed, filters, library)
     room = max(_SCRATCH_BYTES, threads * _THREAD_BYTES) // one.scratch_bytes * step
     share = math.ceil(math.ceil(rows / TILE) * math.ceil(width / TILE) / threads / step) * step
     return one._replace(block=max(step, min(_BLOCK_TILES // step * step, room, share)))
@@ -115,25 +158,3 @@ def declare(library: CDLL) -> None:
         *[c_int] * 3,
     ]
     library.tile_convolve.restype = None
-
-
-def run_tiles(
-    library: CDLL,
-    blocks: Blocks,
-    filters: Filters,
-    window: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    scratch: Tensor,
-    out: Tensor,
-    skip: int = 0,
-) -> None:
-    """Call `tile_convolve`, which says what it takes; nothing is done to tensors without data."""
-    if type(out) is not Tensor:
-        return
-    library.tile_convolve(
-        *(window.data_ptr(), window.stride(0), window.shape[0]),
-        *(weight.data_ptr(), None if bias is None else bias.data_ptr(), out.data_ptr()),
-        *(out.shape[0], blocks.width, blocks.in_channels, blocks.out_channels, blocks.block, blocks.threads),
-        *(scratch.data_ptr(), blocks.own, blocks.some, filters.kind, skip),
-    )

@@ -51,7 +51,7 @@ def _filters(kind: int, rows: _Points, columns: _Points) -> Filters:
 
 
 CONVOLVE = _filters(0, _PLAIN, _PLAIN)
-ENLARGE_EVEN = _filters(1, _BEGINS_EVEN, _BEGINS_EVEN)
+UPSAMPLE_EVEN = _filters(1, _BEGINS_EVEN, _BEGINS_EVEN)
 """Rows of tiles begin with an even row of results."""
-ENLARGE_ODD = _filters(2, _BEGINS_ODD, _BEGINS_EVEN)
+UPSAMPLE_ODD = _filters(2, _BEGINS_ODD, _BEGINS_EVEN)
 """Rows of tiles begin with an odd one."""

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from .blocks import declare, plan_blocks, run_tiles
+from ..method import Machine
+from .blocks import declare, plan_blocks
 from .compiler import load
-from .filters import CONVOLVE, ENLARGE_EVEN, ENLARGE_ODD, Filters
+from .filters import CONVOLVE, UPSAMPLE_EVEN, UPSAMPLE_ODD, Filters
 
 _ROWS, _WIDTH = 6, 9
 """Of the trial's source: it ends with parts of tiles."""
@@ -26,29 +27,30 @@ def kernels() -> CDLL | None:
 
 @torch.no_grad()
 def is_right(library: CDLL) -> bool:
-    """Whether a small convolution and enlargements that begin with either row come out right."""
+    """Whether a small convolution and upsamples that begin with either row come out right."""
     channels = 2 * library.tile_panel()
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(1, channels, _ROWS, _WIDTH, generator=generator)
     weight, bias = torch.randn(channels, channels, 3, 3, generator=generator), torch.arange(1.0, channels + 1)
     large = functional.interpolate(x, scale_factor=2.0, mode="nearest")
-    for filters in (CONVOLVE, ENLARGE_EVEN, ENLARGE_ODD):
-        source = x if filters is CONVOLVE else large
+    upsample = UPSAMPLE_EVEN, UPSAMPLE_ODD
+    for filters, source, odd in (((CONVOLVE,), x, False), (upsample, large, False), (upsample, large, True)):
         expected = functional.conv2d(source.double(), weight.double(), bias.double(), padding=1)
-        made = _convolve(library, filters, x, weight, bias, skip=int(filters is ENLARGE_ODD))
+        made = _convolve(library, filters, x, weight, bias, odd)
         if not bool(((made - expected).abs() < 1e-4 * expected.abs().max()).all()):
             return False
     return True
 
 
-def _convolve(library: CDLL, filters: Filters, x: Tensor, weight: Tensor, bias: Tensor, skip: int) -> Tensor:
-    channels, scale = x.shape[1], 1 if filters is CONVOLVE else 2
-    blocks = plan_blocks(
-        library, (channels, channels), _WIDTH, _ROWS, filters, torch.get_num_threads(), library.tile_panel()
-    )
+def _convolve(
+    library: CDLL, filters: tuple[Filters, ...], x: Tensor, weight: Tensor, bias: Tensor, odd: bool
+) -> Tensor:
+    channels, scale = x.shape[1], len(filters)
+    machine = Machine(torch.get_num_threads(), library)
+    blocks = plan_blocks(machine, (channels, channels), _WIDTH, _ROWS, filters, library.tile_panel())
     assert blocks is not None
     window = functional.pad(x, (*blocks.columns, 1, 1))[0].permute(1, 2, 0).contiguous()
     out = torch.full((scale * _ROWS, scale * _WIDTH, channels), torch.nan)
     scratch = torch.full((blocks.scratch_bytes // 4,), torch.nan)
-    run_tiles(library, blocks, filters, window, blocks.pack(weight, filters), bias, scratch, out, skip)
+    blocks.run(window, blocks.transform_weight(weight, odd=odd), bias, scratch, out, odd=odd)
     return out.permute(2, 0, 1)[None]
