@@ -19,6 +19,7 @@ import pytest
 import torch
 from exact_vae import load_vae
 from exact_vae.tests.checkpoint.saved_models import MAKERS, Made, make
+from exact_vae.tests.exactness import TOLERANCE
 from exact_vae.vae_model.checkpoint.save import default_layout, layouts_of, save
 from exact_vae.vae_model.errors import InputError
 from exact_vae.vae_model.families.table import decode_raw, encode_raw
@@ -30,8 +31,6 @@ pytestmark = pytest.mark.usefixtures("inference")
 
 CASES = 500 if settings.get_current_profile_name() == "saves-500" else 12
 COMES_BACK = "comes back"
-BOUND = 2e-5
-"""Of the output's range: the project's bound in float32."""
 FRAMES = 2
 
 
@@ -110,7 +109,9 @@ def same(actual: Tensor, expected: Tensor, told: str) -> None:
 def close(actual: Tensor, expected: Tensor, told: str) -> None:
     assert actual.shape == expected.shape, told
     spread = max(1.0, float(expected.max() - expected.min()))
-    torch.testing.assert_close(actual, expected, rtol=0, atol=BOUND * spread, msg=lambda text: f"{told}: {text}")
+    torch.testing.assert_close(
+        actual, expected, rtol=0, atol=TOLERANCE[torch.float32] * spread, msg=lambda text: f"{told}: {text}"
+    )
 
 
 def assert_method(vae: VAE, told: str) -> None:

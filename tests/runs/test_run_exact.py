@@ -10,6 +10,7 @@ import torch
 from exact_vae import VAE
 from exact_vae.benchmarks.meter import LiveTensorMeter
 from exact_vae.model_management import LocalHost, memory
+from exact_vae.tests.exactness import assert_exact
 from exact_vae.vae_model.errors import MemoryBudgetError
 from exact_vae.vae_model.errors.bytesize import format_bytes
 from exact_vae.vae_model.host import ENDLESS
@@ -99,12 +100,6 @@ def sample(direction: str, batch: int = 1, side: int = 128) -> Tensor:
         z = torch.randn(batch, 4, side // 8, side // 8, generator=generator)
         return z + torch.linspace(-2, 2, side // 8)
     return (torch.rand(batch, side, side, 3, generator=generator) + torch.linspace(0, 1, side)[:, None]) / 2
-
-
-def assert_exact(actual: Tensor, untiled: Tensor) -> None:
-    spread = float(untiled.max() - untiled.min())
-    assert spread > 0.01
-    torch.testing.assert_close(actual, untiled, rtol=0, atol=2e-5 * spread)  # the project's bound for float32
 
 
 def out_of_memory() -> Exception:

@@ -12,6 +12,7 @@ import torch
 from exact_vae import VAE
 from exact_vae.model_management import LocalHost
 from exact_vae.model_management.oom import is_oom
+from exact_vae.tests.exactness import assert_exact
 from exact_vae.tests.injector import AllocationFailures
 from exact_vae.vae_model.checkpoint.load import LoadedModel, load_model
 from exact_vae.vae_model.errors import MemoryBudgetError
@@ -63,12 +64,6 @@ def vae(loaded: LoadedModel) -> Iterator[VAE]:
 def z() -> Tensor:
     z = torch.randn(1, 4, SIDE // FACTOR, SIDE // FACTOR, generator=torch.Generator().manual_seed(5))
     return z + torch.linspace(-2, 2, SIDE // FACTOR)
-
-
-def assert_exact(actual: Tensor, untiled: Tensor) -> None:
-    spread = float(untiled.max() - untiled.min())
-    assert spread > 0.01
-    torch.testing.assert_close(actual, untiled, rtol=0, atol=2e-5 * spread)  # the project's bound for float32
 
 
 def decode(vae: VAE, z: Tensor, failures: AllocationFailures, **options: Any) -> Tensor | str:
