@@ -60,13 +60,17 @@ class Rows:
         self.top = self.at = top
         self.bottom = bottom
         self.row_bytes = context.row_bytes(size.channels, size.width)
-        self.planes: list[PlaneRows] = [plane for source in sources for plane in source.planes]
-        """The planes that are read in the end."""
+        self._sources = sources
         self.scratch_bytes = max((source.scratch_bytes for source in sources), default=0)
         """Device bytes that any of the sources uses within single calls; a pass holds the most that one asks for."""
         self.work = sum(source.work for source in sources)
         """Floating point operations of the whole range."""
         self._costs: dict[tuple[int, int], Cost] = {}
+
+    @property
+    def planes(self) -> list[PlaneRows]:
+        """The planes that are read in the end."""
+        return [plane for source in self._sources for plane in source.planes]
 
     def take(self, bottom: int) -> list[Tensor]:
         """The rows from the last call's bottom (at first `top`) to `bottom`, as pieces (B, C, n, W) in order."""
@@ -112,7 +116,7 @@ class PlaneRows(Rows):
 
     def __init__(self, plane: Plane, top: int, bottom: int, *, consume: bool) -> None:
         super().__init__(plane.context, plane.size, top, bottom)
-        self.plane, self.consume, self.planes = plane, consume, [self]
+        self.plane, self.consume = plane, consume
         self._fetched: dict[int, tuple[Tensor, object]] = {}
         self._first_rows: Tensor | None = None
         self.reach = max(0, -top), max(0, bottom - self.size.height)
@@ -130,6 +134,10 @@ class PlaneRows(Rows):
             pieces.append(self._piece(bottom))
             self.at += pieces[-1].shape[2]
         return pieces
+
+    @property
+    def planes(self) -> list[PlaneRows]:
+        return [self]
 
     def _piece(self, bottom: int) -> Tensor:
         """From the current row to the end of its strip, or to `bottom`."""
@@ -171,7 +179,9 @@ class PlaneRows(Rows):
 
     def _passed(self, row: int) -> int:
         """Strips whose last row lies above `row`."""
-        return self.plane.count if row >= self.size.height else max(0, row) // self.plane.strip_rows
+        if row <= 0:
+            return 0
+        return self.plane.count if row >= self.size.height else row // self.plane.strip_rows
 
     def strip_bytes(self, top: int, bottom: int) -> int:
         """Device bytes that the strips hold that are passed on the way from row `top` to `bottom`."""
