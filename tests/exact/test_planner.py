@@ -17,7 +17,7 @@ from exact_vae.vae_model.exact.program import Extent, Program
 from exact_vae.vae_model.exact.schedule import LevelSchedule, uniform
 from exact_vae.vae_model.exact.stream.context import Context
 from exact_vae.vae_model.exact.stream.plane import Plane
-from exact_vae.vae_model.exact.stream.source import PlaneRows
+from exact_vae.vae_model.exact.stream.source import PlaneSource
 from exact_vae.vae_model.families.ldm.autoencoder import build_kl
 from exact_vae.vae_model.families.ldm.config import KLConfig, LevelsConfig
 from exact_vae.vae_model.families.ldm.program import build_program
@@ -200,5 +200,5 @@ def test_sources_are_let_go_without_a_garbage_collection() -> None:
     """Those that hold each other would keep their strips until one."""
     context = Context(1, torch.float32, torch.device("cpu"))
     plane = Plane(context, Extent(4, 8, 8), 2)
-    rows = weakref.ref(PlaneRows(plane, 0, 8, consume=True))
+    rows = weakref.ref(PlaneSource(plane, 0, 8, consume=True))
     assert rows() is None

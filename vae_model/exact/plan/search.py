@@ -256,21 +256,21 @@ class _Search:
         """What may be stored, from least work to most."""
         ops = self.program.level_ops(level)
         blocks = any(op.inner_plane for op in ops)
-        enlarges = any(op.upsamples for op in ops) and blocks
+        upsamples = any(op.upsamples for op in ops) and blocks
         base = LevelSchedule(rows)
         forced = self.prefer if self._is_large(self.sizes[level]) else None
         if forced == "recompute":
-            yield replace(base, store_hidden=not blocks, store_enlarged=not enlarges)
+            yield replace(base, store_hidden=not blocks, store_enlarged=not upsamples)
             return
         yield base
         if any(op.at_once for op in ops) and self.host_budget:
             yield replace(base, stream_attention=True, device_share=0.0)
         if forced is not None or not blocks:
             return
-        # The enlarged plane that opens a level is its largest: the peak falls only when neither it nor a hidden one is
+        # The upsampled plane that opens a level is its largest: the peak falls only when neither it nor a hidden one is
         # stored, so the two are given up together.
-        yield replace(base, store_hidden=False, store_enlarged=not enlarges)
-        yield replace(base, store_hidden=False, store_enlarged=not enlarges, store_blocks=False)
+        yield replace(base, store_hidden=False, store_enlarged=not upsamples)
+        yield replace(base, store_hidden=False, store_enlarged=not upsamples, store_blocks=False)
 
     def _is_large(self, size: Extent) -> bool:
         return 4 * size.height * size.width > max(other.height * other.width for other in self.sizes)

@@ -7,11 +7,11 @@ from collections.abc import Callable
 from ..layer import Conv
 from ..program import Extent
 from .context import Context, Fill
-from .source import Recipe
+from .source import MakeSource
 from .window import Windowed
 
 
-class ConvolvedRows(Windowed):
+class ConvolvedSource(Windowed):
     """A convolution of any stride, with what stands before it and a function of single values behind it."""
 
     def __init__(
@@ -20,7 +20,7 @@ class ConvolvedRows(Windowed):
         conv: Conv,
         top: int,
         bottom: int,
-        source: Recipe,
+        source: MakeSource,
         source_size: Extent,
         fill: Callable[[], Fill] | None = None,
         after: str | None = None,

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .moments import CHUNK_ELEMENTS, Moments
 from .plane import Plane
-from .source import PlaneRows, Rows
+from .source import PlaneSource, Source
 
 Emit = Callable[[int, Tensor], None]
 """Takes (first row, rows) of the finished result; they come in order."""
@@ -49,7 +49,7 @@ class Performable(Protocol):
 class Sink:
     """Where rows end: in a plane, in moments of what the plane stores, with the caller, or in moments alone."""
 
-    rows: Rows
+    rows: Source
     plane: Plane | None = None
     moments: Moments | None = None
     emit: Emit | None = None
@@ -132,7 +132,7 @@ class Pass:
         return sum(sink.rows.work for sink in self.sinks)
 
     @property
-    def _readers(self) -> list[PlaneRows]:
+    def _readers(self) -> list[PlaneSource]:
         return [reader for sink in self.sinks for reader in sink.rows.planes]
 
     @property

@@ -19,11 +19,11 @@ from ..program import Extent
 from .context import Context
 from .plane import Plane
 
-Recipe = Callable[[int, int], "Rows"]
+MakeSource = Callable[[int, int], "Source"]
 """(top, bottom) -> a new source of those rows."""
 
 
-Source = Callable[[int, int], Tensor]
+ReadInput = Callable[[int, int], Tensor]
 """(top, bottom) -> those rows of the input (B, C, n, W), on any device and in any float dtype."""
 
 
@@ -48,13 +48,13 @@ class Cost(NamedTuple):
         return self.opening or (self.stands + self.peak, self.stands)
 
 
-class Rows:
+class Source:
     """Base of all sources. `size` is the size of the whole activation, top and bottom the rows that will be read."""
 
     whole = False
     """Whether rows always come as one fresh tensor, so that storing them takes no copy."""
 
-    def __init__(self, context: Context, size: Extent, top: int, bottom: int, *sources: Rows) -> None:
+    def __init__(self, context: Context, size: Extent, top: int, bottom: int, *sources: Source) -> None:
         """`sources`: what it reads from."""
         self.context, self.size = context, size
         self.top = self.at = top
@@ -68,7 +68,7 @@ class Rows:
         self._costs: dict[tuple[int, int], Cost] = {}
 
     @property
-    def planes(self) -> list[PlaneRows]:
+    def planes(self) -> list[PlaneSource]:
         """The planes that are read in the end."""
         return [plane for source in self._sources for plane in source.planes]
 
@@ -87,10 +87,10 @@ class Rows:
         raise NotImplementedError
 
 
-class InputRows(Rows):
+class InputSource(Source):
     """Rows of the input image or latent, brought to the device and into the run's dtype strip by strip."""
 
-    def __init__(self, context: Context, size: Extent, top: int, bottom: int, source: Source | None) -> None:
+    def __init__(self, context: Context, size: Extent, top: int, bottom: int, source: ReadInput | None) -> None:
         super().__init__(context, size, top, bottom)
         self.source = source
 
@@ -111,7 +111,7 @@ class InputRows(Rows):
         return Cost(2 * size, size, 0)  # what the caller makes of the input's rows may lie on the same device
 
 
-class PlaneRows(Rows):
+class PlaneSource(Source):
     """Rows of a stored plane. With `consume` every strip is dropped once its last row was taken."""
 
     def __init__(self, plane: Plane, top: int, bottom: int, *, consume: bool) -> None:
@@ -136,7 +136,7 @@ class PlaneRows(Rows):
         return pieces
 
     @property
-    def planes(self) -> list[PlaneRows]:
+    def planes(self) -> list[PlaneSource]:
         return [self]
 
     def _piece(self, bottom: int) -> Tensor:

@@ -5,14 +5,14 @@ from __future__ import annotations
 from ..layer import Conv
 from ..program import Extent
 from .context import Context
-from .source import Recipe
+from .source import MakeSource
 from .window import Windowed
 
 _UPSAMPLED_BORDER = {"zeros": "zeros", "circular": "circular", "replicate": "replicate", "reflect": "replicate"}
 """Borders of the upsampled plane as borders of its source: a reflected row -1 is row 1, that is source row 0."""
 
 
-class UpsampledRows(Windowed):
+class UpsampledSource(Windowed):
     """Nearest x2 and a 3x3 convolution: 4/9 of the work."""
 
     kind = "upsample"
@@ -23,7 +23,7 @@ class UpsampledRows(Windowed):
         conv: Conv,
         top: int,
         bottom: int,
-        source: Recipe,
+        source: MakeSource,
         source_size: Extent,
         fast_rows: int = 0,
     ) -> None:

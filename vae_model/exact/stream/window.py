@@ -12,10 +12,10 @@ from ..program import Extent
 from .border import fill_columns, fill_rows
 from .context import Context, Fill
 from .fill import ACTIVATE, copy_in
-from .source import Cost, Recipe, Rows
+from .source import Cost, MakeSource, Source
 
 
-class Windowed(Rows):
+class Windowed(Source):
     """Gathers the rows that a strip of results needs; the rows that the next strip needs again are carried over.
 
     Weights are fetched at the first strip, once a pass.
@@ -32,7 +32,7 @@ class Windowed(Rows):
         size: Extent,
         top: int,
         bottom: int,
-        source: Recipe,
+        source: MakeSource,
         source_size: Extent,
         fast_rows: int = 0,
     ) -> None:
@@ -47,7 +47,7 @@ class Windowed(Rows):
         super().__init__(context, size, top, bottom, self.source)
         if self._mode() == "reflect" and min(self.place.whole, source_size.width) < 2:
             raise ValueError(
-                f"{conv.name}: expected at least 2 rows and columns to reflect, got fewer: enlarge the image"
+                f"{conv.name}: expected at least 2 rows and columns to reflect, got fewer: take a larger image"
             )
         self.scratch_bytes = max(self.method.scratch_bytes + self.method.product_bytes, self.scratch_bytes)
         self.columns, self.weight_bytes = self.method.columns, self.method.weight_bytes
