@@ -112,7 +112,7 @@ def test_strips_that_begin_with_any_row(first: int, step: int, monkeypatch: pyte
     def source(top: int, bottom: int) -> InputSource:
         return InputSource(context, size, top, bottom, lambda top, bottom: x[:, :, top:bottom])
 
-    rows = enlarged.UpsampledSource(context, conv, 0, 18, source, size, 8)
+    rows = enlarged.UpsampledSource(context, conv, 0, 18, source, size, fast_rows=8)
     pieces = [*rows.take(first)]
     while rows.at < 18:
         pieces += rows.take(min(18, rows.at + step))

@@ -43,6 +43,6 @@ class Upsample(Op):
         fast = walk.schedule[level].fast_rows
 
         def read(top: int, bottom: int, last: bool) -> Source:
-            return UpsampledSource(walk.context, self.conv, top, bottom, value.recipe(last), value.size, fast)
+            return UpsampledSource(walk.context, self.conv, top, bottom, value.recipe(last), value.size, fast_rows=fast)
 
         return Value(self.extent(value.size), read)

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from ..layer import Conv
 from ..program import Extent
-from .context import Context
-from .source import MakeSource
 from .window import Windowed
 
 _UPSAMPLED_BORDER = {"zeros": "zeros", "circular": "circular", "replicate": "replicate", "reflect": "replicate"}
@@ -17,19 +14,11 @@ class UpsampledSource(Windowed):
 
     kind = "upsample"
 
-    def __init__(
-        self,
-        context: Context,
-        conv: Conv,
-        top: int,
-        bottom: int,
-        source: MakeSource,
-        source_size: Extent,
-        fast_rows: int = 0,
-    ) -> None:
-        size = Extent(conv.out_channels, 2 * source_size.height, 2 * source_size.width)
-        super().__init__(context, conv, size, top, bottom, source, source_size, fast_rows)
-        self.work += conv.flops(context.batch, bottom - top, size.width) * 4 // 9
+    def _size(self, source: Extent) -> Extent:
+        return Extent(self.conv.out_channels, 2 * source.height, 2 * source.width)
+
+    def _flops(self) -> int:
+        return super()._flops() * 4 // 9
 
     def _mode(self) -> str:
         return _UPSAMPLED_BORDER[self.conv.mode]
