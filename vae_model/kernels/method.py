@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from ctypes import CDLL
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
@@ -47,11 +46,16 @@ class Wanted(NamedTuple):
 class Memory(Protocol):
     """Where a method's tensors come from."""
 
-    memory_format: torch.memory_format
-    empty: Callable[[int, int, int], Tensor]
-    """(channels, rows, width) -> a new strip."""
-    scratch: Callable[[int], Tensor]
-    """At least so many bytes of flat float32 memory for use within one call."""
+    @property
+    def memory_format(self) -> torch.memory_format: ...
+
+    def empty(self, channels: int, rows: int, width: int) -> Tensor:
+        """A new strip."""
+        ...
+
+    def scratch(self, size: int) -> Tensor:
+        """At least so many bytes of flat float32 memory for use within one call."""
+        ...
 
 
 @dataclass(frozen=True)
