@@ -20,6 +20,7 @@ from ..program import Extent, Program
 from ..schedule import LevelSchedule
 from ..sharding.share import WHOLE, Share
 from ..stream.value import Value
+from .choice import Choice
 from .plan import LevelPlan, Plan
 from .sizing import Need, Sized, Sizing, level_sizes
 
@@ -96,20 +97,6 @@ def make_plan(
     raise MemoryBudgetError(search.message(search.device_budget, device_budget), search.device_budget)
 
 
-class _Choice:
-    """What the search for one level's schedule has come to."""
-
-    def __init__(self) -> None:
-        self.best: Sized | None = None
-        self.failed: list[Sized] = []
-        """What does not fit."""
-        self.floor = float("inf")
-        """The least score that anything tried would have without copies."""
-        self.rejected: dict[str, str] = {}
-        self.judged: set[str] = set()
-        """Names of what was tried, in strips of any height."""
-
-
 class _Search:
     """The choice of every level's schedule."""
 
@@ -177,7 +164,7 @@ class _Search:
 
     def _level(self, level: int, value: Value) -> tuple[Sized, list[str]]:
         """The best schedule that fits, else the smallest one; and a line for each that was rejected."""
-        choice = _Choice()
+        choice = Choice()
         for tries, rows in enumerate(self._heights(level)):
             if choice.best is not None and (tries > _LOWER_TRIES or self._beaten(choice.floor, choice.best)):
                 break
@@ -186,7 +173,7 @@ class _Search:
                 break
         return choice.best or min(choice.failed, key=self._size), list(choice.rejected.values())
 
-    def _try(self, choice: _Choice, level: int, rows: int, value: Value) -> None:
+    def _try(self, choice: Choice, level: int, rows: int, value: Value) -> None:
         """All that may be stored, in strips of that height."""
         variants = self._variants(level, rows)
         for number, variant in enumerate(variants):
