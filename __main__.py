@@ -6,17 +6,22 @@ Exit codes: 0 done, 1 some inputs failed, 2 nothing was done (wrong usage, no su
 from __future__ import annotations
 
 import argparse
+import contextlib
+import gc
 import json
 import logging
 import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
 from . import __version__
 from .commands.completion import VALUES
 from .commands.sample import add_sample, run_sample
+
+_SHORT = ("plan", "info")
+"""Commands that read a header and compute a little."""
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -68,7 +73,12 @@ def make_parser() -> argparse.ArgumentParser:
     plan = commands.add_parser("plan", parents=[common, choosing], help="how a size would run, and what it would take")
     plan.add_argument("--size", required=True, metavar="WxH", help="of the image in pixels, such as 4096x4096")
     plan.add_argument("--memory", default=None, metavar="AMOUNT", help="budget above the weights; default: all free")
-    plan.add_argument("--host-memory", default="0", metavar="AMOUNT", help="for strips that wait there; default: none")
+    plan.add_argument(
+        "--host-memory",
+        default=None,
+        metavar="AMOUNT",
+        help="for strips that wait there, 0: none; default: as in a run",
+    )
     plan.add_argument("--dtype", default="auto", help="auto, float32, bfloat16 or float16")
     plan.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps, xpu")
     plan.add_argument("--direction", choices=["decode", "encode"], default="decode")
@@ -129,30 +139,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         refuse_words(parser, options, rest)
     if getattr(options, "debug", False):
         show_tracebacks()
-    _show_notes(options)
     try:
-        if options.command == "info":
-            return _info(options)
-        if options.command == "completion":
-            from .commands.completion import completion_script
-
-            print(completion_script(parser, options.shell))
-            return 0
-        if options.command == "plan":
-            return _plan(options)
-        if options.command == "convert":
-            return _convert(options)
-        if options.command == "evaluate":
-            from .commands.evaluate import run_evaluate
-
-            return run_evaluate(options)
-        if options.command == "sample":
-            return run_sample(options)
-        if options.command == "train":
-            return _train(options)
-        from .commands.run import run_files
-
-        return run_files(options)
+        with _paused_collector(options.command in _SHORT):
+            _show_notes(options)
+            return _run(options, parser)
     except KeyboardInterrupt:
         print("exact-vae: interrupted; files that were finished are whole", file=sys.stderr)
         return 1
@@ -164,6 +154,39 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         print(f"exact-vae: {one_line(error, options.command)}", file=sys.stderr)
         return 2
+
+
+def _run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
+    """The command that was chosen; the exit code."""
+    ours = {"info": _info, "plan": _plan, "convert": _convert, "train": _train, "sample": run_sample}
+    if options.command in ours:
+        return ours[options.command](options)
+    if options.command == "completion":
+        from .commands.completion import completion_script
+
+        print(completion_script(parser, options.shell))
+        return 0
+    if options.command == "evaluate":
+        from .commands.evaluate import run_evaluate
+
+        return run_evaluate(options)
+    from .commands.run import run_files
+
+    return run_files(options)
+
+
+@contextlib.contextmanager
+def _paused_collector(short: bool) -> Generator[None]:
+    """Nothing is collected in a command that is over before it counts: one pass over all that PyTorch has made takes
+    longer than the command itself."""
+    paused = short and gc.isenabled()
+    if paused:
+        gc.disable()
+    try:
+        yield
+    finally:
+        if paused:
+            gc.enable()
 
 
 def show_tracebacks() -> None:
@@ -182,8 +205,8 @@ def _show_notes(options: argparse.Namespace) -> None:
 
 def _convert(options: argparse.Namespace) -> int:
     """One VAE into another layout."""
-    from .commands.convert import convert_vae
     from .commands.vae_option import vae_files
+    from .vae_model.checkpoint.convert import convert_vae
 
     if options.no_clobber and options.output.exists() and not options.output.is_dir():
         written, notes = [options.output], ["kept as it was"]
@@ -220,8 +243,8 @@ def _train(options: argparse.Namespace) -> int:
 
 def _info(options: argparse.Namespace) -> int:
     """Describe a VAE from names and shapes alone."""
-    from .commands.describe import card, describe_vae
     from .commands.vae_option import vae_files
+    from .vae_model.checkpoint.describe import card, describe_vae
 
     facts = describe_vae(vae_files(options.inputs), options.latent_format, options.variant, options.part)
     if options.json:
@@ -236,8 +259,8 @@ def _info(options: argparse.Namespace) -> int:
 
 def _plan(options: argparse.Namespace) -> int:
     """Show the plan of one size; nothing is loaded or run."""
-    from .commands.describe import plan_file
     from .commands.vae_option import vae_files
+    from .model_management.vae_plan import plan_file
 
     plan = plan_file(
         vae_files(options.vae),

@@ -214,7 +214,7 @@ def run_pip(command: list[str], what: str, download: str) -> None:
 
 
 def demo(arguments: list[str]) -> int:
-    return call([PYTHON, "-m", "exact_vae.nodes.demo", *arguments], cwd=None)  # relative paths are the user's
+    return call([PYTHON, str(ROOT / "benchmarks" / "demo.py"), *arguments], cwd=None)  # relative paths are the user's
 
 
 def bench(arguments: list[str]) -> int:
@@ -225,7 +225,7 @@ def test(arguments: list[str]) -> int:
     """Run every check even if one fails; end with a table and one line of totals."""
     ruff = [PYTHON, "-m", "ruff"]
     results = [check("ruff check", [*ruff, "check", "."]), check("ruff format", [*ruff, "format", "--check", "."])]
-    results += [check_types(), check_javascript()]
+    results += [check("lint-imports", [PYTHON, "tests/project/rooms.py"]), check_types(), check_javascript()]
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "pytest.xml"
         share = ["-n", str(min(os.cpu_count() or 1, 4)), "--dist", "worksteal"]  # processes; a later -n 0 undoes it

@@ -12,7 +12,7 @@ import planned
 from case import Case, run_untiled
 from exact_vae.model_management.memory import get_free_memory
 from exact_vae.vae_model.errors.bytesize import format_bytes
-from exact_vae.vae_model.families.estimate import untiled_elements_per_pixel
+from exact_vae.vae_model.families.table import family_of
 from torch import Tensor
 
 UNTILED, BASELINE = "ExactVAE untiled", "diffusers untiled"
@@ -34,7 +34,7 @@ Maker = Callable[[Case], Prepared]
 def _require_memory(case: Case) -> None:
     """A system that runs out of main memory kills the whole process, so on a CPU untiled runs are not even tried."""
     models = case.models
-    elements = untiled_elements_per_pixel(models.config, case.direction) * case.size**2
+    elements = family_of(models.base).untiled_elements(models.config, case.direction) * case.size**2
     needed, free = int(elements * models.dtype.itemsize), get_free_memory(models.device)
     if models.device.type == "cpu" and needed > free:
         raise MemoryError(f"not run: needs about {format_bytes(needed)}, {format_bytes(free)} are free")

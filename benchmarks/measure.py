@@ -12,8 +12,9 @@ from typing import Any, TypeVar
 
 import torch
 from exact_vae.model_management.memory import soft_empty_cache
-from exact_vae.model_management.meter import LiveTensorMeter
 from exact_vae.model_management.oom import is_oom
+from exact_vae.vae_model.evaluation.metrics import decibels
+from meter import LiveTensorMeter
 from torch import Tensor
 
 T = TypeVar("T")
@@ -103,11 +104,8 @@ def _number(value: float) -> float | None:
 def compare(result: Tensor, reference: Tensor) -> dict[str, float | None]:
     """Worst difference as a share of the reference's range, and PSNR over that range (None for equal results)."""
     result, reference = result.detach().cpu().double(), reference.detach().cpu().double()
-    span = float(reference.max() - reference.min())
-    difference = (result - reference).abs_()
-    square = float(difference.square().mean())
-    decibels = _number(10 * math.log10(span**2 / square)) if square > 0 and span > 0 else None
-    return {"max_error": ratio(float(difference.max()), span), "psnr": decibels}
+    span, worst = float(reference.max() - reference.min()), float((result - reference).abs_().max())
+    return {"max_error": ratio(worst, span), "psnr": _number(float(decibels(result[None], reference[None], span)))}
 
 
 def mean_error(result: Tensor, reference: Tensor) -> float | None:

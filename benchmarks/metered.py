@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 from case import LEVELS
-from exact_vae.model_management.meter import LiveTensorMeter
 from exact_vae.vae_model.attention import streamed, streamed_large
 from exact_vae.vae_model.exact.memory.spill import Spill
 from exact_vae.vae_model.exact.plan.search import make_plan
@@ -23,6 +22,7 @@ from exact_vae.vae_model.exact.stream.run import run_program
 from exact_vae.vae_model.families.ldm.autoencoder import build_kl
 from exact_vae.vae_model.families.ldm.config import KLConfig
 from exact_vae.vae_model.families.ldm.program import build_program
+from meter import LiveTensorMeter
 from torch import Tensor
 from torch.utils._python_dispatch import _disable_current_modes
 

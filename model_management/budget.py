@@ -8,8 +8,6 @@ import torch
 
 from . import memory
 
-AMPLE = 2**62
-"""A budget that everything fits into."""
 RESERVE_SHARE = 0.1
 RESERVE_BYTES = 256 * 1024**2
 """Kept free on the device: a convolution library's workspace, fragmentation, other programs."""
@@ -22,16 +20,27 @@ def device_reserve(free_bytes: int) -> int:
     return max(int(RESERVE_SHARE * free_bytes), min(RESERVE_BYTES, free_bytes // 4))
 
 
-def budgets(
-    device: torch.device, limit: int | None, get_free_memory: Callable[[torch.device], int] | None = None
-) -> tuple[int, int]:
-    """Bytes for a plan on the device and in host memory. `limit`: what the user allows on the device, or None.
+def is_main_memory(device: torch.device) -> bool:
+    """Whether the device's memory is the main memory: strips then have nowhere else to wait."""
+    return device.type == "cpu"
 
-    On a CPU the device is the main memory: strips have nowhere else to wait.
+
+def budgets(
+    device: torch.device,
+    budget: int | None,
+    get_free_memory: Callable[[torch.device], int] | None = None,
+    sharing: int = 1,
+) -> tuple[int, int]:
+    """Bytes for a plan on the device and in main memory: the one rule of runs, nodes and the command line.
+
+    Args:    budget: what the user allows on the device, None for what is free. sharing: processes in this main memory.
     """
-    get_free_memory = get_free_memory or memory.get_free_memory
-    free_bytes = get_free_memory(device)
-    device_budget = max(1, free_bytes - device_reserve(free_bytes)) if limit is None else limit
-    if device.type == "cpu":
-        return device_budget, 0
-    return device_budget, int(HOST_SHARE * get_free_memory(torch.device("cpu")))
+
+    def free(place: torch.device) -> int:
+        found = (get_free_memory or memory.get_free_memory)(place)
+        return found // sharing if place.type == "cpu" else found
+
+    if budget is None:
+        free_bytes = free(device)
+        budget = max(1, free_bytes - device_reserve(free_bytes))
+    return budget, 0 if is_main_memory(device) else int(HOST_SHARE * free(torch.device("cpu")))

@@ -82,8 +82,9 @@ class ComfyHost(LocalHost):
         self._bar: Any = None
         self._last_event = 0.0
 
-    def load_model(self, model: nn.Module, device: torch.device, memory_required: int = 0) -> None:
+    def load_model(self, model: nn.Module, device: torch.device, memory_required: int = 0) -> bool | None:
         management().load_models_gpu([self.patcher], memory_required=memory_required, force_full_load=self.full_load)
+        return None  # the patcher's patches are in place now, those of other packs among them
 
     def get_free_memory(self, device: torch.device) -> int:
         if device.type == "cpu":

@@ -11,6 +11,7 @@ import copy
 import logging
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
@@ -20,15 +21,15 @@ from torch import Tensor
 from ..vae_model.errors import MemoryBudgetError
 from ..vae_model.errors.bytesize import parse_bytes
 from ..vae_model.exact.layer import UnsupportedModule
-from ..vae_model.families.halves import Half
-from ..vae_model.host import Report, Watch
+from ..vae_model.families.coder import Coder
+from ..vae_model.host import ENDLESS, Report, Watch
 from ..vae_model.runs.checks import crop_centre
-from ..vae_model.runs.exact import ExactRun
-from ..vae_model.runs.untiled import Run
+from ..vae_model.runs.exact import run_exact
+from ..vae_model.runs.run import Run
 from ..vae_model.vae import VAE
 from .comfy_host import ComfyHost, is_comfyui, output_dtype
 from .frames import image_shape, images_like, latents_like, one_frame, video_obstacle
-from .obstacle import BLEND, OPTIONS, correct_factors, factor_of, find_obstacle, half_of
+from .obstacle import BLEND, OPTIONS, correct_factors, factor_of, half_for, half_of
 
 logger = logging.getLogger(__name__)
 
@@ -38,16 +39,16 @@ def make_exact(vae: Any, memory: int | str | None = None) -> Any:
 
     `memory`: bytes or text such as "2GiB" for the run above the weights; None for what it kept to before, or is free.
     """
-    limit = None if memory is None else parse_bytes(memory)
+    budget = None if memory is None else parse_bytes(memory)
     known = isinstance(vae, (ExactVAE, VAE))
-    if (known and limit is None) or not (known or (is_comfyui() and hasattr(vae, "patcher"))):
+    if (known and budget is None) or not (known or (is_comfyui() and hasattr(vae, "patcher"))):
         return vae
     made = copy.copy(vae)
     if not known:
         made.__class__ = _exact_class(type(vae))
         correct_factors(made)
-    if limit is not None:
-        made.memory_limit = limit
+    if budget is not None:
+        made.memory_limit = budget
     return made
 
 
@@ -67,59 +68,55 @@ class ExactVAE:
 
     def decode(self: Any, samples_in: Any, *args: Any, **options: Any) -> Any:
         """(B, c, h, w) -> (B, H, W, C), dtype and device as the host wants them; videos of one frame likewise."""
-        why = OPTIONS if any(args) or any(options.values()) else None
-        own = self._exact_own("decode", samples_in, *args, **options)
-        z = one_frame(samples_in)
-        return self._exact_or("decode", z, lambda: images_like(self, samples_in, self._exact_decode(z)), own, why)
+        why = _unknown(args, options)
+        call = _Call("decode", (samples_in, *args), options, lambda x: images_like(self, samples_in, x), why)
+        return self._exact_call(call, one_frame(samples_in))
 
     def encode(self: Any, pixel_samples: Any, *args: Any, not_video: Any = None, **options: Any) -> Any:
         """(B, H, W, C) -> (B, c, h, w), dtype and device as the host wants them; (B, c, 1, h, w) of a video VAE."""
-        x, why = pixel_samples, OPTIONS if any(args) or any(options.values()) else None
+        why = _unknown(args, options) or video_obstacle(self, pixel_samples, not_video)
         options |= {} if not_video is None else {"not_video": not_video}
-        own = self._exact_own("encode", x, *args, **options)
-        why = why or video_obstacle(self, x, not_video)
-        return self._exact_or("encode", x, lambda: latents_like(self, self._exact_encode(x)), own, why)
+        call = _Call("encode", (pixel_samples, *args), options, lambda z: latents_like(self, z), why)
+        return self._exact_call(call, pixel_samples)
 
     def decode_tiled(
         self: Any, samples: Any, tile_x: Any = None, tile_y: Any = None, *args: Any, **options: Any
     ) -> Any:
         """As `decode`, in strips of the tiles' height (latent cells); "blend": the VAE's own tiles, approximate."""
-        z, why = one_frame(samples), None if options.pop("method", "exact") == "exact" else BLEND
         rows = _rows(tile_x, tile_y, int(self.spacial_compression_decode()))
-        own = self._exact_own("decode_tiled", samples, tile_x, tile_y, *args, **options)
-        return self._exact_or("decode", z, lambda: images_like(self, samples, self._exact_decode(z, rows)), own, why)
+        why, given = _blended(options), (samples, tile_x, tile_y, *args)
+        call = _Call("decode_tiled", given, options, lambda x: images_like(self, samples, x), why, rows)
+        return self._exact_call(call, one_frame(samples))
 
     def encode_tiled(
         self: Any, pixel_samples: Any, tile_x: Any = None, tile_y: Any = None, *args: Any, **options: Any
     ) -> Any:
         """As `encode`, in strips of the tiles' height (pixels); "blend": the VAE's own tiles, approximate."""
-        x, why = pixel_samples, None if options.pop("method", "exact") == "exact" else BLEND
         rows = _rows(tile_x, tile_y, 1 / int(self.spacial_compression_encode()))
-        own = self._exact_own("encode_tiled", x, tile_x, tile_y, *args, **options)
-        why = why or video_obstacle(self, x, options.get("not_video"))
-        return self._exact_or("encode", x, lambda: latents_like(self, self._exact_encode(x, rows)), own, why)
+        why, given = _blended(options), (pixel_samples, tile_x, tile_y, *args)
+        why = why or video_obstacle(self, pixel_samples, options.get("not_video"))
+        call = _Call("encode_tiled", given, options, lambda z: latents_like(self, z), why, rows)
+        return self._exact_call(call, pixel_samples)
 
     def decode_tiled_(self: Any, samples: Any, *args: Any, **options: Any) -> Any:
         """The host's inner method, called by some packs: (B, c, h, w) -> (B, C, H, W), 0..1."""
-        own = self._exact_own("decode_tiled_", samples, *args, **options)
-        return self._exact_or("decode", samples, lambda: self._exact_decode(samples).movedim(-1, 1), own)
+        call = _Call("decode_tiled_", (samples, *args), options, lambda x: x.movedim(-1, 1))
+        return self._exact_call(call, samples)
 
     def encode_tiled_(self: Any, pixel_samples: Any, *args: Any, **options: Any) -> Any:
         """The host's inner method: (B, C, H, W) -> (B, c, h, w)."""
-        x = pixel_samples.movedim(1, -1)
-        own = self._exact_own("encode_tiled_", pixel_samples, *args, **options)
-        return self._exact_or("encode", x, lambda: self._exact_encode(x), own)
+        call = _Call("encode_tiled_", (pixel_samples, *args), options, lambda z: z)
+        return self._exact_call(call, pixel_samples.movedim(1, -1))
 
     def decode_tiled_3d(self: Any, samples: Any, *args: Any, **options: Any) -> Any:
         """The host's inner method for videos: (B, c, 1, h, w) -> (B, C, 1, H, W), 0..1; of more frames its own."""
-        own, z = self._exact_own("decode_tiled_3d", samples, *args, **options), one_frame(samples)
-        return self._exact_or("decode", z, lambda: self._exact_decode(z).movedim(-1, 1).unsqueeze(2), own)
+        call = _Call("decode_tiled_3d", (samples, *args), options, lambda x: x.movedim(-1, 1).unsqueeze(2))
+        return self._exact_call(call, one_frame(samples))
 
     def encode_tiled_3d(self: Any, pixel_samples: Any, *args: Any, **options: Any) -> Any:
         """The host's inner method for videos: (B, C, 1, H, W) -> (B, c, 1, h, w); of more frames its own."""
-        own = self._exact_own("encode_tiled_3d", pixel_samples, *args, **options)
-        x = one_frame(pixel_samples).movedim(1, -1)
-        return self._exact_or("encode", x, lambda: self._exact_encode(x).unsqueeze(2), own)
+        call = _Call("encode_tiled_3d", (pixel_samples, *args), options, lambda z: z.unsqueeze(2))
+        return self._exact_call(call, one_frame(pixel_samples).movedim(1, -1))
 
     @property
     def memory_used_decode(self: Any) -> Callable[[Any, torch.dtype], int]:
@@ -139,51 +136,6 @@ class ExactVAE:
     def memory_used_encode(self: Any, estimate: Callable[[Any, torch.dtype], int]) -> None:
         vars(self)["memory_used_encode"] = estimate
 
-    def _exact_own(self, name: str, *args: Any, **options: Any) -> Callable[[], Any]:
-        """The call of the host's own method of this VAE."""
-        return lambda: getattr(super(ExactVAE, self), name)(*args, **options)
-
-    # -- what is known -----------------------------------------------------------------------------------------------
-
-    def _exact_or(
-        self: Any,
-        what: str,
-        x: Any,
-        exact: Callable[[], Any],
-        own: Callable[[], Any],
-        why: str | None = None,
-    ) -> Any:
-        """The exact result; that of the VAE's own method where there is a reason `why`, or one is found."""
-        self.throw_exception_if_invalid()
-        why = why or find_obstacle(self, what, x)
-        if why is None:
-            try:
-                return exact()
-            except UnsupportedModule as reason:  # loading may have patched the model
-                why = str(reason)
-            except MemoryBudgetError as error:  # the host logs where it came from: no place of ours explains it
-                raise error.with_traceback(None) from None
-        return self._exact_delegate(what, why, own)
-
-    def _exact_delegate(self: Any, what: str, reason: str, run: Callable[[], Any]) -> Any:
-        """The VAE's own method; the log and the report say that and why."""
-        if reason == BLEND:
-            logger.info("%s runs in blended tiles, approximate, as asked", what)
-        else:
-            logger.warning("%s runs by the VAE's own method, which may use approximate tiles: %s", what, reason)
-        report = self.last_report = self._exact_new_report(what, 0, 0, 0)
-        report.exact, report.reason, report.method = False, reason, "blend" if reason == BLEND else "host"
-        started = time.perf_counter()
-        result = run()
-        report.seconds = time.perf_counter() - started
-        if isinstance(result, Tensor):
-            image = result if what == "decode" else None
-            report.images = result.shape[0]
-            if image is not None and image.ndim >= 4:
-                report.height, report.width = image.shape[-3], image.shape[-2]
-        self.exact_host.show(report)
-        return result
-
     # -- running -----------------------------------------------------------------------------------------------------
 
     @property
@@ -191,59 +143,71 @@ class ExactVAE:
         """The host's memory, weights and progress for this VAE."""
         return ComfyHost(self.patcher, full_load=bool(getattr(self, "disable_offload", False)))
 
-    def _exact_new_report(self: Any, what: str, images: int, width: int, height: int) -> Report:
-        dtype = str(self.vae_dtype).removeprefix("torch.")
-        return Report(what, width, height, images, dtype, str(self.device))
+    def _exact_call(self: Any, call: _Call, x: Any) -> Any:
+        """The exact result for x; that of the VAE's own method where there is a reason for it."""
+        self.throw_exception_if_invalid()
+        why = call.why
+        if why is None:
+            try:
+                return call.layout(self._exact_run(call, half_for(self, call.what, x), x))
+            except UnsupportedModule as reason:  # loading may have patched the model
+                why = str(reason)
+            except MemoryBudgetError as error:  # the host logs where it came from: no place of ours explains it
+                raise error.with_traceback(None) from None
+        return self._exact_delegate(call, why)
 
-    def _exact_decode(self: Any, z: Tensor, strip_rows: int | None = None) -> Tensor:
-        size = half_of(self, "decode").program.extent(*z.shape[2:])
-        shape = (len(z), size.height, size.width, size.channels)
-        out = torch.empty(shape, dtype=output_dtype(), device=self.output_device)
-
-        def put(item: int, top: int, rows: Tensor) -> None:
-            rows = rows.to(self.output_device, torch.float32, copy=True)
-            finished = self.process_output(rows)  # newer hosts change it in place
-            out[item : item + 1, top : top + rows.shape[2]] = (rows if finished is None else finished).movedim(1, -1)
-
-        self._exact_run("decode", lambda: half_of(self, "decode"), z, put, strip_rows, (shape[2], shape[1]))
-        return out
-
-    def _exact_encode(self: Any, pixels: Tensor, strip_rows: int | None = None) -> Tensor:
-        program = half_of(self, "encode").program
-        x = crop_centre(pixels, factor_of(program, "encode")) if getattr(self, "crop_input", True) else pixels
-        x = self.vae_encode_crop_pixels(x)[..., : program.in_channels].movedim(-1, 1)  # older hosts leave alpha there
+    def _exact_run(self: Any, call: _Call, half: Coder, x: Tensor) -> Tensor:
+        """Images (B, H, W, C) of latents (B, c, h, w), or latents of images. `half` is what the model is now."""
+        host, program, decodes = self.exact_host, half.program, call.what == "decode"
+        if not decodes:
+            x = crop_centre(x, factor_of(program, "encode")) if getattr(self, "crop_input", True) else x
+            x = self.vae_encode_crop_pixels(x)[..., : program.in_channels].movedim(-1, 1)  # older hosts leave alpha
         size = program.extent(*x.shape[2:])
-        shape = (len(x), self.latent_channels, size.height, size.width)
+        sides = (size.height, size.width)
+        shape = (len(x), *sides, size.channels) if decodes else (len(x), self.latent_channels, *sides)
         out = torch.empty(shape, dtype=output_dtype(), device=self.output_device)
-
-        def put(item: int, top: int, rows: Tensor) -> None:
-            out[item : item + 1, :, top : top + rows.shape[2]] = rows
-
-        def make_half() -> Half:
-            half = half_of(self, "encode")
-            return Half(half.program, lambda rows: half.prepare(self.process_input(rows)), half.finish)
-
-        self._exact_run("encode", make_half, x, put, strip_rows, (x.shape[3], x.shape[2]))
+        height, width = sides if decodes else x.shape[2:]
+        report = self.last_report = Report.of(self, call.what, len(x), height, width)
+        with torch.inference_mode(), host.running(self.device), Watch(report, host.tell, self.device) as watch:
+            run = Run(
+                what=call.what,
+                x=x,
+                out=out.movedim(-1, 1) if decodes else out,
+                write=self._exact_write_pixels if decodes else Tensor.copy_,
+                make_half=lambda: half_of(self, call.what),
+                module=self.first_stage_model,
+                host=host,
+                device=self.device,
+                dtype=self.vae_dtype,
+                budget=self.memory_limit,
+                watch=watch,
+                strip_rows=call.rows,
+            )
+            run_exact(run, half)
         return out
 
-    def _exact_run(
-        self: Any,
-        what: str,
-        make_half: Callable[[], Half],
-        x: Tensor,
-        put: Callable[[int, int, Tensor], None],
-        strip_rows: int | None,
-        pixels: tuple[int, int],
-    ) -> None:
-        host = self.exact_host
-        report = self.last_report = self._exact_new_report(what, len(x), *pixels)
+    def _exact_write_pixels(self: Any, place: Tensor, rows: Tensor) -> None:
+        rows = rows.to(self.output_device, torch.float32, copy=True)
+        finished = self.process_output(rows)  # newer hosts change it in place
+        place.copy_(rows if finished is None else finished)
 
-        def load(memory_required: int) -> None:
-            host.load_model(self.first_stage_model, self.device, memory_required)
-
-        run = Run(what, self.first_stage_model, load, host, self.device, self.vae_dtype, self.memory_limit, None)
-        with torch.inference_mode(), host.running(self.device), Watch(report, host.tell, self.device) as watch:
-            ExactRun(run, make_half, strip_rows, put, watch).items(x)
+    def _exact_delegate(self: Any, call: _Call, reason: str) -> Any:
+        """The VAE's own method; the log and the report say that and why."""
+        if reason == BLEND:
+            logger.info("%s runs in blended tiles, approximate, as asked", call.what)
+        else:
+            logger.warning("%s runs by the VAE's own method, which may use approximate tiles: %s", call.what, reason)
+        report = self.last_report = Report.of(self, call.what, 0, 0, 0)
+        report.exact, report.reason, report.method = False, reason, "blend" if reason == BLEND else "host"
+        started = time.perf_counter()
+        result = getattr(super(), call.name)(*call.args, **call.options)
+        report.seconds = time.perf_counter() - started
+        if isinstance(result, Tensor):
+            report.images = result.shape[0]
+            if call.what == "decode" and result.ndim >= 4:
+                report.height, report.width = result.shape[-3], result.shape[-2]
+        self.exact_host.show(report)
+        return result
 
     # -- planning ----------------------------------------------------------------------------------------------------
 
@@ -251,13 +215,42 @@ class ExactVAE:
         try:
             sides = image_shape(self, shape)
             if sides is not None:
-                half, ample = half_of(self, what), self.memory_limit is None
-                size = (1, half.program.in_channels, *sides)
-                plan = self.exact_host.make_plan(half.program, size, dtype, self.device, self.memory_limit, ample=ample)
-                return plan.peak_bytes
+                program = half_of(self, what).program
+                budget = ENDLESS if self.memory_limit is None else self.memory_limit
+                size = (1, program.in_channels, *sides)
+                return self.exact_host.make_plan(program, size, dtype, self.device, budget).peak_bytes
         except UnsupportedModule:
             pass
         return int(vars(self)[f"memory_used_{what}"](shape, dtype))
+
+
+@dataclass(frozen=True)
+class _Call:
+    """One call of a method of the host's, by its name."""
+
+    name: str
+    args: tuple[Any, ...]
+    options: dict[str, Any]
+    layout: Callable[[Tensor], Tensor]
+    """From images (B, H, W, C) or latents (B, c, h, w) to what it returns."""
+    why: str | None = None
+    """The reason for the VAE's own method, where there is one from the start."""
+    rows: int | None = None
+    """Height of strips in rows of the result."""
+
+    @property
+    def what(self) -> str:
+        """ "decode" or "encode"."""
+        return self.name[:6]
+
+
+def _unknown(args: tuple[Any, ...], options: dict[str, Any]) -> str | None:
+    return OPTIONS if any(args) or any(options.values()) else None
+
+
+def _blended(options: dict[str, Any]) -> str | None:
+    """BLEND where that is the method in the options; it is taken out of them."""
+    return None if options.pop("method", "exact") == "exact" else BLEND
 
 
 def _rows(tile_x: int | None, tile_y: int | None, scale: float) -> int | None:

@@ -9,12 +9,15 @@ from typing import Any
 
 from torch import Tensor
 
+from ..vae_model.families.table import family_knowing
+
 VIDEO = "expected a single frame, got a video of {}"
 
 
 def runs_frames(vae: Any) -> bool:
-    """Whether this is a VAE of videos that the engine may know as one of single frames: Wan 2.1, Qwen-Image."""
-    return getattr(vae, "latent_dim", 2) == 3 and type(vae.first_stage_model).__name__ == "WanVAE"
+    """Whether this is a VAE of videos that the engine may know as one of single frames."""
+    family = family_knowing(vae.first_stage_model)
+    return getattr(vae, "latent_dim", 2) == 3 and family is not None and family.has_frames
 
 
 def one_frame(z: Any) -> Any:

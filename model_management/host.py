@@ -13,9 +13,9 @@ from ..vae_model.exact.plan.plan import Plan
 from ..vae_model.exact.plan.search import make_plan
 from ..vae_model.exact.program import Program
 from ..vae_model.exact.stream.context import own_weights
-from ..vae_model.host import Host, Report
+from ..vae_model.host import ENDLESS, Host, Report
 from . import attention, loaded, memory, oom
-from .budget import AMPLE, budgets
+from .budget import budgets
 
 __all__ = ["Host", "LocalHost"]
 
@@ -23,13 +23,18 @@ __all__ = ["Host", "LocalHost"]
 class LocalHost(Host):
     """Devices, memory and attention of this process; the methods are described in `Host`."""
 
-    def __init__(self, check_interrupt: Callable[[], None] | None = None) -> None:
-        """`check_interrupt`: called where a run may stop; it raises to stop it. None: runs are never stopped."""
-        self._check_interrupt = check_interrupt
-        self._ample: tuple[tuple[Any, ...], Plan] | None = None
+    def __init__(self, check_interrupt: Callable[[], None] | None = None, *, host_budget: int | None = None) -> None:
+        """`check_interrupt`: called where a run may stop; it raises to stop it. None: runs are never stopped.
 
-    def load_model(self, model: nn.Module, device: torch.device, memory_required: int = 0) -> None:
+        `host_budget`: bytes of main memory in which strips may wait, None for what the rule gives them.
+        """
+        self._check_interrupt, self._host_budget = check_interrupt, host_budget
+        self._best: tuple[tuple[Any, ...], Plan] | None = None
+        """What was asked last without end of memory, and its plan."""
+
+    def load_model(self, model: nn.Module, device: torch.device, memory_required: int = 0) -> bool | None:
         loaded.load_model(model, device, memory_required)
+        return True
 
     def get_free_memory(self, device: torch.device) -> int:
         return memory.get_free_memory(device)
@@ -46,31 +51,31 @@ class LocalHost(Host):
     def fused_attention(self, channels: int, dtype: torch.dtype, device: torch.device) -> bool:
         return attention.is_fused(channels, dtype, device)
 
+    def budgets(self, device: torch.device, budget: int | None, sharing: int = 1) -> tuple[int, int]:
+        device_budget, host_budget = budgets(device, budget, self.get_free_memory, sharing)
+        return device_budget, host_budget if self._host_budget is None else self._host_budget
+
     def make_plan(
         self,
         program: Program,
         shape: tuple[int, int, int, int],
         dtype: torch.dtype,
         device: torch.device,
-        limit: int | None,
+        budget: int | None,
         strip_rows: int | None = None,
-        *,
-        ample: bool = False,
     ) -> Plan:
         asked = (program, shape, dtype, device, strip_rows)
-        known = self._ample[1] if self._ample is not None and self._ample[0] == asked else None
-        if ample and known is not None:
-            return known
-        device_budget, host_budget = (AMPLE, 0) if ample else budgets(device, limit, self.get_free_memory)
-        if known is not None and known.peak_bytes <= device_budget:
+        best = self._best[1] if self._best is not None and self._best[0] == asked else None
+        device_budget, host_budget = (ENDLESS, 0) if budget == ENDLESS else self.budgets(device, budget)
+        if best is not None and best.peak_bytes <= device_budget:
             # The plan that nothing keeps short is the best of all that fit.
-            return replace(known, device_budget=device_budget, host_budget=host_budget)
+            return replace(best, device_budget=device_budget, host_budget=host_budget)
         plan = make_plan(
             program, shape, dtype, device_budget, host_budget, device_type=device.type, strip_rows=strip_rows,
             fused_attention=lambda channels: self.fused_attention(channels, dtype, device),
         )  # fmt: skip
-        if ample:
-            self._ample = asked, plan
+        if budget == ENDLESS:
+            self._best = asked, plan
         return plan
 
     def weights(self, layer: nn.Module, like: Tensor) -> tuple[Tensor, Tensor | None]:

@@ -10,13 +10,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..vae_model.bundled import BUNDLED_FILE
+from ..vae_model.bundled import BUNDLED, BUNDLED_FILE
 from ..vae_model.checkpoint.from_module import load_module
 from ..vae_model.checkpoint.load import Source, load_model
 from ..vae_model.errors import InputError, VAEFileError
 from ..vae_model.errors.wording import speaks_plainly
-from ..vae_model.families.conventions import is_flux2_tiny, knows_raw, not_raw
-from ..vae_model.families.ldm.flux2 import PATCH
+from ..vae_model.families.table import FAMILIES
 from ..vae_model.host import Host
 from ..vae_model.vae import VAE
 from . import comfy_host
@@ -24,9 +23,9 @@ from .devices import output_device, parse_device, parse_dtype, vae_device, vae_d
 from .host import LocalHost
 from .hosted_vae import HostedVAE
 
-logger = logging.getLogger(__name__)
+__all__ = ["BUNDLED", "load_vae"]
 
-BUNDLED = "bundled"
+logger = logging.getLogger(__name__)
 
 
 @speaks_plainly("load_vae")
@@ -78,11 +77,11 @@ def load_vae(
         loaded = load_model(
             path_or_paths, dtype=kind, config=config, latent_format=latent_format, variant=variant, part=part
         )
-    if pack_flux2 and is_flux2_tiny(loaded.family, loaded.config):
-        tiny: Any = loaded.model
-        tiny.latent_patch = PATCH
-    if not knows_raw(loaded.family, loaded.config, loaded.hints):
-        logger.warning(not_raw(loaded.config))
+    family = FAMILIES[loaded.family]
+    if pack_flux2:
+        family.pack_latents(loaded.model, loaded.config)
+    if not family.knows_raw(loaded.config, loaded.hints):
+        logger.warning(family.not_raw(loaded.config))
     if not inside:
         return VAE(loaded, host or LocalHost(), device=target, dtype=kind, output_device=output_device())
     vae = HostedVAE(loaded, device=target, dtype=kind)

@@ -6,17 +6,20 @@ from typing import Any
 
 from ..vae_model.exact.layer import UnsupportedModule
 from ..vae_model.exact.program import Program
-from ..vae_model.families.halves import Half, decoder_half, encoder_half
+from ..vae_model.families.coder import Coder
+from ..vae_model.families.table import decoder_of, encoder_of
 from .frames import VIDEO, runs_frames
 
 BLEND = "blended tiles were asked for"
 OPTIONS = "called with options that only the VAE itself knows"
 
 
-def half_of(vae: Any, what: str) -> Half:
+def half_of(vae: Any, what: str) -> Coder:
     """The decoder or encoder of a VAE as it is now; UnsupportedModule where the engine has no rule for it."""
     model = vae.first_stage_model
-    return decoder_half(model) if what == "decode" else encoder_half(model, vae.latent_channels)
+    if what == "decode":
+        return decoder_of(model)
+    return encoder_of(model, vae.latent_channels).behind(vae.process_input)
 
 
 def factor_of(program: Program, what: str) -> int:
@@ -27,7 +30,7 @@ def factor_of(program: Program, what: str) -> int:
 
 
 def correct_factors(vae: Any) -> None:
-    """Set the factors that the host got wrong: the core leaves TAEF2's at 8, and its nodes crop and count by them."""
+    """Set the factors that the host got wrong: the core leaves 8 where it packs cells, and crops by them."""
     for what, name in (("decode", "upscale_ratio"), ("encode", "downscale_ratio")):
         if type(getattr(vae, name, None)) is not int:
             continue
@@ -37,23 +40,23 @@ def correct_factors(vae: Any) -> None:
             continue
 
 
-def find_obstacle(vae: Any, what: str, x: Any) -> str | None:
-    """Why the VAE's own method must "decode" or "encode" x, None where the engine can."""
+def half_for(vae: Any, what: str, x: Any) -> Coder:
+    """What runs x; UnsupportedModule with the reason why the VAE's own method must "decode" or "encode" it."""
     if getattr(vae, "handles_tiling", False):
-        return "the VAE does its own tiling"
+        raise UnsupportedModule("the VAE does its own tiling")
     dimensions, axes = getattr(vae, "latent_dim", 2), int(getattr(x, "ndim", 0))
     if (dimensions != 2 and not runs_frames(vae)) or getattr(vae, "extra_1d_channel", None) is not None:
-        return f"latents of {dimensions} dimensions (video, audio)"
+        raise UnsupportedModule(f"latents of {dimensions} dimensions (video, audio)")
     if axes == 5 and what == "decode":
-        return VIDEO.format(x.shape[2])
+        raise UnsupportedModule(VIDEO.format(x.shape[2]))
     if axes != 4:
-        return f"expected a batch of 4 dimensions, got {axes}"
-    try:
-        wanted = half_of(vae, what).program.in_channels
-    except UnsupportedModule as reason:
-        return str(reason)
+        raise UnsupportedModule(f"expected a batch of 4 dimensions, got {axes}")
+    half = half_of(vae, what)
+    wanted = half.program.in_channels
     channels = int(x.shape[1]) if what == "decode" else _image_channels(vae, int(x.shape[3]))
-    return None if channels == wanted else f"expected {wanted} channels, got {channels}"
+    if channels != wanted:
+        raise UnsupportedModule(f"expected {wanted} channels, got {channels}")
+    return half
 
 
 def _image_channels(vae: Any, channels: int) -> int:

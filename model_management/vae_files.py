@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from ..vae_model.bundled import BUNDLED
 from ..vae_model.errors import InputError
 from ..vae_model.families.latent_formats import LATENT_FORMATS, TINY_FORMATS
 from .comfy_host import find_file, list_files
-from .loader import BUNDLED
 
 TINY_SCALES = {pair: (LATENT_FORMATS[name].scale, LATENT_FORMATS[name].shift) for pair, name in TINY_FORMATS.items()}
 """Scale and shift between the raw latents of a model and what its tiny autoencoder works on, by the pair's name."""

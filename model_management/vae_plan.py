@@ -1,15 +1,27 @@
-"""The plan for a VAE in a workflow, as text."""
+"""What a size would take, without running anything: of a VAE in a workflow, as text, or of a file."""
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from typing import Any
 
+import torch
+from torch import Tensor
+
+from ..vae_model.bundled import files_named
+from ..vae_model.checkpoint.load import build_empty, inspect_model, notes_of
 from ..vae_model.errors import InputError, MemoryBudgetError
+from ..vae_model.errors.bytesize import parse_bytes
 from ..vae_model.errors.wording import require_half
 from ..vae_model.exact.layer import UnsupportedModule
-from ..vae_model.families.halves import decoder_half, encoder_half
-from ..vae_model.vae import VAE
-from .exact_vae import ExactVAE, make_exact
+from ..vae_model.exact.plan.plan import Plan
+from ..vae_model.exact.program import Program
+from ..vae_model.families.table import decoder_of, encoder_of
+from ..vae_model.notes import tell
+from .devices import parse_device, parse_dtype, vae_device, vae_dtype
+from .host import LocalHost
+from .obstacle import factor_of, half_for, half_of
 
 
 def plan_text(vae: Any, direction: str, width: int, height: int, memory: int | None) -> str:
@@ -17,6 +29,9 @@ def plan_text(vae: Any, direction: str, width: int, height: int, memory: int | N
 
     `memory`: bytes above the weights, None for what is free.
     """
+    from ..vae_model.vae import VAE
+    from .exact_vae import ExactVAE, make_exact
+
     vae = make_exact(vae, memory)
     made: object = vae
     ours = isinstance(made, VAE)
@@ -24,19 +39,67 @@ def plan_text(vae: Any, direction: str, width: int, height: int, memory: int | N
         return f"This VAE runs by its own method: expected a VAE of ComfyUI or of ours, got {type(made).__name__}"
     try:
         require_half(getattr(vae, "first_stage_model", None), f"{direction}r", direction)
-        host = vae.exact_host if hasattr(vae, "exact_host") else vae.host
-        if direction == "decode":
-            half, factor = decoder_half(vae.first_stage_model), vae.spacial_compression_decode()
-        else:
-            half, factor = encoder_half(vae.first_stage_model, vae.latent_channels), 1
-    except InputError as reason:
-        return str(reason)
+        program = (half_of(vae, direction) if ours else half_for(vae, direction, _example(vae, direction))).program
+        host = vae.host if ours else vae.exact_host
+        shape = _input_shape(program, direction, width, height, crops=getattr(vae, "crop_input", True))
+        plan = host.make_plan(program, shape, vae.vae_dtype, vae.device, vae.memory_limit)
+    except (InputError, MemoryBudgetError) as error:
+        return str(error)
     except UnsupportedModule as reason:
         return f"This VAE runs {'untiled' if ours else 'by its own method'}: {reason}"
-    shape = (1, half.program.in_channels, max(1, height // factor), max(1, width // factor))
-    try:
-        plan = host.make_plan(half.program, shape, vae.vae_dtype, vae.device, vae.memory_limit)
-    except MemoryBudgetError as error:
-        return str(error)
     head = f"{direction} {width} x {height}, {str(vae.vae_dtype).removeprefix('torch.')}, {vae.device}: {plan.name}"
     return f"{head}\n{plan.table()}"
+
+
+def _example(vae: Any, direction: str) -> Tensor:
+    """The kind of input that such a VAE is given, without its numbers."""
+    shape = (1, vae.latent_channels, 1, 1) if direction == "decode" else (1, 1, 1, vae.output_channels)
+    return torch.empty(shape, device="meta")
+
+
+def plan_file(
+    paths: Sequence[str],
+    size: str,
+    direction: str,
+    *,
+    memory: str | None,
+    host_memory: str | None = None,
+    dtype: str = "auto",
+    device: str = "auto",
+    variant: str | None = None,
+    part: str | None = None,
+) -> Plan:
+    """The plan for an image of `size`, "WIDTHxHEIGHT" pixels, from the header of a VAE's file or of its two halves.
+
+    Args:    memory, host_memory: budgets with their unit, None for those that a run here would have now.
+             The others are those of `load_vae`.
+    Raises:  InputError or MemoryBudgetError, in one line.
+    """
+    match = re.fullmatch(r"(\d+)[xX](\d+)", size.strip())
+    if match is None:
+        raise InputError(f"--size: expected WIDTHxHEIGHT in pixels, got {size!r}: write it like 4096x4096")
+    width, height = int(match[1]), int(match[2])
+    parts, family, config, _ = inspect_model(files_named(paths), variant=variant, part=part)
+    tell(" + ".join(paths), notes_of(parts))
+    model = build_empty(parts, family, config)
+    half = decoder_of(model) if direction == "decode" else encoder_of(model, config.latent_channels)
+    f = factor_of(half.program, direction)
+    if min(width, height) < f:
+        raise InputError(f"--size: expected at least {f} x {f}, got {size}: enlarge the image")
+    target = vae_device() if device == "auto" else parse_device(device)
+    kind = vae_dtype(target) if dtype == "auto" else parse_dtype(dtype)
+    waiting = None if host_memory is None else 0 if host_memory == "0" else parse_bytes(host_memory, "--host-memory")
+    budget = None if memory is None else parse_bytes(memory)
+    shape = _input_shape(half.program, direction, width, height)
+    return LocalHost(host_budget=waiting).make_plan(half.program, shape, kind, target, budget)
+
+
+def _input_shape(
+    program: Program, direction: str, width: int, height: int, *, crops: bool = True
+) -> tuple[int, int, int, int]:
+    """(1, C, H, W) of what a run is given for an image of so many pixels: latents, or pixels in whole cells."""
+    f = factor_of(program, direction)
+    if direction == "encode" and not crops:
+        return 1, program.in_channels, height, width
+    rows, columns = (max(1, side // f) * (f if direction == "encode" else 1) for side in (height, width))
+    return 1, program.in_channels, rows, columns

@@ -48,6 +48,30 @@ def pytest_configure() -> None:
     settings.register_profile("saves-500")
 
 
+LONGEST = (
+    "runs/test_run_exact_failures.py",
+    "exact/test_shard.py",
+    "training/test_scale.py",
+    "training/test_resume.py",
+    "training/test_killed.py",
+    "families/test_every_family_exact.py",
+    "exact/test_planner_prediction.py",
+    "exact/test_programs_whole.py",
+    "runs/test_run_exact_limits.py",
+    "families/test_taef2.py",
+    "families/test_diffusers_equality.py",
+    "training/test_fit.py",
+)
+"""Files whose tests take longest. They come first, as wholes: processes that share the tests take them from each
+other's end, and then none starts a long one while the others have nothing left, or makes a fixture a second time."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest first; all others stay in their order."""
+    places = {ROOT / "tests" / name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.path, len(places)))
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _libraries_chosen() -> None:
     """What multiplies matrices is timed once in a process, on tensors that no test's meter must see."""

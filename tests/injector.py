@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..model_management.meter import LiveTensorMeter
+from ..benchmarks.meter import LiveTensorMeter
 from ..model_management.oom import OOM_EXCEPTION
 
 
@@ -16,8 +16,8 @@ class AllocationFailures(LiveTensorMeter):
     """Counts the allocations inside the `with` block on one kind of device, and fails some of them.
 
     An allocation is an operation whose result brings at least one new storage. It fails after it ran: its result is
-    freed before the error is raised, but its inputs live as long as somebody holds the error, for PyTorch's own frames
-    around this mode keep them in the traceback. Random numbers that the operation drew stay drawn.
+    freed before the error is raised, but its inputs live as long as somebody holds the error, as where frames of
+    Python own them. Random numbers that the operation drew stay drawn.
     Everything the meter tells is told here, too (`current_bytes`, `peak_bytes`); failed allocations do not count in it.
 
         with AllocationFailures() as failures:
@@ -67,22 +67,19 @@ class AllocationFailures(LiveTensorMeter):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         peak_bytes = self._peak_bytes
-        # Addresses are not given out again while they are in the table, so a new one means a new storage.
-        known = set(self._live)
-        result = super().__torch_dispatch__(func, types, args, kwargs)
-        born = self._live.keys() - known
-        if not born:
+        result = func(*args, **(kwargs or {}))
+        made = self._note(func, (args, kwargs), result)
+        if not made:
             return result
         self._count_seen += 1
         reason = self._reason()
         if reason is None:
             return result
         self._failed += 1
-        size = sum(self._live[address][1] for address in born)
         self._peak_bytes = peak_bytes
-        # This frame stays in the error's traceback: what it names would live as long as somebody holds the error.
-        del result, args, kwargs, types
-        raise OOM_EXCEPTION(f"injected failure: out of memory on {size} bytes, {reason}")
+        # This frame stays in the error's traceback: what it names lives as long as somebody holds the error.
+        del result
+        raise OOM_EXCEPTION(f"injected failure: out of memory on {made} bytes, {reason}")
 
     def _reason(self) -> str | None:
         """Why the newest allocation fails; None if it does not."""

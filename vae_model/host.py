@@ -17,6 +17,9 @@ from .errors.bytesize import format_bytes
 from .exact.program import Program
 from .exact.schedule import Schedule
 
+ENDLESS = 2**62
+"""A budget that everything fits into."""
+
 
 class PlanProtocol(Protocol):
     """What a run needs of a plan."""
@@ -55,8 +58,12 @@ class PlanProtocol(Protocol):
 class Host(Protocol):
     """Devices, memory and attention of the surroundings. All sizes are bytes."""
 
-    def load_model(self, model: nn.Module, device: torch.device, memory_required: int = 0) -> None:
-        """Put `model` on `device`; make room for it and for `memory_required` by unloading others, oldest use first."""
+    def load_model(self, model: nn.Module, device: torch.device, memory_required: int = 0) -> bool | None:
+        """Put `model` on `device`; make room for it and for `memory_required` by unloading others, oldest use first.
+
+        Returns: True where that only moved tensors. Else patches may have replaced layers or functions on the way, and
+        whoever has read the model before must read it again.
+        """
         ...
 
     def get_free_memory(self, device: torch.device) -> int:
@@ -82,21 +89,26 @@ class Host(Protocol):
         """Whether one head of so many channels has a kernel there that writes no scores down."""
         ...
 
+    def budgets(self, device: torch.device, budget: int | None, sharing: int = 1) -> tuple[int, int]:
+        """Bytes that a plan may use on `device` and in main memory, for strips that wait there.
+
+        `budget`: what the user allows on the device, None for what is free now. `sharing`: processes that share this
+        machine's main memory.
+        """
+        ...
+
     def make_plan(
         self,
         program: Program,
         shape: tuple[int, int, int, int],
         dtype: torch.dtype,
         device: torch.device,
-        limit: int | None,
+        budget: int | None,
         strip_rows: int | None = None,
-        *,
-        ample: bool = False,
     ) -> PlanProtocol:
-        """A plan for an input of `shape` (B, C, H, W) within `limit` bytes, None for what is free now.
+        """A plan for an input of `shape` (B, C, H, W) within `budgets(device, budget)`; ENDLESS fits everything.
 
-        `strip_rows` fixes the height of strips; `ample` plans as if memory had no end. MemoryBudgetError where nothing
-        fits.
+        `strip_rows` fixes the height of strips. MemoryBudgetError where nothing fits.
         """
         ...
 
@@ -139,6 +151,12 @@ class Report:
     warnings: list[str] = field(default_factory=list)
     stopped: str | None = None
     """Why the run ended before it was done, in one line; None where it was not stopped."""
+
+    @classmethod
+    def of(cls, vae: Any, what: str, images: int, height: int, width: int, method: str = "exact") -> Report:
+        """Of a run that begins, by a VAE of ours or of a host."""
+        dtype = str(vae.vae_dtype).removeprefix("torch.")
+        return cls(what, width, height, images, dtype, str(vae.device), exact=method != "blend", method=method)
 
     @property
     def schedule(self) -> str | None:

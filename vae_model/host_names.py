@@ -78,7 +78,7 @@ class HostNames:
         """None: this is a model of single images."""
 
     def get_sd(self: Any) -> dict[str, Tensor]:
-        """The weights under our names (ldm's, diffusers' for tiny models)."""
+        """The weights under our names (the first publication's)."""
         return self.first_stage_model.state_dict()
 
     def throw_exception_if_invalid(self) -> None:

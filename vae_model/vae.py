@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Mapping
-from dataclasses import replace
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -14,14 +12,9 @@ from torch import Tensor, nn
 from .checkpoint.load import LoadedModel
 from .errors.bytesize import parse_bytes
 from .errors.wording import needs_half
-from .exact.layer import UnsupportedModule
-from .families.config import decode_factor, image_channels
-from .families.estimate import untiled_elements_per_pixel
-from .families.halves import Half, behind, decoder_half, encoder_half
+from .families.coder import Coder
 from .families.ldm.layers import set_attention
-from .families.raw import decode_raw, encode_raw
-from .families.video.config import VideoConfig
-from .families.wan.config import WanConfig
+from .families.table import FAMILIES, decode_raw, decoder_of, encode_raw, encoder_of
 from .host import Host, PlanProtocol, Report, Watch
 from .host_names import HostNames, add_alpha, take_not_video, take_vae_options
 from .runs.checks import (
@@ -34,20 +27,15 @@ from .runs.checks import (
     smaller_side,
     whole,
 )
-from .runs.exact import ExactRun
+from .runs.methods import check_method, perform
 from .runs.output import plain_output
-from .runs.untiled import Progress, Run, run_blend, run_untiled
-
-logger = logging.getLogger(__name__)
-
-TILE_PIXELS = 512
-OVERLAP_PIXELS = 64
+from .runs.run import ModelRun, Progress
 
 
 class VAE(HostNames):
     """An autoencoder on a device. Images are (B, H, W, C) float32 0..1, latents (B, c, h, w) raw as in ComfyUI.
 
-    Latents of Wan and Qwen-Image are single frames, (B, c, 1, h, w); (B, c, h, w) will do, too.
+    Latents of families with frames are single ones, (B, c, 1, h, w); (B, c, h, w) will do, too.
 
     `decode` and `encode` take `method`: "exact" (the default) runs the layers strip by strip in the memory there is,
     with the result of "untiled", which runs the whole image at once; "blend" is approximate, overlapping tiles.
@@ -74,12 +62,13 @@ class VAE(HostNames):
         self.device, self.output_device, self.vae_dtype = device, output_device, dtype
         self.working_dtypes = [torch.bfloat16, torch.float32]
         config = loaded.config
-        patch = getattr(loaded.model, "latent_patch", 1)
+        self._family = FAMILIES[loaded.family]
+        patch = self._family.latent_patch(loaded.model)
         self.latent_channels = patch**2 * config.latent_channels
-        self.downscale_ratio, self.upscale_ratio = patch * config.factor, patch * decode_factor(config)
-        self.input_channels, self.output_channels = image_channels(config)
-        self.is_temporal = isinstance(config, VideoConfig)
-        self.latent_dim = 3 if isinstance(config, WanConfig) else 2
+        self.downscale_ratio, self.upscale_ratio = patch * config.factor, patch * config.decode_factor
+        self.input_channels, self.output_channels = config.image_channels
+        self.is_temporal = self._family.temporal
+        self.latent_dim = 3 if self._family.has_frames else 2
         self.pad_channel_value = 1.0 if self.input_channels == 4 and self.latent_dim == 3 else None  # as ComfyUI's
         set_attention(self.first_stage_model, host.attend)
 
@@ -100,11 +89,11 @@ class VAE(HostNames):
         """Bytes of activations of an untiled decode at its peak: for one of B images, or for B frames together."""
         frames = shape[0] if self.is_temporal else 1
         pixels = frames * shape[-1] * shape[-2] * self.upscale_ratio**2
-        return int(untiled_elements_per_pixel(self.loaded.config, "decode") * pixels * dtype.itemsize)
+        return int(self._family.untiled_elements(self.loaded.config, "decode") * pixels * dtype.itemsize)
 
     def memory_used_encode(self, shape: tuple[int, ...] | torch.Size, dtype: torch.dtype) -> int:
         """Bytes of activations that an untiled encode of one item of (B, C, H, W) takes at its peak."""
-        return int(untiled_elements_per_pixel(self.loaded.config, "encode") * shape[-1] * shape[-2] * dtype.itemsize)
+        return int(self._family.untiled_elements(self.loaded.config, "encode") * shape[-1] * shape[-2] * dtype.itemsize)
 
     @needs_half("decoder")
     def decode(
@@ -133,44 +122,13 @@ class VAE(HostNames):
         Raises:  InputError for latents this VAE cannot take, MemoryBudgetError where the run does not fit.
         """
         method, timesteps = take_vae_options(method, vae_options, timesteps)
-        tile_size, overlap = check_options(method, tile_size, overlap, progress)
+        check_method(method)
+        tile_size, overlap = check_options(tile_size, overlap, progress)
         z = check_latents(samples, self.latent_channels)
         group = check_timesteps(timesteps, len(z), self.is_temporal)
         f = self.upscale_ratio
         shape = (z.shape[0], z.shape[2] * f, z.shape[3] * f, self.output_channels)
-
-        def finish(images: Tensor) -> Tensor:
-            return self.process_output(images.float().movedim(1, -1))
-
-        watching = self._watch("decode", method, shape[0], shape[2], shape[1])
-        with watching as watch, plain_output(shape, self.output_device) as out:
-            run = self._new_run("decode", memory, progress)
-            if self.is_temporal:
-                run = replace(run, model=partial(self._decode_raw, timesteps=group))
-
-            def put(item: int, top: int, rows: Tensor) -> None:
-                target = out[item : item + len(rows), top : top + rows.shape[2]]
-                self.process_output(target.copy_(rows.movedim(1, -1)))
-
-            if method == "exact" and self._run_exact(
-                run, lambda: decoder_half(self.first_stage_model), z, tile_size, put, watch, group
-            ):
-                return out
-            if method != "blend":
-                run_untiled(run, z, out, finish, self.memory_used_decode(z[:group].shape, self.vae_dtype), group)
-                return out
-            run_blend(
-                run,
-                z,
-                out.movedim(-1, 1),
-                scale=(f, 1),
-                tile=None if tile_size is None else cells(tile_size, f),
-                overlap=cells(OVERLAP_PIXELS if overlap is None else overlap, f, "overlap"),
-                default_tile=TILE_PIXELS // f,
-                tile_bytes=lambda h, w: self.memory_used_decode((group, 1, h, w), self.vae_dtype),
-                group=group,
-            )
-            return self.process_output(out)
+        return self._run("decode", method, z, shape, memory, tile_size, overlap, progress, group)
 
     @needs_half("encoder")
     def encode(
@@ -195,34 +153,14 @@ class VAE(HostNames):
         Raises:  InputError for images this VAE cannot take, MemoryBudgetError where the run does not fit.
         """
         method, not_video = take_not_video(method, not_video)
-        tile_size, overlap = check_options(method, tile_size, overlap, progress)
+        check_method(method)
+        tile_size, overlap = check_options(tile_size, overlap, progress)
         f = self.downscale_ratio
         as_video = self.latent_dim == 3 and not (self.not_video if not_video is None else not_video)
         pixels = add_alpha(pixels, self.input_channels, self.pad_channel_value)
         x = crop_centre(check_pixels(pixels, self.input_channels, f, as_video), f).movedim(-1, 1)  # (B, C, H, W)
         shape = (x.shape[0], self.latent_channels, x.shape[2] // f, x.shape[3] // f)
-        watching = self._watch("encode", method, len(x), x.shape[3], x.shape[2])
-        with watching as watch, plain_output(shape, self.output_device) as out:
-            run = self._new_run("encode", memory, progress)
-
-            def put(item: int, top: int, rows: Tensor) -> None:
-                out[item : item + 1, :, top : top + rows.shape[2]] = rows
-
-            strip = None if tile_size is None else cells(tile_size, f)
-            done = method == "exact" and self._run_exact(run, self._encoder_half, x, strip, put, watch)
-            if not done and method != "blend":
-                run_untiled(run, x, out, Tensor.float, self.memory_used_encode(x.shape, self.vae_dtype))
-            elif not done:
-                run_blend(
-                    run,
-                    x,
-                    out,
-                    scale=(1, f),
-                    tile=None if tile_size is None else f * cells(tile_size, f),
-                    overlap=f * cells(OVERLAP_PIXELS if overlap is None else overlap, f, "overlap"),
-                    default_tile=TILE_PIXELS // f * f,
-                    tile_bytes=lambda h, w: self.memory_used_encode((1, 1, h, w), self.vae_dtype),
-                )
+        out = self._run("encode", method, x, shape, memory, tile_size, overlap, progress)
         return out[:, :, None] if self.latent_dim == 3 else out  # a view made in inference mode could not be changed
 
     def decode_tiled(
@@ -256,42 +194,56 @@ class VAE(HostNames):
         side = smaller_side(tile_x, tile_y)
         return self.encode(pixel_samples, method, tile_size=side, overlap=overlap, not_video=not_video)
 
-    def _encoder_half(self) -> Half:
-        return behind(self.process_input, encoder_half(self.first_stage_model, self.latent_channels))
-
-    def _run_exact(
+    def _run(
         self,
-        run: Run,
-        make_half: Callable[[], Half],
+        what: str,
+        method: str,
         x: Tensor,
-        strip_rows: int | None,
-        put: Callable[[int, int, Tensor], None],
-        watch: Watch,
+        shape: tuple[int, int, int, int],
+        memory: int | str | None,
+        tile_size: int | None,
+        overlap: int | None,
+        progress: Progress | None,
         group: int = 1,
-    ) -> bool:
-        """Run by the engine; False where it has no rule for a module, which the ordinary run does not need."""
-        self.last_plan = None
-        try:
-            self.last_plan = ExactRun(run, make_half, strip_rows, put, watch, group).items(x)
-        except UnsupportedModule as reason:
-            watch.report.method, watch.report.reason = "untiled", str(reason)
-            logger.warning("%s: running untiled, which takes more memory: %s", run.what, reason)
-        return self.last_plan is not None
+    ) -> Tensor:
+        """What becomes of x (B, C, H, W), images or latents of `shape`. All sizes are in pixels."""
+        decodes = what == "decode"
+        height, width = shape[1:3] if decodes else x.shape[2:]
+        f = self.upscale_ratio if decodes else self.downscale_ratio
+        used = self.memory_used_decode if decodes else self.memory_used_encode
+        model = self._decode_raw if decodes else self._encode_raw
+        report = self.last_report = Report.of(self, what, len(x), height, width, method)
+        with Watch(report, self.host.tell, self.device) as watch, plain_output(shape, self.output_device) as out:
+            run = ModelRun(
+                what=what,
+                x=x,
+                out=out.movedim(-1, 1) if decodes else out,
+                write=(lambda place, rows: self.process_output(place.copy_(rows))) if decodes else Tensor.copy_,
+                make_half=self._decoder_half if decodes else self._encoder_half,
+                module=self.first_stage_model,
+                host=self.host,
+                device=self.device,
+                dtype=self.vae_dtype,
+                budget=self.memory_limit if memory is None else parse_bytes(memory),
+                watch=watch,
+                progress=progress,
+                group=group,
+                strip_rows=tile_size if decodes or tile_size is None else cells(tile_size, f),
+                model=partial(model, timesteps=group) if decodes and self.is_temporal else model,
+                untiled_bytes=lambda h, w: used((group, 1, h, w), self.vae_dtype),
+                factor=f,
+                tile_size=tile_size,
+                overlap=overlap,
+            )
+            kept = self.last_plan = None if method == "exact" else self.last_plan
+            self.last_plan = perform(run, method) or kept
+        return out
 
-    def _watch(self, what: str, method: str, images: int, width: int, height: int) -> Watch:
-        dtype = str(self.vae_dtype).removeprefix("torch.")
-        exact = method != "blend"
-        self.last_report = Report(what, width, height, images, dtype, str(self.device), exact, method=method)
-        return Watch(self.last_report, self.host.tell, self.device)
+    def _decoder_half(self) -> Coder:
+        return decoder_of(self.first_stage_model)
 
-    def _new_run(self, what: str, memory: int | str | None, progress: Progress | None) -> Run:
-        model = self._decode_raw if what == "decode" else self._encode_raw
-
-        def load(memory_required: int) -> None:
-            self.host.load_model(self.first_stage_model, self.device, memory_required)
-
-        limit = self.memory_limit if memory is None else parse_bytes(memory)
-        return Run(what, model, load, self.host, self.device, self.vae_dtype, limit, progress)
+    def _encoder_half(self) -> Coder:
+        return encoder_of(self.first_stage_model, self.latent_channels).behind(self.process_input)
 
     def _decode_raw(self, z: Tensor, timesteps: int | None = None) -> Tensor:
         return decode_raw(self.first_stage_model, z, timesteps)

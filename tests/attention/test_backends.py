@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from exact_vae.model_management.meter import LiveTensorMeter
+from exact_vae.benchmarks.meter import LiveTensorMeter
 from exact_vae.vae_model.attention.backends import ATTENTION, pytorch_attention, sliced_attention
 from torch import Tensor
 

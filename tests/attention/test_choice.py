@@ -8,9 +8,9 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from exact_vae.benchmarks.meter import LiveTensorMeter
 from exact_vae.model_management import attention, choose_attention, pytorch_attention_enabled, xformers_enabled_vae
 from exact_vae.model_management.attention import attend
-from exact_vae.model_management.meter import LiveTensorMeter
 from exact_vae.vae_model.attention.backends import ATTENTION, pytorch_attention, sliced_attention
 from torch import Tensor
 

@@ -10,7 +10,7 @@ from itertools import pairwise
 
 import pytest
 import torch
-from exact_vae.model_management.meter import LiveTensorMeter
+from exact_vae.benchmarks.meter import LiveTensorMeter
 from exact_vae.vae_model.attention.streamed import StreamedAttention, linear, streamed_attention
 from exact_vae.vae_model.kernels.products import best_product
 from torch import Tensor

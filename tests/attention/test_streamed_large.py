@@ -6,7 +6,7 @@ from itertools import pairwise
 
 import pytest
 import torch
-from exact_vae.model_management.meter import LiveTensorMeter
+from exact_vae.benchmarks.meter import LiveTensorMeter
 from exact_vae.vae_model.attention.streamed import StreamedAttention, begin, streaming_bytes
 from exact_vae.vae_model.attention.streamed_large import LargeStreamedAttention, large_bytes, runs_large
 from torch import Tensor

@@ -10,8 +10,8 @@ from typing import Any
 from exact_vae.tests.families.table import ROWS, Row, hints, kl, levels, random_model
 from exact_vae.vae_model.checkpoint.save import layouts_of, to_layout
 from exact_vae.vae_model.errors import InputError
-from exact_vae.vae_model.families.layouts import LAYOUTS
 from exact_vae.vae_model.families.ldm.config import LevelsConfig
+from exact_vae.vae_model.families.table import FAMILIES
 from exact_vae.vae_model.families.video.config import VideoConfig
 from torch import Tensor
 
@@ -57,5 +57,5 @@ def make_base(model: str, layout: str) -> Base | None:
     return Base(model, layout, {key: tensor.contiguous() for key, tensor in tensors.items()}, settings)
 
 
-CHOICES = [(name, layout.name) for name, row in MODELS.items() for layout in LAYOUTS if layout.family == row.family]
+CHOICES = [(name, layout.name) for name, row in MODELS.items() for layout in FAMILIES[row.family].layouts]
 """Every model with every layout of its family."""

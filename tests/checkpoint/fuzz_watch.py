@@ -16,7 +16,7 @@ import torch
 from exact_vae.model_management.host import LocalHost
 from exact_vae.vae_model.checkpoint.load import LoadedModel, load_model
 from exact_vae.vae_model.errors import VAEFileError
-from exact_vae.vae_model.families.layouts import COUNTERS, IGNORED, SCALARS
+from exact_vae.vae_model.families.layout import COUNTERS, IGNORED, SCALARS
 from exact_vae.vae_model.vae import VAE
 from torch import Tensor
 

@@ -13,7 +13,7 @@ from exact_vae.tests.families.table import Row, hints, kl, levels, random_model
 from exact_vae.vae_model.checkpoint.load import load_model
 from exact_vae.vae_model.checkpoint.save import layouts_of, to_layout
 from exact_vae.vae_model.errors import VAEFileError
-from exact_vae.vae_model.families.raw import decode_raw, encode_raw
+from exact_vae.vae_model.families.table import decode_raw, encode_raw
 from exact_vae.vae_model.families.video.config import VideoConfig
 from torch import Tensor
 

@@ -13,7 +13,7 @@ from exact_vae.tests.checkpoint.file_kinds import FILES, Made
 from exact_vae.tests.checkpoint.folder_kinds import FOLDERS
 from exact_vae.tests.checkpoint.fuzz_bases import MODELS as WITH_VIDEO
 from exact_vae.tests.families.table import ROWS, Row, hints, kl, levels, random_model, wan
-from exact_vae.vae_model.families.raw import decode_raw, encode_raw
+from exact_vae.vae_model.families.table import decode_raw, encode_raw
 from torch import Tensor
 
 pytestmark = pytest.mark.usefixtures("inference")

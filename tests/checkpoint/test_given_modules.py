@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from exact_vae import InputError, load_vae, save
+from exact_vae.tests.exactness import assert_exact
 from exact_vae.tests.families.table import ROWS, random_model
 from exact_vae.vae_model.families.ldm.autoencoder import AutoencoderKL, AutoencodingEngine
 from exact_vae.vae_model.families.ldm.coder import Decoder, Encoder
@@ -40,20 +41,13 @@ def loaded(given: Any, **options: Any) -> Any:
     return load_vae(given, device="cpu", dtype="float32", **options)
 
 
-def same(actual: Tensor, expected: Tensor) -> None:
-    """The project's bound for float32."""
-    spread = float(expected.max() - expected.min())
-    assert spread > 0.01
-    torch.testing.assert_close(actual, expected, rtol=0, atol=2e-5 * spread)
-
-
 def assert_runs_as(vae: Any, model: Any, channels: int = 4, factor: int = 2) -> None:
     """Against the module's own encode and decode."""
     x, z = torch.rand(1, 8 * factor, 6 * factor, 3), torch.randn(1, channels, 8, 6)
     with torch.no_grad():
         decoded, moments = model.decode(z), model.encode(x.movedim(-1, 1) * 2 - 1, unregularized=True)[0]
-    same(vae.decode(z), ((decoded + 1) / 2).clamp(0, 1).movedim(1, -1))
-    same(vae.encode(x), moments[:, :channels])
+    assert_exact(vae.decode(z), ((decoded + 1) / 2).clamp(0, 1).movedim(1, -1))
+    assert_exact(vae.encode(x), moments[:, :channels])
 
 
 @pytest.mark.parametrize("changes", [{}, {"tanh_out": True}, {"num_groups": 2}, {"resamp_with_conv": False}])
@@ -79,7 +73,7 @@ def test_every_family(name: str) -> None:
     with torch.no_grad():
         expected = model.decode(z)
     expected = expected if isinstance(expected, Tensor) else expected[0]
-    same(vae.decode(z), ((expected + 1) / 2).clamp(0, 1).movedim(1, -1))
+    assert_exact(vae.decode(z), ((expected + 1) / 2).clamp(0, 1).movedim(1, -1))
 
 
 def test_the_model_stays_as_it_is_and_shares_its_weights() -> None:
@@ -111,7 +105,7 @@ def test_a_tiny_model_with_its_settings_and_latents() -> None:
     z = torch.randn(1, 4, 4, 4)
     with torch.no_grad():
         expected = model.decode(z * 0.18215).sample
-    same(vae.decode(z), ((expected + 1) / 2).clamp(0, 1).movedim(1, -1))
+    assert_exact(vae.decode(z), ((expected + 1) / 2).clamp(0, 1).movedim(1, -1))
 
 
 def test_diffusers_autoencoder_kl(tmp_path: Path) -> None:
@@ -130,8 +124,8 @@ def test_diffusers_autoencoder_kl(tmp_path: Path) -> None:
         decoded, mean = model.decode(z).sample, model.encode(x.movedim(-1, 1) * 2 - 1).latent_dist.mean
     save(model, tmp_path / "a.safetensors")
     for vae in (loaded(model), loaded(tmp_path / "a.safetensors")):
-        same(vae.decode(z), ((decoded + 1) / 2).clamp(0, 1).movedim(1, -1))
-        same(vae.encode(x), mean)
+        assert_exact(vae.decode(z), ((decoded + 1) / 2).clamp(0, 1).movedim(1, -1))
+        assert_exact(vae.encode(x), mean)
 
 
 def test_diffusers_autoencoder_tiny() -> None:
@@ -140,7 +134,7 @@ def test_diffusers_autoencoder_tiny() -> None:
     z = torch.randn(1, 4, 4, 4)
     with torch.no_grad():
         expected = model.decode(z).sample
-    same(loaded(model, latent_format="raw").decode(z), ((expected + 1) / 2).clamp(0, 1).movedim(1, -1))
+    assert_exact(loaded(model, latent_format="raw").decode(z), ((expected + 1) / 2).clamp(0, 1).movedim(1, -1))
 
 
 def test_a_training_s_module_gives_its_averaged_weights() -> None:
@@ -178,11 +172,11 @@ def test_half_a_model_is_saved_and_loaded_as_one(half: Any, what: str, tmp_path:
         if what == "encode":
             x = torch.rand(1, 16, 12, 3)
             with torch.no_grad():
-                same(vae.encode(x), half(x.movedim(-1, 1) * 2 - 1)[:, :4])
+                assert_exact(vae.encode(x), half(x.movedim(-1, 1) * 2 - 1)[:, :4])
         else:
             z = torch.randn(1, 4, 8, 6)
             with torch.no_grad():
-                same(vae.decode(z), ((half(z) + 1) / 2).clamp(0, 1).movedim(1, -1))
+                assert_exact(vae.decode(z), ((half(z) + 1) / 2).clamp(0, 1).movedim(1, -1))
 
 
 @pytest.mark.parametrize("given", [nn.Linear(2, 2), nn.Sequential(nn.Conv2d(3, 1, 3))])

@@ -9,7 +9,7 @@ import torch
 from exact_vae.vae_model.checkpoint.load import inspect_model, load_model
 from exact_vae.vae_model.checkpoint.save import save, to_layout
 from exact_vae.vae_model.errors import VAEFileError
-from exact_vae.vae_model.families.layouts import PREFIXES
+from exact_vae.vae_model.families.layout import PREFIXES
 from exact_vae.vae_model.families.ldm.config import KLConfig, LevelsConfig
 from exact_vae.vae_model.families.table import FAMILIES
 from exact_vae.vae_model.families.tiny.config import TinyConfig

@@ -9,9 +9,9 @@ from exact_vae.vae_model.checkpoint.keys import count_levels, is_attention_weigh
 from exact_vae.vae_model.checkpoint.load import inspect_model
 from exact_vae.vae_model.checkpoint.save import to_layout
 from exact_vae.vae_model.families.config import Config
-from exact_vae.vae_model.families.layouts import LAYOUTS, Layout
+from exact_vae.vae_model.families.layout import Layout
 from exact_vae.vae_model.families.ldm.config import KLConfig, LevelsConfig
-from exact_vae.vae_model.families.table import FAMILIES
+from exact_vae.vae_model.families.table import FAMILIES, all_layouts
 from exact_vae.vae_model.families.tiny.config import TinyConfig
 from exact_vae.vae_model.files.weights import open_weights
 from hypothesis import given, settings
@@ -83,7 +83,7 @@ def build(config: Config) -> nn.Module:
 
 
 def layouts_of(config: Config) -> list[Layout]:
-    return [row for row in LAYOUTS if row.family == ("kl" if isinstance(config, KLConfig) else "tiny")]
+    return [row for row in all_layouts() if row.family == ("kl" if isinstance(config, KLConfig) else "tiny")]
 
 
 @UNTIMED
@@ -164,13 +164,13 @@ def test_groups_are_guessed_where_nothing_tells(ch: int, widths: tuple[int, ...]
     ],
 )
 def test_names_of_diffusers(levels: int, key: str, theirs: str) -> None:
-    layout = next(row for row in LAYOUTS if row.name == "diffusers")
+    layout = next(row for row in all_layouts() if row.name == "diffusers")
     assert to_theirs(key, layout, levels) == theirs
     assert to_ours(theirs, layout, levels) == key
 
 
 def test_names_of_taesd() -> None:
-    rows = {row.name: row for row in LAYOUTS}
+    rows = {row.name: row for row in all_layouts()}
     # The bare decoder counts the clamp of the latents as layer 0.
     assert to_ours("1.weight", rows["taesd-decoder"], 0) == "decoder.layers.0.weight"
     assert to_ours("3.conv.0.weight", rows["taesd-decoder"], 0) == "decoder.layers.2.conv.0.weight"
@@ -181,7 +181,7 @@ def test_names_of_taesd() -> None:
 
 
 def test_unknown_keys_have_no_name() -> None:
-    for layout in LAYOUTS:
+    for layout in all_layouts():
         for key in ("bn.running_mean", "decoder.up_blocks.9.resnets.0.conv1.weight", "lora_up.weight", "", "encoder"):
             if layout.family == "kl":
                 assert to_ours(key, layout, 4) is None

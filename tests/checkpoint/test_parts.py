@@ -11,8 +11,8 @@ import pytest
 import torch
 from exact_vae import NODE_CLASS_MAPPINGS, load_vae
 from exact_vae.__main__ import main
-from exact_vae.commands.convert import convert_vae
 from exact_vae.tests.families.table import ROWS, hints, random_model
+from exact_vae.vae_model.checkpoint.convert import convert_vae
 from exact_vae.vae_model.checkpoint.load import load_model
 from exact_vae.vae_model.checkpoint.save import to_layout
 from exact_vae.vae_model.errors import VAEFileError

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 import torch
-from exact_vae.commands.convert import convert_vae
 from exact_vae.tests.checkpoint.test_saved_values import BLOCKS, DD, WIDTHS, first, kl
+from exact_vae.vae_model.checkpoint.convert import convert_vae
 from exact_vae.vae_model.checkpoint.load import load_model
 from exact_vae.vae_model.checkpoint.save import save, to_layout
 from exact_vae.vae_model.errors import InputError

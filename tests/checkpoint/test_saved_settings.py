@@ -19,10 +19,10 @@ import pytest
 import torch
 from exact_vae import load_vae
 from exact_vae.tests.checkpoint.saved_models import MAKERS, Made, make
+from exact_vae.tests.exactness import TOLERANCE
 from exact_vae.vae_model.checkpoint.save import default_layout, layouts_of, save
-from exact_vae.vae_model.checkpoint.saved import LEFT_OUT
 from exact_vae.vae_model.errors import InputError
-from exact_vae.vae_model.families.raw import decode_raw, encode_raw
+from exact_vae.vae_model.families.table import decode_raw, encode_raw
 from exact_vae.vae_model.vae import VAE
 from hypothesis import settings
 from torch import Tensor
@@ -31,8 +31,6 @@ pytestmark = pytest.mark.usefixtures("inference")
 
 CASES = 500 if settings.get_current_profile_name() == "saves-500" else 12
 COMES_BACK = "comes back"
-BOUND = 2e-5
-"""Of the output's range: the project's bound in float32."""
 FRAMES = 2
 
 
@@ -63,10 +61,11 @@ def run_case(made: Made, layout: str, rng: Random, folder: Path, told: str) -> s
         assert not list(folder.iterdir()), told
         assert layout != default_layout(made.model) or not made.savable, f"{told}: {text}"
         return "refused in a layout of others" if made.savable else "refused for what no file holds"
+    left_out = layouts_of(made.model)[layout].left_out
     if made.savable:
-        compare(made, load_vae(path, device="cpu", dtype="float32"), LEFT_OUT.get(layout), rng, told)
+        compare(made, load_vae(path, device="cpu", dtype="float32"), left_out or None, rng, told)
     else:
-        assert layout in LEFT_OUT, f"{told}: written with what no file holds"  # it may be in the half left out
+        assert left_out, f"{told}: written with what no file holds"  # it may be in the half left out
     path.unlink()
     return COMES_BACK
 
@@ -110,7 +109,9 @@ def same(actual: Tensor, expected: Tensor, told: str) -> None:
 def close(actual: Tensor, expected: Tensor, told: str) -> None:
     assert actual.shape == expected.shape, told
     spread = max(1.0, float(expected.max() - expected.min()))
-    torch.testing.assert_close(actual, expected, rtol=0, atol=BOUND * spread, msg=lambda text: f"{told}: {text}")
+    torch.testing.assert_close(
+        actual, expected, rtol=0, atol=TOLERANCE[torch.float32] * spread, msg=lambda text: f"{told}: {text}"
+    )
 
 
 def assert_method(vae: VAE, told: str) -> None:

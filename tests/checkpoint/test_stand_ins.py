@@ -18,7 +18,8 @@ import torch
 from exact_vae.tests.checkpoint.file_kinds import foreign
 from exact_vae.vae_model.checkpoint.load import load_model
 from exact_vae.vae_model.errors import VAEFileError
-from exact_vae.vae_model.files.stand_ins import StandIn, StandInUnpickler, beside_weights
+from exact_vae.vae_model.files.stand_ins import StandIn, beside_weights
+from exact_vae.vae_model.files.unpickler import Unpickler
 from torch import Tensor
 
 GROUPS = {"norm_num_groups": 8}
@@ -31,6 +32,11 @@ def refusal(source: Any) -> str:
         load_model(source)
     assert "\n" not in str(caught.value)
     return str(caught.value)
+
+
+def unpickled(content: bytes) -> Any:
+    """What a pickle without storages holds."""
+    return Unpickler(io.BytesIO(content), lambda key, size, dtype: pytest.fail("read"), set()).load()
 
 
 class Touch:
@@ -137,7 +143,7 @@ def test_names_that_get_no_stand_in(name: tuple[str, str], monkeypatch: pytest.M
     monkeypatch.setattr(importlib, "import_module", lambda *a: pytest.fail("imported"))
     content = b"\x80\x02c" + f"{name[0]}\n{name[1]}\n".encode() + b"."
     with pytest.raises(pickle.UnpicklingError, match="Unsupported GLOBAL"):
-        StandInUnpickler(io.BytesIO(content), lambda key, size: pytest.fail("read")).load()
+        unpickled(content)
 
 
 def test_what_has_a_stand_in_becomes_one() -> None:
@@ -145,7 +151,7 @@ def test_what_has_a_stand_in_becomes_one() -> None:
     assert beside_weights(names) == ["numpy.dtype"]
     assert beside_weights(names - {("numpy", "dtype")}) == []
     content = pickle.dumps({"a": argparse.Namespace(x=1), "b": Path("x")}, protocol=2)
-    made = StandInUnpickler(io.BytesIO(content), lambda key, size: pytest.fail("read")).load()
+    made = unpickled(content)
     assert list(made) == ["a", "b"]
     assert all(isinstance(value, StandIn) for value in made.values())
     assert not vars(made["a"])  # the state is of no use, and not kept
@@ -163,6 +169,7 @@ ODD_OPERATIONS = {
     "another reference": b"\x80\x02(X\x06\x00\x00\x00moduleK\x01K\x01K\x01K\x01tQ.",
     "an old instance": b"(iargparse\nNamespace\n.",
     "a list for a flag": b"\x80\x02ctorch._utils\n_rebuild_parameter\n(K\x01])tR.",
+    "a parameter that is none": b"\x80\x02ctorch._utils\n_rebuild_parameter\n(K\x01\x88NtR.",
     "a storage that is none": b"\x80\x02ctorch._utils\n_rebuild_tensor_v2\n(K\x01K\x00K\x01\x85K\x01\x85\x89)tR.",
 }
 
@@ -170,7 +177,7 @@ ODD_OPERATIONS = {
 @pytest.mark.parametrize("name", ODD_OPERATIONS)
 def test_operations_that_no_checkpoint_needs(name: str) -> None:
     with pytest.raises((pickle.UnpicklingError, KeyError, AttributeError, TypeError)):
-        StandInUnpickler(io.BytesIO(ODD_OPERATIONS[name]), lambda key, size: pytest.fail("read")).load()
+        unpickled(ODD_OPERATIONS[name])
 
 
 def test_false_sizes_beside_objects(tmp_path: Path, state: dict[str, Tensor]) -> None:

@@ -11,7 +11,7 @@ import pytest
 import torch
 from exact_vae import save
 from exact_vae.__main__ import main
-from exact_vae.vae_model.families.layouts import LAYOUTS
+from exact_vae.vae_model.families.table import all_layouts
 from exact_vae.vae_model.families.tiny.model import AutoencoderTiny
 from exact_vae.vae_model.files.latents import write_latent
 from PIL import Image
@@ -31,7 +31,7 @@ def refused(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch)
 
     def call(*arguments: object, loads: bool = False) -> str:
         if not loads:
-            monkeypatch.setattr("exact_vae.commands.run.load_vae", lambda *a, **k: pytest.fail("loaded"))
+            monkeypatch.setattr("exact_vae.model_management.loader.load_vae", lambda *a, **k: pytest.fail("loaded"))
         assert main([str(argument) for argument in arguments]) == 2
         printed = capsys.readouterr()
         assert printed.out == ""
@@ -157,7 +157,7 @@ def make_tiny() -> nn.Module:
     )
 
 
-@pytest.mark.parametrize("layout", dict.fromkeys(row.name for row in LAYOUTS if row.family in ("kl", "tiny")))
+@pytest.mark.parametrize("layout", dict.fromkeys(row.name for row in all_layouts() if row.family in ("kl", "tiny")))
 def test_info_of_every_layout(
     tmp_path: Path, small_model: nn.Module, capsys: pytest.CaptureFixture[str], layout: str
 ) -> None:

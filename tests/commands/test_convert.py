@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import torch
 from exact_vae.__main__ import main
-from exact_vae.commands.convert import convert_vae
-from exact_vae.commands.describe import describe_vae
 from exact_vae.tests.families.table import ROWS, hints, random_model
+from exact_vae.vae_model.checkpoint.convert import convert_vae
+from exact_vae.vae_model.checkpoint.describe import describe_vae
 from exact_vae.vae_model.checkpoint.load import load_model
 from exact_vae.vae_model.checkpoint.save import save
 from exact_vae.vae_model.errors import InputError, VAEFileError

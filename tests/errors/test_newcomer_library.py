@@ -13,7 +13,7 @@ from exact_vae import VAE, InputError, VAEFileError, load_vae, save
 from exact_vae.__main__ import main, make_parser
 from exact_vae.commands.completion import VALUES
 from exact_vae.commands.usage import commands_of
-from exact_vae.vae_model.families.layouts import LAYOUTS
+from exact_vae.vae_model.families.table import all_layouts
 from exact_vae.vae_model.families.tiny.model import AutoencoderTiny
 from exact_vae.vae_model.files.latents import write_latent
 from safetensors.torch import load_file, save_file
@@ -43,7 +43,7 @@ def test_save_names_layouts_as_convert_does(tmp_path: Path) -> None:
 
 
 def test_the_usage_of_convert_names_the_layouts() -> None:
-    names = tuple(dict.fromkeys(row.name for row in LAYOUTS))
+    names = tuple(dict.fromkeys(row.name for row in all_layouts()))
     assert sorted(VALUES["--layout"]) == sorted(names)
     assert f"{{{','.join(VALUES['--layout'])}}}" in commands_of(make_parser())["convert"].format_usage()
 

@@ -80,7 +80,7 @@ def test_a_long_foreign_message_is_cut() -> None:
 def test_debug_shows_the_traceback_beside_the_line(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from exact_vae.commands import describe
+    from exact_vae.vae_model.checkpoint import describe
 
     def broken(*arguments: Any) -> Any:
         return json.loads("{")["never"]

@@ -35,12 +35,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_two_vaes_on_identical_crops(folder: Path, small_file: Path) -> None:
-    result = evaluate(["bundled", str(small_file)], folder, crop=192, keep_samples=True)
+    vaes = [(name, load_vae(name, dtype="float32", device="cpu")) for name in ("bundled", str(small_file))]
+    result = evaluate(vaes, folder, crop=192, keep_samples=True)
     assert result.images == ["0.png", "1.png"]
     assert sorted(result.skipped) == ["broken.jpg", "small.png"]
     assert [tuple(x.shape) for _, x, _ in result.samples] == [(3, 192, 192), (3, 192, 64)]
-    for scores, name in zip(result.scores, ["bundled", small_file], strict=True):
-        vae = load_vae(name, dtype="float32", device="cpu")
+    for scores, (_, vae) in zip(result.scores, vaes, strict=True):
         for image, x, _ in result.samples:
             y = reconstruct(vae, x[None])
             # psnr rounds by itself; the same model on the same numbers.
@@ -112,7 +112,14 @@ def test_bad_usage_is_one_line(folder: Path, change: list[str], text: str, capsy
 def test_a_folder_of_nothing_but_bad_pictures(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_text("no")
     with pytest.raises(InputError, match=r"expected readable pictures, got none of 1 \(image: expected a PNG"):
-        evaluate(["bundled"], tmp_path)
+        evaluate([("bundled", load_vae(device="cpu"))], tmp_path)
+
+
+@pytest.mark.parametrize(("crop", "side"), [(32, 32), (50, 32), (100, 96), (127, 96)])
+def test_a_crop_of_any_size_is_cut_down_to_whole_cells(folder: Path, crop: int, side: int) -> None:
+    result = evaluate([("bundled", load_vae(device="cpu", dtype="float32"))], folder, crop=crop, keep_samples=True)
+    assert [tuple(x.shape[1:]) for _, x, _ in result.samples] == [(side, side), (side, min(side, 64))]
+    assert all(x.shape == y.shape for _, x, outputs in result.samples for y in outputs)
 
 
 # -- what needs packages and weights -----------------------------------------------------------------------------------
@@ -177,7 +184,7 @@ def test_lpips_and_rfid_where_they_are(no_weights: Path, monkeypatch: pytest.Mon
     monkeypatch.setitem(sys.modules, name, stub(name, FeatureExtractorInceptionV3=Inception))
     (no_weights / learned_metrics.ALEXNET).touch()
     (no_weights / learned_metrics.INCEPTION).touch()
-    result = evaluate(["bundled"], folder, crop=64, keep_samples=True)
+    result = evaluate([("bundled", load_vae(device="cpu"))], folder, crop=64, keep_samples=True)
     assert result.absent.keys() == {"ms_ssim"}
     (scores,) = result.scores
     for image, x, (y,) in result.samples:
@@ -187,7 +194,7 @@ def test_lpips_and_rfid_where_they_are(no_weights: Path, monkeypatch: pytest.Mon
 
 
 def test_the_frechet_distance_of_known_gaussians() -> None:
-    """Diagonal covariances: squared distance of the means plus that of the deviations; few rows and many."""
+    """Diagonal covariances: squared distance of the means plus that of the standard deviations; few rows and many."""
     signs = torch.tensor([[1.0, 1], [1, -1], [-1, 1], [-1, -1]]).double()  # covariance 4/3 times the unit matrix
     a, b = signs * torch.tensor([3.0, 1.0]), signs * torch.tensor([1.0, 2.0]) + torch.tensor([5.0, 0.0])
     expected = 25 + 4 / 3 * ((3 - 1) ** 2 + (1 - 2) ** 2)
@@ -217,7 +224,7 @@ def halves(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 
 
 def test_two_halves_are_one_vae(halves: list[str], folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """By `--vae` twice as for the other commands, joined, or as a list: the same figures, beside another VAE's."""
+    """By `--vae` twice as for the other commands, or joined: the same figures, beside another VAE's."""
     words = ["--images", str(folder), "--crop", "64", "--device", "cpu", "--json"]
     found: list[Any] = []
     for named in (
@@ -231,7 +238,7 @@ def test_two_halves_are_one_vae(halves: list[str], folder: Path, capsys: pytest.
     assert all(one == found[0] for one in found)
     assert [facts["vae"] for facts in found[0]] == ["bundled", "+".join(halves)]
     vae = load_vae(halves, dtype="float32", device="cpu")
-    result = evaluate([halves], folder, crop=64, keep_samples=True, device="cpu")
+    result = evaluate([("halves", vae)], folder, crop=64, keep_samples=True)
     for image, x, _ in result.samples:
         expected = float(psnr(x[None], reconstruct(vae, x[None])))
         assert found[0][1]["psnr"]["values"][image] == pytest.approx(expected, abs=1e-6)

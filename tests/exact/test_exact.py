@@ -9,13 +9,12 @@ import pytest
 import torch
 from exact_vae import VAE
 from exact_vae.model_management import LocalHost
+from exact_vae.tests.exactness import assert_exact
 from exact_vae.vae_model.checkpoint.load import load_model
 from exact_vae.vae_model.families.tiny.model import AutoencoderTiny
 from torch import Tensor
 
 CPU = torch.device("cpu")
-# The project's bound for float32: 2e-5 of the output range against the untiled module.
-FLOAT32 = 2e-5
 
 
 @pytest.fixture(params=["kl", "tiny with GroupNorm"])
@@ -36,12 +35,6 @@ def hard_latents(batch: int, channels: int, height: int, width: int) -> Tensor:
     return z
 
 
-def assert_within(actual: Tensor, expected: Tensor) -> None:
-    spread = float(expected.max() - expected.min())
-    assert spread > 0.01  # a comparison of constants would show nothing
-    torch.testing.assert_close(actual, expected, rtol=0, atol=FLOAT32 * spread)
-
-
 @pytest.mark.parametrize(
     ("batch", "height", "width"), [(1, 1, 1), (1, 1, 9), (2, 5, 7), (3, 8, 8), (5, 3, 2), (1, 17, 11)]
 )
@@ -51,7 +44,7 @@ def test_exact_decode_equals_the_untiled_module(vae: VAE, batch: int, height: in
     with torch.inference_mode():
         result = model.decode(z)
     raw = result[0] if isinstance(model, AutoencoderTiny) else result
-    assert_within(vae.decode(z, "exact"), ((raw + 1) / 2).clamp(0, 1).movedim(1, -1))
+    assert_exact(vae.decode(z, "exact"), ((raw + 1) / 2).clamp(0, 1).movedim(1, -1))
 
 
 @pytest.mark.parametrize(("batch", "height", "width"), [(1, 8, 8), (2, 40, 56), (3, 64, 64), (5, 24, 16), (1, 136, 88)])
@@ -62,4 +55,4 @@ def test_exact_encode_equals_the_untiled_module(vae: VAE, batch: int, height: in
     pixels = x.movedim(-1, 1) * 2 - 1
     with torch.inference_mode():
         expected = model.encode(pixels)[0] if isinstance(model, AutoencoderTiny) else model.encode(pixels)
-    assert_within(vae.encode(x, "exact"), expected)
+    assert_exact(vae.encode(x, "exact"), expected)

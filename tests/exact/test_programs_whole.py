@@ -1,64 +1,65 @@
 """Whole programs against the modules they were built from: every family, schedule, strip height and kind of border.
 
-Tolerances are the project's: of the output's range, 1e-12 in float64 and 2e-5 in float32, for strips only change the
-order of additions. 16 bits: no more than 1.15 times the module's own error against float64.
+Where there are many of each, the cases are those in which every two of them meet.
+
+Tolerances are the project's: tests/exactness.py.
 """
 
 import os
 import random
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from exact_vae.tests.exact.coders import (
-    FAMILIES,
-    MODES,
-    SCHEDULES,
-    TOLERANCE,
-    assert_exact,
-    decoder,
-    encoder,
-    hard_input,
-    pixels,
-    run,
-    tiny,
-)
+from exact_vae.tests.covering import covering_set
+from exact_vae.tests.exact.coders import FAMILIES, MODES, SCHEDULES, decoder, encoder, hard_input, pixels, run, tiny
 from exact_vae.tests.exact.programs import build_program
+from exact_vae.tests.exactness import TOLERANCE, assert_exact
 from exact_vae.vae_model.exact.layer import UnsupportedModule
 from exact_vae.vae_model.exact.schedule import LevelSchedule, uniform
 
 pytestmark = pytest.mark.usefixtures("inference")
 
 
-@pytest.mark.parametrize("schedule", SCHEDULES)
-@pytest.mark.parametrize("name", ["decoder with quant", "encoder with quant", "taef2 decoder", "taef2 encoder"])
-def test_every_strip_height(name: str, schedule: str) -> None:
+def covering_by_first(*axes: Iterable[Any]) -> dict[Any, list[tuple[Any, ...]]]:
+    """The covering cases by their value of the first axis, the test's own parameter."""
+    cases = covering_set(*axes)
+    return {first: [case[1:] for case in cases if case[0] == first] for first, *_ in cases}
+
+
+HEIGHTS = covering_by_first(
+    ["decoder with quant", "encoder with quant", "taef2 decoder", "taef2 encoder"], SCHEDULES, range(1, 22)
+)
+
+
+@pytest.mark.parametrize("name", HEIGHTS)
+def test_every_strip_height(name: str) -> None:
     family = FAMILIES[name]()
     program = family.program
     x = hard_input(program, 1, 5 * pixels(name), 7 * pixels(name) - 1)
     expected = family.run(x)
-    for strip_rows in range(1, 22):
+    for schedule, strip_rows in HEIGHTS[name]:
         plan = uniform(program.level_count, strip_rows, **SCHEDULES[schedule])
         assert_exact(run(program, plan, x), expected)
 
 
-@pytest.mark.parametrize("channels_last", [True, False])
 @pytest.mark.parametrize("dtype", TOLERANCE)
 @pytest.mark.parametrize("name", FAMILIES)
-def test_every_family(name: str, dtype: torch.dtype, channels_last: bool) -> None:
+def test_every_family(name: str, dtype: torch.dtype) -> None:
     family = FAMILIES[name]().to(dtype)
     program, scale = family.program, pixels(name)
-    for batch, height, width in ((1, scale, 9 * scale), (3, 5 * scale + scale // 2, 3 * scale)):
-        x = hard_input(program, batch, height, width).to(dtype)
-        expected = family.run(x)
-        for options in SCHEDULES.values():
-            for strip_rows in (2, 5):
-                plan = uniform(program.level_count, strip_rows, **options)
-                assert_exact(run(program, plan, x, channels_last), expected)
+    inputs = {
+        batch: hard_input(program, batch, height, width).to(dtype)
+        for batch, height, width in ((1, scale, 9 * scale), (3, 5 * scale + scale // 2, 3 * scale))
+    }
+    expected = {batch: family.run(x) for batch, x in inputs.items()}
+    for options, strip_rows, batch, channels_last in covering_set(SCHEDULES.values(), (2, 5), inputs, (True, False)):
+        plan = uniform(program.level_count, strip_rows, **options)
+        assert_exact(run(program, plan, inputs[batch], channels_last), expected[batch])
 
 
 @pytest.mark.parametrize("seed", range(12))
@@ -119,12 +120,10 @@ def test_images_of_odd_sizes(height: int, width: int) -> None:
 def test_every_border(name: str, mode: str) -> None:
     family = FAMILIES[name]().pad(mode)
     program, scale = family.program, pixels(name)
-    for height, width in ((4 * scale, 5 * scale), (3 * scale, 3 * scale)):
-        x = hard_input(program, 2, height, width)
-        expected = family.run(x)
-        for options in SCHEDULES.values():
-            for strip_rows in (1, 2, 3, 7, 100):
-                assert_exact(run(program, uniform(3, strip_rows, **options), x), expected)
+    inputs = [hard_input(program, 2, 4 * scale, 5 * scale), hard_input(program, 2, 3 * scale, 3 * scale)]
+    expected = [family.run(x) for x in inputs]
+    for options, strip_rows, size in covering_set(SCHEDULES.values(), (1, 2, 3, 7, 100), (0, 1)):
+        assert_exact(run(program, uniform(3, strip_rows, **options), inputs[size]), expected[size])
 
 
 def refused_or(check: Callable[[], None]) -> None:
@@ -178,30 +177,28 @@ def test_what_the_module_cannot_reflect_is_an_error_here_too(height: int, width:
 def test_16_bit_errors_are_no_larger_than_the_modules(name: str, dtype: torch.dtype) -> None:
     family = FAMILIES[name]().to(dtype)
     x = hard_input(family.program, 1, 12 * pixels(name), 12 * pixels(name)).to(dtype)
-    untiled = family.run(x).double()
+    untiled = family.run(x)
     results = [
-        run(family.program, uniform(3, 5, **options), x, channels_last).double()
+        run(family.program, uniform(3, 5, **options), x, channels_last)
         for options in SCHEDULES.values()
         for channels_last in (True, False)
     ]
     truth = family.to(torch.float64).run(x.double())
-    allowed = 1.15 * (untiled - truth).square().mean().sqrt()
-    assert allowed > 0
-    for result in results:  # To be better than the module is no mistake, so the comparison has one side.
-        assert (result - truth).square().mean().sqrt() <= allowed
+    for result in results:
+        assert_exact(result, untiled, truth)
+
+
+LARGE = covering_set(SCHEDULES, [(33, 48), (65, 97)], TOLERANCE, ["decoder", "encoder"])
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("dtype", TOLERANCE)
-@pytest.mark.parametrize(("height", "width"), [(33, 48), (65, 97)])
-def test_larger_images(height: int, width: int, dtype: torch.dtype) -> None:
+@pytest.mark.parametrize(("schedule", "size", "dtype", "kind"), LARGE)
+def test_larger_images(schedule: str, size: tuple[int, int], dtype: torch.dtype, kind: str) -> None:
     narrow: dict[str, Any] = {"ch": 4, "ch_mult": (1, 1, 2, 2), "num_groups": 2}
-    for family, scale in ((decoder(**narrow), 1), (encoder(**narrow), 8)):
-        program = family.to(dtype).program
-        x = hard_input(program, 1, height * scale, width * scale).to(dtype)
-        expected = family.run(x)
-        for options in SCHEDULES.values():
-            assert_exact(run(program, uniform(4, 40, **options), x), expected)
+    family, scale = (decoder(**narrow), 1) if kind == "decoder" else (encoder(**narrow), 8)
+    program = family.to(dtype).program
+    x = hard_input(program, 1, size[0] * scale, size[1] * scale).to(dtype)
+    assert_exact(run(program, uniform(4, 40, **SCHEDULES[schedule]), x), family.run(x))
 
 
 @pytest.fixture

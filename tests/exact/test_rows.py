@@ -4,7 +4,7 @@ import random
 
 import pytest
 import torch
-from exact_vae.model_management.meter import LiveTensorMeter
+from exact_vae.benchmarks.meter import LiveTensorMeter
 from exact_vae.vae_model.exact.memory.spill import Spill
 from exact_vae.vae_model.exact.program import Extent
 from exact_vae.vae_model.exact.stream.context import Context

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 import torch
+from exact_vae.benchmarks.meter import LiveTensorMeter
 from exact_vae.commands.shard import shard_device
-from exact_vae.model_management.meter import LiveTensorMeter
 from exact_vae.tests.families.table import ROWS, random_model
 from exact_vae.vae_model.errors import InputError
 from exact_vae.vae_model.exact.memory.spill import Spill
@@ -35,7 +35,7 @@ from exact_vae.vae_model.exact.stream.plane import Plane
 from exact_vae.vae_model.exact.stream.ranks import OwnTokens, Tokens, block_rows, copy_rows
 from exact_vae.vae_model.exact.stream.run import run_program
 from exact_vae.vae_model.exact.stream.source import PlaneSource
-from exact_vae.vae_model.families.halves import decoder_half
+from exact_vae.vae_model.families.table import decoder_of
 from torch import Tensor
 
 pytestmark = pytest.mark.usefixtures("inference")
@@ -238,7 +238,7 @@ class Pretended:
 @pytest.mark.parametrize("rank", [0, 1, 2])
 @pytest.mark.parametrize("budget", [1.0, 0.6])
 def test_the_plan_of_a_share_is_what_its_run_takes(rank: int, budget: float) -> None:
-    program: Any = decoder_half(random_model(ROWS["SD1, SD2, SDXL"])).program
+    program: Any = decoder_of(random_model(ROWS["SD1, SD2, SDXL"])).program
     share = Share(29, rank, 3)
     shape = (1, 4, share.own_rows, 16)
     ample = make_plan(program, shape, torch.float32, 2**62, share=share, strip_rows=16)
@@ -252,7 +252,7 @@ def test_the_plan_of_a_share_is_what_its_run_takes(rank: int, budget: float) -> 
 
 
 def test_a_share_takes_its_part_of_the_work_and_all_keys_and_values() -> None:
-    program = decoder_half(random_model(ROWS["SD1, SD2, SDXL"])).program
+    program = decoder_of(random_model(ROWS["SD1, SD2, SDXL"])).program
     whole = make_plan(program, (1, 4, 64, 32), torch.float32, 2**62)
     half = make_plan(program, (1, 4, 32, 32), torch.float32, 2**62, share=Share(64, 1, 2))
     alone = make_plan(program, (1, 4, 32, 32), torch.float32, 2**62)
@@ -262,7 +262,7 @@ def test_a_share_takes_its_part_of_the_work_and_all_keys_and_values() -> None:
 
 
 def test_a_plan_can_be_held_to_what_may_be_stored() -> None:
-    program = decoder_half(random_model(ROWS["SD1, SD2, SDXL"])).program
+    program = decoder_of(random_model(ROWS["SD1, SD2, SDXL"])).program
 
     def allow(level: int, schedule: LevelSchedule) -> bool:
         return level < 3 or not (schedule.store_hidden or schedule.store_enlarged)

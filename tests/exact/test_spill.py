@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from exact_vae.model_management.meter import LiveTensorMeter
+from exact_vae.benchmarks.meter import LiveTensorMeter
 from exact_vae.vae_model.exact.memory import pinned as host_memory
 from exact_vae.vae_model.exact.memory.pinned import FIRST_SLAB_BYTES, PinnedSlabs
 from exact_vae.vae_model.exact.memory.spill import Spill

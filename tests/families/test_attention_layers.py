@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 import torch
+from exact_vae.benchmarks.meter import LiveTensorMeter
 from exact_vae.model_management import attention
-from exact_vae.model_management.meter import LiveTensorMeter
 from exact_vae.model_management.oom import is_oom
 from exact_vae.vae_model.attention.backends import ATTENTION, pytorch_attention, sliced_attention
 from exact_vae.vae_model.checkpoint.load import load_model
@@ -45,7 +45,8 @@ def randn(*shape: int) -> Tensor:
 
 
 @pytest.mark.parametrize("tokens", [1, 30, 63, 64, 101])
-def test_b11_every_number_of_positions_is_sliced(tokens: int) -> None:
+def test_every_number_of_positions_is_sliced(tokens: int) -> None:
+    """B11."""
     q, k, v = randn(3, 1, tokens, 4)
     one_query = 3 * 8 * tokens
     expected = pytorch_attention(q, k, v)
@@ -58,7 +59,8 @@ def test_b11_every_number_of_positions_is_sliced(tokens: int) -> None:
         torch.testing.assert_close(out, expected, **CLOSE)
 
 
-def test_b12_the_block_takes_and_gives_four_dimensions() -> None:
+def test_the_block_takes_and_gives_four_dimensions() -> None:
+    """B12."""
     block, x = AttnBlock(4, num_groups=2).double(), randn(2, 4, 3, 5)
     seen: list[tuple[int, ...]] = []
 
@@ -75,7 +77,9 @@ def test_b12_the_block_takes_and_gives_four_dimensions() -> None:
 
 
 @pytest.mark.parametrize("error", [NotImplementedError("no kernel"), torch.OutOfMemoryError("out of memory")])
-def test_b13_xformers_gives_way_to_slices(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_xformers_gives_way_to_slices(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    """B13."""
+
     def fail(*_: Tensor, **__: Any) -> Tensor:
         raise error
 
@@ -85,7 +89,9 @@ def test_b13_xformers_gives_way_to_slices(error: Exception, monkeypatch: pytest.
     torch.testing.assert_close(out, pytorch_attention(q, k, v), **CLOSE)
 
 
-def test_b14_pytorch_attention_gives_way_to_slices(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pytorch_attention_gives_way_to_slices(monkeypatch: pytest.MonkeyPatch) -> None:
+    """B14."""
+
     def full(*_: Tensor, **__: Any) -> Tensor:
         raise torch.OutOfMemoryError("out of memory")
 
@@ -96,7 +102,8 @@ def test_b14_pytorch_attention_gives_way_to_slices(monkeypatch: pytest.MonkeyPat
     torch.testing.assert_close(attention.attend(q, k, v, table={**ATTENTION, "pytorch": full}), scores @ v, **CLOSE)
 
 
-def test_b15_out_of_memory_is_pytorchs_error_and_the_cache_is_emptied_outside_of_it() -> None:
+def test_out_of_memory_is_pytorchs_error_and_the_cache_is_emptied_outside_of_it() -> None:
+    """B15."""
     assert is_oom(torch.OutOfMemoryError("CUDA out of memory."))
     assert not is_oom(RuntimeError("shapes differ"))
     emptied: list[object] = []
@@ -113,7 +120,8 @@ def test_b15_out_of_memory_is_pytorchs_error_and_the_cache_is_emptied_outside_of
     assert set(emptied) == {None}
 
 
-def test_b16_attention_block_ignores_keywords_and_chooses_per_call() -> None:
+def test_attention_block_ignores_keywords_and_chooses_per_call() -> None:
+    """B16."""
     block, x = AttnBlock(4, num_groups=2).double(), randn(1, 4, 2, 3)
     expected = block(x)
     assert block(x, timesteps=3, image_only_indicator=None).equal(expected)
@@ -124,7 +132,8 @@ def test_b16_attention_block_ignores_keywords_and_chooses_per_call() -> None:
     }
 
 
-def test_b17_make_attn_honours_its_type() -> None:
+def test_make_attn_honours_its_type() -> None:
+    """B17."""
     kinds = {"vanilla": AttnBlock, "vanilla-xformers": AttnBlock, "linear": LinAttnBlock, "none": NoAttention}
     for name, kind in kinds.items():
         assert type(make_attn(32, name)) is kind
@@ -135,7 +144,8 @@ def test_b17_make_attn_honours_its_type() -> None:
         make_attn(32, "memory-efficient-cross-attn")
 
 
-def test_b18_linear_attention_has_no_norm_no_scale_and_no_residual() -> None:
+def test_linear_attention_has_no_norm_no_scale_and_no_residual() -> None:
+    """B18."""
     layer, x = LinAttnBlock(3).double(), randn(1, 3, 2, 4)
     assert set(layer.state_dict()) == {"to_qkv.weight", "to_out.weight", "to_out.bias"}
     q, k, v = layer.to_qkv(x).flatten(2).chunk(3, dim=1)
@@ -145,7 +155,8 @@ def test_b18_linear_attention_has_no_norm_no_scale_and_no_residual() -> None:
 
 
 @pytest.mark.parametrize("attn_type", ["none", "linear", "vanilla"])
-def test_b19_the_kind_of_attention_is_read_from_the_keys(attn_type: str) -> None:
+def test_the_kind_of_attention_is_read_from_the_keys(attn_type: str) -> None:
+    """B19."""
     model = AutoencoderKL(4, ddconfig=CODER | {"attn_type": attn_type, "ch": 32, "num_groups": 32})
     assert any("mid.attn_1" in key for key in model.state_dict()) is (attn_type != "none")
     loaded = load_model(model.state_dict()).model

@@ -60,12 +60,14 @@ def images(batch: int = 2) -> Tensor:
     return torch.rand(batch, 3, 8, 6, dtype=torch.float64) * 2 - 1
 
 
-def test_a13_last_layer_is_the_decoders_last_weight() -> None:
+def test_last_layer_is_the_decoders_last_weight() -> None:
+    """A13."""
     for model in (engine(), legacy()):
         assert model.get_last_layer() is model.decoder.conv_out.weight
 
 
-def test_a14_encode_returns_latents_log_or_moments() -> None:
+def test_encode_returns_latents_log_or_moments() -> None:
+    """A14."""
     model, x = engine(sample=False), images()
     moments = model.encoder(x)
     z = model.encode(x)
@@ -81,7 +83,8 @@ def test_a14_encode_returns_latents_log_or_moments() -> None:
         assert nothing == {}
 
 
-def test_a14_encode_draws_when_the_regularizer_does() -> None:
+def test_encode_draws_when_the_regularizer_does() -> None:
+    """A14."""
     model, x = engine(), images()
     torch.manual_seed(1)
     first = model.encode(x)
@@ -90,7 +93,8 @@ def test_a14_encode_draws_when_the_regularizer_does() -> None:
     assert not model.encode(x).equal(first)
 
 
-def test_a15_decode_is_raw_and_passes_keywords_on() -> None:
+def test_decode_is_raw_and_passes_keywords_on() -> None:
+    """A15."""
     model, z = engine(), 100 * torch.randn(2, 3, 4, 3, dtype=torch.float64)
     with torch.no_grad():
         model.decoder.conv_out.bias.add_(3)
@@ -103,7 +107,8 @@ def test_a15_decode_is_raw_and_passes_keywords_on() -> None:
     assert seen == {"timesteps": 4}
 
 
-def test_a16_forward_encodes_and_decodes() -> None:
+def test_forward_encodes_and_decodes() -> None:
+    """A16."""
     model, x = engine(sample=False), images()
     z, reconstruction, log = model(x, timesteps=1)
     assert z.equal(model.encode(x))
@@ -112,7 +117,8 @@ def test_a16_forward_encodes_and_decodes() -> None:
 
 
 @pytest.mark.parametrize("package", ["", "sgm.modules.", "ldm.modules.model.", "ldm_patched.x.", "comfy.ldm.y."])
-def test_a17_foreign_targets_are_mapped_by_class_name(package: str) -> None:
+def test_foreign_targets_are_mapped_by_class_name(package: str) -> None:
+    """A17."""
     assert type(instantiate_from_config({"target": f"{package}Encoder", "params": DD}, CLASSES)) is Encoder
     assert type(instantiate_from_config({"target": f"{package}Decoder", "params": DD}, CLASSES)) is Decoder
     regularizer = instantiate_from_config({"target": f"{package}DiagonalGaussianRegularizer"}, CLASSES)
@@ -120,7 +126,8 @@ def test_a17_foreign_targets_are_mapped_by_class_name(package: str) -> None:
     assert regularizer.sample
 
 
-def test_a17_errors_and_placeholders() -> None:
+def test_unknown_targets_are_errors_and_placeholders_are_passed() -> None:
+    """A17."""
     for placeholder in ("__is_first_stage__", "__is_unconditional__"):
         assert instantiate_from_config(placeholder, CLASSES) is None
     for config in ({"params": {}}, "Encoder", None):
@@ -131,7 +138,8 @@ def test_a17_errors_and_placeholders() -> None:
             instantiate_from_config({"target": target}, CLASSES)
 
 
-def test_a18_decoder_may_have_its_own_widths() -> None:
+def test_decoder_may_have_its_own_widths() -> None:
+    """A18."""
     model = legacy(decoder_ddconfig=DD | {"ch": 2})
     assert [b.out_channels for level in model.decoder.up for b in level.block] == [2, 2, 4, 4]
     assert [b.out_channels for level in model.encoder.down for b in level.block] == [4, 8]
@@ -139,7 +147,8 @@ def test_a18_decoder_may_have_its_own_widths() -> None:
 
 
 @pytest.mark.parametrize(("double_z", "halves"), [(True, 2), (False, 1)])
-def test_a19_quant_convolutions(double_z: bool, halves: int) -> None:
+def test_quant_convolutions_have_embed_dim_channels(double_z: bool, halves: int) -> None:
+    """A19."""
     model = AutoencoderKL(5, ddconfig=DD | {"double_z": double_z}).double()
     assert model.quant_conv.weight.shape == (halves * 5, halves * 3, 1, 1)
     assert model.post_quant_conv.weight.shape == (3, 5, 1, 1)
@@ -150,7 +159,8 @@ def test_a19_quant_convolutions(double_z: bool, halves: int) -> None:
     assert set(log) == ({"kl_loss"} if double_z else set())
 
 
-def test_a19_quant_convolutions_can_be_left_out() -> None:
+def test_quant_convolutions_can_be_left_out() -> None:
+    """A19."""
     model = legacy(embed_dim=3, use_quant_conv=False, use_post_quant_conv=False)
     assert {key.split(".")[0] for key in model.state_dict()} == {"encoder", "decoder"}
     x = images()
@@ -159,7 +169,8 @@ def test_a19_quant_convolutions_can_be_left_out() -> None:
     assert model.decode(z).equal(model.decoder(z))
 
 
-def test_a20_every_parameter_is_handed_out_and_trained() -> None:
+def test_every_parameter_is_handed_out_and_trained() -> None:
+    """A20."""
     model = legacy(regularizer_config={"target": "DiagonalGaussianRegularizer"})
     parameters = list(model.get_autoencoder_params())
     assert {id(p) for p in parameters} == {id(p) for p in model.parameters()}
@@ -172,7 +183,8 @@ def test_a20_every_parameter_is_handed_out_and_trained() -> None:
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 5, 6, None])
-def test_a21_a22_chunks_change_nothing(size: int | None) -> None:
+def test_chunks_change_nothing(size: int | None) -> None:
+    """A21 and A22."""
     whole, chunked = legacy(), legacy(max_batch_size=size)
     chunked.load_state_dict(whole.state_dict())
     batches: list[int] = []
@@ -187,7 +199,8 @@ def test_a21_a22_chunks_change_nothing(size: int | None) -> None:
     assert sum(batches) == 5
 
 
-def test_a21_the_batch_is_regularised_once() -> None:
+def test_the_batch_is_regularised_once() -> None:
+    """A21."""
     model = legacy(max_batch_size=2)
     seen: list[tuple[int, ...]] = []
     model.regularization.register_forward_pre_hook(lambda _, args: seen.append(tuple(args[0].shape)))
@@ -199,7 +212,8 @@ def test_a21_the_batch_is_regularised_once() -> None:
     assert len(seen) == 1
 
 
-def test_a21_a22_empty_batches_and_bad_sizes() -> None:
+def test_empty_batches_and_bad_sizes() -> None:
+    """A21 and A22."""
     model = legacy(max_batch_size=2)
     assert model.encode(images(0)).shape == (0, 5, 4, 3)
     assert model.decode(torch.zeros(0, 5, 4, 3, dtype=torch.float64)).shape == (0, 3, 8, 6)
@@ -207,13 +221,15 @@ def test_a21_a22_empty_batches_and_bad_sizes() -> None:
         legacy(max_batch_size=0)
 
 
-def test_a22_post_quant_convolution_and_keywords() -> None:
+def test_post_quant_convolution_and_keywords() -> None:
+    """A22."""
     model, z = legacy(max_batch_size=1), torch.randn(2, 5, 4, 3, dtype=torch.float64)
     expected = model.decoder(model.post_quant_conv(z))
     torch.testing.assert_close(model.decode(z, timesteps=2), expected, **CLOSE)
 
 
-def test_a23_old_name_of_the_loss_configuration() -> None:
+def test_old_name_of_the_loss_configuration() -> None:
+    """A23."""
     loss = {"target": "LPIPSWithDiscriminator"}
     assert AutoencoderKL(5, ddconfig=DD, lossconfig=loss).loss_config == loss
     assert AutoencoderKL(5, ddconfig=DD, loss_config=loss).loss_config == loss
@@ -224,7 +240,8 @@ def test_a23_old_name_of_the_loss_configuration() -> None:
         AutoencoderKL(5, ddconfig=DD, image_key="jpg")
 
 
-def test_a23_the_regularizer_draws_unless_told() -> None:
+def test_the_regularizer_draws_unless_told() -> None:
+    """A23."""
     assert AutoencoderKL(5, ddconfig=DD).regularization.sample
     assert not AutoencoderKL(5, ddconfig=DD, sample_posterior=False).regularization.sample
 

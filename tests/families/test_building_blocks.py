@@ -47,7 +47,8 @@ def randn(*shape: int) -> Tensor:
     return torch.randn(shape, dtype=torch.float64)
 
 
-def test_b01_timestep_embedding_is_sines_then_cosines() -> None:
+def test_timestep_embedding_is_sines_then_cosines() -> None:
+    """B01."""
     t = torch.tensor([1])
     expected = torch.tensor([[0.8415, 0.0001, 0.5403, 1.0]])
     torch.testing.assert_close(get_timestep_embedding(t, 4), expected, rtol=0, atol=5e-5)  # four digits
@@ -65,12 +66,14 @@ def test_b01_timestep_embedding_is_sines_then_cosines() -> None:
         get_timestep_embedding(t[None], 4)
 
 
-def test_b02_nonlinearity_is_silu() -> None:
+def test_nonlinearity_is_silu() -> None:
+    """B02."""
     x = torch.tensor([0.5, 1.0, 1.5])
     torch.testing.assert_close(nonlinearity(x), torch.tensor([0.3112, 0.7311, 1.2264]), rtol=0, atol=5e-5)
 
 
-def test_b03_normalize() -> None:
+def test_normalize_has_32_groups_unless_told() -> None:
+    """B03."""
     norm = Normalize(64)
     assert (norm.num_groups, norm.eps, norm.affine) == (32, 1e-6, True)
     assert Normalize(6, num_groups=3).num_groups == 3
@@ -78,7 +81,8 @@ def test_b03_normalize() -> None:
         Normalize(48)
 
 
-def test_b04_upsample_doubles_then_convolves() -> None:
+def test_upsample_doubles_then_convolves() -> None:
+    """B04."""
     x, layer = randn(1, 3, 5, 2), Upsample(3, with_conv=True).double()
     doubled = x.repeat_interleave(2, 2).repeat_interleave(2, 3)
     assert Upsample(3, with_conv=False)(x).equal(doubled)
@@ -88,9 +92,10 @@ def test_b04_upsample_doubles_then_convolves() -> None:
 
 
 @pytest.mark.parametrize("channels", [1, 3, 8, 20])
-def test_b05_bfloat16_goes_through_float32_only_where_the_kernel_is_missing(
+def test_bfloat16_goes_through_float32_only_where_the_kernel_is_missing(
     channels: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """B05."""
     x, seen = torch.randn(2, channels, 3, 5).bfloat16(), []
     expected = x.repeat_interleave(2, 2).repeat_interleave(2, 3)
     real = functional.interpolate
@@ -113,7 +118,8 @@ def test_b05_bfloat16_goes_through_float32_only_where_the_kernel_is_missing(
 
 
 @pytest.mark.parametrize("error", [torch.OutOfMemoryError("out of memory"), RuntimeError("other"), KeyboardInterrupt()])
-def test_b05_other_errors_reach_the_caller(error: BaseException, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_errors_reach_the_caller(error: BaseException, monkeypatch: pytest.MonkeyPatch) -> None:
+    """B05."""
     calls: list[int] = []
 
     def fail(*_: Any, **__: Any) -> Tensor:
@@ -127,7 +133,8 @@ def test_b05_other_errors_reach_the_caller(error: BaseException, monkeypatch: py
 
 
 @pytest.mark.parametrize(("before", "after"), [(64, 32), (65, 32), (2, 1)])
-def test_b06_downsample_pads_right_and_bottom_only(before: int, after: int) -> None:
+def test_downsample_pads_right_and_bottom_only(before: int, after: int) -> None:
+    """B06."""
     x, layer = randn(1, 2, before, before + 1), Downsample(2).double()
     padded = torch.zeros(1, 2, before + 1, before + 2, dtype=torch.float64)
     padded[:, :, :before, : before + 1] = x
@@ -136,12 +143,15 @@ def test_b06_downsample_pads_right_and_bottom_only(before: int, after: int) -> N
     torch.testing.assert_close(layer(x), expected, **CLOSE)
 
 
-def test_b07_downsample_without_convolution_averages() -> None:
+def test_downsample_without_convolution_averages() -> None:
+    """B07."""
     x = torch.arange(20.0).reshape(1, 1, 4, 5)
     assert Downsample(1, with_conv=False)(x).tolist() == [[[[3.0, 5.0], [13.0, 15.0]]]]
 
 
-def test_b08_resnet_block_names_and_order() -> None:
+def test_resnet_block_names_and_order() -> None:
+    """B08."""
+
     def names(**options: Any) -> set[str]:
         return {key.split(".")[0] for key in ResnetBlock(in_channels=4, num_groups=2, **options).state_dict()}
 
@@ -158,7 +168,8 @@ def test_b08_resnet_block_names_and_order() -> None:
     assert ran == ["norm1", "conv1", "norm2", "dropout", "conv2"]
 
 
-def test_b09_resnet_block_adds_the_timestep_and_refuses_one_it_has_no_place_for() -> None:
+def test_resnet_block_adds_the_timestep_and_refuses_one_it_has_no_place_for() -> None:
+    """B09."""
     block, x = ResnetBlock(in_channels=4, num_groups=2, temb_channels=6).double(), randn(2, 4, 3, 3)
     added: list[Tensor] = []
     block.norm2.register_forward_pre_hook(lambda _, args: added.append(args[0].clone()))
@@ -171,7 +182,8 @@ def test_b09_resnet_block_adds_the_timestep_and_refuses_one_it_has_no_place_for(
 
 
 @pytest.mark.parametrize("grad", [True, False])
-def test_b10_the_timestep_embedding_is_never_changed_and_trains(grad: bool) -> None:
+def test_the_timestep_embedding_is_never_changed_and_trains(grad: bool) -> None:
+    """B10."""
     model, temb = Model(**SMALL).double(), randn(2, 16).requires_grad_(grad)
     before = temb.detach().clone()
     model.temb = nn.Identity()  # the embedding itself is passed in
@@ -184,7 +196,8 @@ def test_b10_the_timestep_embedding_is_never_changed_and_trains(grad: bool) -> N
         assert temb.grad.all()
 
 
-def test_b20_the_unet_hands_every_result_of_the_way_down_to_the_way_up() -> None:
+def test_the_unet_hands_every_result_of_the_way_down_to_the_way_up() -> None:
+    """B20."""
     model = Model(**SMALL | {"ch_mult": (1, 2, 3), "num_res_blocks": 2})
     assert [[b.in_channels for b in level.block] for level in model.down] == [[4, 4], [4, 8], [8, 12]]
     assert [[b.in_channels for b in level.block] for level in model.up] == [
@@ -199,7 +212,8 @@ def test_b20_the_unet_hands_every_result_of_the_way_down_to_the_way_up() -> None
     assert model(torch.zeros(2, 3, 8, 12), torch.tensor([1, 2])).shape == (2, 3, 8, 12)
 
 
-def test_b21_context_is_concatenated_and_the_timestep_required() -> None:
+def test_context_is_concatenated_and_the_timestep_required() -> None:
+    """B21."""
     model = Model(**SMALL | {"in_channels": 5}).double()
     x, context, t = randn(1, 3, 4, 4), randn(1, 2, 4, 4), torch.tensor([9])
     assert model(x, t, context).equal(model(torch.cat([x, context], 1), t))
@@ -212,13 +226,15 @@ def test_b21_context_is_concatenated_and_the_timestep_required() -> None:
     assert still(torch.zeros(1, 3, 4, 4)).shape == (1, 3, 4, 4)
 
 
-def test_b22_the_last_layer_is_a_weight() -> None:
+def test_the_last_layer_is_a_weight() -> None:
+    """B22."""
     model = Model(**SMALL)
     assert model.get_last_layer() is model.conv_out.weight
     assert model.get_last_layer().ndim == 4
 
 
-def test_b23_encoder_structure_and_unknown_options(caplog: pytest.LogCaptureFixture) -> None:
+def test_encoder_structure_and_unknown_options(caplog: pytest.LogCaptureFixture) -> None:
+    """B23."""
     model = Encoder(**CODER, attn_resolutions=(8,))
     assert [len(level.attn) for level in model.down] == [0, 1]  # the nominal size counts, not the image's
     assert model.conv_out.weight.shape[0] == 10
@@ -229,14 +245,14 @@ def test_b23_encoder_structure_and_unknown_options(caplog: pytest.LogCaptureFixt
 
 
 @pytest.mark.parametrize(("side", "cells"), [(72, 9), (71, 8)])
-def test_b24_encoder_rounds_odd_sizes_down(side: int, cells: int) -> None:
+def test_encoder_rounds_odd_sizes_down(side: int, cells: int) -> None:
+    """B24."""
     model = Encoder(**CODER | {"ch_mult": (1, 1, 1, 1)})
     assert model(torch.zeros(1, 3, side, side)).shape == (1, 10, cells, cells)
 
 
-def test_b25_decoder_structure_and_silence(
-    caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_decoder_structure_and_silence(caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]) -> None:
+    """B25."""
     with caplog.at_level(logging.WARNING):
         model = Decoder(**CODER, double_z=True)
     assert (caplog.messages, capsys.readouterr().out) == ([], "")
@@ -265,7 +281,8 @@ def op() -> type[Op]:
     return type("Fresh", (Op,), {"built": [], "called": []})
 
 
-def test_b26_operations_get_the_documented_arguments_and_nothing_else() -> None:
+def test_operations_get_the_documented_arguments_and_nothing_else() -> None:
+    """B26."""
     conv_out_op, resnet_op, attn_op = op(), op(), op()
     Decoder(**CODER, conv_out_op=conv_out_op, resnet_op=resnet_op, attn_op=attn_op)
     assert conv_out_op.built == [((4, 3), {"kernel_size": 3, "stride": 1, "padding": 1})]
@@ -273,7 +290,8 @@ def test_b26_operations_get_the_documented_arguments_and_nothing_else() -> None:
     assert attn_op.built == [((8,), {})]
 
 
-def test_b27_decoder_forward_ends_as_told_and_filters_keywords() -> None:
+def test_decoder_forward_ends_as_told_and_filters_keywords() -> None:
+    """B27."""
     z = randn(1, 5, 2, 2)
     model = Decoder(**CODER).double()
     assert model(z, timesteps=2, skip_video=True).equal(model(z))

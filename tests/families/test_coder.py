@@ -127,25 +127,29 @@ def assert_equals_plain(model: nn.Module, plain: Callable[[State, Tensor], Tenso
 
 @pytest.mark.parametrize("attn_resolutions", [(), (32,), (64, 16)])
 @pytest.mark.parametrize("size", [(8, 12), (11, 7)])
-def test_b24_encoder_forward_and_gradients(size: tuple[int, int], attn_resolutions: tuple[int, ...]) -> None:
+def test_encoder_forward_and_gradients(size: tuple[int, int], attn_resolutions: tuple[int, ...]) -> None:
+    """B24."""
     model = double(Encoder(**SMALL, attn_resolutions=attn_resolutions))
     assert_equals_plain(model, plain_encode, torch.randn(2, 3, *size, dtype=torch.float64))
 
 
 @pytest.mark.parametrize("attn_resolutions", [(), (32,), (64, 16)])
 @pytest.mark.parametrize("size", [(2, 3), (1, 1)])
-def test_b27_decoder_forward_and_gradients(size: tuple[int, int], attn_resolutions: tuple[int, ...]) -> None:
+def test_decoder_forward_and_gradients(size: tuple[int, int], attn_resolutions: tuple[int, ...]) -> None:
+    """B27."""
     model = double(Decoder(**SMALL, attn_resolutions=attn_resolutions))
     assert_equals_plain(model, plain_decode, torch.randn(2, 5, *size, dtype=torch.float64))
 
 
 @pytest.mark.parametrize(("side", "cells"), [(72, 9), (71, 8), (8, 1), (15, 1)])
-def test_b24_odd_sizes_round_down_at_every_level(side: int, cells: int) -> None:
+def test_odd_sizes_round_down_at_every_level(side: int, cells: int) -> None:
+    """B24."""
     model = Encoder(**SMALL | {"ch_mult": (1, 1, 1, 1), "num_res_blocks": 1})
     assert model(torch.zeros(1, 3, side, 8)).shape == (1, 10, cells, 1)
 
 
-def test_b23_encoder_structure() -> None:
+def test_encoder_structure() -> None:
+    """B23."""
     model = Encoder(**SMALL)
     assert [[b.out_channels for b in level.block] for level in model.down] == [[4, 4], [8, 8], [12, 12]]
     assert [hasattr(level, "downsample") for level in model.down] == [True, True, False]
@@ -157,7 +161,8 @@ def test_b23_encoder_structure() -> None:
     assert {k: t.shape for k, t in other.state_dict().items()} == {k: t.shape for k, t in model.state_dict().items()}
 
 
-def test_b23_attention_follows_the_configured_resolution() -> None:
+def test_attention_follows_the_configured_resolution() -> None:
+    """B23."""
     model = Encoder(**SMALL, attn_resolutions=(32,))
     assert [len(level.attn) for level in model.down] == [0, 2, 0]
     assert [len(level.attn) for level in Encoder(**SMALL, attn_resolutions=(64, 16)).down] == [2, 0, 2]
@@ -174,15 +179,17 @@ def test_b23_attention_follows_the_configured_resolution() -> None:
         ({"attn_type": "none", "use_linear_attn": True}, LinAttnBlock),
     ],
 )
-def test_b23_b25_attention_type_is_honoured(options: dict[str, Any], kind: type[nn.Module]) -> None:
+def test_attention_type_is_honoured(options: dict[str, Any], kind: type[nn.Module]) -> None:
+    """B23 and B25."""
     for model in (Encoder(**SMALL, **options), Decoder(**SMALL, **options)):
         assert type(model.mid.attn_1) is kind
 
 
 @pytest.mark.parametrize("kind", [Encoder, Decoder])
-def test_b23_b25_unknown_options_are_named_in_a_warning(
+def test_unknown_options_are_named_in_a_warning(
     kind: type[nn.Module], caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    """B23 and B25."""
     with caplog.at_level(logging.WARNING):
         kind(**SMALL, double_z=True)
         assert not caplog.messages
@@ -192,7 +199,8 @@ def test_b23_b25_unknown_options_are_named_in_a_warning(
 
 
 @pytest.mark.parametrize("kind", [Encoder, Decoder])
-def test_b23_b25_dropout_and_plain_resampling_reach_the_layers(kind: type[nn.Module]) -> None:
+def test_dropout_and_plain_resampling_reach_the_layers(kind: type[nn.Module]) -> None:
+    """B23 and B25."""
     model = kind(**SMALL, dropout=0.25, resamp_with_conv=False)
     assert {layer.p for layer in model.modules() if isinstance(layer, nn.Dropout)} == {0.25}
     assert not any("sample" in key for key in model.state_dict())
@@ -201,7 +209,8 @@ def test_b23_b25_dropout_and_plain_resampling_reach_the_layers(kind: type[nn.Mod
     )
 
 
-def test_b25_level_0_of_the_decoder_has_full_resolution() -> None:
+def test_level_0_of_the_decoder_has_full_resolution() -> None:
+    """B25."""
     model = Decoder(**SMALL)
     assert [[b.out_channels for b in level.block] for level in model.up] == [[4] * 3, [8] * 3, [12] * 3]
     assert [b.in_channels for b in model.up[1].block] == [12, 8, 8]
@@ -213,7 +222,8 @@ def test_b25_level_0_of_the_decoder_has_full_resolution() -> None:
     assert [len(level.attn) for level in with_attention.up] == [3, 0, 0]
 
 
-def test_b25_give_pre_end_and_tanh_out() -> None:
+def test_give_pre_end_and_tanh_out() -> None:
+    """B25."""
     z = torch.randn(1, 5, 2, 3)
     model = Decoder(**SMALL).eval()
     raw = model(z)
@@ -247,7 +257,8 @@ def recorder() -> type[Recorder]:
     return type("Fresh", (Recorder,), {"built": [], "called": []})
 
 
-def test_b26_operations_are_called_as_documented_and_get_nothing_else() -> None:
+def test_operations_are_called_as_documented_and_get_nothing_else() -> None:
+    """B26."""
     conv_out_op, resnet_op, attn_op = recorder(), recorder(), recorder()
     ops = {"conv_out_op": conv_out_op, "resnet_op": resnet_op, "attn_op": attn_op}
     Decoder(**SMALL, dropout=0.5, attn_resolutions=(16,), **ops)
@@ -259,7 +270,8 @@ def test_b26_operations_are_called_as_documented_and_get_nothing_else() -> None:
     assert attn_op.built == [((12,), {})] * 4
 
 
-def test_b27_keywords_reach_what_accepts_them() -> None:
+def test_keywords_reach_what_accepts_them() -> None:
+    """B27."""
     ops = {"conv_out_op": recorder(), "resnet_op": recorder(), "attn_op": recorder()}
     model = Decoder(**SMALL, **ops)
     model(torch.zeros(2, 5, 2, 3), timesteps=7, context=None)
@@ -268,21 +280,24 @@ def test_b27_keywords_reach_what_accepts_them() -> None:
     assert model.last_z_shape == (2, 5, 2, 3)
 
 
-def test_b27_default_operations_ignore_keywords() -> None:
+def test_default_operations_ignore_keywords() -> None:
+    """B27."""
     z, model = torch.randn(1, 5, 2, 2), Decoder(**SMALL).eval()
     assert model(z, timesteps=3, skip_video=True).equal(model(z))
     assert isinstance(model.mid.block_1, ResnetBlock)
 
 
-def test_a13_last_layer_is_the_last_convolutions_weight() -> None:
+def test_last_layer_is_the_last_convolutions_weight() -> None:
+    """A13."""
     model = Decoder(**SMALL)
     assert model.get_last_layer() is model.conv_out.weight
 
 
 @pytest.mark.parametrize(("kind", "shape"), [(Encoder, (1, 3, 16, 16)), (Decoder, (1, 5, 4, 4))])
-def test_b24_b27_no_earlier_activation_is_kept_while_later_ones_are_computed(
+def test_no_earlier_activation_is_kept_while_later_ones_are_computed(
     kind: type[nn.Module], shape: tuple[int, ...]
 ) -> None:
+    """B24 and B27."""
     model = kind(**SMALL).eval()
     outputs: list[tuple[str, weakref.ref[Tensor]]] = []
     kept: list[str] = []

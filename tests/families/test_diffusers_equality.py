@@ -4,11 +4,12 @@ Levels, layers per block, latent channels, quant convolutions, mid attention and
 which every triple of values meets, plus the corners (the least and the most of each, with all parts and with none).
 """
 
-from itertools import combinations, product
+from itertools import cycle, product
 from typing import Any
 
 import pytest
 import torch
+from exact_vae.tests.covering import Case, covering_set, groups_of
 from exact_vae.vae_model.checkpoint.load import load_model
 from exact_vae.vae_model.checkpoint.save import to_layout
 from torch import Tensor, nn
@@ -28,23 +29,7 @@ AXES = {
     "use_post_quant_conv": (True, False),
     "mid_block_add_attention": (True, False),
 }
-Case = tuple[Any, ...]
 WIDTHS = (32, 64, 32, 32, 64)
-
-
-def triples(case: Case) -> set[tuple[tuple[int, Any], ...]]:
-    return set(combinations(enumerate(case), 3))
-
-
-def covering_set() -> list[Case]:
-    """Cases in which every three values of three axes meet: always the one that adds most, in a fixed order."""
-    everything = list(product(*AXES.values()))
-    new = {case: triples(case) for case in everything}
-    chosen: list[Case] = []
-    while gain := new[best := max(everything, key=lambda case: len(new[case]))]:
-        chosen.append(best)
-        new = {case: left - gain for case, left in new.items()}
-    return chosen
 
 
 def corners() -> list[Case]:
@@ -52,7 +37,7 @@ def corners() -> list[Case]:
     return [(*end, parts, parts, parts) for end in ends for parts in (True, False)]
 
 
-CASES = sorted({*covering_set(), *corners()})
+CASES = sorted({*covering_set(*AXES.values(), together=3), *corners()})
 
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -107,8 +92,8 @@ def image_and_latent(
 
 
 def test_the_cases_hold_every_triple() -> None:
-    every = set().union(*(triples(case) for case in product(*AXES.values())))
-    assert set().union(*(triples(case) for case in CASES)) == every
+    every = set().union(*(groups_of(case, 3) for case in product(*AXES.values())))
+    assert set().union(*(groups_of(case, 3) for case in CASES)) == every
 
 
 def compare(case: Case) -> None:
@@ -127,10 +112,11 @@ def test_kl_equals_diffusers(case: Case) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("levels", AXES["levels"])
-def test_kl_equals_diffusers_in_the_whole_product(levels: int) -> None:
-    """All 288 models of each number of levels; `-m "not slow"` leaves them to the covering set above."""
-    for case in product((levels,), *list(AXES.values())[1:]):
-        compare(case)
+def test_kl_equals_diffusers_in_every_structure(levels: int) -> None:
+    """All combinations of layers, quant convolutions and attention; channels and groups, mere numbers, take turns."""
+    numbers = cycle(product(AXES["latent_channels"], AXES["norm_num_groups"]))
+    for layers, *parts in product(AXES["layers_per_block"], *list(AXES.values())[4:]):
+        compare((levels, layers, *next(numbers), *parts))
 
 
 @pytest.mark.parametrize("levels", [2, 3, 4, 5])

@@ -34,7 +34,8 @@ def normal(posterior: DiagonalGaussianDistribution) -> distributions.Normal:
     return distributions.Normal(posterior.mean, posterior.std)
 
 
-def test_a04_mean_is_the_first_half_and_logvar_the_second() -> None:
+def test_mean_is_the_first_half_and_logvar_the_second() -> None:
+    """A04."""
     parameters = moments()
     posterior = DiagonalGaussianDistribution(parameters)
     assert posterior.mean.equal(parameters[:, :4])
@@ -44,7 +45,8 @@ def test_a04_mean_is_the_first_half_and_logvar_the_second() -> None:
     torch.testing.assert_close(posterior.var, parameters[:, 4:].exp(), **CLOSE)
 
 
-def test_a04_logvar_is_clamped_and_passes_no_gradient_outside() -> None:
+def test_logvar_is_clamped_and_passes_no_gradient_outside() -> None:
+    """A04."""
     logvar = torch.tensor([-1000.0, -30.5, -30.0, 0.0, 20.0, 20.5, 1000.0])
     parameters = torch.cat([torch.zeros(7), logvar]).reshape(1, 14, 1, 1).requires_grad_()
     posterior = DiagonalGaussianDistribution(parameters)
@@ -55,7 +57,8 @@ def test_a04_logvar_is_clamped_and_passes_no_gradient_outside() -> None:
     assert parameters.grad.flatten()[7:].tolist() == [0, 0, 1, 1, 1, 0, 0]
 
 
-def test_a04_kl_to_the_standard_normal_is_summed_over_all_but_the_batch() -> None:
+def test_kl_to_the_standard_normal_is_summed_over_all_but_the_batch() -> None:
+    """A04."""
     posterior = DiagonalGaussianDistribution(moments())
     standard = distributions.Normal(torch.zeros_like(posterior.mean), torch.ones_like(posterior.mean))
     expected = distributions.kl_divergence(normal(posterior), standard).sum((1, 2, 3))
@@ -64,7 +67,8 @@ def test_a04_kl_to_the_standard_normal_is_summed_over_all_but_the_batch() -> Non
     assert DiagonalGaussianDistribution(torch.zeros(2, 8, 1, 1)).kl().tolist() == [0, 0]
 
 
-def test_a04_kl_to_another_gaussian() -> None:
+def test_kl_to_another_gaussian() -> None:
+    """A04."""
     one, other = DiagonalGaussianDistribution(moments()), DiagonalGaussianDistribution(moments())
     expected = distributions.kl_divergence(normal(one), normal(other)).sum((1, 2, 3))
     torch.testing.assert_close(one.kl(other), expected, **CLOSE)
@@ -72,7 +76,8 @@ def test_a04_kl_to_another_gaussian() -> None:
 
 
 @pytest.mark.parametrize("dims", [None, (1,), (2, 3)])
-def test_a04_nll_includes_log_two_pi(dims: tuple[int, ...] | None) -> None:
+def test_nll_includes_log_two_pi(dims: tuple[int, ...] | None) -> None:
+    """A04."""
     posterior = DiagonalGaussianDistribution(moments())
     sample = torch.randn_like(posterior.mean)
     expected = -normal(posterior).log_prob(sample).sum((1, 2, 3) if dims is None else dims)
@@ -81,7 +86,8 @@ def test_a04_nll_includes_log_two_pi(dims: tuple[int, ...] | None) -> None:
     assert at_mean.item() == pytest.approx(0.5 * math.log(2 * math.pi), rel=1e-15)  # one number, one rounding
 
 
-def test_a04_deterministic_draws_the_mean_and_its_losses_have_the_batch_shape() -> None:
+def test_deterministic_draws_the_mean_and_its_losses_have_the_batch_shape() -> None:
+    """A04."""
     posterior = DiagonalGaussianDistribution(moments(), deterministic=True)
     assert posterior.sample().equal(posterior.mean)
     assert not posterior.std.any()
@@ -90,7 +96,8 @@ def test_a04_deterministic_draws_the_mean_and_its_losses_have_the_batch_shape() 
         assert loss.equal(torch.zeros(3, dtype=torch.float64))
 
 
-def test_a04_draws_have_the_mean_and_the_deviation() -> None:
+def test_draws_have_the_mean_and_the_deviation() -> None:
+    """A04."""
     parameters = torch.tensor([2.0, -1.0, 0.0, math.log(9.0)]).reshape(1, 4, 1, 1).expand(-1, -1, 400, 400)
     draw = DiagonalGaussianDistribution(parameters).sample(torch.Generator().manual_seed(0))
     # 160000 draws: the mean is good to 3 / 400, the deviation to less; four times that is allowed.
@@ -99,7 +106,8 @@ def test_a04_draws_have_the_mean_and_the_deviation() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
-def test_a04_draws_keep_the_dtype_and_follow_the_generator(dtype: torch.dtype) -> None:
+def test_draws_keep_the_dtype_and_follow_the_generator(dtype: torch.dtype) -> None:
+    """A04."""
     posterior = DiagonalGaussianDistribution(moments().to(dtype))
     first, second = (posterior.sample(torch.Generator().manual_seed(1)) for _ in range(2))
     assert first.dtype == dtype
@@ -152,26 +160,31 @@ def test_sixteen_bit_draws_are_rounded_once(dtype: torch.dtype) -> None:
     assert draw.equal(exact.to(dtype))
 
 
-def test_a04_draws_carry_gradients_to_both_moments() -> None:
+def test_draws_carry_gradients_to_both_moments() -> None:
+    """A04."""
+
     def draw(parameters: Tensor) -> Tensor:
         return DiagonalGaussianDistribution(parameters).sample(torch.Generator().manual_seed(4))
 
     assert torch.autograd.gradcheck(draw, moments(1, 1).requires_grad_())
 
 
-def test_a01_regularizer_draws_unless_told() -> None:
+def test_regularizer_draws_unless_told() -> None:
+    """A01."""
     z = moments()
     assert not DiagonalGaussianRegularizer()(z)[0].equal(DiagonalGaussianRegularizer()(z)[0])
     assert DiagonalGaussianRegularizer(sample=False)(z)[0].equal(z[:, :4])
     assert not list(DiagonalGaussianRegularizer().parameters())
 
 
-def test_a02_regularizers_have_no_trainable_parameters() -> None:
+def test_regularizers_have_no_trainable_parameters() -> None:
+    """A02."""
     assert list(DiagonalGaussianRegularizer().get_trainable_parameters()) == []
     assert list(IdentityRegularizer().get_trainable_parameters()) == []
 
 
-def test_a03_kl_loss_is_summed_per_image_and_averaged_over_the_batch() -> None:
+def test_kl_loss_is_summed_per_image_and_averaged_over_the_batch() -> None:
+    """A03."""
     z = moments()
     total = DiagonalGaussianDistribution(z).kl().sum()
     _, log = DiagonalGaussianRegularizer()(z)
@@ -184,7 +197,8 @@ def test_a03_kl_loss_is_summed_per_image_and_averaged_over_the_batch() -> None:
         DiagonalGaussianRegularizer(reduction="none")
 
 
-def test_a03_kl_loss_passes_gradcheck() -> None:
+def test_kl_loss_passes_gradcheck() -> None:
+    """A03."""
     assert torch.autograd.gradcheck(
         lambda z: DiagonalGaussianRegularizer()(z)[1]["kl_loss"], moments().requires_grad_()
     )

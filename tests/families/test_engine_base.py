@@ -11,7 +11,6 @@ import pytest
 import torch
 from exact_vae.vae_model.checkpoint.save import to_layout
 from exact_vae.vae_model.errors import InputError
-from exact_vae.vae_model.families.halves import decoder_half
 from exact_vae.vae_model.families.ldm.autoencoder import AutoencoderKL, AutoencodingEngine, build_kl
 from exact_vae.vae_model.families.ldm.config import KLConfig, LevelsConfig
 from exact_vae.vae_model.families.ldm.distribution import DiagonalGaussianDistribution
@@ -19,6 +18,7 @@ from exact_vae.vae_model.families.ldm.ema import LitEma
 from exact_vae.vae_model.families.ldm.engine import AbstractAutoencoder
 from exact_vae.vae_model.families.ldm.instantiate import OPTIMIZERS, instantiate_optimizer
 from exact_vae.vae_model.families.ldm.regularizer import DiagonalGaussianRegularizer
+from exact_vae.vae_model.families.table import decoder_of
 from torch import Tensor, nn
 
 DD: dict[str, Any] = {
@@ -73,7 +73,8 @@ def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
     return one.keys() == other.keys() and all(tensor.equal(other[name]) for name, tensor in one.items())
 
 
-def test_a01_the_class_draws_by_default_and_inference_takes_the_mean() -> None:
+def test_the_class_draws_by_default_and_inference_takes_the_mean() -> None:
+    """A01."""
     z = torch.randn(1, 4, 2, 2)
     draw = DiagonalGaussianRegularizer()
     assert not draw(z)[0].equal(draw(z)[0])
@@ -82,11 +83,13 @@ def test_a01_the_class_draws_by_default_and_inference_takes_the_mean() -> None:
     assert not build_kl(KLConfig(3, 3, levels, levels, num_groups=2)).regularization.sample
 
 
-def test_a02_the_regularizer_has_nothing_to_train() -> None:
+def test_the_regularizer_has_nothing_to_train() -> None:
+    """A02."""
     assert list(DiagonalGaussianRegularizer().get_trainable_parameters()) == []
 
 
-def test_a03_kl_is_summed_over_an_image_and_averaged_over_the_batch() -> None:
+def test_kl_is_summed_over_an_image_and_averaged_over_the_batch() -> None:
+    """A03."""
     z = torch.zeros(2, 4, 3, 5)
     z[0, :2] = 2.0  # a mean of 2 costs 2 nats for each of 30 numbers, in one image of two
     for reduction, expected in (("sum", 30.0), ("mean", 1.0)):
@@ -95,7 +98,8 @@ def test_a03_kl_is_summed_over_an_image_and_averaged_over_the_batch() -> None:
             assert {key: float(value) for key, value in log.items()} == {"kl_loss": expected}
 
 
-def test_a04_the_distribution_clamps_draws_and_measures() -> None:
+def test_the_distribution_clamps_draws_and_measures() -> None:
+    """A04."""
     z = torch.tensor([1.0, -1000.0, 1000.0]).reshape(1, 3, 1, 1)
     assert DiagonalGaussianDistribution(torch.cat([z, z], 1)).logvar.flatten().tolist() == [1, -30, 20]
     fixed = DiagonalGaussianDistribution(torch.randn(3, 4, 2, 2), deterministic=True)
@@ -109,7 +113,8 @@ def test_a04_the_distribution_clamps_draws_and_measures() -> None:
     assert standard.nll(torch.zeros(1, 1, 1, 1)).item() == pytest.approx(0.5 * math.log(2 * math.pi), rel=1e-6)
 
 
-def test_a05_the_average_is_made_when_every_sub_module_exists() -> None:
+def test_the_average_is_made_when_every_sub_module_exists() -> None:
+    """A05."""
     plain = engine()
     assert (plain.use_ema, plain.input_key) == (False, "jpg")
     assert not hasattr(plain, "monitor")
@@ -128,13 +133,15 @@ def test_a05_the_average_is_made_when_every_sub_module_exists() -> None:
     assert "head.weight" in Larger().model_ema.m_name2s_name
 
 
-def test_a05_unknown_keywords_are_refused() -> None:
+def test_unknown_keywords_are_refused() -> None:
+    """A05."""
     for make in (engine, kl):
         with pytest.raises(TypeError, match="ema_dekay"):
             make(ema_dekay=0.5)
 
 
-def test_a06_get_input_takes_the_images_of_a_batch() -> None:
+def test_get_input_takes_the_images_of_a_batch() -> None:
+    """A06."""
     model, x = kl(input_key="image"), images()
     assert model.get_input(x) is x
     assert model.get_input({"image": x, "txt": ["a", "b"]}) is x
@@ -153,7 +160,8 @@ def test_a06_get_input_takes_the_images_of_a_batch() -> None:
     assert AbstractAutoencoder().get_input(images()[:, :1]).shape == (2, 1, 8, 6)
 
 
-def test_a07_on_train_batch_end_moves_the_average() -> None:
+def test_on_train_batch_end_moves_the_average() -> None:
+    """A07."""
     model, before = kl(ema_decay=0.5), None
     for number in (1, 2):
         before = model.model_ema.get_buffer("encoderconv_inweight").clone()
@@ -168,7 +176,8 @@ def test_a07_on_train_batch_end_moves_the_average() -> None:
     assert not hasattr(model, "model_ema")
 
 
-def test_a08_ema_scope_is_reentrant_and_exception_safe(caplog: pytest.LogCaptureFixture) -> None:
+def test_ema_scope_is_reentrant_and_exception_safe(caplog: pytest.LogCaptureFixture) -> None:
+    """A08."""
     model = kl(ema_decay=0.5)
     step(model)
     live = weights(model)
@@ -193,7 +202,8 @@ def test_a08_ema_scope_is_reentrant_and_exception_safe(caplog: pytest.LogCapture
         assert "off: using the averaged weights" not in caplog.messages
 
 
-def test_a09_decays_and_buffer_names() -> None:
+def test_decays_and_buffer_names() -> None:
+    """A09."""
     model = nn.Sequential(nn.Linear(1, 1), nn.Linear(1, 1))
     model[1].bias.requires_grad_(False)
     ema = LitEma(model)
@@ -208,10 +218,11 @@ def test_a09_decays_and_buffer_names() -> None:
         assert float(ema.get_buffer("0weight")) == pytest.approx(product, rel=1e-6)  # float32
 
 
-def test_a09_averaged_weights_stay_out_of_files_and_load_back() -> None:
+def test_averaged_weights_stay_out_of_files_and_load_back() -> None:
+    """A09."""
     model = kl(ema_decay=0.5).eval()
     step(model)
-    assert decoder_half(model).program.ops  # the exact engine passes over them
+    assert decoder_of(model).program.ops  # the exact engine passes over them
     assert not any("ema" in key for key in to_layout(model, "ldm"))
     again = kl(ema_decay=0.5)
     again.load_state_dict(model.state_dict())
@@ -219,7 +230,8 @@ def test_a09_averaged_weights_stay_out_of_files_and_load_back() -> None:
         assert same(weights(model), weights(again))
 
 
-def test_a10_what_subclasses_write() -> None:
+def test_what_subclasses_write() -> None:
+    """A10."""
     model = AbstractAutoencoder()
     for name in ("encode", "decode", "configure_optimizers"):
         with pytest.raises(NotImplementedError, match=f"AbstractAutoencoder: expected .*{name.split('_')[0]}"):
@@ -228,7 +240,8 @@ def test_a10_what_subclasses_write() -> None:
         kl().configure_optimizers()
 
 
-def test_a11_optimizers_come_from_an_allow_list(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_optimizers_come_from_an_allow_list(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A11."""
     model = kl()
     config = {"target": "torch.optim.Adam", "params": {"betas": (0.5, 0.9)}}
     optimizer = model.instantiate_optimizer_from_config(model.get_autoencoder_params(), 1e-3, config)

@@ -61,18 +61,21 @@ def images(batch: int = 2) -> Tensor:
     return torch.rand(batch, 3, 8, 6, dtype=torch.float64) * 2 - 1
 
 
-def test_a12_an_engine_is_three_configurations() -> None:
+def test_an_engine_is_three_configurations() -> None:
+    """A12."""
     model = engine(loss_config={"target": "loss"})
     assert [type(part).__name__ for part in model.children()] == ["Encoder", "Decoder", "DiagonalGaussianRegularizer"]
     assert model.loss_config == {"target": "loss"}
 
 
-def test_a13_the_last_layer_is_a_weight() -> None:
+def test_the_last_layer_is_a_weight() -> None:
+    """A13."""
     for model in (engine(), kl()):
         assert model.get_last_layer() is model.decoder.conv_out.weight
 
 
-def test_a14_encode_returns_latents_log_or_moments() -> None:
+def test_encode_returns_latents_log_or_moments() -> None:
+    """A14."""
     model, x = engine(), images()
     z, log = model.encode(x, return_reg_log=True)
     assert z.shape == (2, 3, 4, 3)
@@ -84,7 +87,8 @@ def test_a14_encode_returns_latents_log_or_moments() -> None:
         assert nothing == {}
 
 
-def test_a15_decode_is_raw() -> None:
+def test_decode_is_raw() -> None:
+    """A15."""
     model = engine()
     with torch.no_grad():
         model.decoder.conv_out.bias.fill_(7)
@@ -94,7 +98,8 @@ def test_a15_decode_is_raw() -> None:
     assert out.max() > 1
 
 
-def test_a16_forward_returns_three_things() -> None:
+def test_forward_returns_three_things() -> None:
+    """A16."""
     model, x = engine(), images()
     z, reconstruction, log = model(x)
     assert z.equal(model.encode(x))
@@ -102,7 +107,8 @@ def test_a16_forward_returns_three_things() -> None:
     assert set(log) == {"kl_loss"}
 
 
-def test_a17_old_configurations_name_our_classes_and_run_nothing_else() -> None:
+def test_old_configurations_name_our_classes_and_run_nothing_else() -> None:
+    """A17."""
     assert [type(part) for part in engine().children()] == [Encoder, Decoder, DiagonalGaussianRegularizer]
     params = {"embed_dim": 5, "monitor": "val/rec_loss", "ddconfig": DD, "lossconfig": {"target": "torch.nn.Identity"}}
     for target in ("ldm.models.autoencoder.AutoencoderKL", "sgm.models.autoencoder.AutoencoderKLInferenceWrapper"):
@@ -119,7 +125,8 @@ def test_a17_old_configurations_name_our_classes_and_run_nothing_else() -> None:
         instantiate_from_config({"target": "os.system", "params": {"command": "true"}}, CLASSES)
 
 
-def test_a18_the_decoder_may_have_its_own_configuration() -> None:
+def test_the_decoder_may_have_its_own_configuration() -> None:
+    """A18."""
     model = AutoencodingEngineLegacy(
         5,
         ddconfig=DD,
@@ -132,7 +139,8 @@ def test_a18_the_decoder_may_have_its_own_configuration() -> None:
 
 
 @pytest.mark.parametrize(("double_z", "halves"), [(True, 2), (False, 1)])
-def test_a19_quant_convolutions_have_embed_dim(double_z: bool, halves: int) -> None:
+def test_quant_convolutions_have_embed_dim(double_z: bool, halves: int) -> None:
+    """A19."""
     model = AutoencoderKL(5, ddconfig=DD | {"double_z": double_z})
     assert model.quant_conv.weight.shape == (halves * 5, halves * 3, 1, 1)
     assert model.post_quant_conv.weight.shape == (3, 5, 1, 1)
@@ -149,7 +157,8 @@ class Loss(nn.Module):
         yield self.logvar
 
 
-def test_a20_parameters_of_the_autoencoder_and_of_nothing_else() -> None:
+def test_parameters_of_the_autoencoder_and_of_nothing_else() -> None:
+    """A20."""
     model = kl(ema_decay=0.5)
     model.scale = nn.Parameter(torch.ones(()))
     own = {id(parameter) for parameter in model.parameters()}
@@ -164,7 +173,8 @@ def test_a20_parameters_of_the_autoencoder_and_of_nothing_else() -> None:
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 5, 6])
-def test_a21_chunked_encoding_equals_the_whole(size: int) -> None:
+def test_chunked_encoding_equals_the_whole(size: int) -> None:
+    """A21."""
     whole, chunked = kl(), kl(max_batch_size=size)
     chunked.load_state_dict(whole.state_dict())
     sizes: list[int] = []
@@ -184,7 +194,8 @@ def test_a21_chunked_encoding_equals_the_whole(size: int) -> None:
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 5, 6])
-def test_a22_chunked_decoding_equals_the_whole(size: int) -> None:
+def test_chunked_decoding_equals_the_whole(size: int) -> None:
+    """A22."""
     whole, chunked = kl(), kl(max_batch_size=size)
     chunked.load_state_dict(whole.state_dict())
     z = torch.randn(5, 5, 4, 3, dtype=torch.float64)
@@ -192,7 +203,8 @@ def test_a22_chunked_decoding_equals_the_whole(size: int) -> None:
     assert chunked.decode(z[:0]).shape == (0, 3, 8, 6)
 
 
-def test_a22_frames_of_one_group_stay_in_one_chunk() -> None:
+def test_frames_of_one_group_stay_in_one_chunk() -> None:
+    """A22."""
     model = kl(max_batch_size=5)
     sizes: list[int] = []
     model.decoder.forward = lambda z, timesteps=None: sizes.append(len(z)) or z
@@ -207,7 +219,8 @@ def test_a22_frames_of_one_group_stay_in_one_chunk() -> None:
     assert sizes == [4, 4, 5]
 
 
-def test_a23_the_loss_has_two_names_and_one_place() -> None:
+def test_the_loss_has_two_names_and_one_place() -> None:
+    """A23."""
     loss = {"target": "LPIPSWithDiscriminator"}
     assert kl(lossconfig=loss).loss_config == kl(loss_config=loss).loss_config == loss
     assert isinstance(kl().regularization, DiagonalGaussianRegularizer)
@@ -215,7 +228,8 @@ def test_a23_the_loss_has_two_names_and_one_place() -> None:
         kl(lossconfig=loss, loss_config=loss)
 
 
-def test_a24_out_of_memory_never_ends_in_tiles(small_vae: VAE, small_model: nn.Module) -> None:
+def test_out_of_memory_never_ends_in_tiles(small_vae: VAE, small_model: nn.Module) -> None:
+    """A24."""
     generator = torch.Generator().manual_seed(1)
     z = torch.randn(1, 4, 12, 9, generator=generator) + torch.linspace(-3, 3, 9)
     with torch.inference_mode():
@@ -228,9 +242,10 @@ def test_a24_out_of_memory_never_ends_in_tiles(small_vae: VAE, small_model: nn.M
     torch.testing.assert_close(image, expected, rtol=0, atol=2e-5)  # the project's bound, on a range of 1
 
 
-def test_a25_fresh_weights_are_numbers_and_loading_is_strict(
+def test_fresh_weights_are_numbers_and_loading_is_strict(
     small_file: Path, state: dict[str, Tensor], tmp_path: Path
 ) -> None:
+    """A25."""
     with torch.no_grad():
         torch.empty(10**6).fill_(4e30)  # what uninitialised memory would show
     for tensor in kl().state_dict().values():

@@ -16,9 +16,9 @@ from exact_vae.vae_model.checkpoint.save import save, to_layout
 from exact_vae.vae_model.errors import VAEFileError
 from exact_vae.vae_model.exact.layer import UnsupportedModule
 from exact_vae.vae_model.exact.schedule import uniform as uniform_schedule
-from exact_vae.vae_model.families.halves import decoder_half, encoder_half
 from exact_vae.vae_model.families.ldm.autoencoder import AutoencoderKL
 from exact_vae.vae_model.families.ldm.flux2 import AutoencoderFlux2
+from exact_vae.vae_model.families.table import decoder_of, encoder_of
 from torch import Tensor, nn
 
 pytestmark = pytest.mark.usefixtures("no_gradients")
@@ -216,7 +216,7 @@ def test_every_strip_height_and_border(model: Any, mode: str) -> None:
             layer.padding_mode = mode
     z = torch.randn(1, 128, 3, 2, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     expected = model.decode(z)
-    half = decoder_half(model)
+    half = decoder_of(model)
     for strip_rows in range(1, 9):
         for share in (1.0, 0.0):
             plan = uniform_schedule(half.program.level_count, strip_rows, device_share=share, store_hidden=share > 0)
@@ -224,7 +224,7 @@ def test_every_strip_height_and_border(model: Any, mode: str) -> None:
     if mode != "zeros":
         return  # strided convolutions of the encoder have borders of their own
     x = torch.rand(1, 3, 80, 48, generator=torch.Generator().manual_seed(2), dtype=torch.float64) * 2 - 1
-    expected, half = model.encode(x), encoder_half(model, 128)
+    expected, half = model.encode(x), encoder_of(model, 128)
     for strip_rows in range(1, 9):
         plan = uniform_schedule(half.program.level_count, strip_rows)
         torch.testing.assert_close(run(half.program, plan, x), expected, rtol=0, atol=1e-11)
@@ -247,10 +247,10 @@ HostKL.__name__ = "AutoencoderKL"
 def test_the_hosts_class_is_known(model: Any) -> None:
     host: Any = HostKL(model)
     z = torch.randn(1, 128, 2, 3, generator=torch.Generator().manual_seed(3))
-    half = decoder_half(host)
+    half = decoder_of(host)
     plan = uniform_schedule(half.program.level_count, 4)
     torch.testing.assert_close(run(half.program, plan, z), model.decode(z), rtol=0, atol=1e-4)
-    assert encoder_half(host, 128).program.out_channels == 128
+    assert encoder_of(host, 128).program.out_channels == 128
 
 
 @pytest.mark.parametrize(
@@ -267,7 +267,7 @@ def test_the_hosts_class_is_known(model: Any) -> None:
 def test_what_the_host_says_otherwise_is_refused(model: Any, attribute: str, value: Any, text: str) -> None:
     host: Any = HostKL(model)
     setattr(host, attribute, value)
-    for make in (lambda: decoder_half(host), lambda: encoder_half(host, 128)):
+    for make in (lambda: decoder_of(host), lambda: encoder_of(host, 128)):
         with pytest.raises(UnsupportedModule, match=text):
             make()
 

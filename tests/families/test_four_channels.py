@@ -11,6 +11,7 @@ import torch
 from exact_vae import NODE_CLASS_MAPPINGS, VAE, load_vae, save
 from exact_vae.model_management.exact_vae import make_exact
 from exact_vae.model_management.masks import grey_out
+from exact_vae.tests.exactness import assert_exact
 from exact_vae.tests.families.table import random_model
 from exact_vae.tests.families.test_wan import ROW
 from exact_vae.vae_model.errors import InputError
@@ -56,35 +57,31 @@ def whole(pixels: Tensor) -> Tensor:
     return model().quant_conv(moments)[:, :4]
 
 
-def assert_same(found: Tensor, expected: Tensor) -> None:
-    torch.testing.assert_close(found, expected, rtol=0, atol=2e-5 * float(expected.max() - expected.min()))
-
-
 @pytest.mark.parametrize("method", ["exact", "blend"])
 def test_encode_tiled_keeps_alpha(vae: VAE, method: str) -> None:
     node = NODE_CLASS_MAPPINGS["ExactVAEEncodeTiled"]()
     opaque = pixels()
     opaque[..., 3] = 1.0
     for image in (pixels(), opaque):  # one tile covers the image, so that blend is exact, too
-        assert_same(latent(node.encode(image, vae, 64, 0, method=method)), whole(image))
+        assert_exact(latent(node.encode(image, vae, 64, 0, method=method)), whole(image))
     assert (whole(pixels()) - whole(opaque)).abs().max() > 0.1
 
 
 def test_inpaint_keeps_alpha(vae: VAE) -> None:
     node = NODE_CLASS_MAPPINGS["ExactVAEEncodeForInpaint"]()
-    assert_same(latent(node.encode(pixels(), vae, MASK)), whole(pixels()))
+    assert_exact(latent(node.encode(pixels(), vae, MASK)), whole(pixels()))
     mask = MASK.clone()
     mask[:, 10:30, 8:20] = 1.0
     masked = pixels()
     masked[:, 10:30, 8:20, :3] = 0.5
-    assert_same(latent(node.encode(pixels(), vae, mask)), whole(masked))
+    assert_exact(latent(node.encode(pixels(), vae, mask)), whole(masked))
 
 
 def test_alpha_that_goes_in_and_does_not_come_out_is_kept(tmp_path: Path) -> None:
     save(model(3), tmp_path / "rgba_to_rgb.safetensors")
     vae = load_vae(tmp_path / "rgba_to_rgb.safetensors", device="cpu", dtype="float32")
     for name, more in (("ExactVAEEncode", ()), ("ExactVAEEncodeTiled", ()), ("ExactVAEEncodeForInpaint", (MASK,))):
-        assert_same(latent(NODE_CLASS_MAPPINGS[name]().encode(pixels(), vae, *more)), vae.encode(pixels()))
+        assert_exact(latent(NODE_CLASS_MAPPINGS[name]().encode(pixels(), vae, *more)), vae.encode(pixels()))
 
 
 @pytest.mark.parametrize(("batch", "masks"), [(2, 1), (1, 2), (2, 2)])
@@ -103,8 +100,8 @@ def test_three_channels_into_four_are_refused_where_nothing_says_what_alpha_is(v
 def test_alpha_is_cut_off_for_a_vae_without(small_vae: VAE) -> None:
     expected = small_vae.encode(pixels()[..., :3])
     for name in ("ExactVAEEncode", "ExactVAEEncodeTiled"):
-        assert_same(latent(NODE_CLASS_MAPPINGS[name]().encode(pixels(), small_vae)), expected)
-    assert_same(latent(NODE_CLASS_MAPPINGS["ExactVAEEncodeForInpaint"]().encode(pixels(), small_vae, MASK)), expected)
+        assert_exact(latent(NODE_CLASS_MAPPINGS[name]().encode(pixels(), small_vae)), expected)
+    assert_exact(latent(NODE_CLASS_MAPPINGS["ExactVAEEncodeForInpaint"]().encode(pixels(), small_vae, MASK)), expected)
 
 
 # -- VAEs of the host -------------------------------------------------------------------------------------------------
@@ -124,15 +121,15 @@ def test_the_host_s_fill_value_is_alpha_in_every_node(new_host: Any, value: floa
     vae.pad_channel_value = value
     filled = torch.cat([pixels(3), torch.full((1, 48, 40, 1), value)], dim=-1)
     expected = vae.encode(pixels(3))
-    assert_same(expected, whole(filled))
+    assert_exact(expected, whole(filled))
     made = make_exact(vae)
-    assert_same(made.encode(pixels(3)), expected)
-    assert_same(made.encode_tiled(pixels(3), 32, 32, 0), expected)
+    assert_exact(made.encode(pixels(3)), expected)
+    assert_exact(made.encode_tiled(pixels(3), 32, 32, 0), expected)
     for name in ("ExactVAEEncode", "ExactVAEEncodeTiled"):
-        assert_same(latent(NODE_CLASS_MAPPINGS[name]().encode(pixels(3), vae)), expected)
+        assert_exact(latent(NODE_CLASS_MAPPINGS[name]().encode(pixels(3), vae)), expected)
     inpaint = NODE_CLASS_MAPPINGS["ExactVAEEncodeForInpaint"]()
-    assert_same(latent(inpaint.encode(pixels(3), vae, MASK)), expected)
-    assert_same(latent(inpaint.encode(pixels(4), vae, MASK)), vae.encode(pixels(4)))
+    assert_exact(latent(inpaint.encode(pixels(3), vae, MASK)), expected)
+    assert_exact(latent(inpaint.encode(pixels(4), vae, MASK)), vae.encode(pixels(4)))
     assert made.last_report.exact
 
 
@@ -150,5 +147,5 @@ def test_qwen_image_layered_of_ours_takes_pictures_without_alpha_as_opaque(tmp_p
     )
     vae = load_vae(tmp_path / "layered.safetensors", device="cpu", dtype="float32")
     opaque = torch.cat([pixels(3), torch.ones(1, 48, 40, 1)], dim=-1)
-    assert_same(vae.encode(pixels(3)), vae.encode(opaque))
+    assert_exact(vae.encode(pixels(3)), vae.encode(opaque))
     assert (vae.encode(pixels(3)) - vae.encode(pixels(4))).abs().max() > 0.01

@@ -8,8 +8,8 @@ from exact_vae import VAE
 from exact_vae.model_management.host import LocalHost
 from exact_vae.tests.families.table import ROWS, Row, hints, random_model
 from exact_vae.vae_model.checkpoint.load import load_model
-from exact_vae.vae_model.families.group_norm import GroupNorm
 from exact_vae.vae_model.families.video.model import VideoDecoder
+from exact_vae.vae_model.group_norm import GroupNorm
 from exact_vae.vae_model.training.discriminator import PatchDiscriminator
 from torch import Tensor, nn
 from torch.nn import functional

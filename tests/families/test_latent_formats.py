@@ -16,8 +16,8 @@ import pytest
 import torch
 from exact_vae import load_vae
 from exact_vae.__main__ import main
-from exact_vae.commands.convert import convert_vae
-from exact_vae.commands.describe import describe_vae
+from exact_vae.vae_model.checkpoint.convert import convert_vae
+from exact_vae.vae_model.checkpoint.describe import describe_vae
 from exact_vae.vae_model.checkpoint.load import load_model
 from exact_vae.vae_model.checkpoint.save import save, to_layout
 from exact_vae.vae_model.errors import InputError

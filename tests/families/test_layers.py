@@ -80,14 +80,16 @@ def assert_same_with_gradients(module: nn.Module, actual: Tensor, expected: Tens
         torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-10)  # Long sums: two digits less than values.
 
 
-def test_b02_nonlinearity_is_silu() -> None:
+def test_nonlinearity_is_silu() -> None:
+    """B02."""
     x = torch.tensor([0.5, 1.0, 1.5])
     torch.testing.assert_close(nonlinearity(x), torch.tensor([0.3112, 0.7311, 1.2264]), rtol=0, atol=5e-5)  # 4 digits
     assert x.tolist() == [0.5, 1.0, 1.5]
     assert torch.autograd.gradcheck(nonlinearity, randn(5).requires_grad_())
 
 
-def test_b02_fresh_activation_is_in_place_only_without_autograd() -> None:
+def test_fresh_activation_is_in_place_only_without_autograd() -> None:
+    """B02."""
     x = randn(4)
     assert activate_fresh(x.clone()).equal(nonlinearity(x))
     assert activate_fresh(x) is not x
@@ -97,21 +99,24 @@ def test_b02_fresh_activation_is_in_place_only_without_autograd() -> None:
 
 
 @pytest.mark.parametrize(("channels", "groups"), [(64, 32), (24, 8), (6, 1)])
-def test_b03_normalize_is_group_norm_with_eps_1e_6(channels: int, groups: int) -> None:
+def test_normalize_is_group_norm_with_eps_1e_6(channels: int, groups: int) -> None:
+    """B03."""
     norm = double(Normalize(channels, groups))
     x = 1e-3 * randn(2, channels, 3, 5) + 7  # A variance of 1e-6: another eps would be seen.
     # The mean of 7 costs four digits of a deviation of 1e-3.
     torch.testing.assert_close(norm(x), plain_norm(x, norm, groups), rtol=1e-9, atol=1e-9)
 
 
-def test_b03_normalize_has_32_groups_unless_told() -> None:
+def test_normalize_has_32_groups_unless_told() -> None:
+    """B03."""
     assert Normalize(96).num_groups == 32
     with pytest.raises(ValueError, match="expected channels divisible by 32 groups, got 48: change num_groups"):
         Normalize(48)
 
 
 @pytest.mark.parametrize("size", [(1, 1), (3, 5), (8, 2)])
-def test_b04_upsample_doubles_each_pixel_then_convolves(size: tuple[int, int]) -> None:
+def test_upsample_doubles_each_pixel_then_convolves(size: tuple[int, int]) -> None:
+    """B04."""
     layer, x = double(Upsample(4)), randn(2, 4, *size)
     doubled = x.repeat_interleave(2, 2).repeat_interleave(2, 3)
     assert Upsample(4, with_conv=False)(x).equal(doubled)
@@ -121,7 +126,8 @@ def test_b04_upsample_doubles_each_pixel_then_convolves(size: tuple[int, int]) -
 
 
 @pytest.mark.parametrize("channels", [1, 3, 16])
-def test_b05_upsample_takes_bfloat16(channels: int) -> None:
+def test_upsample_takes_bfloat16(channels: int) -> None:
+    """B05."""
     x = torch.randn(2, channels, 5, 3).bfloat16()
     out = Upsample(channels, with_conv=False)(x)
     assert out.dtype == torch.bfloat16
@@ -130,7 +136,8 @@ def test_b05_upsample_takes_bfloat16(channels: int) -> None:
 
 
 @pytest.mark.parametrize("size", [(4, 6), (5, 7), (2, 3)])
-def test_b06_downsample_pads_right_and_bottom(size: tuple[int, int]) -> None:
+def test_downsample_pads_right_and_bottom(size: tuple[int, int]) -> None:
+    """B06."""
     # Each tap of the 3x3 kernel alone: it reads the image, one pixel beyond on the right and bottom, nothing before.
     layer, x = Downsample(1).double(), randn(1, 1, *size)
     h, w = size[0] // 2, size[1] // 2
@@ -146,11 +153,13 @@ def test_b06_downsample_pads_right_and_bottom(size: tuple[int, int]) -> None:
 
 @pytest.mark.parametrize(("before", "after"), [(64, 32), (65, 32), (2, 1)])
 @pytest.mark.parametrize("with_conv", [True, False])
-def test_b06_downsample_halves_rounding_down(before: int, after: int, with_conv: bool) -> None:
+def test_downsample_halves_rounding_down(before: int, after: int, with_conv: bool) -> None:
+    """B06."""
     assert Downsample(2, with_conv)(torch.zeros(1, 2, before, before + 2)).shape == (1, 2, after, after + 1)
 
 
-def test_b07_downsample_without_convolution_averages() -> None:
+def test_downsample_without_convolution_averages() -> None:
+    """B07."""
     x = randn(2, 3, 5, 6)
     expected = (x[:, :, 0:4:2, ::2] + x[:, :, 1:4:2, ::2] + x[:, :, 0:4:2, 1::2] + x[:, :, 1:4:2, 1::2]) / 4
     layer = Downsample(3, with_conv=False)
@@ -161,7 +170,9 @@ def test_b07_downsample_without_convolution_averages() -> None:
 NORMS_AND_CONVOLUTIONS = {"norm1", "conv1", "norm2", "conv2"}
 
 
-def test_b08_resnet_block_has_the_checkpoints_names() -> None:
+def test_resnet_block_has_the_checkpoints_names() -> None:
+    """B08."""
+
     def names(**options: object) -> dict[str, tuple[int, ...]]:
         block = ResnetBlock(in_channels=4, num_groups=2, **options)
         return {key.removesuffix(".weight"): tuple(t.shape) for key, t in block.state_dict().items() if t.ndim > 1}
@@ -175,7 +186,8 @@ def test_b08_resnet_block_has_the_checkpoints_names() -> None:
     assert {key.split(".")[0] for key in block.state_dict()} == NORMS_AND_CONVOLUTIONS
 
 
-def test_b08_dropout_stands_before_the_second_convolution() -> None:
+def test_dropout_stands_before_the_second_convolution() -> None:
+    """B08."""
     block = double(ResnetBlock(in_channels=4, temb_channels=0, num_groups=2, dropout=1.0))
     x = randn(2, 4, 3, 3)
     torch.testing.assert_close(block.train()(x), x + block.conv2.bias[:, None, None], **CLOSE)
@@ -185,7 +197,8 @@ def test_b08_dropout_stands_before_the_second_convolution() -> None:
 @pytest.mark.parametrize("conv_shortcut", [True, False])
 @pytest.mark.parametrize("out_channels", [None, 12])
 @pytest.mark.parametrize("with_temb", [True, False])
-def test_b09_resnet_block_forward(out_channels: int | None, conv_shortcut: bool, with_temb: bool) -> None:
+def test_resnet_block_forward(out_channels: int | None, conv_shortcut: bool, with_temb: bool) -> None:
+    """B09."""
     block = double(
         ResnetBlock(
             in_channels=8, out_channels=out_channels, conv_shortcut=conv_shortcut, temb_channels=6, num_groups=4
@@ -199,12 +212,14 @@ def test_b09_resnet_block_forward(out_channels: int | None, conv_shortcut: bool,
     assert x.equal(before)
 
 
-def test_b09_timestep_without_projection_is_refused() -> None:
+def test_timestep_without_projection_is_refused() -> None:
+    """B09."""
     with pytest.raises(ValueError, match="expected temb=None"):
         ResnetBlock(in_channels=4, temb_channels=0, num_groups=2)(torch.zeros(1, 4, 2, 2), torch.zeros(1, 512))
 
 
-def test_b10_timestep_embedding_is_never_changed() -> None:
+def test_timestep_embedding_is_never_changed() -> None:
+    """B10."""
     blocks = [double(ResnetBlock(in_channels=4, temb_channels=6, num_groups=2)) for _ in range(2)]
     x, temb = randn(2, 4, 3, 3), randn(2, 6)
     before = temb.clone()
@@ -216,7 +231,8 @@ def test_b10_timestep_embedding_is_never_changed() -> None:
 
 
 @pytest.mark.parametrize("out_channels", [8, 12])
-def test_b10_training_gradients_of_two_blocks_sharing_a_timestep(out_channels: int) -> None:
+def test_training_gradients_of_two_blocks_sharing_a_timestep(out_channels: int) -> None:
+    """B10."""
     blocks = nn.ModuleList(
         double(ResnetBlock(in_channels=width, out_channels=out_channels, temb_channels=6, num_groups=4))
         for width in (8, out_channels)
@@ -227,6 +243,7 @@ def test_b10_training_gradients_of_two_blocks_sharing_a_timestep(out_channels: i
     assert_same_with_gradients(blocks, actual, expected, [x, temb])
 
 
-def test_b10_resnet_block_passes_gradcheck() -> None:
+def test_resnet_block_passes_gradcheck() -> None:
+    """B10."""
     block = double(ResnetBlock(in_channels=2, out_channels=4, temb_channels=2, num_groups=2))
     assert torch.autograd.gradcheck(block, (randn(1, 2, 3, 2).requires_grad_(), randn(1, 2).requires_grad_()))

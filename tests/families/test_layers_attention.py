@@ -71,7 +71,8 @@ def plain_attention(layer: AttnBlock, x: Tensor, groups: int) -> Tensor:
 
 
 @pytest.mark.parametrize("size", [(1, 1), (7, 9), (8, 8)])
-def test_b11_b12_attention_block_in_slices_of_any_number_of_positions(size: tuple[int, int]) -> None:
+def test_attention_block_in_slices_of_any_number_of_positions(size: tuple[int, int]) -> None:
+    """B11 and B12."""
     layer, x = double(AttnBlock(8, num_groups=4)), randn(2, 8, *size)
     expected = plain_attention(layer, x, 4)
     bytes_per_query = 3 * 8 * size[0] * size[1]
@@ -80,7 +81,9 @@ def test_b11_b12_attention_block_in_slices_of_any_number_of_positions(size: tupl
         torch.testing.assert_close(layer(x), expected, **CLOSE)
 
 
-def test_b13_xformers_out_of_memory_goes_on_with_slices(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_xformers_out_of_memory_goes_on_with_slices(monkeypatch: pytest.MonkeyPatch) -> None:
+    """B13."""
+
     def full(*_: Tensor, **__: object) -> Tensor:
         raise torch.OutOfMemoryError("CUDA out of memory.")
 
@@ -90,7 +93,8 @@ def test_b13_xformers_out_of_memory_goes_on_with_slices(monkeypatch: pytest.Monk
     torch.testing.assert_close(layer(x), plain_attention(layer, x, 4), **CLOSE)
 
 
-def test_b16_attention_block_and_its_gradients() -> None:
+def test_attention_block_and_its_gradients() -> None:
+    """B16."""
     layer, x = double(AttnBlock(8, num_groups=4)), randn(2, 8, 3, 5).requires_grad_()
     assert_same_with_gradients(layer, layer(x), plain_attention(layer, x, 4), [x])
     shapes = {key: tuple(t.shape) for key, t in layer.state_dict().items() if t.ndim > 1}
@@ -98,14 +102,16 @@ def test_b16_attention_block_and_its_gradients() -> None:
     assert "norm.weight" in layer.state_dict()
 
 
-def test_b16_attention_ignores_keywords() -> None:
+def test_attention_ignores_keywords() -> None:
+    """B16."""
     x = randn(1, 4, 2, 2)
     for attn_type in ("vanilla", "linear", "none"):
         layer = double(make_attn(4, attn_type, {"num_groups": 2}))
         assert layer(x, timesteps=3, context=None).equal(layer(x))
 
 
-def test_b16_back_end_is_chosen_per_call_for_every_layer() -> None:
+def test_back_end_is_chosen_per_call_for_every_layer() -> None:
+    """B16."""
     model = nn.Sequential(AttnBlock(4, num_groups=2), nn.Sequential(AttnBlock(4, num_groups=2)), NoAttention(4))
     calls: list[tuple[int, ...]] = []
 
@@ -120,7 +126,8 @@ def test_b16_back_end_is_chosen_per_call_for_every_layer() -> None:
     assert calls == [(2, 15, 4), (2, 15, 4)]
 
 
-def test_b17_attention_types() -> None:
+def test_the_type_of_attention_chooses_the_layer() -> None:
+    """B17."""
     kinds = {"vanilla": AttnBlock, "vanilla-xformers": AttnBlock, "linear": LinAttnBlock, "none": NoAttention}
     assert {name: type(make_attn(32, name)) for name in kinds} == kinds
     assert type(make_attn(32)) is AttnBlock
@@ -132,7 +139,8 @@ def test_b17_attention_types() -> None:
         make_attn(32, "flash")
 
 
-def test_b18_linear_attention_and_its_gradients() -> None:
+def test_linear_attention_and_its_gradients() -> None:
+    """B18."""
     layer, x = double(LinAttnBlock(6)), randn(2, 6, 3, 4).requires_grad_()
     assert {key: tuple(t.shape) for key, t in layer.state_dict().items()} == {
         "to_qkv.weight": (18, 6, 1, 1),

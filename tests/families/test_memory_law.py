@@ -4,11 +4,10 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from exact_vae.benchmarks.meter import LiveTensorMeter
 from exact_vae.model_management.host import LocalHost
-from exact_vae.model_management.meter import LiveTensorMeter
 from exact_vae.vae_model.checkpoint.load import LoadedModel
 from exact_vae.vae_model.families.config import Config
-from exact_vae.vae_model.families.estimate import untiled_elements_per_pixel
 from exact_vae.vae_model.families.ldm.config import SMALL, KLConfig, LevelsConfig
 from exact_vae.vae_model.families.table import FAMILIES
 from exact_vae.vae_model.families.tiny.config import TinyConfig
@@ -68,8 +67,16 @@ CONFIGS: dict[str, Config] = {
 }
 
 
+def name_of(config: Config) -> str:
+    return {KLConfig: "kl", TinyConfig: "tiny", WanConfig: "wan"}[type(config)]
+
+
+def elements(config: Config, direction: str) -> float:
+    return FAMILIES[name_of(config)].untiled_elements(config, direction)
+
+
 def make_vae(config: Config, dtype: torch.dtype = torch.float32) -> VAE:
-    family = {KLConfig: "kl", TinyConfig: "tiny", WanConfig: "wan"}[type(config)]
+    family = name_of(config)
     model = FAMILIES[family].build(config).eval().to(dtype).requires_grad_(False)
     loaded = LoadedModel(model, config, family, ("ldm",), "", {}, dtype)
     return VAE(loaded, LocalHost(), device=CPU, dtype=dtype, output_device=CPU)
@@ -123,13 +130,13 @@ def test_the_field_s_own_sizes() -> None:
     """By hand. SD decodes worst in the first block of full size: two planes of 256 channels and one of 128."""
     sd = LevelsConfig(128, (128, 256, 512, 512), 2)
     config = KLConfig(4, 4, sd, sd)
-    assert untiled_elements_per_pixel(config, "decode") == 2 * 256 + 128
-    assert untiled_elements_per_pixel(config, "encode") == 3 + 3 * 128
-    assert untiled_elements_per_pixel(TinyConfig(), "decode") == 3 * 64
+    assert elements(config, "decode") == 2 * 256 + 128
+    assert elements(config, "encode") == 3 + 3 * 128
+    assert elements(TinyConfig(), "decode") == 3 * 64
 
 
 def test_an_absent_half_takes_nothing() -> None:
     levels = LevelsConfig(32, (32, 64), 1)
-    assert untiled_elements_per_pixel(KLConfig(4, 4, levels, None, num_groups=8), "decode") == 0
-    assert untiled_elements_per_pixel(KLConfig(4, 4, None, levels, num_groups=8), "encode") == 0
-    assert untiled_elements_per_pixel(TinyConfig(encoder_block_out_channels=None), "encode") == 0
+    assert elements(KLConfig(4, 4, levels, None, num_groups=8), "decode") == 0
+    assert elements(KLConfig(4, 4, None, levels, num_groups=8), "encode") == 0
+    assert elements(TinyConfig(encoder_block_out_channels=None), "encode") == 0

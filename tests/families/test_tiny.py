@@ -90,7 +90,8 @@ def plain_decode(sd: dict[str, Tensor], z: Tensor) -> Tensor:
     return 2 * plain_convolution(sd, "decoder.layers.10", h) - 1
 
 
-def test_d01_defaults_are_diffusers() -> None:
+def test_defaults_are_diffusers() -> None:
+    """D01."""
     model = AutoencoderTiny()
     assert (model.latent_magnitude, model.latent_shift, model.scaling_factor, model.shift_factor) == (3, 0.5, 1, 0)
     assert model.force_upcast is False
@@ -102,7 +103,8 @@ def test_d01_defaults_are_diffusers() -> None:
 
 
 @pytest.mark.parametrize("half", ["encoder", "decoder"])
-def test_d01_lengths_must_agree(half: str) -> None:
+def test_lengths_must_agree(half: str) -> None:
+    """D01."""
     message = f"`{half}_block_out_channels` should have the same length as `num_{half}_blocks`."
     with pytest.raises(ValueError, match=message):
         AutoencoderTiny(**{f"{half}_block_out_channels": (64, 64)})
@@ -110,7 +112,8 @@ def test_d01_lengths_must_agree(half: str) -> None:
 
 @pytest.mark.parametrize("gn", [False, True])
 @pytest.mark.parametrize("size", [(8, 12), (9, 7), (1, 1)])
-def test_d02_encoder_maps_to_0_1_and_rounds_sizes_up(size: tuple[int, int], gn: bool) -> None:
+def test_encoder_maps_to_0_1_and_rounds_sizes_up(size: tuple[int, int], gn: bool) -> None:
+    """D02."""
     model, x = small(midblock_gn=gn), randn(2, 3, *size)
     z = model.encode(x).latents
     assert z.shape == (2, 5, -(-size[0] // 4), -(-size[1] // 4))
@@ -119,7 +122,8 @@ def test_d02_encoder_maps_to_0_1_and_rounds_sizes_up(size: tuple[int, int], gn: 
         assert model.encode(x).latents.equal(z)
 
 
-def test_d02_biases_are_where_the_checkpoints_have_them() -> None:
+def test_biases_are_where_the_checkpoints_have_them() -> None:
+    """D02."""
     model = small()
     biased = {k for k, m in model.named_modules() if isinstance(m, nn.Conv2d) and m.bias is not None}
     assert {k for k in biased if ".conv." not in k} == {
@@ -128,7 +132,8 @@ def test_d02_biases_are_where_the_checkpoints_have_them() -> None:
 
 
 @pytest.mark.parametrize("gn", [False, True])
-def test_d03_decoder_limits_latents_softly_and_maps_back(gn: bool) -> None:
+def test_decoder_limits_latents_softly_and_maps_back(gn: bool) -> None:
+    """D03."""
     model, z = small(midblock_gn=gn), 5 * randn(2, 5, 3, 2)
     image = model.decode(z).sample
     assert image.shape == (2, 3, 12, 8)
@@ -136,7 +141,8 @@ def test_d03_decoder_limits_latents_softly_and_maps_back(gn: bool) -> None:
     assert model.decode(torch.full_like(z, 1e9)).sample.equal(model.decode(torch.full_like(z, 1e6)).sample)
 
 
-def test_d03_gradients_equal_the_plain_computation() -> None:
+def test_gradients_equal_the_plain_computation() -> None:
+    """D03."""
     model, z = small(midblock_gn=True), randn(1, 5, 2, 2).requires_grad_()
     state = dict(model.named_parameters())
     wanted = [z, *model.decoder.parameters()]
@@ -149,7 +155,8 @@ def test_d03_gradients_equal_the_plain_computation() -> None:
 
 @pytest.mark.parametrize("gn", [False, True])
 @pytest.mark.parametrize("out_channels", [6, 4])
-def test_d04_block(out_channels: int, gn: bool) -> None:
+def test_the_block_adds_its_input_by_way_of_a_convolution_where_channels_differ(out_channels: int, gn: bool) -> None:
+    """D04."""
     block, x = AutoencoderTinyBlock(6, out_channels, midblock_gn=gn).double(), randn(2, 6, 3, 5)
     sd = {f"b.{key}": tensor for key, tensor in block.state_dict().items()}
     assert ("b.skip.weight" in sd) is (out_channels != 6)
@@ -157,21 +164,24 @@ def test_d04_block(out_channels: int, gn: bool) -> None:
     torch.testing.assert_close(block(x), plain_block(sd, "b", x), **CLOSE)
 
 
-def test_d04_group_norm_branch_stands_in_the_blocks_at_latent_resolution() -> None:
+def test_group_norm_branch_stands_in_the_blocks_at_latent_resolution() -> None:
+    """D04."""
     pools = {key.split(".pool")[0] for key in small(midblock_gn=True).state_dict() if ".pool." in key}
     assert pools == {"encoder.layers.6", "decoder.layers.2", "decoder.layers.3"}
     assert not any(".pool." in key for key in small().state_dict())
 
 
 @pytest.mark.parametrize("act_fn", ["relu", "silu", "gelu", "mish"])
-def test_d04_activation_can_be_chosen(act_fn: str) -> None:
+def test_activation_can_be_chosen(act_fn: str) -> None:
+    """D04."""
     block, x = AutoencoderTinyBlock(2, 2, act_fn).double(), randn(1, 2, 3, 3)
     act = getattr(functional, act_fn)
     h = block.conv[4](act(block.conv[2](act(block.conv[0](x)))))
     torch.testing.assert_close(block(x), functional.relu(h + x), **CLOSE)
 
 
-def test_d05_scaling_of_latents() -> None:
+def test_scaling_of_latents() -> None:
+    """D05."""
     model = AutoencoderTiny(latent_magnitude=2, latent_shift=0.25)
     x = torch.tensor([-100.0, -1.0, 0.0, 1.0, 3.0, 100.0])
     assert model.scale_latents(x).tolist() == [0, 0, 0.25, 0.5, 1, 1]
@@ -182,7 +192,8 @@ def test_d05_scaling_of_latents() -> None:
     torch.testing.assert_close(model.unscale_latents(model.scale_latents(x)), x, rtol=0, atol=2e-6)
 
 
-def test_d06_slicing_flags() -> None:
+def test_slicing_flags() -> None:
+    """D06."""
     model, x, z = small(), randn(3, 3, 8, 4), randn(3, 5, 2, 1)
     batches: list[int] = []
     for half in (model.encoder, model.decoder):
@@ -195,7 +206,8 @@ def test_d06_slicing_flags() -> None:
     assert batches == [3, 3, 1, 1, 1, 1, 1, 1, 3]
 
 
-def test_d11_encode_returns_latents_or_a_tuple() -> None:
+def test_encode_returns_latents_or_a_tuple() -> None:
+    """D11."""
     model, x = small(), randn(2, 3, 8, 8)
     out = model.encode(x)
     assert isinstance(out, AutoencoderTinyOutput)
@@ -204,7 +216,8 @@ def test_d11_encode_returns_latents_or_a_tuple() -> None:
 
 
 @pytest.mark.parametrize("slicing", [False, True])
-def test_d12_decode_returns_each_image_once(slicing: bool) -> None:
+def test_decode_returns_each_image_once(slicing: bool) -> None:
+    """D12."""
     model, z = small(), randn(3, 5, 2, 2)
     model.use_slicing = slicing
     out = model.decode(z, generator=torch.Generator())

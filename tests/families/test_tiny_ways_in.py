@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 import torch
 from exact_vae import load_vae, save
-from exact_vae.commands.convert import convert_vae
+from exact_vae.vae_model.checkpoint.convert import convert_vae
 from exact_vae.vae_model.checkpoint.save import to_layout
 from exact_vae.vae_model.errors import VAEFileError
-from exact_vae.vae_model.families.conventions import knows_raw
 from exact_vae.vae_model.families.latent_formats import LATENT_FORMATS
+from exact_vae.vae_model.families.table import FAMILIES
 from exact_vae.vae_model.families.tiny.model import AutoencoderTiny
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -97,7 +97,7 @@ def require(vae: Any, model: AutoencoderTiny, scale: float, shift: float) -> Non
 
 
 def is_raw(vae: Any) -> bool:
-    return knows_raw(vae.loaded.family, vae.loaded.config, vae.loaded.hints)
+    return FAMILIES[vae.loaded.family].knows_raw(vae.loaded.config, vae.loaded.hints)
 
 
 @settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

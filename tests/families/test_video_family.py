@@ -9,7 +9,7 @@ import pytest
 import torch
 from exact_vae import VAE, load_vae
 from exact_vae.__main__ import main
-from exact_vae.model_management.meter import LiveTensorMeter
+from exact_vae.benchmarks.meter import LiveTensorMeter
 from exact_vae.vae_model.checkpoint.load import load_model
 from exact_vae.vae_model.checkpoint.save import save, to_layout
 from exact_vae.vae_model.errors import InputError, MemoryBudgetError, VAEFileError

@@ -60,7 +60,8 @@ def kinds(decoder: VideoDecoder) -> tuple[str, ...]:
         ("only-last-conv", ("ResnetBlock", "AttnBlock", "AE3DConv")),
     ],
 )
-def test_b28_each_mode_builds_its_layers_and_mixes_frames(time_mode: str, layers: tuple[str, ...]) -> None:
+def test_each_mode_builds_its_layers_and_mixes_frames(time_mode: str, layers: tuple[str, ...]) -> None:
+    """B28."""
     decoder = make_decoder(time_mode, attn_resolutions=(128,))
     assert kinds(decoder) == layers
     assert {type(level.block[0]).__name__ for level in decoder.up} == {layers[0]}  # pyright: ignore
@@ -77,7 +78,8 @@ def test_b28_each_mode_builds_its_layers_and_mixes_frames(time_mode: str, layers
         assert (together - alone).abs().max() > 1e-3
 
 
-def test_b28_defaults_and_attributes() -> None:
+def test_the_decoder_s_defaults_and_attributes() -> None:
+    """B28."""
     decoder = VideoDecoder(**LEVELS)
     assert (decoder.time_mode, decoder.merge_strategy, decoder.alpha) == ("conv-only", "learned", 0.0)
     assert decoder.video_kernel_size == 3
@@ -97,13 +99,14 @@ def test_b28_defaults_and_attributes() -> None:
         ({"time_mode": "all", "use_linear_attn": True}, "attn_type: expected vanilla for time_mode all"),
     ],
 )
-def test_b28_unknown_choices_are_refused(options: dict[str, Any], text: str) -> None:
+def test_unknown_choices_are_refused(options: dict[str, Any], text: str) -> None:
+    """B28."""
     with pytest.raises(ValueError, match=text):
         VideoDecoder(**LEVELS, **options)
 
 
-def test_b28_is_built_from_an_old_configuration() -> None:
-    """The configuration of Stable Video Diffusion's first stage, narrower."""
+def test_is_built_from_an_old_configuration() -> None:
+    """B28. The configuration of Stable Video Diffusion's first stage, narrower."""
     model = AutoencodingEngine(
         encoder_config={"target": "sgm.modules.diffusionmodules.model.Encoder", "params": {**LEVELS, "in_channels": 3}},
         decoder_config={
@@ -118,7 +121,8 @@ def test_b28_is_built_from_an_old_configuration() -> None:
 
 @pytest.mark.parametrize("strategy", ["learned", "fixed"])
 @pytest.mark.parametrize("kernel", [3, (3, 1, 1), (5, 1, 3), None])
-def test_b29_video_res_block(strategy: str, kernel: Any) -> None:
+def test_the_video_block_mixes_frames_by_its_factor(strategy: str, kernel: Any) -> None:
+    """B29."""
     block = VideoResBlock(
         in_channels=4, out_channels=8, temb_channels=6, num_groups=2, video_kernel_size=kernel, alpha=0.3,
         merge_strategy=strategy,
@@ -149,7 +153,8 @@ def test_b29_video_res_block(strategy: str, kernel: Any) -> None:
     torch.testing.assert_close(block(x[:3], temb[:3]), wanted[:3], **CLOSE)  # the whole batch is the default
 
 
-def test_b29_a_fresh_block_changes_nothing_over_time_and_learns() -> None:
+def test_a_fresh_block_changes_nothing_over_time_and_learns() -> None:
+    """B29."""
     block = VideoResBlock(in_channels=8, temb_channels=0, num_groups=2).double()
     x = random(3, 8, 4, 4)
     torch.testing.assert_close(block(x), block(x, skip_video=True), **CLOSE)
@@ -158,14 +163,16 @@ def test_b29_a_fresh_block_changes_nothing_over_time_and_learns() -> None:
 
 
 @pytest.mark.parametrize("timesteps", [4, 0, 7])
-def test_b29_groups_must_divide_the_batch(timesteps: int) -> None:
+def test_groups_must_divide_the_batch(timesteps: int) -> None:
+    """B29."""
     block = VideoResBlock(in_channels=8, temb_channels=0, num_groups=2)
     with pytest.raises(ValueError, match=f"expected a divisor of the batch of 6 frames, got {timesteps}"):
         block(torch.zeros(6, 8, 2, 2), timesteps=timesteps)
 
 
 @pytest.mark.parametrize("kernel", [(3, 1, 1), 3])
-def test_b30_ae3dconv(kernel: Any) -> None:
+def test_the_last_convolution_mixes_frames(kernel: Any) -> None:
+    """B30."""
     conv = randomised(AE3DConv(4, 3, video_kernel_size=kernel, kernel_size=3, stride=1, padding=1))
     assert sorted(conv.state_dict()) == ["bias", "time_mix_conv.bias", "time_mix_conv.weight", "weight"]
     x = random(6, 4, 5, 4)
@@ -182,7 +189,8 @@ def test_b30_ae3dconv(kernel: Any) -> None:
     torch.testing.assert_close(conv(x, timesteps=3), wanted + bias[:, None, None], **CLOSE)
 
 
-def test_b31_attn_video_block_mixes_the_other_way_round() -> None:
+def test_attn_video_block_mixes_the_other_way_round() -> None:
+    """B31."""
     block = randomised(AttnVideoBlock(8, num_groups=2))
     x = random(6, 8, 3, 2)
     spatial = AttnBlock.forward(block, x)
@@ -202,7 +210,8 @@ def test_b31_attn_video_block_mixes_the_other_way_round() -> None:
     assert fixed.mix_factor.item() == 0.25
 
 
-def test_b31_its_transformer_equals_diffusers() -> None:
+def test_its_transformer_equals_diffusers() -> None:
+    """B31."""
     pytest.importorskip("diffusers")
     from diffusers.models.attention import TemporalBasicTransformerBlock
     from diffusers.models.embeddings import get_timestep_embedding
@@ -224,7 +233,8 @@ def test_b31_its_transformer_equals_diffusers() -> None:
 
 
 @pytest.mark.parametrize("dim", [1, 2, 7])
-def test_b31_frame_numbers_have_embeddings_of_any_width(dim: int) -> None:
+def test_frame_numbers_have_embeddings_of_any_width(dim: int) -> None:
+    """B31."""
     made = frame_embedding(4, dim)
     assert made.shape == (4, dim)
     assert made.isfinite().all()
@@ -232,7 +242,8 @@ def test_b31_frame_numbers_have_embeddings_of_any_width(dim: int) -> None:
 
 
 @pytest.mark.parametrize("time_mode", MODES)
-def test_b32_get_last_layer(time_mode: str) -> None:
+def test_the_last_layer_is_a_weight(time_mode: str) -> None:
+    """B32."""
     decoder = make_decoder(time_mode)
     conv: Any = decoder.conv_out
     assert decoder.get_last_layer(skip_time_mix=True) is conv.weight

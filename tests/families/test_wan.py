@@ -8,18 +8,19 @@ from typing import Any
 import pytest
 import torch
 from exact_vae import load_vae
-from exact_vae.commands.convert import convert_vae
 from exact_vae.tests.exact.test_planner_prediction import AMPLE, META, assert_predicted
 from exact_vae.tests.exact.test_programs_whole import run
+from exact_vae.tests.exactness import TOLERANCE, assert_exact
 from exact_vae.tests.families.table import ROWS, random_model
 from exact_vae.tests.families.test_diffusers_equality import CLOSE
+from exact_vae.vae_model.checkpoint.convert import convert_vae
 from exact_vae.vae_model.checkpoint.load import load_model
 from exact_vae.vae_model.checkpoint.save import to_layout
 from exact_vae.vae_model.errors import InputError, VAEFileError
 from exact_vae.vae_model.exact.plan.search import make_plan
 from exact_vae.vae_model.exact.schedule import uniform
-from exact_vae.vae_model.families.halves import decoder_half, encoder_half
 from exact_vae.vae_model.families.ldm.config import LevelsConfig
+from exact_vae.vae_model.families.table import decoder_of, encoder_of
 from exact_vae.vae_model.families.wan.config import WanConfig
 from exact_vae.vae_model.families.wan.layers import RMS_norm
 from exact_vae.vae_model.families.wan.model import build_wan
@@ -207,37 +208,31 @@ SCHEDULES: list[dict[str, Any]] = [
 ]
 
 
-@pytest.mark.parametrize(
-    ("dtype", "bound"),
-    [(torch.float64, 1e-12), (torch.float32, 2e-5)],  # the project's bounds, of the output's range
-)
+@pytest.mark.parametrize("dtype", TOLERANCE)
 @pytest.mark.parametrize("direction", ["decode", "encode"])
-def test_every_schedule_strip_height_and_odd_size(model: Any, direction: str, dtype: torch.dtype, bound: float) -> None:
+def test_every_schedule_strip_height_and_odd_size(model: Any, direction: str, dtype: torch.dtype) -> None:
     model = model.to(dtype)
-    half = decoder_half(model) if direction == "decode" else encoder_half(model, 16)
+    half = decoder_of(model) if direction == "decode" else encoder_of(model, 16)
     f = 1 if direction == "decode" else 8
     schedules = SCHEDULES if dtype == torch.float64 else SCHEDULES[::2]
     for height, width in ((1, 1), (7, 5)):
         x = noise(1, half.program.in_channels, height * f, width * f, dtype=dtype)
         x[0, 0, 0, -1] = 20.0
         expected = getattr(model, direction)(x)
-        spread = float(expected.max() - expected.min())
-        assert spread > 0.1
         for options in schedules:
             for strip_rows in (1, 3, 1000):
                 out = half.finish(run(half.program, uniform(4, strip_rows, **options), x))
-                torch.testing.assert_close(out, expected, rtol=0, atol=bound * spread)
+                assert_exact(out, expected)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_sixteen_bits_err_no_more_than_untiled(model: Any, dtype: torch.dtype) -> None:
     z = noise(1, 16, 12, 10)
     model = model.to(dtype)
-    untiled = model.decode(z.to(dtype)).double()
-    exact = run(decoder_half(model).program, uniform(4, 8), z.to(dtype)).double()
+    untiled = model.decode(z.to(dtype))
+    exact = run(decoder_of(model).program, uniform(4, 8), z.to(dtype))
     truth = model.double().decode(z.to(dtype).double())
-    errors = [(image - truth).square().mean().sqrt() for image in (exact, untiled)]
-    assert errors[0] <= 1.15 * errors[1]
+    assert_exact(exact, untiled, truth)
 
 
 @pytest.mark.parametrize("share", [1.0, 0.4])
@@ -246,7 +241,7 @@ def test_plans_of_the_full_width(direction: str, share: float) -> None:
     levels = LevelsConfig(96, (96, 192, 384, 384), 2)
     with META:
         model: Any = build_wan(WanConfig(16, levels, levels, (False, True, True))).half().eval()
-    program = (decoder_half(model) if direction == "decode" else encoder_half(model, 16)).program
+    program = (decoder_of(model) if direction == "decode" else encoder_of(model, 16)).program
     shape = (1, 16, 25, 33) if direction == "decode" else (1, 3, 200, 264)
     resident = make_plan(program, shape, torch.float16, AMPLE, device_type="meta")
     budget = int(resident.peak_bytes * (0.5 + 0.5 * share))

@@ -6,10 +6,11 @@ from typing import Any
 
 import pytest
 import torch
+from exact_vae.tests.exactness import assert_exact
 from exact_vae.tests.families.table import random_model
 from exact_vae.tests.families.test_wan import ROW, noise
 from exact_vae.vae_model.exact.layer import UnsupportedModule
-from exact_vae.vae_model.families.halves import decoder_half
+from exact_vae.vae_model.families.table import decoder_of
 from exact_vae.vae_model.families.wan.layers import CausalConv3d
 from torch import Tensor, nn
 
@@ -66,8 +67,7 @@ def test_the_hosts_model_is_read_and_its_shapes_are_kept(stub_host: Any, model: 
     stub_host.forget()
     for expected, call in pairs:
         actual = call()
-        assert actual.shape == expected.shape
-        torch.testing.assert_close(actual, expected, rtol=0, atol=2e-5 * float(expected.max() - expected.min()))
+        assert_exact(actual, expected)
         assert made.last_report.exact
     assert stub_host.calls == []  # none of the host's own methods ran
     asked = made.memory_used_decode(z.shape, torch.float32)
@@ -108,4 +108,4 @@ def test_what_is_not_known_is_refused_by_name(model: Any, where: str, change: di
     for name, value in change.items():
         setattr(host.get_submodule(where), name, value)
     with pytest.raises(UnsupportedModule, match=text):
-        decoder_half(host)
+        decoder_of(host)

@@ -103,14 +103,19 @@ def compared(found, expected):
 def tried(vae):
     """Both directions behind the node: how each ran, why, and how far off. What cannot be exact is not run."""
     (made,) = exact_vae.NODE_CLASS_MAPPINGS["ExactVAEApply"]().apply(vae)
-    from exact_vae.model_management.obstacle import find_obstacle
+    from exact_vae.model_management.obstacle import half_for
+    from exact_vae.vae_model.exact.layer import UnsupportedModule
 
     frame = (1,) if vae.latent_dim == 3 else ()
     z = torch.randn(1, vae.latent_channels, *frame, 4, 6, generator=torch.Generator().manual_seed(1))
     pixels = torch.rand(1, 64, 96, 3, generator=torch.Generator().manual_seed(2))
     told, filled = {}, False
     for what, x in (("decode", z), ("encode", pixels)):
-        reason = find_obstacle(made, what, x[:, :, 0] if x.ndim == 5 else x)
+        reason = None
+        try:
+            half_for(made, what, x[:, :, 0] if x.ndim == 5 else x)
+        except UnsupportedModule as found:
+            reason = str(found)
         told[what] = {"method": "host", "reason": reason, "off": None}
         if reason is None:
             if not filled:

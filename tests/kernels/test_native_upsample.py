@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from exact_vae.model_management.meter import LiveTensorMeter
+from exact_vae.benchmarks.meter import LiveTensorMeter
 from exact_vae.vae_model.exact.layer import Conv
 from exact_vae.vae_model.exact.ops import upsample as enlarged
 from exact_vae.vae_model.exact.program import Extent

@@ -117,7 +117,7 @@ def test_memory_is_bounded() -> None:
 
 
 def test_weights_are_transformed_in_little_memory() -> None:
-    from exact_vae.model_management.meter import LiveTensorMeter
+    from exact_vae.benchmarks.meter import LiveTensorMeter
 
     conv = make_conv(128, 128)
     tiles = plan_product_tiles(conv.channels, 32, 8)

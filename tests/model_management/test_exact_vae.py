@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from exact_vae.model_management.exact_vae import ExactVAE, make_exact
+from exact_vae.tests.exactness import assert_exact
 from exact_vae.vae_model.errors import InputError, MemoryBudgetError
 from exact_vae.vae_model.vae import VAE
 from torch import Tensor
@@ -25,13 +26,6 @@ def latent(vae: Any, height: int = 9, width: int = 7, batch: int = 2) -> Tensor:
 
 def pixels(height: int = 70, width: int = 90, channels: int = 3) -> Tensor:
     return torch.rand(2, height, width, channels, generator=torch.Generator().manual_seed(width))
-
-
-def assert_exact(actual: Tensor, expected: Tensor) -> None:
-    spread = float(expected.max() - expected.min())
-    assert spread > 0.01
-    assert (actual.shape, actual.dtype, actual.device) == (expected.shape, expected.dtype, expected.device)
-    torch.testing.assert_close(actual, expected, rtol=0, atol=2e-5 * spread)  # the project's bound for float32
 
 
 @KINDS

@@ -11,6 +11,7 @@ from exact_vae.vae_model.attention.backends import pytorch_attention
 from exact_vae.vae_model.errors import MemoryBudgetError
 from exact_vae.vae_model.exact.plan.plan import Plan
 from exact_vae.vae_model.exact.program import Program
+from exact_vae.vae_model.host import ENDLESS
 from torch import nn
 
 METHODS = [name for name, value in vars(Host).items() if inspect.isfunction(value) and not name.startswith("_")]
@@ -19,6 +20,7 @@ METHODS = [name for name, value in vars(Host).items() if inspect.isfunction(valu
 def test_the_protocol_has_the_methods_these_tests_cover() -> None:
     assert sorted(METHODS) == [
         "attend",
+        "budgets",
         "check_interrupt",
         "fused_attention",
         "get_free_memory",
@@ -54,7 +56,7 @@ def program(small_model: Any) -> Program:
 def test_a_plan_keeps_to_the_limit_and_ample_knows_none(program: Program, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory, "get_free_memory", lambda device: 1000)  # Where there is a limit, nobody asks.
     host = LocalHost()
-    ample = host.make_plan(program, SHAPE, torch.float32, CPU, None, ample=True)
+    ample = host.make_plan(program, SHAPE, torch.float32, CPU, ENDLESS)
     assert isinstance(ample, Plan)
     tight = host.make_plan(program, SHAPE, torch.float32, CPU, ample.peak_bytes - 1)
     assert tight.peak_bytes < ample.peak_bytes
@@ -71,7 +73,7 @@ def test_a_plan_that_fits_is_made_once(
     """And is the one that would have been made: also where strips may wait in host memory."""
     monkeypatch.setattr(memory, "get_free_memory", lambda device: 2**40)
     device, host = torch.device(kind), LocalHost()
-    ample = host.make_plan(program, SHAPE, torch.float32, device, None, ample=True)
+    ample = host.make_plan(program, SHAPE, torch.float32, device, ENDLESS)
     limit = int(share * ample.peak_bytes)
     expected = LocalHost().make_plan(program, SHAPE, torch.float32, device, limit)
     monkeypatch.setattr("exact_vae.model_management.host.make_plan", lambda *_, **__: pytest.fail("planned again"))
@@ -81,7 +83,7 @@ def test_a_plan_that_fits_is_made_once(
 
 def test_another_shape_is_planned_anew(program: Program) -> None:
     host = LocalHost()
-    ample = host.make_plan(program, SHAPE, torch.float32, CPU, None, ample=True)
+    ample = host.make_plan(program, SHAPE, torch.float32, CPU, ENDLESS)
     larger = host.make_plan(program, (1, 4, 32, 24), torch.float32, CPU, 2**40)
     assert larger.peak_bytes > ample.peak_bytes
     assert larger == LocalHost().make_plan(program, (1, 4, 32, 24), torch.float32, CPU, 2**40)

@@ -11,6 +11,7 @@ import pytest
 import torch
 from exact_vae import NODE_CLASS_MAPPINGS, load_vae
 from exact_vae.model_management.exact_vae import make_exact
+from exact_vae.tests.exactness import assert_exact
 from exact_vae.tests.families.table import ROWS, random_model
 from safetensors.torch import save_file
 from torch import Tensor
@@ -44,25 +45,21 @@ def whole(vae: Any, pixels: Tensor = PIXELS) -> Tensor:
         return vae.first_stage_model.encode(pixels.movedim(-1, 1) * 2 - 1)
 
 
-def assert_same(found: Tensor, expected: Tensor) -> None:
-    torch.testing.assert_close(found, expected, rtol=0, atol=2e-5 * float(expected.max() - expected.min()))
-
-
 @BOTH
 def test_supir_s_patched_encoder_is_the_one_that_encodes(stub_host: Host, small_file: Path, load: Load) -> None:
     """The core's SUPIR node: another patcher for one call, which patches the encoder's weights when it is loaded."""
     vae = load(stub_host, small_file)
     plain = vae.encode(PIXELS)
-    assert_same(plain, whole(vae))
+    assert_exact(plain, whole(vae))
     own, key = vae.patcher, "encoder.conv_out.weight"
     weight = vae.get_sd()[key]
     vae.patcher = own.clone()
     vae.patcher.add_patches({key: (weight.flip(0) * 3,)}, strength_patch=1.0, strength_model=0.0)
     patched = vae.encode(PIXELS)
-    assert_same(patched, whole(vae))
+    assert_exact(patched, whole(vae))
     assert (patched - plain).abs().max() > 0.1
     vae.patcher = own
-    assert_same(vae.encode(PIXELS), plain)
+    assert_exact(vae.encode(PIXELS), plain)
 
 
 @BOTH
@@ -79,14 +76,14 @@ def test_a_vae_moved_to_another_device_is_loaded_by_its_own_patcher(
     moved.first_stage_model, moved.device = moved.patcher.model, torch.device("cpu", 0)
     loaded = new_host.modules["comfy.model_management"].current_loaded_models
     for one in (moved, vae, moved):
-        assert_same(one.decode(Z), expected)
+        assert_exact(one.decode(Z), expected)
         assert loaded[-1] is one.patcher
         assert one.last_report.device == str(one.device)
     assert moved.last_report.exact
     if not shared:
         moved.first_stage_model.decoder.conv_out.bias.data.add_(0.5)
         assert (moved.decode(Z) - expected).abs().max() > 0.1
-        assert_same(vae.decode(Z), expected)
+        assert_exact(vae.decode(Z), expected)
 
 
 @BOTH
@@ -94,7 +91,7 @@ def test_the_dtype_is_that_of_the_object(stub_host: Host, small_file: Path, load
     vae = load(stub_host, small_file)
     expected = vae.decode(Z)
     vae.vae_dtype = torch.float64
-    assert_same(vae.decode(Z), expected)
+    assert_exact(vae.decode(Z), expected)
     assert vae.last_report.dtype == "float64"
 
 

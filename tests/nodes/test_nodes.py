@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import torch
 from exact_vae import NODE_CLASS_MAPPINGS, NODE_DISPLAY_NAME_MAPPINGS, VAE
+from exact_vae.tests.exactness import assert_exact
 from exact_vae.vae_model.errors import InputError
-from torch import Tensor
 
 TILES = {"tile_size": (512, 64, 4096, 32), "overlap": (64, 0, 4096, 32)}
 ENCODER_TILES = TILES | {"tile_size": (512, 64, 4096, 64)}
@@ -132,12 +132,6 @@ def test_positional_calls_without_a_host(small_vae: VAE) -> None:
     image = result(node("ExactVAEDecode").decode(latent, small_vae))
     assert torch.equal(image, small_vae.decode(latent["samples"]))
     assert image.shape == (1, 24, 88, 3)
-
-
-def assert_exact(actual: Tensor, untiled: Tensor) -> None:
-    spread = float(untiled.max() - untiled.min())
-    assert spread > 0.01
-    torch.testing.assert_close(actual, untiled, rtol=0, atol=2e-5 * spread)  # the project's bound for float32
 
 
 def test_the_tiled_nodes_are_exact_and_blend_only_where_asked(small_vae: VAE) -> None:

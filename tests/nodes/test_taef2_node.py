@@ -10,7 +10,7 @@ import torch
 from exact_vae import NODE_CLASS_MAPPINGS
 from exact_vae.model_management.loader import load_vae
 from exact_vae.tests.stub_host.tiny import DecoderFlux2, EncoderFlux2, decoder_layers, encoder_layers
-from exact_vae.vae_model.families.halves import decoder_half
+from exact_vae.vae_model.families.table import decoder_of
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -76,7 +76,7 @@ def test_nodes_and_estimates_count_in_its_cells(stub_host: Host, files: Any, cod
     output = NODE_CLASS_MAPPINGS["ExactVAEDecodeTiled"]().decode({"samples": Z}, vae, 512, 64, 64, 8)
     assert_same(output["result"][0], image_of(coders[1], Z))
     text = NODE_CLASS_MAPPINGS["ExactVAEPlan"]().plan(vae, 512, 512, "decode", 0.5)["result"][0]
-    program = decoder_half(vae.first_stage_model).program
+    program = decoder_of(vae.first_stage_model).program
     plan = vae.host.make_plan(program, (1, 128, 32, 32), torch.float32, vae.device, 2**29)  # in cells of 16 pixels
     assert text.endswith(plan.table())
     sizes = [vae.memory_used_decode((1, 128, 32, 32), torch.float32), load_library(files).memory_used_decode]

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from exact_vae import load_vae
-from exact_vae.model_management import vae_plan
+from exact_vae.model_management import obstacle
 from exact_vae.model_management.vae_plan import plan_text
 
 
@@ -23,7 +23,7 @@ def test_a_vae_of_ours_with_a_hook_runs_untiled_and_the_plan_says_so() -> None:
 
 def test_a_mistake_of_ours_is_no_property_of_the_vae(monkeypatch: pytest.MonkeyPatch) -> None:
     vae = load_vae("bundled", device="cpu", dtype="float32")
-    monkeypatch.setattr(vae_plan, "decoder_half", lambda model: model.no_such_attribute_of_ours)
+    monkeypatch.setattr(obstacle, "decoder_of", lambda model: model.no_such_attribute_of_ours)
     with pytest.raises(AttributeError, match="no_such_attribute_of_ours"):
         plan_text(vae, "decode", 256, 256, None)
 

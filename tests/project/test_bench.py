@@ -1,9 +1,6 @@
 """The benchmark's own parts on made-up results and on a model of a few thousand parameters; nothing here is timed."""
 
-import importlib
 import json
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,25 +10,8 @@ import torch
 from exact_vae.vae_model.families.ldm.config import KLConfig, LevelsConfig
 
 ROOT = Path(__file__).resolve().parents[2]
-FOLDER = ROOT / "benchmarks"
-FILES = sorted(path.stem for path in FOLDER.glob("*.py"))
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-
-
-@pytest.fixture(scope="module")
-def bench() -> Iterator[SimpleNamespace]:
-    """Every file of the benchmark as a module. They import each other by bare names, as scripts do."""
-    before = {name: sys.modules.pop(name, None) for name in FILES}
-    sys.path.insert(0, str(FOLDER))
-    try:
-        yield SimpleNamespace(**{name: importlib.import_module(name) for name in FILES})
-    finally:
-        sys.path.remove(str(FOLDER))
-        for name, module in before.items():
-            sys.modules.pop(name, None)
-            if module is not None:
-                sys.modules[name] = module
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +67,7 @@ def test_the_command_line_and_its_defaults(bench: SimpleNamespace) -> None:
     assert (options.sizes, options.dtypes, options.repeats) == ((512, 1024), ("float32", "bfloat16"), 3)
     assert options.directions == ("decode", "encode")
     assert options.float64_limit == 512
-    assert options.output == FOLDER / "results"
+    assert options.output == ROOT / "benchmarks" / "results"
     quick = bench.bench.parse(["--quick", "--dtypes", "float16"])
     assert (quick.sizes, quick.dtypes, quick.repeats) == ((256,), ("float16",), 1)
     assert bench.bench.parse(["--sizes", "1024,512,512"]).sizes == (512, 1024)

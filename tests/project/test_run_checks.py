@@ -29,11 +29,12 @@ def test_all_checks_run_even_if_one_fails(
     no_node(run, monkeypatch)
     commands.answers["ruff check"] = (1, "")
     assert run.test(["-k", "x"]) == 1
-    assert [command[2] for command in commands.seen] == ["ruff", "ruff", "pyright", "pytest"]
+    checks = [command[2] if command[1] == "-m" else command[1] for command in commands.seen]
+    assert checks == ["ruff", "ruff", "tests/project/rooms.py", "pyright", "pytest"]
     assert commands.seen[-1][-2:] == ["-k", "x"]
     assert commands.seen[-1][3] == "-n"  # before what the user says, which then counts
     lines = capsys.readouterr().out.splitlines()
-    assert lines[-1] == "3 passed, 1 failed"
+    assert lines[-1] == "4 passed, 1 failed"
     assert any("node --test" in line and "skipped: node not found" in line for line in lines)
 
 

@@ -228,9 +228,9 @@ def test_an_interruption_is_one_line(
 
 
 def test_the_demo_gets_its_arguments_and_its_exit_code_back(run: ModuleType, commands: Commands) -> None:
-    commands.answers["exact_vae.nodes.demo"] = (7, "")
+    commands.answers["demo.py"] = (7, "")
     assert run.main(["demo", "--image", "a.png"]) == 7
-    assert commands.seen[-1] == ["venv-python", "-m", "exact_vae.nodes.demo", "--image", "a.png"]
+    assert commands.seen[-1] == ["venv-python", str(run.ROOT / "benchmarks" / "demo.py"), "--image", "a.png"]
 
 
 def test_the_benchmark_gets_its_arguments_and_its_exit_code_back(run: ModuleType, commands: Commands) -> None:

@@ -8,7 +8,8 @@ import pytest
 import torch
 from exact_vae import VAE
 from exact_vae.model_management.host import LocalHost
-from exact_vae.tests.exact.coders import FAMILIES, SCHEDULES, assert_exact, decoder, encoder, hard_input, pixels, run
+from exact_vae.tests.exact.coders import FAMILIES, SCHEDULES, decoder, encoder, hard_input, pixels, run
+from exact_vae.tests.exactness import assert_exact
 from exact_vae.vae_model.exact.schedule import uniform
 
 pytestmark = [
@@ -58,10 +59,9 @@ def test_sixteen_bits_are_no_worse_than_the_module(name: str, dtype: torch.dtype
     program = family.program
     x = hard_input(program, 1, 24 * pixels(name), 32 * pixels(name)).to("cuda", dtype)
     truth = double.run(x.double())
-    allowed = 1.15 * (family.run(x) - truth).square().mean().sqrt()
+    untiled = family.run(x)
     for options in SCHEDULES.values():
-        error = (run(program, uniform(program.level_count, 5, **options), x) - truth).square().mean().sqrt()
-        assert error <= allowed
+        assert_exact(run(program, uniform(program.level_count, 5, **options), x), untiled, truth)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
@@ -77,11 +77,7 @@ def test_models_wide_enough_for_kernels_of_our_own(name: str, dtype: torch.dtype
     truth, untiled = double.run(x.double()), family.run(x)
     for options in SCHEDULES.values():
         result = run(program, uniform(program.level_count, 7, **options), x)
-        if dtype == torch.float32:
-            assert_exact(result, untiled)
-        else:
-            allowed = 1.15 * (untiled - truth).square().mean().sqrt()
-            assert (result - truth).square().mean().sqrt() <= allowed
+        assert_exact(result, untiled, None if dtype == torch.float32 else truth)
 
 
 @pytest.mark.parametrize("memory", [None, "24MiB", "12MiB", "6MiB"])

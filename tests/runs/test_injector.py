@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from exact_vae.model_management.meter import LiveTensorMeter
+from exact_vae.benchmarks.meter import LiveTensorMeter
 from exact_vae.model_management.oom import OOM_EXCEPTION, is_oom
 from exact_vae.tests.injector import AllocationFailures
 from torch import Tensor, nn

@@ -4,7 +4,7 @@ import gc
 
 import pytest
 import torch
-from exact_vae.model_management.meter import LiveTensorMeter
+from exact_vae.benchmarks.meter import LiveTensorMeter
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 

@@ -8,10 +8,12 @@ from typing import Any
 import pytest
 import torch
 from exact_vae import VAE
+from exact_vae.benchmarks.meter import LiveTensorMeter
 from exact_vae.model_management import LocalHost, memory
-from exact_vae.model_management.meter import LiveTensorMeter
+from exact_vae.tests.exactness import assert_exact
 from exact_vae.vae_model.errors import MemoryBudgetError
 from exact_vae.vae_model.errors.bytesize import format_bytes
+from exact_vae.vae_model.host import ENDLESS
 from exact_vae.vae_model.runs import exact as run_exact
 from torch import Tensor, nn
 
@@ -45,10 +47,10 @@ class FakeHost(LocalHost):
     def soft_empty_cache(self) -> None:
         self.emptied += 1
 
-    def make_plan(self, *args: Any, ample: bool = False) -> Any:
+    def make_plan(self, *args: Any) -> Any:
         self.on_plan()
-        plan = super().make_plan(*args, ample=ample)
-        if not ample:
+        plan = super().make_plan(*args)
+        if args[4] != ENDLESS:
             self.limits.append(args[4])
             self.plans.append(plan)
         return plan
@@ -98,12 +100,6 @@ def sample(direction: str, batch: int = 1, side: int = 128) -> Tensor:
         z = torch.randn(batch, 4, side // 8, side // 8, generator=generator)
         return z + torch.linspace(-2, 2, side // 8)
     return (torch.rand(batch, side, side, 3, generator=generator) + torch.linspace(0, 1, side)[:, None]) / 2
-
-
-def assert_exact(actual: Tensor, untiled: Tensor) -> None:
-    spread = float(untiled.max() - untiled.min())
-    assert spread > 0.01
-    torch.testing.assert_close(actual, untiled, rtol=0, atol=2e-5 * spread)  # the project's bound for float32
 
 
 def out_of_memory() -> Exception:

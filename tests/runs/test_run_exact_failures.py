@@ -1,7 +1,10 @@
-"""Exact runs in which memory runs out at any allocation: the exact image or one clear error, and nothing left alive."""
+"""Exact runs in which memory runs out at any allocation: the exact image or one clear error, and nothing left alive.
+
+The model is narrow and of three levels: every allocation of a run is failed once, and has to stand for a whole run.
+"""
 
 import gc
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pytest
@@ -9,13 +12,17 @@ import torch
 from exact_vae import VAE
 from exact_vae.model_management import LocalHost
 from exact_vae.model_management.oom import is_oom
+from exact_vae.tests.exactness import assert_exact
 from exact_vae.tests.injector import AllocationFailures
+from exact_vae.vae_model.checkpoint.load import LoadedModel, load_model
 from exact_vae.vae_model.errors import MemoryBudgetError
+from exact_vae.vae_model.families.ldm.autoencoder import build_kl
+from exact_vae.vae_model.families.ldm.config import KLConfig, LevelsConfig
 from torch import Tensor
 
 CPU = torch.device("cpu")
-MIB = 2**20
-SIDE = 256
+SIDE = 64
+FACTOR = 4
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
@@ -34,26 +41,29 @@ class Host(LocalHost):
         """Nothing: what must be freed is freed without the garbage collector."""
 
 
+@pytest.fixture(scope="module")
+def loaded() -> LoadedModel:
+    levels = LevelsConfig(ch=16, widths=(16, 32, 32), num_res_blocks=1)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = build_kl(KLConfig(4, 4, levels, levels, num_groups=8))
+    return load_model(model.state_dict(), dtype=torch.float32, config={"norm_num_groups": 8})
+
+
 @pytest.fixture
-def vae(small_vae: VAE) -> Iterator[VAE]:
+def vae(loaded: LoadedModel) -> Iterator[VAE]:
     with AllocationFailures():
-        list(torch.zeros(1))  # the first time in any mode PyTorch imports its compiler, which keeps the callers' frames
+        list(torch.zeros(1))  # some versions of PyTorch import their compiler now, which keeps the callers' frames
     gc.collect()
     gc.disable()
-    yield VAE(small_vae.loaded, Host(), device=CPU, dtype=torch.float32, output_device=CPU)
+    yield VAE(loaded, Host(), device=CPU, dtype=torch.float32, output_device=CPU)
     gc.enable()
 
 
 @pytest.fixture
 def z() -> Tensor:
-    z = torch.randn(1, 4, SIDE // 8, SIDE // 8, generator=torch.Generator().manual_seed(5))
-    return z + torch.linspace(-2, 2, SIDE // 8)
-
-
-def assert_exact(actual: Tensor, untiled: Tensor) -> None:
-    spread = float(untiled.max() - untiled.min())
-    assert spread > 0.01
-    torch.testing.assert_close(actual, untiled, rtol=0, atol=2e-5 * spread)  # the project's bound for float32
+    z = torch.randn(1, 4, SIDE // FACTOR, SIDE // FACTOR, generator=torch.Generator().manual_seed(5))
+    return z + torch.linspace(-2, 2, SIDE // FACTOR)
 
 
 def decode(vae: VAE, z: Tensor, failures: AllocationFailures, **options: Any) -> Tensor | str:
@@ -81,7 +91,7 @@ def count(vae: VAE, z: Tensor) -> int:
     return failures.count
 
 
-def check_failures(vae: VAE, z: Tensor, numbers: range) -> None:
+def check_failures(vae: VAE, z: Tensor, numbers: Sequence[int]) -> None:
     untiled = vae.decode(z, "untiled")
     for number in numbers:
         failures = AllocationFailures(fail_at=number)
@@ -104,9 +114,10 @@ def test_one_failure_anywhere_is_overcome(vae: VAE, z: Tensor) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("offset", range(2, STRIDE + 1))
-def test_one_failure_at_every_other_allocation_is_overcome(vae: VAE, z: Tensor, offset: int) -> None:
-    check_failures(vae, z, range(offset, count(vae, z) + 1, STRIDE))
+@pytest.mark.parametrize("part", range(4))
+def test_one_failure_at_every_other_allocation_is_overcome(vae: VAE, z: Tensor, part: int) -> None:
+    others = [number for number in range(1, count(vae, z) + 1) if number % STRIDE != 1]
+    check_failures(vae, z, others[part::4])
 
 
 def test_when_nothing_can_be_allocated_any_more_it_is_one_clear_error(vae: VAE, z: Tensor) -> None:
@@ -125,7 +136,7 @@ def test_every_allocation_above_a_limit(vae: VAE, z: Tensor) -> None:
     assert vae.last_plan is not None
     free = vae.last_plan.peak_bytes
     outcomes: list[bool] = []
-    for limit in range(MIB, free + 4 * MIB, 3 * MIB):
+    for limit in range(free // 36, free + free // 9, free // 12):
         failures = AllocationFailures(limit_bytes=limit)
         result = decode(vae, z, failures)
         assert failures.peak_bytes <= limit
@@ -142,7 +153,7 @@ def test_every_allocation_above_a_limit(vae: VAE, z: Tensor) -> None:
 
 def test_a_batch_keeps_what_was_done_when_memory_gets_short(vae: VAE, z: Tensor) -> None:
     """Each item may fail where it wants; the items before it stand."""
-    batch = torch.cat([z, z.flip(2), -z])[..., :16, :16]
+    batch = torch.cat([z, z.flip(2), -z])[..., :8, :8]
     untiled = vae.decode(batch, "untiled")
     for number in range(40, count(vae, batch), 173):
         told: list[float] = []

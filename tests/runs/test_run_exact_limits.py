@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 import torch
 from exact_vae import VAE
+from exact_vae.benchmarks.meter import LiveTensorMeter
 from exact_vae.model_management import memory
-from exact_vae.model_management.meter import LiveTensorMeter
+from exact_vae.tests.exactness import assert_exact
 from exact_vae.vae_model.errors import InputError, MemoryBudgetError
 from exact_vae.vae_model.exact.plan.search import make_plan
 from exact_vae.vae_model.exact.schedule import uniform
@@ -33,12 +34,6 @@ def sample(direction: str, height: int = 128, width: int = 128) -> Tensor:
         z = torch.randn(1, 4, height // 8, width // 8, generator=generator)
         return z + torch.linspace(-2, 2, width // 8)
     return (torch.rand(1, height, width, 3, generator=generator) + torch.linspace(0, 1, width)[:, None]) / 2
-
-
-def assert_exact(actual: Tensor, untiled: Tensor) -> None:
-    spread = float(untiled.max() - untiled.min())
-    assert spread > 0.01
-    torch.testing.assert_close(actual, untiled, rtol=0, atol=2e-5 * spread)  # the project's bound for float32
 
 
 def measure(run: Callable[[], Tensor]) -> tuple[Tensor, int]:

@@ -10,10 +10,8 @@ from typing import Any
 
 import pytest
 import torch
+from exact_vae.tests.exactness import assert_exact
 from torch import Tensor
-
-RANGE_SHARE = 2e-5
-"""The project's bound for float32: this share of the range of 0..1 images."""
 
 Host = Any
 
@@ -49,12 +47,6 @@ def z() -> Tensor:
 def pixels() -> Tensor:
     """Images whose sides are no multiples of 8."""
     return torch.rand(3, 77, 107, 3, generator=torch.Generator().manual_seed(8))
-
-
-def assert_exact(found: Tensor, expected: Tensor) -> None:
-    """Equal to the whole image at once, within float32's bound."""
-    span = max(1.0, float(expected.max() - expected.min()))
-    torch.testing.assert_close(found, expected, rtol=0, atol=RANGE_SHARE * span)
 
 
 @torch.inference_mode()

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from exact_vae import VAE, load_vae
+from exact_vae.tests.exactness import assert_exact
 from exact_vae.vae_model.checkpoint.load import LoadedModel
 from exact_vae.vae_model.errors import InputError
 from torch import Tensor
@@ -44,10 +45,9 @@ METHODS = pytest.mark.parametrize("method", ["exact", "untiled"])
 
 
 def assert_same(actual: Tensor, expected: Tensor, method: str) -> None:
-    """Untiled: to the bit. Exact: within the project's bound for float32, 2e-5 of the output range."""
-    spread = float(expected.max() - expected.min())
-    assert spread > 0.01  # a comparison of constants would show nothing
-    torch.testing.assert_close(actual, expected, rtol=0, atol=2e-5 * spread if method == "exact" else 0)
+    """Untiled: to the bit. Exact: within the project's bound."""
+    assert_exact(actual, expected)
+    assert method == "exact" or torch.equal(actual, expected)
 
 
 @METHODS

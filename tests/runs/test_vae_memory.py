@@ -8,8 +8,8 @@ from collections.abc import Callable
 import pytest
 import torch
 from exact_vae import VAE
+from exact_vae.benchmarks.meter import LiveTensorMeter
 from exact_vae.model_management.host import LocalHost
-from exact_vae.model_management.meter import LiveTensorMeter
 from exact_vae.vae_model.errors import MemoryBudgetError
 from exact_vae.vae_model.errors.bytesize import format_bytes
 from torch import Tensor, nn

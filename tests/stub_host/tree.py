@@ -28,7 +28,7 @@ def build(kind: str, ops: Any, *, seed: int = 0, cast: bool = False, patched: bo
 
 def use_host_layers(model: nn.Module, ops: Any, *, cast: bool = False, patched: bool = False) -> nn.Module:
     """Turn every convolution and norm of `model` into the host's class, in place."""
-    from exact_vae.vae_model.families.group_norm import GroupNorm
+    from exact_vae.vae_model.group_norm import GroupNorm
 
     classes = {nn.Conv2d: "Conv2d", nn.Conv3d: "Conv3d", nn.GroupNorm: "GroupNorm", GroupNorm: "GroupNorm"}
     for name, layer in model.named_modules():

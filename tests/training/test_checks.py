@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from exact_vae.vae_model.families.ldm.autoencoder import build_kl
+from exact_vae.vae_model.families.ldm.config import KLConfig, LevelsConfig
 from exact_vae.vae_model.training.checks import batches_of, epochs_of, is_due
 from exact_vae.vae_model.training.crops import Timetable
+from safetensors.torch import load_file
 
 pytest.importorskip("lightning", reason="the trainer's packages are absent: pip install 'exact-vae[train]'")
 from exact_vae import load_vae
 from exact_vae.tests.training.case import curve, with_params, write_config
+from exact_vae.vae_model.training import checkpoint
 from exact_vae.vae_model.training.best import Best
 from exact_vae.vae_model.training.checkpoint import Checkpoints
 from exact_vae.vae_model.training.command import train
@@ -83,7 +89,7 @@ def test_worse_weights_never_replace_the_best_after_a_crash(tmp_path: Path) -> N
     written: list[float] = []
 
     class Recorder(Checkpoints):
-        def export(self, trainer: Any, pl_module: Any, name: str) -> None:
+        def export(self, trainer: Any, pl_module: Any, name: str, header: Any = None) -> None:
             written.append(float(trainer.callback_metrics["val/psnr"]))
 
     first = Recorder(tmp_path, "weights.safetensors", "float32", every=1)
@@ -99,14 +105,59 @@ def test_worse_weights_never_replace_the_best_after_a_crash(tmp_path: Path) -> N
     assert written == [28.0, 30.0, 30.0]
 
 
+class Killed(Exception):
+    """The end of a process."""
+
+
+@pytest.mark.parametrize("where", ["before the weights", "before the score", "behind both"])
+@pytest.mark.parametrize("then", [25.0, 29.0, 30.0, 31.0])
+def test_the_better_weights_stay_wherever_a_training_is_killed(
+    where: str, then: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """28, then 30 and killed, then from a checkpoint that knows of 28 alone; every weight holds the score it had."""
+    model = build_kl(KLConfig(4, 4, *[LevelsConfig(ch=8, widths=(8, 8), num_res_blocks=1)] * 2, num_groups=4))
+    trainer: Any = SimpleNamespace(sanity_checking=False, is_global_zero=True, strategy=SimpleNamespace())
+    trainer.strategy.barrier = lambda: None
+
+    @contextmanager
+    def finished() -> Iterator[Any]:
+        yield model
+
+    def judged(checkpoints: Checkpoints, score: float) -> None:
+        model.decoder.conv_in.bias.data.fill_(score)
+        trainer.callback_metrics = {"val/psnr": torch.tensor(score)}
+        module: Any = SimpleNamespace(monitor="val/psnr", finished=finished)
+        checkpoints.on_validation_end(trainer, module)
+
+    def kept() -> float:
+        return float(load_file(tmp_path / "best.safetensors")["decoder.conv_in.bias"][0])
+
+    def kill(*given: Any, **options: Any) -> None:
+        raise Killed
+
+    first = Checkpoints(tmp_path, "weights.safetensors", "float32", every=1)
+    judged(first, 28.0)
+    stored = first.state_dict()
+    with monkeypatch.context() as patch:
+        if where == "before the weights":
+            patch.setattr(checkpoint, "save", kill)
+        if where == "before the score":
+            patch.setattr(Best, "write", kill)
+        with nullcontext() if where == "behind both" else pytest.raises(Killed):
+            judged(first, 30.0)
+    before = 28.0 if where == "before the weights" else 30.0
+    assert kept() == before
+    second = Checkpoints(tmp_path, "weights.safetensors", "float32", every=1)
+    second.load_state_dict(stored)
+    judged(second, then)
+    assert kept() == max(before, then)
+    assert load_vae(tmp_path / "best.safetensors", device="cpu").latent_channels == 4
+
+
 def test_the_best_of_a_loss_is_the_smallest_and_another_monitor_begins_anew(tmp_path: Path) -> None:
-    best = Best(tmp_path)
-    assert [best.is_beaten("val/rec_loss", value) for value in (3.0, 4.0, float("nan"), 2.0)] == [
-        True,
-        False,
-        False,
-        True,
-    ]
+    best, values = Best(tmp_path), (3.0, 4.0, float("nan"), 2.0)
+    assert [best.is_beaten("val/rec_loss", value) for value in values] == [True, False, False, True]
+    best.write()
     again = Best(tmp_path)
     again.load_state_dict({"best": -3.0})  # an old checkpoint; the file is newer
     assert not again.is_beaten("val/rec_loss", 2.5)

@@ -26,3 +26,25 @@ def test_a_hundred_thousand_paths(
     assert asked == paths
     assert (len(photos), photos.unreadable, photos.readable) == (100_000 - unreadable, unreadable, 100_000 - unreadable)
     assert f"{unreadable} of 100000 pictures cannot be read and are left out: 0.jpg, {every}.jpg" in caplog.text
+
+
+def test_ten_times_the_paths_take_ten_times_the_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Counted, not timed: how often a path is looked up in a set or compared with another one."""
+    work = [0]
+
+    class Counted(type(Path())):  # type: ignore[misc]
+        def __hash__(self) -> int:
+            work[0] += 1
+            return super().__hash__()
+
+        def __eq__(self, other: object) -> bool:
+            work[0] += 1
+            return super().__eq__(other)
+
+    monkeypatch.setattr(photo_set, "_sides", lambda path: (0, 0) if int(path.stem) % 3 == 0 else (9, 8))
+    counts: list[int] = []
+    for number in (100, 1000):
+        work[0] = 0
+        PhotoSet([Counted(f"{name}.jpg") for name in range(number)])
+        counts.append(work[0])
+    assert counts[1] <= 12 * counts[0] + 12

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 import torch
 from exact_vae.__main__ import main
+from exact_vae.vae_model.evaluation.photos import read_photo
 from exact_vae.vae_model.files.images import read_image
-from exact_vae.vae_model.training.photo_set import PhotoSet, read_photo
+from exact_vae.vae_model.training.photo_set import PhotoSet
 from PIL import Image
 
 pytest.importorskip("lightning", reason="the trainer's packages are absent: pip install 'exact-vae[train]'")

@@ -129,7 +129,7 @@ def test_a_spread_training_goes_on_where_it_stopped(
 
 @pytest.mark.slow
 def test_the_seeds_example_of_16_pixels_a_cell_makes_the_round_trip() -> None:
-    """kl_f16: attention in the deepest level of both halves, 4 x 3 x 256 x 256 there and back."""
+    """kl_f16: attention in the deepest level of both halves, 256 x 256 pixels there and back."""
     from exact_vae.vae_model.families.ldm.layers import AttnBlock
     from exact_vae.vae_model.training.kl_module import AutoEncoderKL
 
@@ -137,9 +137,9 @@ def test_the_seeds_example_of_16_pixels_a_cell_makes_the_round_trip() -> None:
     module = AutoEncoderKL(**{**params, "ema_decay": None, "monitor": None}).eval()
     assert sum(isinstance(layer, AttnBlock) for layer in module.encoder.modules()) == 2 + 1  # two blocks, middle
     assert sum(isinstance(layer, AttnBlock) for layer in module.decoder.modules()) == 3 + 1
-    x = torch.rand(4, 3, 256, 256, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    x = torch.rand(1, 3, 256, 256, generator=torch.Generator().manual_seed(0)) * 2 - 1
     with torch.inference_mode():
         y, posterior = module(x)
-    assert posterior.mean.shape == (4, 16, 16, 16)
+    assert posterior.mean.shape == (1, 16, 16, 16)
     assert y.shape == x.shape
     assert bool(y.isfinite().all())

@@ -10,8 +10,8 @@ from dataclasses import dataclass, replace
 
 from ..errors import VAEFileError
 from ..errors.listed import choices, some
-from ..families.layouts import LAYOUTS, PREFIXES, WRAPPERS, Layout
-from ..families.table import FAMILIES
+from ..families.layout import PREFIXES, WRAPPERS, Layout
+from ..families.table import FAMILIES, all_layouts
 from ..files.weights import Weights, on_one_line
 from .averaged import PARTS as AVERAGES
 from .averaged import TAKEN, averages, passed_over
@@ -21,8 +21,6 @@ TOP = "."
 """What the file itself is called, where a part of it is to be named."""
 _SECOND = {"cond_stage_model.": "first_stage_model."}
 """Old diffusion models hold their autoencoder twice: the first is left out where the second is there."""
-_PLAIN = "tiny"
-"""The family whose names many networks have: behind other prefixes than the usual it must be whole to be one."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +47,7 @@ def find_candidates(weights: Weights) -> list[Candidate]:
     found: list[Candidate] = []
     for prefix in sorted(_prefixes(bare)):
         names = {name[len(prefix) :]: theirs for name, theirs in bare.items() if name.startswith(prefix)}
-        rows = tuple(layout for layout in LAYOUTS if _fits(layout, names.keys()))
+        rows = tuple(layout for layout in all_layouts() if _fits(layout, names.keys()))
         if rows and (_is_usual(prefix, weights.dictionaries) or _is_whole(rows[0], names.keys())):
             found.append(Candidate(prefix, rows, names))
     return [one for one in found if not any(_is_inside(one, other) for other in found)]
@@ -125,7 +123,7 @@ def _without_wrappers(shapes: Collection[str]) -> dict[str, str]:
 
 def _prefixes(names: Collection[str]) -> set[str]:
     """What stands before the marks of layouts."""
-    marks = {mark for layout in LAYOUTS for mark in layout.marks}
+    marks = {mark for layout in all_layouts() for mark in layout.marks}
     endings = tuple(marks)
     found = {name[: -len(mark)] for name in names if name.endswith(endings) for mark in marks if name.endswith(mark)}
     return {prefix for prefix in found if not prefix or prefix.endswith(".")}
@@ -143,7 +141,8 @@ def _fits(layout: Layout, names: Collection[str]) -> bool:
 
 def _is_whole(layout: Layout, names: Collection[str]) -> bool:
     """Whether all is there that every file of a layout holds; of layouts with names of their own, one name will do."""
-    if layout.family != _PLAIN:
+    family = FAMILIES[layout.family]
+    if not family.plain_names:
         return True
-    needed = FAMILIES[layout.family].core_keys(layout.name)
+    needed = family.core_keys(layout.name)
     return all((to_theirs(key, layout, 4) or key) in names for key in needed)

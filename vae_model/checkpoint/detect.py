@@ -10,9 +10,10 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from ..errors import VAEFileError
-from ..families.layouts import IGNORED, LAYOUTS, OTHER_MODELS, PREFIXES, SCALARS, Layout
+from ..families.layout import IGNORED, PREFIXES, SCALARS, Layout
+from ..families.other_models import OTHER_MODELS
 from ..families.spellings import module_shape
-from ..families.table import FAMILIES
+from ..families.table import FAMILIES, all_layouts
 from ..files.latents import TENSOR_KEY
 from ..files.weights import Weights, on_one_line
 from .candidates import TOP, Candidate, choose
@@ -31,7 +32,7 @@ class Detected:
     layout: Layout
     prefix: str
     levels: int
-    """Resolution levels named in the file, for layouts that count them from the other end; 0 for tiny models."""
+    """Resolution levels named in the file, for layouts that count them from the other end; 0 where none are named."""
     per_level: int
     """Numbers that a level takes, for layouts that count blocks in one row over all levels."""
     keys: Mapping[str, str]
@@ -142,7 +143,7 @@ def _explain_no_match(shapes: Shapes) -> str:
         )
     bare = {name.removeprefix(prefix) for prefix in _present_prefixes(shapes) for name in shapes}
     scored: list[tuple[float, Layout, list[str]]] = []
-    for layout in LAYOUTS:
+    for layout in all_layouts():
         needed = FAMILIES[layout.family].core_keys(layout.name)
         theirs = [to_theirs(key, layout, 4) or key for key in needed]
         missing = [key for key in theirs if key not in bare]

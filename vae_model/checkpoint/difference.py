@@ -11,22 +11,8 @@ from typing import Any
 
 from torch import nn
 
-from ..families.ldm.autoencoder import AutoencoderKL, AutoencodingEngine, AutoencodingEngineLegacy
+from ..families.ldm.autoencoder import SAME_ENGINES
 
-DECIDING: dict[str, tuple[str, ...]] = {
-    "AttnVideoBlock": ("merge_strategy",),
-    "AutoencoderTiny": (
-        *("scaling_factor", "shift_factor", "latent_format", "latent_magnitude", "latent_shift", "force_upcast"),
-    ),
-    "Decoder": ("tanh_out", "give_pre_end"),
-    "Downsample": ("with_conv",),
-    "Upsample": ("with_conv",),
-    "VideoDecoder": ("tanh_out", "give_pre_end"),
-    "VideoResBlock": ("merge_strategy",),
-}
-"""Attributes of our classes that decide what they compute and that no layer inside shows."""
-_ENGINES = (AutoencodingEngine, AutoencodingEngineLegacy, AutoencoderKL)
-"""With the same parts these compute the same."""
 _AROUND = ("loss", "model_ema", "discriminator", "regularization")
 """Children that only training uses, and one that is compared by itself."""
 _METHODS = ("forward", "encode", "decode", "_moments")
@@ -70,7 +56,8 @@ def _compare(one: nn.Module | None, other: nn.Module | None) -> list[str]:
     shown = [_IN_PLACE.sub("", layer.extra_repr()) for layer in (one, other)]
     if shown[0] != shown[1]:
         return [f"({shown[0]}) as ({shown[1]})"]
-    pairs = [(name, *(getattr(layer, name, None) for layer in (one, other))) for name in DECIDING.get(_kind(one), ())]
+    decides: tuple[str, ...] = getattr(_known(one), "decides", ())
+    pairs = [(name, *(getattr(layer, name, None) for layer in (one, other))) for name in decides]
     found = [f"{name} {ours} as {theirs}" for name, ours, theirs in pairs if ours != theirs and hasattr(one, name)]
     if isinstance(one, nn.Upsample) and one.align_corners != getattr(other, "align_corners", None):
         found.append(f"align_corners {one.align_corners} as {getattr(other, 'align_corners', None)}")
@@ -81,13 +68,18 @@ def _kind(layer: Any) -> str:
     """The class that says what a layer computes. A host's layers are known by the names that they share with ours."""
     if layer is None:
         return "nothing"
-    if type(layer) in _ENGINES:
+    if type(layer) in SAME_ENGINES:
         return "autoencoder"
-    own = type(layer)
-    known = next(kind for kind in own.__mro__ if kind.__module__.startswith((_OURS, "torch.")))
+    own, known = type(layer), _known(layer)
     if known is nn.Module:
         return own.__name__
     changed = next((name for name in _METHODS if getattr(own, name, None) is not getattr(known, name, None)), None)
     if changed is not None and not hasattr(layer, "comfy_cast_weights"):
         return f"{own.__name__} with a {changed} of its own"
-    return "autoencoder" if known in _ENGINES else known.__name__
+    return "autoencoder" if known in SAME_ENGINES else known.__name__
+
+
+def _known(layer: nn.Module) -> type:
+    """The class of ours or of torch's that a layer's class is, or is made from. Those of ours say in `decides` which of
+    their attributes decide what they compute and are shown by no layer inside."""
+    return next(kind for kind in type(layer).__mro__ if kind.__module__.startswith((_OURS, "torch.")))

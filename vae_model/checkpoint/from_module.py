@@ -10,14 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import InputError
-from ..families.latent_formats import tiny_hints
+from ..families.table import FAMILIES, family_of
 from ..notes import tell
 from .averaged import TAKEN, has_average, with_average
 from .difference import differences
 from .given import autoencoder_in, is_of_diffusers
 from .load import LoadedModel, build_empty, inspect_model, load_model
 from .save import default_layout, to_layout
-from .settings import settings_of
 
 
 def load_module(
@@ -58,9 +57,9 @@ def _load(
     config: Mapping[str, Any] | None,
     latent_format: str | None,
 ) -> LoadedModel:
-    told = {**model.config} if is_of_diffusers(model) else settings_of(model)
+    told = {**model.config} if is_of_diffusers(model) else family_of(model).settings(model)
+    parts, family, own_config, _ = inspect_model(state, told)
     if not is_of_diffusers(model):
-        parts, family, own_config, _ = inspect_model(state, told)
         found = differences(model, build_empty(parts, family, own_config))
         if found:
             raise InputError(
@@ -68,6 +67,5 @@ def _load(
                 f"{found[0]}: run it by its own encode and decode"
             )
     told, given = ({key: str(value) for key, value in one.items()} for one in (told, config or {}))
-    is_tiny = any(kind.__name__ == "AutoencoderTiny" for kind in type(model).__mro__)  # ours, or that of diffusers
-    both = tiny_hints(told, given) if is_tiny else told | given
+    both = FAMILIES[family].join_hints(told, given)
     return load_model(state, dtype=dtype, config=both, latent_format=latent_format)

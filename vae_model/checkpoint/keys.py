@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from functools import cache
 from itertools import chain
 
-from ..families.layouts import Layout
+from ..families.layout import Layout
 
 PER_LEVEL = 4
 """Numbers that a level takes in a row over all levels unless a file says otherwise: three blocks and an enlargement."""

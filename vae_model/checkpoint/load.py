@@ -15,8 +15,7 @@ from torch import Tensor, nn
 from ..errors import VAEFileError
 from ..families.config import Config
 from ..families.hints import HALVES, join_halves, wrong_ones
-from ..families.latent_formats import settle, tiny_hints
-from ..families.layouts import COUNTERS
+from ..families.layout import COUNTERS
 from ..families.table import FAMILIES
 from ..files.weights import on_one_line, open_weights
 from ..notes import tell
@@ -62,8 +61,9 @@ def inspect_model(
             f"{name}: expected numbers in all tensors, found none in {shorten(empty)}: choose another file"
         )
     given = {key: str(value) for key, value in (config or {}).items()}
-    hints = tiny_hints(_hints(parts, name), given) if family == "tiny" else _hints(parts, name) | given
-    for field, values in FAMILIES[family].fixed.items():
+    row = FAMILIES[family]
+    hints = row.join_hints(_hints(parts, name), given)
+    for field, values in row.fixed.items():
         found = hints.get(field, values[0])
         if found not in values:
             raise VAEFileError(
@@ -71,9 +71,9 @@ def inspect_model(
                 f"got {on_one_line(found) or 'nothing'}: this version has no such network"
             )
     try:
-        model_config = FAMILIES[family].infer(shapes, hints)
+        model_config = row.infer(shapes, hints)
     except (KeyError, IndexError, ValueError, ZeroDivisionError) as error:
-        wrong = wrong_ones(lambda told: FAMILIES[family].infer(shapes, told), hints)
+        wrong = wrong_ones(lambda told: row.infer(shapes, told), hints)
         if wrong:
             settings = ", ".join(f"{on_one_line(field)} {on_one_line(hints[field], 40)}" for field in wrong[:3])
             raise VAEFileError(
@@ -81,10 +81,10 @@ def inspect_model(
                 "correct it in its config.json or header, or say it by config"
             ) from error
         raise VAEFileError(
-            f"{name}: expected a whole {FAMILIES[family].title} in {parts[-1].layout.name} layout, "
+            f"{name}: expected a whole {row.title} in {parts[-1].layout.name} layout, "
             f"{_lacking(parts[-1], shapes, error)}: choose another file"
         ) from error
-    return parts, family, *settle(model_config, hints, [part.weights.name for part in parts], latent_format)
+    return parts, family, *row.settle(model_config, hints, [part.weights.name for part in parts], latent_format)
 
 
 def _open_all(sources: Source | Sequence[Source], variant: str | None, part: str | None) -> list[Detected]:
@@ -174,7 +174,7 @@ def load_model(
              folder with the files of two halves.
              dtype: of the weights in memory; None keeps the file's.
              config: fields of a diffusers config.json, for what no shape tells (`norm_num_groups`).
-             latent_format: whose latents a tiny VAE works on, a name in `latent_formats.LATENT_FORMATS`; None: as its
+             latent_format: whose latents, a name in `latent_formats.LATENT_FORMATS`; None: as its
              file or its name tells.
              variant: of a folder's files, such as "fp16"; None takes the plain ones, or the only one there is.
              part: of several autoencoders in a checkpoint, such as "ema": the name of its dictionary or its prefix.

@@ -1,6 +1,6 @@
-"""Two halves in one folder, a file of the encoder and one of the decoder, as tiny VAEs are published.
+"""Two halves in one folder, a file of the encoder and one of the decoder, as small VAEs are published.
 
-What is in the files decides; only where several fit, as with TAESD's and TAESDXL's, do their names pair them.
+What is in the files decides; only where several fit do their names pair them.
 """
 
 from __future__ import annotations

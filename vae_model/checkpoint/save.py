@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -14,12 +15,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ..errors import InputError
-from ..families.layouts import COUNTERS, IGNORED, LAYOUTS, SCALARS, Layout
-from ..families.ldm.flux2 import AutoencoderFlux2
-from ..families.ldm.vq import AutoencoderVQ
-from ..families.tiny.model import AutoencoderTiny
-from ..families.video.model import VideoDecoder
-from ..families.wan.model import WanVAE
+from ..families.layout import COUNTERS, IGNORED, SCALARS, Layout
+from ..families.table import family_of
 from ..files.atomic import atomic_path
 from ..files.dtypes import parse_dtype
 from .averaged import with_average
@@ -27,40 +24,26 @@ from .given import autoencoder_in, is_of_diffusers
 from .keys import count_levels, count_per_level, is_attention_weight, to_theirs
 from .load import load_model
 from .saved import require_same
-from .settings import knows_scale, settings_of
 
 logger = logging.getLogger(__name__)
-
-_FAMILIES: tuple[tuple[type[nn.Module], str], ...] = (
-    (AutoencoderTiny, "tiny"),
-    (AutoencoderFlux2, "flux2"),
-    (AutoencoderVQ, "vq"),
-    (WanVAE, "wan"),
-    (nn.Module, "kl"),
-)
-"""The family of a model: the first row that its class belongs to."""
 
 
 def layouts_of(model: nn.Module) -> dict[str, Layout]:
     """The layouts that a model can be written in, by name; the usual one first."""
-    family = next(name for kind, name in _FAMILIES if isinstance(model, kind))
-    if isinstance(getattr(model, "decoder", None), VideoDecoder):
-        family = "video"
-    return {row.name: row for row in LAYOUTS if row.family == family}
+    return {row.name: row for row in family_of(model).layouts}
 
 
 def default_layout(model: nn.Module) -> str:
     """The layout that a model is written in unless told otherwise."""
-    return "taesd-diffusers" if isinstance(model, AutoencoderTiny) else next(iter(layouts_of(model)))
+    return next(iter(layouts_of(model)))
 
 
 def layout_named(model: nn.Module, layout: str | None) -> str:
-    """The layout that is meant: None is the usual one, and "diffusers" of a tiny model what diffusers loads."""
+    """The layout that is meant: None is the usual one; some have a second name."""
     if layout is None:
         return default_layout(model)
     rows = layouts_of(model)
-    known = isinstance(layout, str) and layout not in rows and f"taesd-{layout}" in rows  # pyright: ignore[reportUnnecessaryIsInstance]
-    return f"taesd-{layout}" if known else layout
+    return next((row.name for row in rows.values() if row.alias and row.alias == layout), layout)
 
 
 def to_layout(model: nn.Module, layout: str) -> dict[str, Tensor]:
@@ -74,8 +57,8 @@ def to_layout(model: nn.Module, layout: str) -> dict[str, Tensor]:
     named: dict[str, Tensor] = {}
     for key, tensor in state.items():
         theirs = to_theirs(key, row, levels, per_level)
-        if theirs is None and layout in ("taesd-encoder", "taesd-decoder"):
-            continue  # these two layouts hold one half only
+        if theirs is None and row.left_out:
+            continue  # such a layout holds one half only
         if theirs is None:
             first = next(iter(rows))
             way = "no layout has one; keep its state_dict" if layout == first else f"save in the {first} layout"
@@ -83,44 +66,38 @@ def to_layout(model: nn.Module, layout: str) -> dict[str, Tensor]:
         if row.linear_attention and is_attention_weight(key):
             tensor = tensor.flatten(1)  # (C, C)
         named[theirs] = tensor
-    if layout == "taesd-comfyui" and isinstance(model, AutoencoderTiny) and knows_scale(model):
-        values = (model.scaling_factor, model.shift_factor)
-        named |= {name: torch.tensor(float(value)) for name, value in zip(SCALARS, values, strict=True)}
-    quant_conv = row.family == "video" and layout == "diffusers" and "quant_conv.weight" not in named
-    if quant_conv and "encoder.conv_out.bias" in named:
-        named |= _identity_quant_conv(named["encoder.conv_out.bias"])
-    return named
-
-
-def _identity_quant_conv(like: Tensor) -> dict[str, Tensor]:
-    """One that changes nothing: diffusers' temporal autoencoder always has a quant_conv, sgm's never."""
-    weight = torch.eye(len(like), dtype=like.dtype, device=like.device)[:, :, None, None]
-    return {"quant_conv.weight": weight, "quant_conv.bias": torch.zeros_like(like)}
+    return named | family_of(model).beside(model, layout, named)
 
 
 def save(
-    vae: Any, path: str | os.PathLike[str], *, layout: str | None = None, dtype: torch.dtype | str | None = None
+    vae: Any,
+    path: str | os.PathLike[str],
+    *,
+    layout: str | None = None,
+    dtype: torch.dtype | str | None = None,
+    header: Mapping[str, str] | None = None,
 ) -> None:
     """Write a VAE, its bare model or a training's module as safetensors; the file appears whole or not at all.
 
-    Also a bare Encoder or Decoder, as half a VAE, and diffusers' AutoencoderKL and AutoencoderTiny. Of a model with a
+    Also a bare Encoder or Decoder, as half a VAE, and diffusers' models of the families known here. Of a model with a
     moving average the averaged weights are written.
 
     What no shape tells goes into the file's header. Before the file takes its name it is looked at as `load_model`
     would; a model that would come back as another one is refused.
 
     Args:    path: ends in .safetensors.
-             layout: a name in `layouts_of(model)`; None is taesd-diffusers for tiny models, the first for all others.
+             layout: a name in `layouts_of(model)`; None is the first.
              dtype: of the written weights, a torch dtype or its name; None keeps them as they are.
+             header: further fields of the file's header.
     Raises:  InputError, in one line and without a file, for what this layout, or any file, cannot hold.
     """
     model: Any = autoencoder_in(vae, "save")
     target, kind = _target(path), _float_dtype(dtype)
     if is_of_diffusers(model):
-        _write(load_model(model.state_dict(), config=model.config).model, target, layout, kind)
+        _write(load_model(model.state_dict(), config=model.config).model, target, layout, kind, header)
         return
     with with_average(model) as (whole, _):
-        _write(whole, target, layout, kind)
+        _write(whole, target, layout, kind, header)
 
 
 def _target(path: Any) -> Path:
@@ -143,14 +120,16 @@ def _float_dtype(dtype: Any) -> torch.dtype | None:
     return dtype if dtype is None or isinstance(dtype, torch.dtype) else parse_dtype(dtype)
 
 
-def _write(model: nn.Module, target: Path, layout: str | None, dtype: torch.dtype | None) -> None:
+def _write(
+    model: nn.Module, target: Path, layout: str | None, dtype: torch.dtype | None, header: Mapping[str, str] | None
+) -> None:
     chosen = layout_named(model, layout)
     tensors = to_layout(model, chosen)
     kept = (*COUNTERS, *SCALARS)
     kinds = {key: t.dtype if dtype is None or key in kept else dtype for key, t in tensors.items()}
     written = {key: t.detach().to("cpu", kinds[key]).contiguous() for key, t in tensors.items()}
     with atomic_path(target) as temporary:
-        save_file(written, temporary, metadata={"format": "pt"} | settings_of(model))
+        save_file(written, temporary, metadata={"format": "pt", **(header or {})} | family_of(model).settings(model))
         _sort_metadata(temporary)
         for note in require_same(model, temporary, chosen, target.name):
             _say_once(note)
@@ -159,7 +138,7 @@ def _write(model: nn.Module, target: Path, layout: str | None, dtype: torch.dtyp
 def require_savable(model: nn.Module, name: str = "the model", layout: str | None = None) -> None:
     """InputError, before any work is put into it, for a model that `save` would refuse; `name` begins the line."""
     chosen = layout_named(model, layout)
-    require_same(model, to_layout(model, chosen), chosen, name, settings_of(model))
+    require_same(model, to_layout(model, chosen), chosen, name, family_of(model).settings(model))
 
 
 @cache

@@ -12,13 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...model_management.loader import BUNDLED, load_vae
 from ..errors import InputError
-from ..files.images import read_image
-from ..vae import VAE
 from .learned import Metric, frechet_distance, load_inception, load_lpips
 from .metrics import LEAST_SIDE_MS, ms_ssim, psnr, round_to_8_bits, ssim
-from .photos import SUFFIXES, centre_crop
+from .photos import SUFFIXES, middle, read_photo
 
 LEAST_CROP = 32
 """Sides of crops are multiples of this many pixels, which every VAE's latent cells divide."""
@@ -35,7 +32,7 @@ class Scores:
     rfid: float | None = None
 
     def summary(self, metric: str) -> tuple[float, float] | None:
-        """Mean and deviation over the images; None where no image has the metric."""
+        """Mean and standard deviation over the images; None where no image has the metric."""
         values = list(self.values.get(metric, {}).values())
         if not values:
             return None
@@ -76,14 +73,15 @@ class Evaluation:
         return facts | {"rfid": scores.rfid}
 
     def table(self) -> str:
-        """One row for each VAE: mean and deviation; then what is absent and why."""
+        """One row for each VAE: mean and standard deviation; then what is absent and why."""
         rows = [["VAE", "images", *TITLES.values()]]
         for scores in self.scores:
             cells = [self._cell(scores, metric) for metric in TITLES]
             rows.append([scores.vae, str(len(self.images)), *cells])
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         lines = ["  ".join(f"{cell:{width}}" for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-        lines.append(f"Centre crops of up to {self.crop} pixels, rounded to 8 bits; mean ± deviation over the images.")
+        crops = f"Centre crops of up to {self.crop} pixels, rounded to 8 bits"
+        lines.append(f"{crops}; mean ± standard deviation over the images.")
         lines += [f"{TITLES[metric]} is absent: {reason}." for metric, reason in self.absent.items()]
         lines += [f"{len(self.skipped)} of {len(self.images) + len(self.skipped)} images skipped."] * bool(self.skipped)
         return "\n".join(lines)
@@ -96,55 +94,46 @@ class Evaluation:
         return f"{found[0]:.{digits}f} ± {found[1]:.{digits}f}" if found else "-"
 
 
-def evaluate(
-    names: Sequence[str | Sequence[str]],
-    folder: Path,
-    *,
-    crop: int = 512,
-    dtype: str = "float32",
-    device: str = "auto",
-    keep_samples: bool = False,
-    variant: str | None = None,
-    part: str | None = None,
-    progress: Callable[[float], None] = lambda fraction: None,
-) -> Evaluation:
-    """Reconstruct the centre crop of every image of a folder with every VAE.
-
-    Args:    names: VAE files, or "bundled"; the two halves of one joined by "+", or as a list.
-             crop: side in pixels; sides are cut down to multiples of 32.
-             variant, part: as for `load_vae`: a variant of those that are folders, a part of all but the bundled one.
-             keep_samples: keep the first images and their reconstructions for a contact sheet.
-    Raises:  InputError for a folder without images, a crop too small, or when no image could be used; as `load_vae`.
-    """
+def find_photos(folder: Path, crop: int) -> list[Path]:
+    """The pictures of a folder, sorted by name; InputError where there is none, or for a crop that is too small."""
     if crop < LEAST_CROP:
         raise InputError(f"--crop: expected at least {LEAST_CROP} pixels, got {crop}: take 512")
     paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES) if folder.is_dir() else []
     if not paths:
         raise InputError(f"--images: expected a folder of pictures, got {folder}: name one that holds JPEG or PNG")
-    vaes = [
-        load_vae(
-            _files(name),
-            dtype=dtype,
-            device=device,
-            variant=variant if any(Path(file).is_dir() for file in _as_list(_files(name))) else None,
-            part=None if name == BUNDLED else part,
-        )
-        for name in names
-    ]
-    for name, vae in zip(names, vaes, strict=True):
+    return paths
+
+
+def evaluate(
+    vaes: Sequence[tuple[str, Any]],
+    folder: Path,
+    *,
+    crop: int = 512,
+    keep_samples: bool = False,
+    progress: Callable[[float], None] = lambda fraction: None,
+) -> Evaluation:
+    """Reconstruct the centre crop of every image of a folder with every VAE.
+
+    Args:    vaes: with the names that they shall have in the result.
+             crop: side in pixels; sides are cut down to multiples of 32.
+             keep_samples: keep the first images and their reconstructions for a contact sheet.
+    Raises:  InputError as `find_photos`, for half a VAE, or when no image could be used.
+    """
+    paths = find_photos(folder, crop)
+    for name, vae in vaes:
         parts = {part for part, _ in vae.first_stage_model.named_children()}
         if len(parts & {"encoder", "decoder"}) == 1:
-            raise InputError(
-                f"{'+'.join(_as_list(name))}: expected a whole VAE, got half of one: name both with --vae, or joined "
-                'by "+"'
-            )
-    result = Evaluation(crop, scores=[Scores("+".join(_as_list(name))) for name in names])
+            raise InputError(f'{name}: expected a whole VAE, got half of one: name both with --vae, or joined by "+"')
+    result = Evaluation(crop, scores=[Scores(name) for name, _ in vaes])
     judge = _Judge(result)
     for number, path in enumerate(paths):
         x = _read_crop(path, crop, result)
         if x is not None:
             result.images.append(path.name)
-            outputs = [judge.add(path.name, x, reconstruct(vae, x), scores) for vae, scores in _pairs(vaes, result)]
+            outputs = [
+                judge.add(path.name, x, reconstruct(vae, x), scores)
+                for (_, vae), scores in zip(vaes, result.scores, strict=True)
+            ]
             if keep_samples and len(result.samples) < SHEET_ROWS:
                 result.samples.append((path.name, x[0], [y[0].float() for y in outputs]))
         progress((number + 1) / len(paths))
@@ -155,39 +144,23 @@ def evaluate(
     return result
 
 
-def reconstruct(vae: VAE, x: Tensor) -> Tensor:
+def reconstruct(vae: Any, x: Tensor) -> Tensor:
     """(B, 3, H, W) in -1..1 through encoder (posterior mean) and decoder, on the CPU."""
     images = vae.decode(vae.encode((x.movedim(1, -1) + 1) / 2))
     return images.cpu().movedim(-1, 1) * 2 - 1
 
 
-def _pairs(vaes: list[VAE], result: Evaluation) -> list[tuple[VAE, Scores]]:
-    return list(zip(vaes, result.scores, strict=True))
-
-
-def _files(name: str | Sequence[str]) -> str | list[str]:
-    """A file, or two halves: as a list, or joined by "+"."""
-    if not isinstance(name, str):
-        return name[0] if len(name) == 1 else list(name)
-    return name.split("+") if "+" in name and not Path(name).exists() else name
-
-
-def _as_list(name: str | Sequence[str]) -> list[str]:
-    return [name] if isinstance(name, str) else list(name)
-
-
 def _read_crop(path: Path, crop: int, result: Evaluation) -> Tensor | None:
     """(1, 3, h, w) in -1..1; None, and a reason in `skipped`, for what cannot be used."""
     try:
-        pixels, _ = read_image(path)
+        photo = read_photo(path)
     except ValueError as error:
         result.skipped[path.name] = str(error)
         return None
-    photo = (pixels[0] * 255).round().to(torch.uint8).movedim(-1, 0)  # (3, H, W)
     if min(photo.shape[1:]) < LEAST_CROP:
         result.skipped[path.name] = f"expected {LEAST_CROP} pixels a side, got {photo.shape[2]}x{photo.shape[1]}"
         return None
-    return centre_crop(photo, crop)
+    return middle(photo, crop, LEAST_CROP)[None]
 
 
 class _Judge:

@@ -15,6 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..errors.listed import first_line
+
 ALEXNET = "alexnet-owt-7be5be79.pth"
 INCEPTION = "weights-inception-2015-12-05-6726825d.pth"
 
@@ -27,12 +29,17 @@ def load_lpips() -> tuple[Metric | None, str]:
     package, _, reason = _find("lpips", "lpips", ALEXNET)
     if package is None:
         return None, reason
-    network = package.LPIPS(net="alex", verbose=False).eval().requires_grad_(False)
+    network = lpips_network(package, "alex")
 
     def distance(x: Tensor, y: Tensor) -> Tensor:
         return network(x.float(), y.float()).flatten().double()
 
     return distance, ""
+
+
+def lpips_network(package: Any, backbone: str) -> Any:
+    """The network of the package `lpips` over "alex", which judges best, or "vgg", which trains best; frozen."""
+    return package.LPIPS(net=backbone, verbose=False).eval().requires_grad_(False)
 
 
 def load_inception() -> tuple[Features | None, str]:
@@ -58,7 +65,7 @@ def _find(module: str, package: str, weights: str) -> tuple[Any, Path, str]:
     except ModuleNotFoundError as error:
         return None, path, f"package {package} is not installed ({error.name} is missing)"
     except (ImportError, RuntimeError, OSError) as error:  # torchvision of another build fails in any of these ways
-        return None, path, f"package {package} cannot be imported ({(str(error).splitlines() or [''])[0][:100]})"
+        return None, path, f"package {package} cannot be imported ({first_line(error, 100)})"
     return (found, path, "") if path.is_file() else (None, path, f"weights {weights} are not in {path.parent}")
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import nn
 
+from ..group_norm import GroupNorm
 from .layer import PADDING_MODES, Conv, Norm, Statistics, UnsupportedModule
 
 
@@ -23,7 +24,7 @@ def read_norm(layer: Any, name: str) -> Norm:
     """A GroupNorm with affine parameters."""
     if not isinstance(layer, nn.GroupNorm) or not layer.affine:
         raise UnsupportedModule(f"{name}: expected an affine GroupNorm, got {describe(layer)}")
-    _require_own_forward(layer, nn.GroupNorm, name)
+    _require_own_forward(layer, GroupNorm if isinstance(layer, GroupNorm) else nn.GroupNorm, name)
     return Norm(layer, name, layer.num_channels, layer.num_groups, layer.eps)
 
 
@@ -72,12 +73,8 @@ def describe(layer: Any) -> str:
 
 
 def _require_own_forward(layer: nn.Module, base: type[nn.Module], name: str) -> None:
-    """Refuse subclasses that compute something else.
-
-    A host's own casting layers say that they do not by `comfy_cast_weights`, ours by the forward in `plain_forward`.
-    """
-    plain = base.forward, getattr(type(layer), "plain_forward", None)
-    if type(layer).forward not in plain and not hasattr(layer, "comfy_cast_weights"):
+    """Refuse subclasses that compute something else; a host's own casting layers say so by `comfy_cast_weights`."""
+    if type(layer).forward is not base.forward and not hasattr(layer, "comfy_cast_weights"):
         raise UnsupportedModule(f"{name}: expected a plain {base.__name__}, got {describe(layer)}")
 
 

@@ -2,24 +2,35 @@
 
 from __future__ import annotations
 
-from .ldm.config import KLConfig
-from .tiny.config import TinyConfig
-from .video.config import VideoConfig
-from .wan.config import WanConfig
-
-Config = KLConfig | VideoConfig | TinyConfig | WanConfig
+from typing import Any, ClassVar, Protocol
 
 
-def image_channels(config: Config) -> tuple[int, int]:
-    """Image channels that go in and that come out."""
-    if isinstance(config, KLConfig) and config.decoder and config.give_pre_end:
-        return config.in_channels, config.decoder.widths[0]
-    out_channels = config.out_ch if isinstance(config, KLConfig) else config.out_channels
-    return config.in_channels, out_channels
+class Config(Protocol):
+    """What every configuration tells. They are frozen dataclasses."""
 
+    __dataclass_fields__: ClassVar[dict[str, Any]]
 
-def decode_factor(config: Config) -> int:
-    """Pixels along one side of a latent cell in what the decoder makes; `config.factor` but for odd tiny models."""
-    if isinstance(config, TinyConfig) and config.decoder_block_out_channels:
-        return config.upsampling_scaling_factor ** (len(config.decoder_block_out_channels) - 1)
-    return config.factor
+    @property
+    def latent_channels(self) -> int:
+        """Channels of the latents that users hold."""
+        ...
+
+    @property
+    def factor(self) -> int:
+        """Pixels along one side of a latent cell."""
+        ...
+
+    @property
+    def decode_factor(self) -> int:
+        """The same in what the decoder makes."""
+        ...
+
+    @property
+    def image_channels(self) -> tuple[int, int]:
+        """Image channels that go in and that come out."""
+        ...
+
+    @property
+    def widths_of_halves(self) -> dict[str, tuple[int, ...]]:
+        """Channels of the levels of encoder and decoder, those that are there, in the order in which they run."""
+        ...

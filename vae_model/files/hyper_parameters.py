@@ -9,7 +9,7 @@ from typing import Any, cast
 def told_settings(content: Mapping[str, Any]) -> dict[str, str]:
     """Hints, as a file of ours has them in its header, of what no shape tells: groups, tanh_out, give_pre_end.
 
-    Of a distilled tiny model scale and shift, which its training always knows.
+    Of a distilled model scale and shift, which its training always knows.
     """
     given = _mapping(content.get("hyper_parameters"))
     encoder = _mapping(given.get("ddconfig"))

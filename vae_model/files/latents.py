@@ -22,7 +22,7 @@ TENSOR_KEY = "latent_tensor"
 MARKER_KEY = "latent_format_version_0"
 OLD_SCALE = 0.18215
 OWN_KEY, OWN = "exact_vae.latents", "of the VAE alone"
-"""In the header of a file whose latents are those of a tiny VAE of unknown scale: not raw, and not scaled either."""
+"""In the header of a file whose latents are those of a VAE of unknown scale: not raw, and not scaled either."""
 
 
 def read_latent(path: str | os.PathLike[str]) -> Tensor:
@@ -102,7 +102,7 @@ def write_latent(
 
     Args:    z: (B, C, h, w) or (B, C, 1, h, w), any floating type; stored as float32.
              metadata: strings for the header, as ComfyUI keeps its workflow there.
-             raw: False for latents of a tiny VAE whose scale is not known; they get no marker, and `read_latent` gives
+             raw: False for latents of a VAE whose scale is not known; they get no marker, and `read_latent` gives
              them back as they are.
     """
     _check_latent(z, "the latent to write")

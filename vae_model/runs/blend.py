@@ -12,6 +12,81 @@ from itertools import product
 import torch
 from torch import Tensor
 
+from ..errors import MemoryBudgetError
+from ..errors.bytesize import format_bytes
+from .checks import cells
+from .run import ModelRun
+
+TILE_PIXELS = 512
+OVERLAP_PIXELS = 64
+SMALLEST_TILE_CELLS = 8
+
+
+def run_blend(run: ModelRun) -> None:
+    """Fill the result by overlapping tiles (approximate); where memory runs out the image starts again with smaller
+    tiles."""
+    x, group, tile_bytes = run.x, run.group, run.untiled_bytes
+    scale = (run.factor, 1) if run.what == "decode" else (1, run.factor)
+    cell = scale[1]  # rows of x in a latent cell
+    side = cell * (TILE_PIXELS // run.factor if run.tile_size is None else cells(run.tile_size, run.factor))
+    overlap = cell * cells(OVERLAP_PIXELS if run.overlap is None else run.overlap, run.factor, "overlap")
+    smallest = SMALLEST_TILE_CELLS * cell
+    run.load(tile_bytes(min(side, x.shape[2]), min(side, x.shape[3])))
+    available = run.available()
+    while run.tile_size is None and side > smallest and tile_bytes(side, side) > available:
+        side = max(smallest, side // 2 // cell * cell)
+    needed = tile_bytes(min(side, x.shape[2]), min(side, x.shape[3]))
+    if needed > available and run.budget is not None:
+        raise MemoryBudgetError(
+            f"{run.what} by tiles: expected {format_bytes(needed)} for one tile to fit, "
+            f"got {format_bytes(available)} allowed: allow more memory or make the tiles smaller"
+        )
+    reached = 0.0
+    for index in range(0, len(x), group):
+
+        def on_tile(done: int, count: int, index: int = index) -> None:
+            nonlocal reached  # an image that starts again does not take back what was reported
+            reached = max(reached, (index + group * done / count) / len(x))
+            run.report(reached)
+
+        frames = slice(index, index + group)
+        while not _blend_one(run, x[frames], run.out[frames], side, overlap, scale, on_tile):
+            if side <= smallest:
+                raise MemoryBudgetError(
+                    f"{run.what} by tiles: expected a tile of {side} to fit, got out of memory: free some memory"
+                )
+            side = max(smallest, side // 2 // cell * cell)
+        run.put(index, 0, run.out[frames])
+
+
+class _OutOfMemory(Exception):
+    """A tile did not fit; never leaves this file."""
+
+
+def _blend_one(
+    run: ModelRun,
+    x: Tensor,
+    out: Tensor,
+    side: int,
+    overlap: int,
+    scale: tuple[int, int],
+    on_tile: Callable[[int, int], None],
+) -> bool:
+    """One image by tiles of `side`; False where memory ran out."""
+    shared = min(overlap, side // 4 // scale[1] * scale[1])  # as ComfyUI's nodes do
+
+    def run_tile(piece: Tensor) -> Tensor:
+        result = run.attempt(piece)
+        if result is None:
+            raise _OutOfMemory
+        return result
+
+    try:
+        blend_tiles(run_tile, x, out, tile=(side, side), overlap=shared, scale=scale, on_tile=on_tile)
+    except _OutOfMemory:
+        return False
+    return True
+
 
 def tile_starts(size: int, tile: int, overlap: int) -> list[int]:
     """First rows of tiles of `tile` rows that cover `size` rows and share at least `overlap`; all tiles are whole."""

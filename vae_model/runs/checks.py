@@ -13,24 +13,16 @@ from torch import Tensor
 from ..errors import InputError
 from ..notes import warn
 
-METHODS = ("exact", "untiled", "blend")
 _LEAST, _MOST = -0.5, 1.5
 """What resampling leaves pixels of 0..1 within by far; those of -1..1 or 0..255 are beyond."""
 _BYTES = 16.0
 """Larger pixels are not of 0..1 times a gain."""
 
 
-def check_method(method: Any) -> None:
-    """InputError for a name that is not in METHODS."""
-    if method not in METHODS:
-        raise InputError(f"method: expected one of {', '.join(METHODS)}, got {method!r}: choose one of these")
-
-
 def check_options(
-    method: Any, tile_size: Any, overlap: Any, progress: Callable[[float], None] | None
+    tile_size: Any, overlap: Any, progress: Callable[[float], None] | None
 ) -> tuple[int | None, int | None]:
     """Tile size and overlap as whole pixels, None where none is given; InputError for what no method takes."""
-    check_method(method)
     if progress is not None and not callable(progress):
         found = type(progress).__name__
         raise InputError(f"progress: expected a function of the fraction done, got {found}: pass one, or nothing")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -16,10 +15,10 @@ from ..exact.memory.pinned import PinnedSlabs
 from ..exact.memory.spill import Spill
 from ..exact.stream.context import Context
 from ..exact.stream.run import run_program
-from ..families.halves import Half
-from ..host import PlanProtocol, Report, Watch
+from ..families.coder import Coder
+from ..host import ENDLESS, PlanProtocol, Report
 from ..kernels.profile import profile_of
-from .untiled import Run
+from .run import Run
 
 logger = logging.getLogger(__name__)
 
@@ -27,19 +26,20 @@ MODEST_WORK = 1.35
 """So many times the least work is done rather than other models sent away from the device."""
 
 
+def run_exact(run: Run, half: Coder | None = None) -> PlanProtocol:
+    """Fill the result; the plan that did it, after whatever happened on the way.
+
+    Args:    half: what `run.make_half` gives, where it has just been asked.
+    Raises:  UnsupportedModule, MemoryBudgetError.
+    """
+    return ExactRun(run).items(half)
+
+
 @dataclass
 class ExactRun:
     """One call of decode or encode by the engine."""
 
     run: Run
-    make_half: Callable[[], Half]
-    """Raises UnsupportedModule. Called before and after loading, for a host may apply patches when it loads."""
-    strip_rows: int | None
-    put: Callable[[int, int, Tensor], None]
-    """(first item, first row, rows (1 or group, C, n, W)): takes finished rows into the output."""
-    watch: Watch
-    group: int = 1
-    """Frames that a temporal decoder mixes: they run together, as one item."""
     _reached: float = 0.0
     """The fraction reported: an item that starts again does not take it back."""
     _largest: Tensor | None = field(default=None, init=False)
@@ -49,20 +49,22 @@ class ExactRun:
     _nan: bool = field(default=False, init=False)
     """Whether the item's result holds NaN."""
 
-    def items(self, x: Tensor) -> PlanProtocol:
-        """Run every item of x (B, C, H, W); the plan of the last one, after whatever happened on the way."""
-        shape = (self.group, x.shape[1], x.shape[2], x.shape[3])
-        # What nothing fits into is refused before anything is loaded; what is free shows only once it is.
-        self.half = self.make_half()
-        self.run.load(self._reservation(shape))
-        self.half = self.make_half()
-        self.watch.loaded()
-        plan = self._plan(shape, self.run.limit)
+    def items(self, half: Coder | None = None) -> PlanProtocol:
+        """Run every item; the plan of the last one, after whatever happened on the way."""
+        run = self.run
+        # What nothing fits into is refused before anything is loaded; what is free shows only once it is. The model is
+        # read once. It is read again where the host cannot promise that loading only moved its tensors: patches of a
+        # host replace layers, weights or whole functions when it loads, and whatever was read before would run without
+        # them. Nothing read is kept for the next run: no list of what may have changed since then would be complete.
+        self.half = half or run.make_half()
+        if not run.load(self._bytes_to_ask_for()):
+            self.half = run.make_half()
+        plan = self._plan(run.budget)
         try:
-            for item in range(0, len(x), self.group):
-                plan = self._item(plan, x, item)
+            for item in range(0, len(run.x), run.group):
+                plan = self._item(plan, item)
                 if self._nan:
-                    plan = self._explain_nan(plan, x, item)
+                    plan = self._explain_nan(plan, item)
         finally:
             self._slabs.close()
         return plan
@@ -70,37 +72,35 @@ class ExactRun:
     @property
     def report(self) -> Report:
         """What is told of this run."""
-        return self.watch.report
+        return self.run.watch.report
 
-    def _reservation(self, shape: tuple[int, int, int, int]) -> int:
-        """Bytes to ask the host for. Other models stay where they are if the free memory does nearly as well."""
-        run = self.run
-        if run.limit is not None:
-            return self._plan(shape, run.limit).peak_bytes
-        ample = self._plan(shape, None, ample=True)
+    def _bytes_to_ask_for(self) -> int:
+        """Beside the weights. Other models stay where they are if the free memory does nearly as well."""
+        if self.run.budget is not None:
+            return self._plan(self.run.budget).peak_bytes
+        best = self._plan(ENDLESS)
         try:
-            now = self._plan(shape, None)
+            now = self._plan(None)
         except MemoryBudgetError:
-            return ample.peak_bytes
-        modest = now.moved_bytes == 0 and now.work <= MODEST_WORK * ample.work
-        return now.peak_bytes if modest else ample.peak_bytes
+            return best.peak_bytes
+        modest = now.moved_bytes == 0 and now.work <= MODEST_WORK * best.work
+        return now.peak_bytes if modest else best.peak_bytes
 
-    def _item(self, plan: PlanProtocol, x: Tensor, item: int) -> PlanProtocol:
+    def _item(self, plan: PlanProtocol, item: int) -> PlanProtocol:
         """Run one item; the plan that did it."""
-        shape = (self.group, x.shape[1], x.shape[2], x.shape[3])
         while True:
             self.report.plan = plan
-            if self._attempt(plan, x, item):
+            if self._attempt(plan, item):
                 return plan
-            plan = self._smaller(plan, shape)
+            plan = self._smaller(plan)
 
     # -- NaN -------------------------------------------------------------------------------------------------------
 
-    def _explain_nan(self, plan: PlanProtocol, x: Tensor, item: int) -> PlanProtocol:
+    def _explain_nan(self, plan: PlanProtocol, item: int) -> PlanProtocol:
         """Say where NaN came from. Is the number format the cause, this item and those after it run in float32."""
         run, name = self.run, str(self.run.dtype).removeprefix("torch.")
-        where = f"{run.what} of image {item + 1} of {len(x)}"
-        if bool(x[item : item + self.group].isnan().any()):
+        where = f"{run.what} of image {item + 1} of {len(run.x)}"
+        if bool(run.x[item : item + run.group].isnan().any()):
             source = "latent" if run.what == "decode" else "image"
             self._warn(f"{where}: the {source} already holds NaN: look at what made it; the VAE is not the cause")
             return plan
@@ -110,7 +110,7 @@ class ExactRun:
         self._warn(f"{where}: NaN was born in the VAE in {name}: repeated in float32; load this VAE in float32")
         self.run = replace(run, dtype=torch.float32)
         self.report.dtype = self.report.repeated_in = "float32"
-        plan = self._item(self._plan((self.group, *x.shape[1:]), run.limit), x, item)  # pyright: ignore[reportArgumentType]
+        plan = self._item(self._plan(run.budget), item)
         if self._nan:
             self._warn(f"{where}: NaN in float32, too: the weights of this VAE are broken")
         return plan
@@ -121,16 +121,21 @@ class ExactRun:
 
     # -- one attempt -----------------------------------------------------------------------------------------------
 
-    def _plan(self, shape: tuple[int, int, int, int], limit: int | None, *, ample: bool = False) -> PlanProtocol:
-        run = self.run
-        return run.host.make_plan(self.half.program, shape, run.dtype, run.device, limit, self.strip_rows, ample=ample)
+    @property
+    def _shape(self) -> tuple[int, int, int, int]:
+        """Of one item."""
+        return (self.run.group, *self.run.x.shape[1:])  # pyright: ignore[reportReturnType]
 
-    def _smaller(self, plan: PlanProtocol, shape: tuple[int, int, int, int]) -> PlanProtocol:
+    def _plan(self, budget: int | None) -> PlanProtocol:
+        run = self.run
+        return run.host.make_plan(self.half.program, self._shape, run.dtype, run.device, budget, run.strip_rows)
+
+    def _smaller(self, plan: PlanProtocol) -> PlanProtocol:
         """A plan of three quarters of the memory; MemoryBudgetError once there is none."""
         smaller, needed = None, format_bytes(plan.peak_bytes)
         free = format_bytes(self.run.host.get_free_memory(self.run.device))
         with contextlib.suppress(MemoryBudgetError):
-            smaller = self._plan(shape, plan.peak_bytes * 3 // 4)
+            smaller = self._plan(plan.peak_bytes * 3 // 4)
         if smaller is None:  # outside the block: one error, not two of which one led to the other
             raise MemoryBudgetError(
                 f"{self.run.what}: expected {needed} of memory, ran out with {free} free: "
@@ -140,7 +145,7 @@ class ExactRun:
         logger.warning(text, self.run.what, free, needed, format_bytes(smaller.peak_bytes))
         return smaller
 
-    def _attempt(self, plan: PlanProtocol, x: Tensor, item: int) -> bool:
+    def _attempt(self, plan: PlanProtocol, item: int) -> bool:
         """Run one item; False where memory ran out, with everything of the attempt freed."""
         run, done = self.run, 0
         run.host.check_interrupt()
@@ -148,9 +153,8 @@ class ExactRun:
         def report(work: int) -> None:
             nonlocal done
             done += work
-            self._reached = max(self._reached, min(1.0, (item + self.group * done / max(1, plan.work)) / len(x)))
+            self._reached = max(self._reached, min(1.0, (item + run.group * done / max(1, plan.work)) / len(run.x)))
             run.report(self._reached)
-            self.watch.fraction(self._reached)
 
         def prepare(rows: Tensor) -> Tensor:
             # Neither in less precision than the run's nor in less than the input's: rounded once, when all is done.
@@ -161,7 +165,7 @@ class ExactRun:
                 self.half.program,
                 plan.schedule,
                 self._context(),
-                x[item : item + self.group],
+                run.x[item : item + run.group],
                 lambda top, rows: self._put(item, top, rows),
                 prepare=prepare,
                 check=run.host.check_interrupt,
@@ -183,14 +187,14 @@ class ExactRun:
     def _put(self, item: int, top: int, rows: Tensor) -> None:
         largest = rows.amax()
         self._largest = largest if self._largest is None else torch.maximum(self._largest, largest)
-        self.put(item, top, self.half.finish(rows))
+        self.run.put(item, top, self.half.finish(rows))
 
     def _context(self) -> Context:
         run, host = self.run, self.run.host
         channels_last = profile_of(run.device.type).channels_last
         spill = Spill(run.device, slabs=self._slabs)
         return Context(
-            self.group,
+            run.group,
             run.dtype,
             run.device,
             channels_last,

@@ -7,12 +7,13 @@ decides which passes there are: what one of them cannot store none of them does.
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from ...model_management.budget import AMPLE, budgets
 from ..errors import InputError, MemoryBudgetError
 from ..exact.layer import UnsupportedModule
 from ..exact.plan.plan import Plan
@@ -23,18 +24,17 @@ from ..exact.sharding.distributed import DistributedRanks
 from ..exact.sharding.share import Share
 from ..exact.stream.context import Context
 from ..exact.stream.ranks import RankStopped
-from ..families.halves import Half, decoder_half
-from ..host import Report, Watch
-from ..vae import VAE
+from ..families.table import decoder_of
+from ..host import ENDLESS, Report, Watch
 from .checks import check_latents, check_timesteps
 from .exact import ExactRun
-from .untiled import Progress, Run
+from .run import Progress, Run
 
 logger = logging.getLogger(__name__)
 
 
 def decode_sharded(
-    vae: VAE,
+    vae: Any,
     samples: Tensor,
     ranks: DistributedRanks,
     memory: int | None = None,
@@ -65,33 +65,32 @@ def decode_sharded(
         shape = (len(z), height if first else bottom - top, z.shape[3] * f, vae.output_channels)
         out = torch.empty(shape, dtype=torch.float32, device=vae.output_device)  # plain: see `plain_output`
 
-        def put(item: int, row: int, part: Tensor) -> None:
-            target = out[item : item + len(part), row : row + part.shape[2]]  # rank 0 begins at row 0
-            vae.process_output(target.copy_(part.movedim(1, -1)))
-
-        def load(memory_required: int) -> None:
-            vae.host.load_model(vae.first_stage_model, vae.device, memory_required)
-
-        run = Run("decode", vae.first_stage_model, load, vae.host, vae.device, vae.vae_dtype, memory, progress)
-        dtype = str(vae.vae_dtype).removeprefix("torch.")
-        report = vae.last_report = Report("decode", shape[2], height, len(z), dtype, str(vae.device))
-
-        def make_half() -> Half:
-            return decoder_half(vae.first_stage_model)
-
+        report = vae.last_report = Report.of(vae, "decode", len(z), height, shape[2])
         with torch.inference_mode(), Watch(report, vae.host.tell, vae.device) as watch:
-            sharded = ShardedRun(
-                run, make_half, None, put, watch, group, share=share, ranks=ranks, neighbours=neighbours
+            run = Run(
+                what="decode",
+                x=z,
+                out=out.movedim(-1, 1),  # rank 0 begins at row 0
+                write=lambda place, part: vae.process_output(place.copy_(part)),
+                make_half=lambda: decoder_of(vae.first_stage_model),
+                module=vae.first_stage_model,
+                host=vae.host,
+                device=vae.device,
+                dtype=vae.vae_dtype,
+                budget=memory,
+                watch=watch,
+                progress=progress,
+                group=group,
             )
-            vae.last_plan = sharded.items(z)
+            vae.last_plan = ShardedRun(run, share=share, ranks=ranks, neighbours=neighbours).items()
             ranks.collect(out[:, : bottom - top], out if first else None, rows)
         return out if first else None
 
 
-def require_sharded(vae: VAE) -> None:
+def require_sharded(vae: Any) -> None:
     """InputError, with the reason, for a VAE whose rows cannot be shared."""
     try:
-        program = decoder_half(vae.first_stage_model).program
+        program = decoder_of(vae.first_stage_model).program
         _require_shared_rows(program)
     except UnsupportedModule as reason:
         raise InputError(
@@ -124,46 +123,41 @@ class ShardedRun(ExactRun):
     neighbours: int = field(kw_only=True)
     """Ranks that share this rank's main memory."""
 
-    def _plan(self, shape: tuple[int, int, int, int], limit: int | None, *, ample: bool = False) -> Plan:
-        own = (*shape[:2], self.share.local(shape[2]), shape[3])
-        if ample:
-            return make_plan(
-                self.half.program, own, self.run.dtype, AMPLE,
-                device_type=self.run.device.type, share=self.share, fused_attention=self._fused,
-            )  # fmt: skip
-        plan, error = self._try(own, limit, None)
+    def _plan(self, budget: int | None) -> Plan:
+        if budget == ENDLESS:
+            return self._make_plan(ENDLESS, 0)
+        plan, error = self._try(budget, None)
         stored = -1 if plan is None else _stored(plan.schedule)
         others = [numbers[0] for numbers in self.ranks.meet("plan", [stored])]
         self._require_all([other >= 0 for other in others], error)
         for other in others:
             stored &= other
-        plan, error = self._try(own, limit, stored)
+        plan, error = self._try(budget, stored)
         self._require_all([numbers[0] > 0 for numbers in self.ranks.meet("plan again", [int(plan is not None)])], error)
         assert plan is not None
         return plan
 
-    def _try(
-        self, shape: tuple[int, int, int, int], limit: int | None, stored: int | None
-    ) -> tuple[Plan | None, MemoryBudgetError | None]:
+    def _try(self, budget: int | None, stored: int | None) -> tuple[Plan | None, MemoryBudgetError | None]:
         """A plan of this rank, or why there is none; `stored`: what all ranks store, None: as much as fits."""
-        run = self.run
 
         def allow(level: int, schedule: LevelSchedule) -> bool:
             return stored is None or _bits(schedule) == stored >> 3 * level & 7
 
-        def free(device: torch.device) -> int:
-            return run.host.get_free_memory(device) // (self.neighbours if device.type == "cpu" else 1)
-
-        device_budget, host_budget = budgets(run.device, limit, free)
+        budgets = self.run.host.budgets(self.run.device, budget, self.neighbours)
         try:
-            plan = make_plan(
-                self.half.program, shape, run.dtype, device_budget, host_budget,
-                device_type=run.device.type, share=self.share, allow=allow,
-                fused_attention=self._fused,
-            )  # fmt: skip
+            return self._make_plan(*budgets, allow), None
         except MemoryBudgetError as error:
             return None, error
-        return plan, None
+
+    def _make_plan(
+        self, device_budget: int, host_budget: int, allow: Callable[[int, LevelSchedule], bool] | None = None
+    ) -> Plan:
+        batch, channels, height, width = self._shape
+        return make_plan(
+            self.half.program, (batch, channels, self.share.local(height), width), self.run.dtype,
+            device_budget, host_budget,
+            device_type=self.run.device.type, share=self.share, allow=allow, fused_attention=self._fused,
+        )  # fmt: skip
 
     def _require_all(self, fits: list[bool], error: MemoryBudgetError | None) -> None:
         """The same kind of error on every rank, or none on any."""
@@ -175,9 +169,9 @@ class ShardedRun(ExactRun):
             f"rank {fits.index(False)} of {self.ranks.count} has too little memory: see what it said"
         )
 
-    def _attempt(self, plan: Plan, x: Tensor, item: int) -> bool:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def _attempt(self, plan: Plan, item: int) -> bool:  # pyright: ignore[reportIncompatibleMethodOverride]
         try:
-            if super()._attempt(plan, x, item):
+            if super()._attempt(plan, item):
                 # Whether one rank has seen NaN, all must know: they repeat the item together.
                 self._nan = any(numbers[0] for numbers in self.ranks.meet("item", [int(self._nan)]))
                 return True

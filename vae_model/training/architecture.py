@@ -10,12 +10,14 @@ import torch
 from ..bundled import BUNDLED_FILE
 from ..checkpoint.difference import differences
 from ..checkpoint.load import LoadedModel, load_model
-from ..checkpoint.settings import settings_of
+from ..errors.listed import some
 from ..families.ldm.autoencoder import AutoencoderKL, engine_options
 from ..families.ldm.config import KLConfig
+from ..families.table import family_of
 from ..notes import tell
 from .arguments import call_checked
 from .config import ConfigError, one_of
+from .ddconfig import encoder_arguments
 
 PARTS = ("encoder", "decoder")
 _ENDS = {"tanh_out", "give_pre_end"}
@@ -79,30 +81,6 @@ def _checked_ddconfig(ddconfig: Mapping[str, Any], where: str) -> dict[str, Any]
     return {name: values[name] for name in ddconfig}
 
 
-def encoder_arguments(
-    *,
-    ch: int,
-    in_channels: int,
-    out_ch: int,
-    num_res_blocks: int,
-    z_channels: int,
-    ch_mult: tuple[int | float, ...] = (1, 2, 4, 8),
-    attn_resolutions: tuple[int, ...] = (),
-    dropout: float = 0.0,
-    resamp_with_conv: bool = True,
-    resolution: int = 256,
-    double_z: bool = True,
-    use_linear_attn: bool = False,
-    attn_type: str = "vanilla",
-    num_groups: int = 32,
-    conv_shortcut: bool = False,
-    tanh_out: bool = False,
-    give_pre_end: bool = False,
-) -> dict[str, Any]:
-    """The arguments a ddconfig may have, with their types."""
-    return locals()
-
-
 def take_weights(model: AutoencoderKL, loaded: LoadedModel, ignore_keys: Sequence[str], name: str) -> None:
     """Copy the weights, all but the ignored ones; ConfigError naming what does not fit."""
     ours = model.state_dict()
@@ -117,7 +95,7 @@ def take_weights(model: AutoencoderKL, loaded: LoadedModel, ignore_keys: Sequenc
         if given[key].shape != ours[key].shape
     ]
     if problems:
-        found = "; ".join(problems[:4]) + (f"; {len(problems) - 4} more" if len(problems) > 4 else "")
+        found = some(problems, between="; ")
         raise ConfigError(f"model.ckpt_path: expected weights that fit ddconfig, got {name} with {found}: use another")
     _check_settings(model, loaded, tuple(ignore_keys), name)
     model.load_state_dict(ours | given)
@@ -132,7 +110,7 @@ def _check_settings(model: AutoencoderKL, loaded: LoadedModel, ignored: tuple[st
     found = [text for text, layer in texts.items() if not layer.startswith(ignored) and not layer.endswith(".dropout.")]
     if not found:
         return
-    theirs, ours = settings_of(loaded.model), settings_of(model)
+    theirs, ours = (family_of(one).settings(one) for one in (loaded.model, model))
     odd = [key for key in sorted(theirs.keys() | ours.keys()) if theirs.get(key) != ours.get(key) and key != "dropout"]
     values = [f"{key} {theirs.get(key, 'False')} instead of {ours.get(key, 'False')}" for key in odd]
     listed = "; ".join(values or found[:3])

@@ -7,7 +7,7 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +16,12 @@ from lightning import Callback, Trainer
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 
 from ..checkpoint.save import save
+from ..errors.listed import some
 from ..files.atomic import atomic_path, remove_leftovers
 from .best import Best
 from .checks import Epochs, is_due
 from .config import BEST, LAST
-from .divergence import DivergedError, broken, floating_tensors, named
+from .divergence import DivergedError, broken, floating_tensors
 from .trained import Trained
 
 logger = logging.getLogger(__name__)
@@ -121,7 +122,8 @@ class Checkpoints(Callback):
         """Keep the best weights, if these are."""
         value = trainer.callback_metrics.get(pl_module.monitor or "")
         if not trainer.sanity_checking and value is not None and self._best.is_beaten(pl_module.monitor, float(value)):
-            self.export(trainer, pl_module, BEST)
+            self.export(trainer, pl_module, BEST, self._best.header())
+            self._best.write()
 
     def save(self, trainer: Trainer, pl_module: Trained) -> None:
         """Write the full checkpoint and the weights."""
@@ -129,11 +131,11 @@ class Checkpoints(Callback):
         self.export(trainer, pl_module, self.weights)
         self.saved_after = pl_module.batches_done
 
-    def export(self, trainer: Trainer, pl_module: Trained, name: str) -> None:
+    def export(self, trainer: Trainer, pl_module: Trained, name: str, header: Mapping[str, str] | None = None) -> None:
         """Write the weights, the averaged ones where there are any, for every loader."""
         with pl_module.finished() as model:
             if trainer.is_global_zero:
-                save(model, self.folder / name, dtype=self.dtype)
+                save(model, self.folder / name, dtype=self.dtype, header=header)
         trainer.strategy.barrier()
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: Any, checkpoint: dict[str, Any]) -> None:
@@ -179,7 +181,7 @@ def require_sound(trainer: Trainer, pl_module: Any, dtype: torch.dtype) -> None:
     if _any(trainer, bool(found)):
         lost = not found or any(name.startswith(("nan", "inf")) for name in found)
         raise DivergedError(
-            f"training: expected finite weights that fit into output.dtype, got {named(found) or 'others elsewhere'} "
+            f"training: expected finite weights that fit into output.dtype, got {some(found) or 'others elsewhere'} "
             f"after batch {pl_module.batches_done} of {pl_module.total_batches}: lower optimizer.lr "
             f"({pl_module.settings.lr:g}), or {'raise optimizer.warm_up' if lost else 'write bfloat16 or float32'}"
         )

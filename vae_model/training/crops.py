@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 from torch.utils.data import Dataset, Sampler
 
+from ..evaluation.photos import middle
 from .photo_set import PhotoSet
 
 Item = tuple[int, int, int]
@@ -132,16 +133,3 @@ class CentreCrops(Dataset[Tensor]):
             index = (index + 1) % len(self.photos)
             photo = self.photos[index]
         return middle(photo, self.size, self.multiple)
-
-
-def middle(photo: Tensor, size: int, multiple: int) -> Tensor:
-    """The middle of a (C, H, W) uint8 picture in -1..1; a side below `multiple` is enlarged to it first."""
-    height, width = photo.shape[1:]
-    if min(height, width) < multiple:
-        scale = multiple / min(height, width)
-        larger = (max(multiple, round(height * scale)), max(multiple, round(width * scale)))
-        photo = functional.interpolate(photo[None].float(), size=larger, mode="bilinear")[0]
-        height, width = larger
-    h, w = (min(max(size, multiple), side) // multiple * multiple for side in (height, width))
-    top, left = (height - h) // 2, (width - w) // 2
-    return photo[:, top : top + h, left : left + w].float() / 127.5 - 1

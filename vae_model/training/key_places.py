@@ -9,6 +9,7 @@ from difflib import get_close_matches
 from typing import get_type_hints
 
 from .config import TrainConfig
+from .ddconfig import encoder_arguments
 
 MODEL_KEYS: dict[str, tuple[str, ...]] = {
     "AutoEncoderKL": (
@@ -119,7 +120,6 @@ def _near(name: str, places: list[str], cutoff: float) -> list[str]:
 
 def _known() -> Iterator[str]:
     """All keys with their sections."""
-    from .architecture import encoder_arguments
     from .autoencoder_loss import AutoencoderLoss
 
     for section, kind in get_type_hints(TrainConfig).items():

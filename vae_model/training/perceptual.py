@@ -9,12 +9,16 @@ backbone on this machine.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from ..errors.listed import first_line
+from ..evaluation.learned import lpips_network
+from ..evaluation.metrics import similarity
 from .config import ConfigError
 
 Term = Callable[[Tensor, Tensor], Tensor]
@@ -65,35 +69,25 @@ def structure(x: Tensor, y: Tensor) -> Tensor:
     """1 - SSIM of 8-pixel squares, mean over up to three scales, each half the last."""
     scales: list[Tensor] = []
     while len(scales) < _STRUCTURE_SCALES and min(x.shape[-2:]) >= 8:
-        scales.append(1 - _mean(_ssim_squares(x, y)))
+        luminance, common, own = similarity(x, y, _squares, span=2)
+        scales.append(1 - _mean(luminance * common / own))
         x, y = functional.avg_pool2d(x, 2), functional.avg_pool2d(y, 2)
     return torch.stack(scales).mean(dim=0) if scales else mse(x, y)
 
 
-def _ssim_squares(x: Tensor, y: Tensor) -> Tensor:
-    """SSIM with even weights on 8-pixel squares, four pixels apart; the range of values is 2."""
-
-    def pool(values: Tensor) -> Tensor:
-        return functional.avg_pool2d(values, kernel_size=8, stride=4)
-
-    mean_x, mean_y = pool(x), pool(y)
-    var_x, var_y = pool(x * x) - mean_x.square(), pool(y * y) - mean_y.square()
-    covariance = pool(x * y) - mean_x * mean_y
-    c1, c2 = (0.01 * 2) ** 2, (0.03 * 2) ** 2
-    luminance = (2 * mean_x * mean_y + c1) / (mean_x.square() + mean_y.square() + c1)
-    return luminance * (2 * covariance + c2) / (var_x + var_y + c2)
+def _squares(x: Tensor) -> Tensor:
+    """Means of squares of 8 pixels, four pixels apart."""
+    return functional.avg_pool2d(x, kernel_size=8, stride=4)
 
 
-class _Lpips:
-    """The network of the package `lpips`, made at the first call, frozen, on the device of the images."""
+def lpips_distance(x: Tensor, y: Tensor) -> Tensor:
+    """By the network of the package `lpips`, on the device of the images."""
+    return _kept_lpips().to(x.device)(x, y).flatten()
 
-    def __init__(self) -> None:
-        self._network: Any = None
 
-    def __call__(self, x: Tensor, y: Tensor) -> Tensor:
-        if self._network is None:
-            self._network = load_lpips()
-        return self._network.to(x.device)(x, y).flatten()
+@cache
+def _kept_lpips() -> Any:
+    return load_lpips()
 
 
 def load_lpips() -> Any:
@@ -101,11 +95,11 @@ def load_lpips() -> Any:
     try:
         import lpips  # pyright: ignore[reportMissingImports]
 
-        return lpips.LPIPS(net="vgg", verbose=False).eval().requires_grad_(False)
+        return lpips_network(lpips, "vgg")
     except Exception as error:  # the package's own imports and downloads fail in many ways
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ConfigError(
-            f"lpips: expected the package lpips and its VGG weights, got {reason}: use gradient and structure instead"
+            f"lpips: expected the package lpips and its VGG weights, got {first_line(error)}: "
+            "use gradient and structure instead"
         ) from error
 
 
@@ -116,6 +110,6 @@ TERMS: dict[str, Term] = {
     "opponent": opponent,
     "gradient": gradient,
     "structure": structure,
-    "lpips": _Lpips(),
+    "lpips": lpips_distance,
 }
 """What a configuration may name. Whoever wants another one adds it here under a name of their own."""

@@ -16,12 +16,13 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ..files.images import read_image
+from ..errors.listed import some
+from ..evaluation.photos import SUFFIXES, read_photo
 from .config import ConfigError
 
 logger = logging.getLogger(__name__)
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif")
+ENDINGS = (*SUFFIXES, ".bmp", ".gif")
 
 
 def find_pictures(sources: Sequence[str], where: str) -> list[Path]:
@@ -34,7 +35,7 @@ def find_pictures(sources: Sequence[str], where: str) -> list[Path]:
         path = Path(source).expanduser()
         if path.is_dir():
             files = (Path(folder) / name for folder, _, names in os.walk(path, followlinks=True) for name in names)
-            found.update(file for file in files if file.suffix.lower() in SUFFIXES)
+            found.update(file for file in files if file.suffix.lower() in ENDINGS)
         elif path.suffix.lower() == ".txt" and path.is_file():
             lines = (line.strip() for line in path.read_text(encoding="utf-8").splitlines())
             found.update(path.parent / line for line in lines if line and not line.startswith("#"))
@@ -46,12 +47,6 @@ def find_pictures(sources: Sequence[str], where: str) -> list[Path]:
         names = ", ".join(sources) or "nothing"
         raise ConfigError(f"{where}: expected folders or lists with pictures, got {names}: name others")
     return sorted(found)
-
-
-def read_photo(path: str | os.PathLike[str], channels: int = 3) -> Tensor:
-    """A picture of any mode, upright, as (channels, H, W) uint8; ValueError where it cannot be read."""
-    pixels = read_image(path, channels)[0][0]  # (H, W, channels)
-    return (pixels * 255).round().to(torch.uint8).permute(2, 0, 1).contiguous()
 
 
 class PhotoSet:
@@ -79,7 +74,7 @@ class PhotoSet:
             self._shorter = np.array([min(picture.shape[1:]) for picture in self._cached], dtype=np.int32)
         self._left_out = len(left_out)
         if left_out:
-            names = ", ".join(str(path) for path in left_out[:3]) + (" ..." if len(left_out) > 3 else "")
+            names = some(map(str, left_out), 3)
             logger.warning("%d of %d pictures cannot be read and are left out: %s", len(left_out), len(paths), names)
 
     def __len__(self) -> int:

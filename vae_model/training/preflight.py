@@ -12,6 +12,7 @@ from ..errors import VAEFileError
 from ..files.atomic import require_writable
 from .arguments import unknown_names
 from .config import BEST, LAST, ConfigError, TrainConfig, one_of, require
+from .ddconfig import encoder_arguments
 from .key_places import MODEL_KEYS
 from .photo_set import find_pictures
 
@@ -51,7 +52,6 @@ def check_inputs(config: TrainConfig, *, resume: bool = False) -> Inputs:
 
 def _unknown_arguments(name: str, params: Mapping[str, Any]) -> list[str]:
     """The problems of names that are no arguments of the model, its architecture or a loss of ours."""
-    from .architecture import encoder_arguments
     from .losses import LOSSES, is_own
 
     problems = unknown_names(params, MODEL_KEYS[name], "model.params")

@@ -23,10 +23,10 @@ from exact_vae.vae_model.exact.sharding.distributed import DistributedRanks
 from exact_vae.vae_model.exact.sharding.share import Share
 from exact_vae.vae_model.exact.stream.context import Context
 from exact_vae.vae_model.exact.stream.run import run_program
-from exact_vae.vae_model.families.halves import decoder_half
 from exact_vae.vae_model.families.ldm.autoencoder import build_kl
 from exact_vae.vae_model.families.ldm.coder import Decoder, Encoder
 from exact_vae.vae_model.families.ldm.config import KLConfig, LevelsConfig
+from exact_vae.vae_model.families.table import decoder_of
 from exact_vae.vae_model.families.tiny.model import AutoencoderTiny
 from exact_vae.vae_model.families.video.config import VideoConfig
 from exact_vae.vae_model.runs.sharded import decode_sharded
@@ -138,7 +138,7 @@ def tiny(half: str, **options: Any) -> Callable[[], Program]:
 
 
 def flux2() -> Program:
-    return decoder_half(random_model(ROWS["Flux.2"]).double()).program
+    return decoder_of(random_model(ROWS["Flux.2"]).double()).program
 
 
 def temporal() -> Program:

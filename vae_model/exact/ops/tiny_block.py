@@ -1,4 +1,4 @@
-"""The tiny autoencoder's block; its pool, where there is one, takes a pass for its statistics."""
+"""A block without norms between its convolutions; its pool, where there is one, takes a pass for its statistics."""
 
 from __future__ import annotations
 

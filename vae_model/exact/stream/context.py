@@ -29,7 +29,7 @@ Weights = Callable[[nn.Module, Tensor], "tuple[Tensor, Tensor | None]"]
 def own_weights(layer: nn.Module, like: Tensor) -> tuple[Tensor, Tensor | None]:
     """The provider for layers that hold their weights themselves; norms of single pixels call theirs gamma."""
     weight = cast(Tensor, layer.gamma if hasattr(layer, "gamma") else layer.weight)
-    bias = cast("Tensor | None", layer.bias)
+    bias = cast("Tensor | None", getattr(layer, "bias", None))
     return weight.to(like), None if bias is None else bias.to(like)
 
 

@@ -137,7 +137,7 @@ class PlaneSource(Source):
 
     @property
     def planes(self) -> list[PlaneSource]:
-        return [self]
+        return [self]  # no attribute: a source that held itself would keep its strips until Python looks for circles
 
     def _piece(self, bottom: int) -> Tensor:
         """From the current row to the end of its strip, or to `bottom`."""

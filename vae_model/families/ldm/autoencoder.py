@@ -226,6 +226,8 @@ class AutoencoderKL(AutoencodingEngineLegacy):
         )
 
 
+SAME_ENGINES = (AutoencodingEngine, AutoencodingEngineLegacy, AutoencoderKL)
+"""With the same parts these compute the same."""
 CLASSES: dict[str, Callable[..., nn.Module]] = {
     "Encoder": Encoder,
     "Decoder": Decoder,

@@ -179,6 +179,8 @@ class Decoder(nn.Module):
     temb_channels=0, dropout=) and attn_op(width); without them `conv_shortcut` (3x3 shortcuts) and `attn_type` decide.
     """
 
+    decides = ("tanh_out", "give_pre_end")
+
     def __init__(
         self,
         *,

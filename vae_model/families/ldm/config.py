@@ -105,6 +105,22 @@ class KLConfig:
         assert levels is not None
         return levels.factor * self.patch
 
+    @property
+    def decode_factor(self) -> int:
+        """The same in what the decoder makes."""
+        return self.factor
+
+    @property
+    def image_channels(self) -> tuple[int, int]:
+        """Image channels that go in and that come out."""
+        ends_early = self.decoder is not None and self.give_pre_end
+        return self.in_channels, self.decoder.widths[0] if self.decoder and ends_early else self.out_ch
+
+    @property
+    def widths_of_halves(self) -> dict[str, tuple[int, ...]]:
+        """Channels of the levels of encoder and decoder in the order in which they run."""
+        return widths_of_halves(self.encoder, self.decoder)
+
     def ddconfig(self, part: str) -> dict[str, Any] | None:
         """Keyword arguments of ldm's Encoder or Decoder (`part` "encoder" or "decoder"), None where it is absent."""
         levels = self.encoder if part == "encoder" else self.decoder
@@ -139,3 +155,9 @@ SMALL = KLConfig(
     num_groups=16,
 )
 """The bundled VAE: f8, 16 latent channels, 3.5 million parameters."""
+
+
+def widths_of_halves(encoder: LevelsConfig | None, decoder: LevelsConfig | None) -> dict[str, tuple[int, ...]]:
+    """Channels of the levels of those that are there: the encoder's from full size on, the decoder's towards it."""
+    halves = {"encoder": encoder.widths if encoder else (), "decoder": decoder.widths[::-1] if decoder else ()}
+    return {half: widths for half, widths in halves.items() if widths}

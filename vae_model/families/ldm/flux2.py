@@ -6,14 +6,26 @@ facts. In diffusers squares and statistics are the pipeline's; here, as in Comfy
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from ...exact.layer import Statistics, UnsupportedModule
+from ...exact.ops.pixel_shuffle import shuffled_first, unshuffled_last
+from ...exact.read import read_statistics, require_plain
+from ..coder import Coder, require_moments
+from ..family import Shapes, latent_shape
+from ..hints import Hints, number
+from ..latent_formats import Users, users
+from ..layout import Layout, Rule
 from .autoencoder import AutoencoderKL, RegLog, engine_options
 from .config import KLConfig
+from .family import KL
+from .names import OWN_RULES, diffusers_layout, ldm_layout
 
 PATCH = 2
 """Side of the squares."""
@@ -66,3 +78,90 @@ def build_flux2(config: KLConfig, *, sample_posterior: bool = False) -> Autoenco
     return AutoencoderFlux2(
         **engine_options(config), batch_norm_eps=config.batch_norm_eps, sample_posterior=sample_posterior
     )
+
+
+BATCH_NORM = ("bn.running_mean", "bn.running_var", "bn.num_batches_tracked")
+_RULES: tuple[Rule, ...] = tuple((key, key) for key in BATCH_NORM)
+_NESTED_QUANT: tuple[Rule, ...] = (
+    ("encoder.quant_conv.{p}", "quant_conv.{p}"),
+    ("decoder.post_quant_conv.{p}", "post_quant_conv.{p}"),
+)
+
+
+class Flux2(KL):
+    """As KL, with latents in squares, normalised."""
+
+    name = "flux2"
+    title = "Flux.2 autoencoder"
+    layouts: ClassVar[tuple[Layout, ...]] = (
+        ldm_layout("flux2", (*_NESTED_QUANT, *OWN_RULES, *_RULES), required=("bn.running_mean",)),
+        diffusers_layout("flux2", _RULES, required=("bn.running_mean",)),
+    )
+    fixed: ClassVar[Mapping[str, tuple[str, ...]]] = {**KL.fixed, "patch_size": ("[2, 2]",)}
+    users: ClassVar[Mapping[tuple[int, int], tuple[Users, ...]]] = {(128, 16): (users("flux2"),)}
+    classes = KL.classes | {"AutoencoderFlux2"}
+    children = KL.children | {"bn"}
+
+    def core_keys(self, layout: str) -> tuple[str, ...]:
+        return (*super().core_keys(layout), *BATCH_NORM[:2])
+
+    def infer(self, shapes: Shapes, hints: Hints) -> KLConfig:
+        eps = number(hints, "batch_norm_eps", KLConfig.batch_norm_eps)
+        return replace(super().infer(shapes, hints), patch=PATCH, batch_norm_eps=eps)
+
+    def build(self, config: Any) -> nn.Module:
+        return build_flux2(config)
+
+    def owns(self, model: nn.Module) -> bool:
+        return isinstance(model, AutoencoderFlux2)
+
+    def settings(self, model: Any) -> dict[str, str]:
+        return super().settings(model) | {"batch_norm_eps": repr(model.bn.eps)}
+
+    def diffusers_config(self, config: KLConfig, hints: Hints) -> dict[str, Any]:
+        fields = super().diffusers_config(config, hints) | {
+            "_class_name": "AutoencoderKLFlux2",
+            "batch_norm_eps": config.batch_norm_eps,
+            "patch_size": [config.patch, config.patch],
+        }
+        if config.encoder and config.decoder and config.decoder.widths != config.encoder.widths:
+            fields["decoder_block_out_channels"] = list(config.decoder.widths)
+        return fields
+
+    def users_of(self, config: KLConfig) -> tuple[Users, ...]:
+        return self.users.get((config.latent_channels, config.factor), ())
+
+    def convention(self, config: KLConfig) -> str:
+        side = config.patch
+        return f"{latent_shape(config)}, squares of {side} x {side} in channels, normalised by the file's statistics"
+
+    def untold(self, config: KLConfig, hints: Hints) -> list[str]:
+        eps = [] if "batch_norm_eps" in hints else [f"eps of the statistics, taken as {config.batch_norm_eps:g}"]
+        return [*self.untold_groups(config, hints), *eps, *self.untold_scale(config, hints)]
+
+    def encode(self, model: Any, x: Tensor, latent_channels: int) -> Tensor:
+        moments, _ = model.encode(x, unregularized=True)
+        return model.pack(moments[:, : model.embed_dim])
+
+    def knows(self, model: Any) -> bool:
+        return super().knows(model) and getattr(model, "bn", None) is not None
+
+    def decoder(self, model: Any) -> Coder:
+        program = super().decoder(model).program
+        return Coder(shuffled_first(program, _statistics(model, PATCH**2 * program.in_channels)))
+
+    def finished(self, model: Any, coder: Coder, latent_channels: int) -> Coder:
+        require_moments(model, coder.program, latent_channels // PATCH**2)
+        return Coder(unshuffled_last(coder.program, _statistics(model, latent_channels), latent_channels))
+
+
+def _statistics(model: Any, channels: int) -> Statistics:
+    """Of the latents. The host's class says itself how it packs them and with which eps."""
+    require_plain(model.bn)
+    statistics = read_statistics(model.bn, "bn", channels)
+    if type(model).__name__ == "AutoencoderFlux2":
+        return statistics
+    patch, eps = getattr(model, "ps", None), getattr(model, "bn_eps", None)
+    if patch != [PATCH, PATCH] or eps != statistics.eps:
+        raise UnsupportedModule(f"bn: expected squares [2, 2] and its own eps {statistics.eps}, got {patch} and {eps}")
+    return statistics

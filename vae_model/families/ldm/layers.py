@@ -18,7 +18,7 @@ from ...attention.backends import pytorch_attention as pytorch_attention
 from ...attention.backends import slice_attention as slice_attention
 from ...attention.backends import xformers_attention as xformers_attention
 from ...errors import InputError
-from ..group_norm import GroupNorm
+from ...group_norm import GroupNorm
 from ..planes import require_planes, require_sides
 
 
@@ -63,6 +63,8 @@ def nearest_x2(x: Tensor) -> Tensor:
 class Upsample(nn.Module):
     """Nearest x2 in both directions, then a 3x3 convolution when `with_conv`: (B, C, H, W) -> (B, C, 2H, 2W)."""
 
+    decides = ("with_conv",)
+
     def __init__(self, in_channels: int, with_conv: bool = True) -> None:
         super().__init__()
         self.in_channels, self.with_conv = in_channels, with_conv
@@ -81,6 +83,8 @@ class Downsample(nn.Module):
     With a convolution: zeros are added on the right and the bottom only, then 3x3 with stride 2 (diffusers calls it
     `downsample_padding=0`). Without: 2x2 average pooling.
     """
+
+    decides = ("with_conv",)
 
     def __init__(self, in_channels: int, with_conv: bool = True) -> None:
         super().__init__()

@@ -6,13 +6,25 @@ diffusion models on top of them, `encode` gives what the encoder computes: the c
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
+from ...exact.layer import UnsupportedModule
+from ...exact.read import describe, require_plain
+from ..coder import Coder
+from ..family import Shapes, latent_shape, refuse
+from ..hints import Hints
+from ..latent_formats import Users
+from ..layout import Layout, Rule
 from .autoencoder import AutoencodingEngineLegacy, engine_options
 from .config import KLConfig
+from .diffusers import image_fields
+from .family import KL
+from .names import OLD_ATTENTION_MARKS, OWN_RULES, diffusers_layout, ldm_layout, old_diffusers_layout
 
 _CHUNK = 2**18
 """Distances computed at once."""
@@ -56,3 +68,65 @@ class AutoencoderVQ(AutoencodingEngineLegacy):
 def build_vq(config: KLConfig) -> AutoencoderVQ:
     """The model that `config` describes, randomly initialised."""
     return AutoencoderVQ(**engine_options(config), codebook=config.codebook)
+
+
+CODEBOOK = "quantize.embedding.weight"
+_RULES: tuple[Rule, ...] = ((CODEBOOK, CODEBOOK),)
+
+
+class VQ(KL):
+    """As KL, without variances, with a codebook before the decoder."""
+
+    name = "vq"
+    title = "VQ autoencoder"
+    layouts: ClassVar[tuple[Layout, ...]] = (
+        ldm_layout("vq", (*OWN_RULES, *_RULES), required=(CODEBOOK,)),
+        diffusers_layout("vq", _RULES, forbidden=OLD_ATTENTION_MARKS, required=(CODEBOOK,)),
+        old_diffusers_layout("vq", _RULES, required=(CODEBOOK,)),
+    )
+    fixed: ClassVar[Mapping[str, tuple[str, ...]]] = {**KL.fixed, "norm_type": ("group",)}
+    users: ClassVar[Mapping[tuple[int, int], tuple[Users, ...]]] = {}
+    classes = KL.classes | {"AutoencoderVQ"}
+    children = KL.children | {"quantize"}
+    regularizers = (*KL.regularizers, "IdentityRegularizer")
+
+    def core_keys(self, layout: str) -> tuple[str, ...]:
+        return (*super().core_keys(layout), CODEBOOK)
+
+    def infer(self, shapes: Shapes, hints: Hints) -> KLConfig:
+        image = super().infer(shapes, {**hints, "double_z": "False"})
+        return replace(image, codebook=shapes[CODEBOOK][0], double_z=False)
+
+    def build(self, config: Any) -> nn.Module:
+        return build_vq(config)
+
+    def owns(self, model: nn.Module) -> bool:
+        return isinstance(model, AutoencoderVQ)
+
+    def diffusers_config(self, config: KLConfig, hints: Hints) -> dict[str, Any]:
+        fields = image_fields(config)
+        if not (config.quant_conv and config.post_quant_conv) or not (
+            config.encoder and config.encoder.attn_type != "none"
+        ):
+            raise refuse("a VQ model with quant convolutions and attention", "one without")
+        return fields | {
+            "_class_name": "VQModel",
+            "num_vq_embeddings": config.codebook,
+            "vq_embed_dim": config.embed_dim,
+        }
+
+    def convention(self, config: KLConfig) -> str:
+        raw = f"{latent_shape(config)}, raw, before the codebook"
+        return f"{raw}; decoding takes the nearest of its {config.codebook} vectors"
+
+    def knows(self, model: Any) -> bool:
+        return super().knows(model) and hasattr(model, "quantize")
+
+    def decoder(self, model: Any) -> Coder:
+        program = super().decoder(model).program
+        quantize = model.quantize
+        if not isinstance(quantize, VectorQuantizer) or quantize.embedding.embedding_dim != program.in_channels:
+            expected = f"a codebook of {program.in_channels} channels"
+            raise UnsupportedModule(f"quantize: expected {expected}, got {describe(quantize)}")
+        require_plain(quantize)
+        return Coder(program, prepare=quantize)  # every latent cell by itself, so that rows do as well as the whole

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from ..group_norm import GroupNorm
+from ...group_norm import GroupNorm
 from ..planes import require_planes
 
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-MOST_ENLARGED = 16
-"""By one enlargement of a tiny model."""
+MOST_UPSAMPLED = 16
+"""By one upsampling of a tiny model."""
 
 
 @dataclass(frozen=True)
@@ -55,9 +55,9 @@ class TinyConfig:
                 "tiny autoencoder: expected a finite latent_shift and a finite latent_magnitude that is not 0, "
                 f"got {self.latent_shift} and {self.latent_magnitude}: correct them"
             )
-        if not 1 <= self.upsampling_scaling_factor <= MOST_ENLARGED:
+        if not 1 <= self.upsampling_scaling_factor <= MOST_UPSAMPLED:
             raise ValueError(
-                f"tiny autoencoder: expected upsampling_scaling_factor of 1 to {MOST_ENLARGED}, "
+                f"tiny autoencoder: expected upsampling_scaling_factor of 1 to {MOST_UPSAMPLED}, "
                 f"got {self.upsampling_scaling_factor}: correct it"
             )
         encoder, decoder = self.encoder_block_out_channels, self.decoder_block_out_channels
@@ -75,3 +75,21 @@ class TinyConfig:
             return 2 ** (len(self.decoder_block_out_channels) - 1)
         assert self.encoder_block_out_channels is not None
         return 2 ** (len(self.encoder_block_out_channels) - 1 + self.strided_stem)
+
+    @property
+    def decode_factor(self) -> int:
+        """Pixels along one side of a latent cell in what the decoder makes; `factor` but for odd ones."""
+        if self.decoder_block_out_channels is None:
+            return self.factor
+        return self.upsampling_scaling_factor ** (len(self.decoder_block_out_channels) - 1)
+
+    @property
+    def image_channels(self) -> tuple[int, int]:
+        """Image channels that go in and that come out."""
+        return self.in_channels, self.out_channels
+
+    @property
+    def widths_of_halves(self) -> dict[str, tuple[int, ...]]:
+        """Channels of the stages of encoder and decoder in the order in which they run."""
+        halves = {"encoder": self.encoder_block_out_channels, "decoder": self.decoder_block_out_channels}
+        return {half: widths for half, widths in halves.items() if widths}

@@ -1,102 +1,226 @@
-"""The tiny autoencoders as a family: their configuration from names, shapes and hints, and the model of one."""
+"""The tiny autoencoders as a family: TAESD and its relatives for every large model, TAEF2 and TAESana."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
 
-from ..hints import Hints, flag, number, word
-from ..latent_formats import one_spelling
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from ...exact.ops.pixel_shuffle import shuffled_first, unshuffled_last
+from ..coder import Coder
+from ..family import Family, Shapes, latent_shape, refuse
+from ..hints import UNKNOWN, Hints
+from ..latent_formats import LATENT_FORMATS, Users, formats_of, users
+from ..layout import SCALARS, Layout
 from .config import TinyConfig
-from .model import AutoencoderTiny
+from .host import hosted_decoder, hosted_encoder, is_hosted
+from .infer import UPSAMPLE_MODES, build_tiny, infer_tiny
+from .latents import join_hints, pipeline_numbers, settle
+from .memory import tiny_elements
+from .model import ACTIVATIONS, AutoencoderTiny
+from .program import limit, tiny_program
 
-Shapes = Mapping[str, tuple[int, ...]]
-UPSAMPLE_MODES = ("nearest", "bilinear", "bicubic", "nearest-exact")
-"""Of torch's Upsample, those for pictures."""
-
-
-def _tiny_layers(shapes: Shapes, half: str) -> list[str]:
-    """The kind of each numbered layer of half a tiny model: conv, block, or none (activation, upsampling)."""
-    numbers = [int(m[1]) for m in (re.match(rf"{half}\.layers\.(\d{{1,4}})\.", key) for key in shapes) if m]
-    kinds: list[str] = []
-    for position in range(max(numbers, default=-1) + 1):
-        layer = f"{half}.layers.{position}"
-        block = f"{layer}.conv.0.weight" in shapes
-        kinds.append("block" if block else "conv" if f"{layer}.weight" in shapes else "none")
-    return kinds
+_PATCH = 2
+"""Side of the squares of its cells in the latents of Flux.2's own autoencoder."""
 
 
-def _stages(kinds: list[str]) -> tuple[int, ...]:
-    """Blocks between consecutive convolutions."""
-    stages: list[int] = []
-    for kind in kinds:
-        if kind == "conv":
-            stages.append(0)
-        elif kind == "block":
-            stages[-1] += 1
-    return tuple(stages[:-1])
+class Tiny(Family):
+    """Small networks without norms, on latents that were scaled."""
 
-
-def infer_tiny(shapes: Shapes, hints: Hints) -> TinyConfig:
-    """Stages from the order of convolutions and blocks, widths from the convolutions."""
-    encoder_kinds, decoder_kinds = _tiny_layers(shapes, "encoder"), _tiny_layers(shapes, "decoder")
-    if "block" not in encoder_kinds + decoder_kinds:
-        raise ValueError("found no residual block")
-    convs = {
-        half: [shapes[f"{half}.layers.{number}.weight"] for number, kind in enumerate(kinds) if kind == "conv"]
-        for half, kinds in (("encoder", encoder_kinds), ("decoder", decoder_kinds))
+    name = "tiny"
+    title = "TAESD tiny autoencoder"
+    layouts: ClassVar[tuple[Layout, ...]] = (
+        Layout(
+            "taesd-diffusers",
+            "tiny",
+            ("decoder.layers.0.weight", "encoder.layers.0.weight"),
+            (("{c}.layers.{k}.{rest}", "{c}.layers.{k}.{rest}"),),
+            alias="diffusers",
+            unread="known",
+        ),
+        Layout(
+            "taesd-encoder",
+            "tiny",
+            ("0.weight",),
+            (("{k}.{rest}", "encoder.layers.{k}.{rest}"),),
+            alias="encoder",
+            left_out="decoder",
+        ),
+        Layout(
+            "taesd-decoder",
+            "tiny",
+            ("1.weight",),
+            (("{k+1}.{rest}", "decoder.layers.{k}.{rest}"),),
+            ("0.weight",),
+            alias="decoder",
+            left_out="encoder",
+        ),
+        Layout(
+            "taesd-comfyui",
+            "tiny",
+            ("taesd_decoder.1.weight", "taesd_encoder.0.weight"),
+            (
+                ("taesd_encoder.{k}.{rest}", "encoder.layers.{k}.{rest}"),
+                ("taesd_decoder.{k+1}.{rest}", "decoder.layers.{k}.{rest}"),
+            ),
+            alias="comfyui",
+        ),
+    )
+    fixed: ClassVar[Mapping[str, tuple[str, ...]]] = {"act_fn": tuple(ACTIVATIONS), "upsample_fn": UPSAMPLE_MODES}
+    users: ClassVar[Mapping[tuple[int, int], tuple[Users, ...]]] = {
+        (4, 8): (users("sd", "TAESD"), users("sdxl", "TAESDXL")),
+        (16, 8): (users("sd3", "TAESD3"), users("flux", "TAEF1")),
+        (32, 8): (users("flux2", "TAEF2, on the normalised latents of Flux.2"),),
     }
-    encoder, decoder = convs["encoder"], convs["decoder"]
-    defaults = TinyConfig()
-    told = one_spelling(hints)
-    return TinyConfig(
-        latent_channels=decoder[0][1] if decoder else encoder[-1][0],
-        in_channels=encoder[0][1] if encoder else 3,
-        out_channels=decoder[-1][0] if decoder else 3,
-        encoder_block_out_channels=tuple(shape[0] for shape in encoder[:-1]) if encoder else None,
-        decoder_block_out_channels=tuple(shape[0] for shape in decoder[:-1]) if decoder else None,
-        num_encoder_blocks=_stages(encoder_kinds) if encoder else defaults.num_encoder_blocks,
-        num_decoder_blocks=_stages(decoder_kinds) if decoder else defaults.num_decoder_blocks,
-        midblock_gn=any(".pool." in key for key in shapes),
-        strided_stem=encoder_kinds[:2] == ["conv", "none"],
-        scaling_factor=number(told, "vae_scale", 1.0),
-        shift_factor=number(told, "vae_shift", 0.0),
-        act_fn=word(hints, "act_fn", defaults.act_fn),
-        upsample_fn=word(hints, "upsample_fn", defaults.upsample_fn),
-        upsampling_scaling_factor=number(hints, "upsampling_scaling_factor", defaults.upsampling_scaling_factor),
-        latent_magnitude=number(hints, "latent_magnitude", 3.0),
-        latent_shift=number(hints, "latent_shift", 0.5),
-        force_upcast=flag(hints, "force_upcast"),
-    )
+    plain_names = True
+    classes = frozenset({"AutoencoderTiny"})
+    children = frozenset()
+
+    def core_keys(self, layout: str) -> tuple[str, ...]:
+        encoder = ("encoder.layers.0.weight", "encoder.layers.1.conv.0.weight", "encoder.layers.2.weight")
+        decoder = ("decoder.layers.0.weight", "decoder.layers.2.conv.0.weight", "decoder.layers.6.weight")
+        return encoder if layout == "taesd-encoder" else decoder
+
+    def infer(self, shapes: Shapes, hints: Hints) -> TinyConfig:
+        return infer_tiny(shapes, hints)
+
+    def build(self, config: Any) -> nn.Module:
+        return build_tiny(config)
+
+    def owns(self, model: nn.Module) -> bool:
+        return isinstance(model, AutoencoderTiny)
+
+    def settings(self, model: AutoencoderTiny) -> dict[str, str]:
+        """All of them, the usual values too: a config.json that happens to lie beside the file is to change nothing."""
+        found = {name: str(model.config[name]) for name in ("act_fn", "upsample_fn")}
+        found["upsampling_scaling_factor"] = repr(model.config["upsampling_scaling_factor"])
+        found |= {name: repr(float(getattr(model, name))) for name in ("latent_magnitude", "latent_shift")}
+        found["force_upcast"] = str(bool(model.force_upcast))
+        found["latent_format"] = model.latent_format or UNKNOWN
+        numbers = (model.scaling_factor, model.shift_factor)
+        told = {name: repr(float(number)) for name, number in zip(SCALARS, numbers, strict=True)}
+        return found | (told if _knows_scale(model) else {})
+
+    def join_hints(self, told: Mapping[str, str], given: Mapping[str, str]) -> dict[str, str]:
+        return join_hints(told, given)
+
+    def beside(self, model: AutoencoderTiny, layout: str, named: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Scale and shift, as ComfyUI keeps them."""
+        if layout != "taesd-comfyui" or not _knows_scale(model):
+            return {}
+        values = (model.scaling_factor, model.shift_factor)
+        return {name: torch.tensor(float(value)) for name, value in zip(SCALARS, values, strict=True)}
+
+    def unread_settings(self, config: TinyConfig) -> list[str]:
+        usual, names = TinyConfig(), ("act_fn", "upsample_fn", "upsampling_scaling_factor")
+        names = names if config.decoder_block_out_channels else names[:1]
+        return [f"{name} {getattr(config, name)}" for name in names if getattr(config, name) != getattr(usual, name)]
+
+    def diffusers_config(self, config: TinyConfig, hints: Hints) -> dict[str, Any]:
+        encoder, decoder = config.encoder_block_out_channels, config.decoder_block_out_channels
+        if encoder is None or decoder is None:
+            raise refuse("encoder and decoder", "one of them")
+        if config.midblock_gn or config.strided_stem:
+            raise refuse("a network of TAESD's kind", "TAEF2's or TAESana's")
+        if len({*encoder, *decoder}) > 1:
+            raise refuse("stages of one width", f"{encoder} and {decoder}")
+        same = ("act_fn", "force_upcast", "in_channels", "latent_channels", "latent_magnitude", "latent_shift")
+        same = (*same, "out_channels", "upsample_fn", "upsampling_scaling_factor")
+        lists = ("decoder_block_out_channels", "encoder_block_out_channels", "num_decoder_blocks", "num_encoder_blocks")
+        scale, shift = pipeline_numbers(config)
+        return {
+            "_class_name": "AutoencoderTiny",
+            **{name: getattr(config, name) for name in same},
+            **{name: list(getattr(config, name)) for name in lists},
+            "scaling_factor": scale,
+            "shift_factor": shift,
+        }
+
+    # -- latents ----------------------------------------------------------------------------------------------------
+
+    def settle(
+        self, config: Any, hints: Hints, files: Sequence[str], wanted: str | None = None
+    ) -> tuple[Any, dict[str, str]]:
+        return settle(config, hints, files, wanted)
+
+    def knows_raw(self, config: TinyConfig, hints: Hints) -> bool:
+        """Of one whose scale and shift are not known, its own latents are given instead."""
+        told = config.latent_format is not None or not hints.keys().isdisjoint(SCALARS)
+        return told or (config.scaling_factor, config.shift_factor) != (1.0, 0.0) or len(self.users_of(config)) == 1
+
+    def scale_and_shift(self, config: TinyConfig, hints: Hints) -> str:
+        """Between raw latents and the network itself."""
+        numbers = f"{config.scaling_factor:g} and {config.shift_factor:g}"
+        if config.latent_format is not None:
+            return f"{numbers}, of {LATENT_FORMATS[config.latent_format].models}"
+        return self.scale_of_users(config) if hints.keys().isdisjoint(SCALARS) else f"{numbers}, from the file"
+
+    def convention(self, config: TinyConfig) -> str:
+        shape = latent_shape(config)
+        if config.decode_factor != config.factor:
+            shape = f"{shape}, decoded to {config.decode_factor} pixels a cell"
+        return f"{shape}, raw; the network works on (latent - {config.shift_factor:g}) * {config.scaling_factor:g}"
+
+    def untold(self, config: TinyConfig, hints: Hints) -> list[str]:
+        if self.knows_raw(config, hints) or len(self.users_of(config)) == 1:
+            return []
+        known = self.listed_users(config)
+        return [f"scale and shift, taken as 1 and 0{f'; of {known}' if known else ''}"]
+
+    def not_raw(self, config: TinyConfig) -> str:
+        return (
+            "latents: expected a tiny VAE whose scale is known, got one that neither its file nor its name tells: its "
+            "latents are its own, not raw; say latent_format (--latent-format): "
+            f"{', '.join(formats_of(config.latent_channels))}"
+        )
+
+    def pack_latents(self, model: AutoencoderTiny, config: TinyConfig) -> None:
+        """Flux.2's own autoencoder has squares of such cells in its channels."""
+        known = config.latent_format in (None, "flux2")
+        if known and (config.latent_channels, config.factor) == (32, 8):
+            model.latent_patch = _PATCH
+
+    def latent_patch(self, model: AutoencoderTiny) -> int:
+        return model.latent_patch
+
+    # -- running ----------------------------------------------------------------------------------------------------
+
+    def untiled_elements(self, config: TinyConfig, direction: str) -> float:
+        return tiny_elements(config, direction)
+
+    def decode(self, model: AutoencoderTiny, z: Tensor, timesteps: int | None = None) -> Tensor:
+        cells = functional.pixel_shuffle(z, model.latent_patch)
+        return model.decode((cells - model.shift_factor) * model.scaling_factor)[0]
+
+    def encode(self, model: AutoencoderTiny, x: Tensor, latent_channels: int) -> Tensor:
+        cells = model.encode(x)[0] / model.scaling_factor + model.shift_factor
+        return functional.pixel_unshuffle(cells, model.latent_patch)
+
+    def knows(self, model: Any) -> bool:
+        return is_hosted(model) or isinstance(model, AutoencoderTiny)
+
+    def decoder(self, model: Any) -> Coder:
+        if is_hosted(model):
+            return hosted_decoder(model)
+        self.require_known(model, "decoder", "decode")
+        shift, scale = model.shift_factor, model.scaling_factor
+        program = tiny_program(model.decoder)
+        program = program if model.latent_patch == 1 else shuffled_first(program, None)
+        return Coder(program, lambda rows: limit((rows - shift).mul_(scale)), lambda rows: rows * 2 - 1)
+
+    def encoder(self, model: Any, latent_channels: int) -> Coder:
+        if is_hosted(model):
+            return hosted_encoder(model)
+        self.require_known(model, "encoder", "encode")
+        shift, scale = model.shift_factor, model.scaling_factor
+        program = tiny_program(model.encoder)
+        program = program if model.latent_patch == 1 else unshuffled_last(program, None, latent_channels)
+        return Coder(program, lambda rows: (rows + 1).div_(2), lambda rows: rows / scale + shift)
 
 
-def build_tiny(config: TinyConfig) -> AutoencoderTiny:
-    """The model that `config` describes, randomly initialised."""
-    model = AutoencoderTiny(
-        in_channels=config.in_channels,
-        out_channels=config.out_channels,
-        encoder_block_out_channels=config.encoder_block_out_channels,
-        decoder_block_out_channels=config.decoder_block_out_channels,
-        latent_channels=config.latent_channels,
-        num_encoder_blocks=config.num_encoder_blocks,
-        num_decoder_blocks=config.num_decoder_blocks,
-        scaling_factor=config.scaling_factor,
-        shift_factor=config.shift_factor,
-        midblock_gn=config.midblock_gn,
-        strided_stem=config.strided_stem,
-        act_fn=config.act_fn,
-        upsample_fn=config.upsample_fn,
-        upsampling_scaling_factor=config.upsampling_scaling_factor,
-        latent_magnitude=config.latent_magnitude,
-        latent_shift=config.latent_shift,
-        force_upcast=config.force_upcast,
-    )
-    model.latent_format = config.latent_format
-    return model
-
-
-def tiny_core(layout: str) -> tuple[str, ...]:
-    """Keys that every file of a layout must hold."""
-    encoder = ("encoder.layers.0.weight", "encoder.layers.1.conv.0.weight", "encoder.layers.2.weight")
-    decoder = ("decoder.layers.0.weight", "decoder.layers.2.conv.0.weight", "decoder.layers.6.weight")
-    return encoder if layout == "taesd-encoder" else decoder
+def _knows_scale(model: AutoencoderTiny) -> bool:
+    """Whether someone said what the latents are: by a name, or by other numbers than the arguments' defaults."""
+    return model.latent_format is not None or (model.scaling_factor, model.shift_factor) != (1.0, 0.0)

@@ -14,11 +14,12 @@ from torch import Tensor
 from ...errors import VAEFileError
 from ...files.weights import Weights
 from ..argument_kinds import TINY, require_kinds
-from ..latent_formats import SPELLINGS, pipeline_numbers, settle
+from ..latent_formats import SPELLINGS
 from .coder import ACTIVATIONS, DecoderTiny, EncoderTiny
 from .coder import AutoencoderTinyBlock as AutoencoderTinyBlock
 from .config import TinyConfig
 from .frozen_config import FrozenConfig
+from .latents import pipeline_numbers, settle
 from .output import AutoencoderTinyOutput, DecoderOutput
 from .pretrained import Pretrained
 from .tiles import run_in_tiles
@@ -35,6 +36,7 @@ class AutoencoderTiny(Pretrained):
     `tile_sample_min_size` pixels or `tile_latent_min_size` cells wide, of which `tile_overlap_factor` is shared.
     """
 
+    decides = ("scaling_factor", "shift_factor", "latent_format", "latent_magnitude", "latent_shift", "force_upcast")
     _supports_gradient_checkpointing = True
     _not_in_diffusers = ("midblock_gn", "strided_stem")
     latent_format: str | None = None  # whose latents it works on, a name in `latent_formats`; None: not known
@@ -129,7 +131,6 @@ class AutoencoderTiny(Pretrained):
             told, _ = settle(TinyConfig(latent_channels=self.config["latent_channels"]), hints, [weights.name])
         except ValueError as error:
             raise VAEFileError(f"{weights.name}: {error}: correct it in its header or config.json") from error
-        assert isinstance(told, TinyConfig)
         self.scaling_factor, self.shift_factor = told.scaling_factor, told.shift_factor
         self.latent_format = told.latent_format
 

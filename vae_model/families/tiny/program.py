@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from ...exact.layer import Conv, UnsupportedModule
 from ...exact.ops.convolve import Convolve
@@ -99,3 +99,8 @@ def _pool(block: Any, name: str) -> tuple[Conv, Any, str, Conv] | None:
     first = read_conv(pool[0], f"{name}.pool.0", kernel=1, padding=0)
     last = read_conv(pool[3], f"{name}.pool.3", kernel=1, padding=0)
     return first, read_norm(pool[1], f"{name}.pool.1"), _activation(pool[2], f"{name}.pool.2"), last
+
+
+def limit(rows: Tensor) -> Tensor:
+    """The tiny decoder's first layer, 3 tanh(x / 3)."""
+    return (rows / 3).tanh_().mul_(3)

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..group_norm import GroupNorm
+from ...group_norm import GroupNorm
 from ..ldm.coder import Decoder
 from ..ldm.layers import AttnBlock, ResnetBlock, activate_fresh
 from ..planes import require_planes
@@ -101,6 +101,8 @@ class VideoResBlock(ResnetBlock):
     `video_kernel_size` None is [3, 1, 1]. `alpha`: the value of `mix_factor`, see `mix_share`.
     """
 
+    decides = ("merge_strategy",)
+
     mix_factor: Tensor
 
     def __init__(
@@ -161,6 +163,8 @@ class AttnVideoBlock(AttnBlock):
     x + proj_out(alpha * h + (1 - alpha) * time_mix_block(h + embedding of the frame's number)), h being the attention:
     the shares are the other way round than in VideoResBlock.
     """
+
+    decides = ("merge_strategy",)
 
     mix_factor: Tensor
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..ldm.config import LevelsConfig
+from ..ldm.config import LevelsConfig, widths_of_halves
 
 
 @dataclass(frozen=True)
@@ -35,3 +35,18 @@ class WanConfig:
     def factor(self) -> int:
         """Pixels along one side of a latent cell."""
         return 2 ** len(self.over_time)
+
+    @property
+    def decode_factor(self) -> int:
+        """The same in what the decoder makes."""
+        return self.factor
+
+    @property
+    def image_channels(self) -> tuple[int, int]:
+        """Image channels that go in and that come out."""
+        return self.in_channels, self.out_channels
+
+    @property
+    def widths_of_halves(self) -> dict[str, tuple[int, ...]]:
+        """Channels of the levels of encoder and decoder in the order in which they run."""
+        return widths_of_halves(self.encoder, self.decoder)

@@ -2,27 +2,26 @@
 
 from __future__ import annotations
 
+import ast
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from ..model_management.devices import parse_dtype
-from ..model_management.loader import BUNDLED
-from ..vae_model.bundled import BUNDLED_FILE
-from ..vae_model.checkpoint.load import LoadedModel, load_model
-from ..vae_model.checkpoint.save import layout_named, layouts_of, save
-from ..vae_model.checkpoint.saved import LEFT_OUT
-from ..vae_model.errors import InputError, VAEFileError
-from ..vae_model.families.conventions import knows_raw
-from ..vae_model.families.diffusers_config import diffusers_config
-from ..vae_model.families.layouts import COUNTERS
-from ..vae_model.families.ldm.config import KLConfig
-from ..vae_model.files.atomic import atomic_path, require_writable
+from ..bundled import files_named
+from ..errors import InputError, VAEFileError
+from ..families.layout import COUNTERS
+from ..families.table import FAMILIES
+from ..files.atomic import atomic_path, require_writable
+from ..files.dtypes import parse_dtype
+from .load import LoadedModel, load_model
+from .save import layout_named, layouts_of, save
 
 WEIGHTS_NAME = "diffusion_pytorch_model.safetensors"
+_KEPT = ("scaling_factor", "shift_factor", "latents_mean", "latents_std", "force_upcast", "sample_size")
+"""Fields that no weight tells: kept where the source had them."""
 
 
 def convert_vae(
@@ -37,7 +36,7 @@ def convert_vae(
     """Write the VAE of `paths` (a file, or its two halves) in another layout.
 
     Args:    output: a .safetensors file; for diffusers also a folder, which then gets a config.json, too.
-             layout: as in the file's family; "diffusers" also names what diffusers loads for a tiny model.
+             layout: as in the file's family; or a second name that it has.
              dtype: of the written weights; None keeps them as they are.
              latent_format: whose latents, as `load_vae` takes it; it is written down.
              variant, part: of what is read, as for `load_vae`.
@@ -45,7 +44,7 @@ def convert_vae(
     Raises:  VAEFileError for what is no VAE, InputError for a layout or folder it cannot be written as.
     """
     kind = None if dtype is None else parse_dtype(dtype)
-    sources = [str(BUNDLED_FILE) if path == BUNDLED else path for path in paths]
+    sources = files_named(paths)
     is_folder = not output.suffix or output.is_dir()
     target = output / WEIGHTS_NAME if is_folder else output
     if any(_would_replace(Path(source), target) for source in sources):
@@ -54,8 +53,7 @@ def convert_vae(
     rows, name = layouts_of(loaded.model), layout_named(loaded.model, layout)
     if is_folder and not (name in rows and name.endswith("diffusers")):
         raise InputError(f"-o: expected a name ending in .safetensors for {layout}, got {output}: add the ending")
-    hints = _settings(loaded)
-    fields = diffusers_config(loaded.config, dict(loaded.hints) | hints) if is_folder else None
+    fields = fields_of_folder(loaded) if is_folder else None
     require_writable(target)
     save(loaded.model, target, layout=name, dtype=kind)
     written = [target]
@@ -63,8 +61,8 @@ def convert_vae(
         written.append(output / "config.json")
         with atomic_path(written[-1]) as temporary:
             temporary.write_text(json.dumps(dict(sorted(fields.items())), indent=2) + "\n", encoding="utf-8")
-    _compare(loaded, target, hints, kind, name)
-    return written, _notes(loaded, name, fields)
+    _compare(loaded, target, kind, rows[name].left_out)
+    return written, _notes(loaded, rows[name].left_out, fields)
 
 
 def _would_replace(source: Path, target: Path) -> bool:
@@ -75,19 +73,25 @@ def _would_replace(source: Path, target: Path) -> bool:
     return source.samefile(target) or any(f.is_dir() and f.samefile(target.parent) for f in folders)
 
 
-def _settings(loaded: LoadedModel) -> dict[str, str]:
-    """What no shape tells, as this model was built."""
-    return {"norm_num_groups": str(loaded.config.num_groups)} if isinstance(loaded.config, KLConfig) else {}
+def fields_of_folder(loaded: LoadedModel) -> dict[str, Any]:
+    """The config.json that diffusers wants beside the weights."""
+    fields = FAMILIES[loaded.family].diffusers_config(loaded.config, loaded.hints)
+    return fields | {name: _value(loaded.hints[name]) for name in _KEPT if name in loaded.hints}
 
 
-def _compare(
-    loaded: LoadedModel, target: Path, hints: Mapping[str, str], dtype: torch.dtype | None, layout: str
-) -> None:
+def _value(text: str) -> Any:
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
+
+
+def _compare(loaded: LoadedModel, target: Path, dtype: torch.dtype | None, left_out: str) -> None:
     """VAEFileError unless every tensor comes back from the file as it is in memory."""
-    again = load_model(target, config=hints).model.state_dict()
+    again = load_model(target).model.state_dict()
     expected = loaded.model.state_dict()
-    if layout in LEFT_OUT:
-        expected = {key: tensor for key, tensor in expected.items() if not key.startswith(LEFT_OUT[layout])}
+    if left_out:
+        expected = {key: tensor for key, tensor in expected.items() if not key.startswith(left_out)}
     for key, tensor in expected.items():
         wanted = tensor if dtype is None or key in COUNTERS else tensor.to(dtype)
         same = key in again and again[key].dtype == wanted.dtype and torch.equal(_bits(again[key]), _bits(wanted))
@@ -100,13 +104,12 @@ def _bits(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.contiguous().reshape(-1).view(torch.uint8)
 
 
-def _notes(loaded: LoadedModel, layout: str, fields: dict[str, Any] | None) -> list[str]:
+def _notes(loaded: LoadedModel, left_out: str, fields: dict[str, Any] | None) -> list[str]:
     notes: list[str] = []
-    half = LEFT_OUT.get(layout)
-    if half is not None and hasattr(loaded.model, half):
-        notes.append(f"the {half} was left out: this layout holds the other half")
-    if not knows_raw(loaded.family, loaded.config, loaded.hints):
+    if left_out and hasattr(loaded.model, left_out):
+        notes.append(f"the {left_out} was left out: this layout holds the other half")
+    if not FAMILIES[loaded.family].knows_raw(loaded.config, loaded.hints):
         notes.append("written without scale and shift, which the source does not tell: say --latent-format")
-    if fields is not None and fields["_class_name"] == "AutoencoderKL" and "scaling_factor" not in fields:
-        notes.append("config.json without scaling_factor, which the source does not tell; diffusers takes 0.18215")
+    if fields is not None:
+        notes += FAMILIES[loaded.family].notes_on_folder(fields)
     return notes

@@ -1,4 +1,4 @@
-"""The main job on a real photograph: `python3 run.py demo`, or `python -m exact_vae.nodes.demo [--image PATH]`.
+"""The main job on a real photograph: `python3 run.py demo`, or `python benchmarks/demo.py [--image PATH]`.
 
 Encodes and decodes through the node classes, prints a table, writes the reconstruction and one comparison figure.
 """
@@ -14,15 +14,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from exact_vae import NODE_CLASS_MAPPINGS
+from exact_vae.model_management import get_torch_device
+from exact_vae.vae_model.errors.bytesize import format_bytes
+from exact_vae.vae_model.evaluation.metrics import decibels
+from exact_vae.vae_model.files.atomic import require_writable
+from exact_vae.vae_model.files.images import read_image, write_image
+from meter import LiveTensorMeter
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
-
-from ..model_management import get_torch_device
-from ..model_management.meter import LiveTensorMeter
-from ..vae_model.errors.bytesize import format_bytes
-from ..vae_model.files.atomic import require_writable
-from ..vae_model.files.images import read_image, write_image
-from . import NODE_CLASS_MAPPINGS
 
 TILE, OVERLAP, STRIP, REPEATS = 256, 64, 64, 3
 EXAGGERATION = 8
@@ -60,13 +60,9 @@ def _measure(run: Callable[[], object], device: torch.device) -> tuple[Any, floa
     return result, statistics.median(seconds), peak
 
 
-def _decibels(x: Tensor, y: Tensor) -> float:
-    return float(-10 * torch.log10((x - y).double().square().mean().clamp_min(1e-20)))
-
-
 def _difference(image: Tensor, reference: Tensor) -> str:
     worst = float((image - reference).abs().max())
-    return "none" if worst == 0 else f"max {worst:.1g} of 1, {_decibels(image, reference):.0f} dB"
+    return "none" if worst == 0 else f"max {worst:.1g} of 1, {float(decibels(image, reference, span=1)):.0f} dB"
 
 
 def _figure(panels: list[tuple[str, Tensor]], path: Path) -> None:
@@ -121,7 +117,7 @@ def run_demo(image: Path | None, output: Path) -> None:
     original = pixels[0, top : top + height, left : left + width]
     print(f"\nMemory: {kind}, peak of one run. Seconds: median of {REPEATS} after a warm-up.")
     print("Exact differs from untiled by the rounding of float32 sums in another order, far below one 8-bit step.")
-    print(f"Photo against its reconstruction: {_decibels(exact[0].cpu(), original):.2f} dB.")
+    print(f"Photo against its reconstruction: {float(decibels(exact.cpu(), original[None], span=1)):.2f} dB.")
 
     write_image(exact[0], output / "reconstruction.png")
     change = (blend[0] - untiled[0]).abs().cpu() * EXAGGERATION

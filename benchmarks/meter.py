@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 # torch.tensor([...]) hands its new storage through this operation, whose result would else look like an old one.
 _FRESH = torch.ops.aten.lift_fresh.default
@@ -54,39 +53,52 @@ class LiveTensorMeter(TorchDispatchMode):
         """Start a new peak from what lives now."""
         self._peak_bytes = self.current_bytes
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """PyTorch would import its compiler and ask it before every operation whether to look away from this one."""
+        return False
+
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        kwargs = kwargs or {}
-        older: set[int] = set()
-        if func is not _FRESH:
-            older = {
-                _address(storage) for storage in map(_storage, self._tensors((args, kwargs))) if storage is not None
-            }
-        result = func(*args, **kwargs)
-        for tensor in self._tensors(result):
-            self._count(tensor, older)
-        if self._at_most > self._peak_bytes:
-            self._peak_bytes = max(self._peak_bytes, self.current_bytes)
+        result = func(*args, **(kwargs or {}))
+        self._note(func, (args, kwargs), result)
         return result
 
-    def _tensors(self, tree: Any) -> list[torch.Tensor]:
-        leaves = tree_leaves(tree)
-        return [leaf for leaf in leaves if isinstance(leaf, torch.Tensor) and leaf.device.type == self._device_type]
+    def _note(self, func: Any, arguments: Any, result: Any) -> int:
+        """Count the results of an operation; the bytes of the storages that it made, 0 where it made none."""
+        made, older = 0, None
+        for tensor in self._tensors(result):
+            storage = _storage(tensor)
+            if storage is None:
+                continue
+            address, size = _address(storage), int(storage.nbytes())
+            if address in self._live:
+                reference, known = self._live[address]
+                if size != known:  # An operation may have resized it.
+                    self._live[address] = (reference, size)
+                    self._at_most += size - known
+                continue
+            if older is None:
+                older = set() if func is _FRESH else self._addresses(arguments)
+            if address not in older:  # Else it was there before the operation and is not one of ours.
+                self._live[address] = (StorageWeakRef(storage), size)
+                self._at_most += size
+                made += size or 1
+        if self._at_most > self._peak_bytes:
+            self._peak_bytes = max(self._peak_bytes, self.current_bytes)
+        return made
 
-    def _count(self, tensor: torch.Tensor, older: set[int]) -> None:
-        """Note a result's storage, unless it was there before the operation and is not one of ours."""
-        storage = _storage(tensor)
-        if storage is None:
-            return
-        address, size = _address(storage), int(storage.nbytes())
-        if address in self._live:
-            reference, known = self._live[address]
-            self._live[address] = (reference, size)  # An operation may have resized it.
-            self._at_most += size - known
-        elif address not in older:
-            self._live[address] = (StorageWeakRef(storage), size)
-            self._at_most += size
+    def _addresses(self, tree: Any) -> set[int]:
+        return {_address(storage) for storage in map(_storage, self._tensors(tree)) if storage is not None}
+
+    def _tensors(self, tree: Any) -> list[torch.Tensor]:
+        """Those in what an operation takes or gives: tensors, tuples, lists and dictionaries of them, other values."""
+        if isinstance(tree, torch.Tensor):
+            return [tree] if tree.device.type == self._device_type else []
+        if isinstance(tree, dict):
+            tree = tuple(tree.values())
+        return [leaf for part in tree for leaf in self._tensors(part)] if isinstance(tree, tuple | list) else []
 
 
 def _storage(tensor: torch.Tensor) -> torch.UntypedStorage | None:

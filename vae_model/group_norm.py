@@ -19,6 +19,3 @@ class GroupNorm(nn.GroupNorm):
             return super().forward(input)
         flat = input.flatten(2)  # (B, C, N), a view of either order
         return functional.group_norm(flat, self.num_groups, self.weight, self.bias, self.eps).view(input.shape)
-
-    plain_forward = forward
-    """The engine computes the same."""

@@ -1,0 +1,59 @@
+"""Key layouts as data: how each kind of file names the tensors that our modules hold, invertibly.
+
+A rule pairs a file's key template with ours. Placeholders: {c} encoder or decoder, {i} a level, {i~} the same level
+counted from the other end, {j} or {k} a number, {k+1} one more, {m} a layer name, {p} weight or bias, {rest} anything;
+{i:j} is number j of level i, {i:last} the last number of level i, where numbers run on from level to level.
+Our own names are those of the network's first publication.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+Rule = tuple[str, str]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """One way of naming the tensors of a family."""
+
+    name: str
+    family: str
+    """Row of `table.FAMILIES` that the translated keys belong to."""
+    marks: tuple[str, ...]
+    """A file has this layout when it holds at least one of these keys ..."""
+    rules: tuple[Rule, ...]
+    """(file's template, our template), the first match counts."""
+    forbidden: tuple[str, ...] = ()
+    """... and none of these."""
+    required: tuple[str, ...] = ()
+    """Keys that must all be there, too."""
+    spellings: tuple[Rule, ...] = ()
+    """Other names of the same tensors: tried first when a file is read, never written."""
+    linear_attention: bool = False
+    """Attention weights are (C, C) matrices in the file, 1x1 convolutions (C, C, 1, 1) in our modules."""
+    alias: str = ""
+    """Another name that people have for it."""
+    left_out: str = ""
+    """The half, encoder or decoder, that such files do not hold."""
+    unread: str = "refused"
+    """What is done about settings that its other readers do not know: "refused", "told" in a note; "known": none."""
+
+
+PREFIXES = ("first_stage_model.", "vae.", "model.", "module.")
+"""What usually stands before every key, also one behind the other."""
+
+WRAPPERS = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
+"""What compiling and sharing out put into keys, anywhere: they say nothing."""
+
+IGNORED = (
+    *("loss.", "model_ema.", "discriminator.", "colorize"),
+    *("foundation_model.", "linear_proj.", "criterion.", "perceptual_loss.", "lpips.", "disc.", "discriminators."),
+)
+"""Keys beside the model that training leaves in its checkpoints; they begin like this."""
+
+COUNTERS = ("bn.num_batches_tracked",)
+"""What training counts: integers that may be absent and compute nothing."""
+
+SCALARS = ("vae_scale", "vae_shift")
+"""Single numbers that ComfyUI keeps beside a tiny model: raw latent = z / vae_scale + vae_shift."""

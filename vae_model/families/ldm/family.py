@@ -1,0 +1,127 @@
+"""The KL autoencoders of latent-diffusion: Stable Diffusion, SDXL, SD 3, Flux.1 and their kin."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from torch import Tensor, nn
+
+from ...exact.layer import UnsupportedModule
+from ...exact.read import describe
+from ..coder import Coder, require_moments
+from ..family import Family, Shapes
+from ..hints import Hints
+from ..latent_formats import Users, users
+from ..layout import Layout
+from ..video.names import VIDEO_DIFFUSERS_MARK, VIDEO_MARKS
+from .autoencoder import AbstractAutoencoder, build_kl
+from .config import KLConfig
+from .diffusers import kl_fields
+from .infer import infer_kl
+from .memory import kl_elements
+from .names import OLD_ATTENTION_MARKS, diffusers_layout, ldm_layout, old_diffusers_layout
+from .program import build_program
+from .settings import kl_settings
+
+RELATIVES = ("bn.running_mean", "quantize.embedding.weight")
+"""Keys of families that have all of a KL autoencoder's keys."""
+
+
+class KL(Family):
+    """Encoder and decoder of levels, with 1x1 convolutions around the latents in older ones."""
+
+    name = "kl"
+    title = "ldm KL autoencoder"
+    layouts: ClassVar[tuple[Layout, ...]] = (
+        ldm_layout("kl", forbidden=(*VIDEO_MARKS, *RELATIVES)),
+        diffusers_layout("kl", forbidden=(*OLD_ATTENTION_MARKS, VIDEO_DIFFUSERS_MARK, *RELATIVES)),
+        old_diffusers_layout("kl", forbidden=(VIDEO_DIFFUSERS_MARK, *RELATIVES)),
+    )
+    fixed: ClassVar[Mapping[str, tuple[str, ...]]] = {"act_fn": ("silu", "swish")}
+    users: ClassVar[Mapping[tuple[int, int], tuple[Users, ...]]] = {
+        (4, 8): (users("sd"), users("sdxl")),
+        (16, 8): (users("sd3"), users("flux")),
+        (4, 4): (Users("Stable Diffusion x4-upscaler", 0.08333),),
+    }
+    classes = frozenset({"AutoencoderKL", "AutoencodingEngine", "AutoencodingEngineLegacy"})
+    children = frozenset({"encoder", "decoder", "quant_conv", "post_quant_conv", "regularization", "loss", "model_ema"})
+    regularizers: ClassVar[tuple[str, ...]] = ("NoneType", "DiagonalGaussianRegularizer")
+
+    def core_keys(self, layout: str) -> tuple[str, ...]:
+        names = ("conv_in.weight", "mid.block_1.norm1.weight", "mid.block_1.conv1.weight", "mid.block_2.conv2.weight")
+        ends = ("up.0.block.0.conv1.weight", "norm_out.weight", "conv_out.weight")
+        return tuple(f"decoder.{name}" for name in (*names, *ends))
+
+    def infer(self, shapes: Shapes, hints: Hints) -> KLConfig:
+        return infer_kl(shapes, hints)
+
+    def build(self, config: Any) -> nn.Module:
+        return build_kl(config)
+
+    def owns(self, model: nn.Module) -> bool:
+        return isinstance(model, AbstractAutoencoder)
+
+    def settings(self, model: Any) -> dict[str, str]:
+        return kl_settings(model)
+
+    def unread_settings(self, config: KLConfig) -> list[str]:
+        halves = [half for half in (config.encoder, config.decoder) if half]
+        found = [name for name in ("tanh_out", "give_pre_end") if getattr(config, name) and config.decoder]
+        found += ["resamp_with_conv False"] * any(not half.resamp_with_conv for half in halves)
+        found += ["conv_shortcut"] * any(half.conv_shortcut for half in halves)
+        return found + ["norms of other groups in each half"] * any(half.num_groups is not None for half in halves)
+
+    def passed_over(self, config: KLConfig) -> list[str]:
+        if config.num_groups == 32:
+            return []
+        widths = [width for half in (config.encoder, config.decoder) if half for width in (half.ch, *half.widths)]
+        return [] if any(width % 32 for width in widths) else [f"norm_num_groups {config.num_groups}"]
+
+    def diffusers_config(self, config: KLConfig, hints: Hints) -> dict[str, Any]:
+        return kl_fields(config)
+
+    def notes_on_folder(self, fields: Mapping[str, Any]) -> list[str]:
+        usual = fields["_class_name"] == "AutoencoderKL" and "scaling_factor" not in fields
+        missing = "config.json without scaling_factor, which the source does not tell; diffusers takes 0.18215"
+        return [missing] if usual else []
+
+    def users_of(self, config: KLConfig) -> tuple[Users, ...]:
+        quantised = config.latent_channels == 4  # later ones have no convolutions around the latents
+        return super().users_of(config) if config.post_quant_conv == quantised else ()
+
+    def convention(self, config: KLConfig) -> str:
+        told = super().convention(config)
+        return told if config.double_z else told.removesuffix(" mean of the posterior")
+
+    def untold(self, config: KLConfig, hints: Hints) -> list[str]:
+        return [*self.untold_groups(config, hints), *self.untold_scale(config, hints)]
+
+    def untold_groups(self, config: KLConfig, hints: Hints) -> list[str]:
+        """The one number that no shape tells of a KL autoencoder."""
+        told = any(name.endswith("norm_num_groups") for name in hints)
+        return [] if told else [f"groups of the norms, taken as {config.num_groups}"]
+
+    def untiled_elements(self, config: KLConfig, direction: str) -> float:
+        return kl_elements(config, direction)
+
+    def encode(self, model: Any, x: Tensor, latent_channels: int) -> Tensor:
+        moments, _ = model.encode(x, unregularized=True)
+        return moments[:, :latent_channels]  # the mean; without a log-variance it is all there is
+
+    def decoder(self, model: Any) -> Coder:
+        self.require_known(model, "decoder", "decode")
+        return Coder(build_program(model.decoder, before=getattr(model, "post_quant_conv", None)))
+
+    def encoder(self, model: Any, latent_channels: int) -> Coder:
+        self.require_known(model, "encoder", "encode")
+        regularization = getattr(model, "regularization", None)
+        if type(regularization).__name__ not in self.regularizers:
+            raise UnsupportedModule(f"regularization: expected a Gaussian, got {describe(regularization)}")
+        program = build_program(model.encoder, after=getattr(model, "quant_conv", None))
+        return self.finished(model, Coder(program), latent_channels)
+
+    def finished(self, model: Any, coder: Coder, latent_channels: int) -> Coder:
+        """The encoder with what comes behind its moments."""
+        require_moments(model, coder.program, latent_channels)
+        return Coder(coder.program, coder.prepare, lambda rows: rows[:, :latent_channels])

@@ -1,0 +1,95 @@
+"""Stable Video Diffusion's autoencoder as a family: of KL, with a decoder that mixes the frames of a group."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import fields
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from ..family import Shapes, refuse
+from ..hints import Hints, word
+from ..latent_formats import Users
+from ..layout import Layout
+from ..ldm.config import KLConfig
+from ..ldm.diffusers import kl_fields
+from ..ldm.family import KL
+from ..ldm.memory import kl_elements
+from ..ldm.names import OWN_RULES, diffusers_layout, ldm_layout
+from .config import VideoConfig
+from .model import TIME_MODES, VideoDecoder
+from .names import VIDEO_DIFFUSERS_BLOCKS, VIDEO_DIFFUSERS_MARK, VIDEO_DIFFUSERS_RULES, VIDEO_MARKS, VIDEO_RULES
+
+
+class Video(KL):
+    """As KL, with layers over time in the decoder."""
+
+    name = "video"
+    title = "KL autoencoder with temporal decoder"
+    layouts: ClassVar[tuple[Layout, ...]] = (
+        ldm_layout("video", (*VIDEO_RULES, *OWN_RULES), marks=VIDEO_MARKS),
+        diffusers_layout("video", VIDEO_DIFFUSERS_RULES, blocks=VIDEO_DIFFUSERS_BLOCKS, marks=(VIDEO_DIFFUSERS_MARK,)),
+    )
+    fixed: ClassVar[Mapping[str, tuple[str, ...]]] = {**KL.fixed, "merge_strategy": ("learned", "fixed")}
+    users: ClassVar[Mapping[tuple[int, int], tuple[Users, ...]]] = {}
+    temporal = True
+
+    def infer(self, shapes: Shapes, hints: Hints) -> VideoConfig:
+        image = super().infer(shapes, hints)
+        pieces = {"resnet": ".time_stack.", "attention": ".time_mix_block.", "conv_out": ".time_mix_conv."}
+        found = {name for name, piece in pieces.items() if any(piece in key for key in shapes)}
+        kernels = ("decoder.conv_out.time_mix_conv.weight", "decoder.mid.block_1.time_stack.in_layers.2.weight")
+        sizes = [shapes[key][2:] for key in kernels if key in shapes] or [(3, 1, 1)]
+        frames, rows, columns = sizes[0]
+        return VideoConfig(
+            **{field.name: getattr(image, field.name) for field in fields(image)},
+            time_mode=next((mode for mode, mixing in TIME_MODES.items() if set(mixing) == found), "conv-only"),
+            video_kernel_size=(frames, rows, columns),
+            merge_strategy=word(hints, "merge_strategy", "learned"),
+        )
+
+    def owns(self, model: nn.Module) -> bool:
+        return isinstance(getattr(model, "decoder", None), VideoDecoder)
+
+    def knows(self, model: Any) -> bool:
+        return False  # its layers over time are read where those of KL are
+
+    def settings(self, model: Any) -> dict[str, str]:
+        strategy = model.decoder.merge_strategy
+        return super().settings(model) | ({} if strategy == "learned" else {"merge_strategy": strategy})
+
+    def beside(self, model: Any, layout: str, named: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """A quant_conv that changes nothing: diffusers' temporal autoencoder always has one, sgm's never."""
+        if layout != "diffusers" or "quant_conv.weight" in named or "encoder.conv_out.bias" not in named:
+            return {}
+        like = named["encoder.conv_out.bias"]
+        weight = torch.eye(len(like), dtype=like.dtype, device=like.device)[:, :, None, None]
+        return {"quant_conv.weight": weight, "quant_conv.bias": torch.zeros_like(like)}
+
+    def not_compared(self, model: Any) -> tuple[str, ...]:
+        return () if hasattr(model, "quant_conv") else ("quant_conv",)
+
+    def diffusers_config(self, config: KLConfig, hints: Hints) -> dict[str, Any]:
+        """For the one network that diffusers has of this kind."""
+        found = kl_fields(config)
+        assert isinstance(config, VideoConfig)
+        assert config.encoder is not None
+        told = (config.time_mode, config.video_kernel_size, config.num_groups, config.post_quant_conv)
+        attends = config.decoder is not None and (config.decoder.attn_levels or config.decoder.attn_type != "vanilla")
+        if told != ("conv-only", (3, 1, 1), 32, False) or attends or config.encoder.num_res_blocks != 2:
+            raise refuse("the decoder of Stable Video Diffusion", f"{told} as mode, kernel, groups and post_quant_conv")
+        kept = ("block_out_channels", "down_block_types", "in_channels", "latent_channels", "layers_per_block")
+        return {
+            "_class_name": "AutoencoderKLTemporalDecoder",
+            "out_channels": found["out_channels"],
+            **{name: found[name] for name in kept},
+        }
+
+    def untiled_elements(self, config: KLConfig, direction: str) -> float:
+        assert isinstance(config, VideoConfig)
+        return kl_elements(config, direction, TIME_MODES[config.time_mode])
+
+    def decode(self, model: Any, z: Tensor, timesteps: int | None = None) -> Tensor:
+        return model.decode(z) if timesteps is None else model.decode(z, timesteps=timesteps)

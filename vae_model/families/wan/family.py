@@ -1,0 +1,171 @@
+"""Wan 2.1's and Qwen-Image's autoencoder as a family, of which single frames are run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from torch import nn
+
+from ..coder import Coder, require_moments
+from ..family import Family, Shapes, latent_shape, refuse
+from ..hints import Hints
+from ..latent_formats import Users
+from ..layout import Layout
+from ..ldm.config import LevelsConfig
+from ..ldm.memory import ATTENTION, DOWNSAMPLE, HALVING_UPSAMPLE, level_channels
+from .config import WanConfig
+from .model import WanVAE, build_wan
+from .names import WAN_DIFFUSERS_MARKS, WAN_DIFFUSERS_RULES, WAN_MARKS, WAN_RULES
+from .program import wan_program
+
+QWEN_CLASS = "AutoencoderKLQwenImage"
+_MEANS = (
+    *(-0.7571, -0.7089, -0.9113, 0.1075, -0.1745, 0.9653, -0.1517, 1.5508),
+    *(0.4134, -0.0715, 0.5517, -0.3632, -0.1922, -0.9497, 0.2503, -0.2921),
+)
+_DEVIATIONS = (
+    *(2.8184, 1.4541, 2.3275, 2.6558, 1.2196, 1.7708, 2.6052, 2.0743),
+    *(3.2687, 2.1526, 2.8652, 1.5579, 1.6382, 1.1253, 2.8251, 1.9160),
+)
+
+
+class Wan(Family):
+    """Causal in time; of a single frame, a network of pictures with norms over every pixel's channels."""
+
+    name = "wan"
+    title = "Wan 2.1 or Qwen-Image autoencoder"
+    layouts: ClassVar[tuple[Layout, ...]] = (
+        Layout("wan", "wan", WAN_MARKS, WAN_RULES, unread="told"),
+        Layout("diffusers", "wan", WAN_DIFFUSERS_MARKS, WAN_DIFFUSERS_RULES),
+    )
+    fixed: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        "attn_scales": ("[]",),
+        "is_residual": ("False",),
+        "patch_size": ("None",),
+    }
+    users: ClassVar[Mapping[tuple[int, int], tuple[Users, ...]]] = {
+        (16, 8): (Users("Wan 2.1, Qwen-Image and relatives", 1.0, 0.0, _MEANS, _DEVIATIONS),)
+    }
+    has_frames = True
+    classes = frozenset({"WanVAE"})
+    children = frozenset({"encoder", "decoder", "conv1", "conv2"})
+
+    def core_keys(self, layout: str) -> tuple[str, ...]:
+        first = ("conv1.weight", "middle.0.residual.2.weight", "middle.1.to_qkv.weight")
+        names = (*first, "upsamples.0.residual.2.weight", "head.2.weight")
+        return ("conv2.weight", *(f"decoder.{name}" for name in names))
+
+    def infer(self, shapes: Shapes, hints: Hints) -> WanConfig:
+        encoder = decoder = None
+        over_time: list[bool] = []
+        if "decoder.conv1.weight" in shapes:
+            widths, blocks, over_time = _row_of_levels(shapes, "decoder.upsamples")
+            decoder = LevelsConfig(widths[-1], tuple(widths[::-1]), blocks - 1)
+            over_time.reverse()
+        if "encoder.conv1.weight" in shapes:
+            widths, blocks, over_time = _row_of_levels(shapes, "encoder.downsamples")
+            encoder = LevelsConfig(shapes["encoder.conv1.weight"][0], tuple(widths), blocks)
+        return WanConfig(
+            latent_channels=shapes["decoder.conv1.weight"][1] if decoder else shapes["encoder.head.2.weight"][0] // 2,
+            encoder=encoder,
+            decoder=decoder,
+            over_time=tuple(over_time),
+            in_channels=shapes["encoder.conv1.weight"][1] if encoder else 3,
+            out_channels=shapes["decoder.head.2.weight"][0] if decoder else 3,
+        )
+
+    def build(self, config: Any) -> nn.Module:
+        return build_wan(config)
+
+    def owns(self, model: nn.Module) -> bool:
+        return isinstance(model, WanVAE)
+
+    def diffusers_config(self, config: WanConfig, hints: Hints) -> dict[str, Any]:
+        """diffusers has the same network in two classes; whose latents they are is all that tells them apart."""
+        encoder, decoder, qwen = config.encoder, config.decoder, hints.get("_class_name") == QWEN_CLASS
+        if encoder is None or decoder is None:
+            raise refuse("encoder and decoder", "one of them")
+        factors, decoder_factors = [width / encoder.ch for width in encoder.widths], _decoder_factors(encoder, decoder)
+        whole = all(factor == int(factor) for factor in factors)
+        if encoder.num_res_blocks != decoder.num_res_blocks or not whole or decoder_factors != factors:
+            raise refuse("an encoder as deep as its decoder, widths in proportion", f"{encoder} and {decoder}")
+        fields: dict[str, Any] = {
+            "_class_name": QWEN_CLASS if qwen else "AutoencoderKLWan",
+            "attn_scales": [],
+            "base_dim": encoder.ch,
+            "dim_mult": [int(factor) for factor in factors],
+            "dropout": 0.0,
+            "num_res_blocks": encoder.num_res_blocks,
+            "temperal_downsample": list(config.over_time),
+            "z_dim": config.latent_channels,
+        }
+        same = encoder.widths == decoder.widths and config.in_channels == config.out_channels
+        if qwen and not same:
+            raise refuse(f"an encoder as wide as its decoder for {QWEN_CLASS}", f"{encoder} and {decoder}")
+        if qwen:
+            return fields | {"input_channels": config.in_channels}
+        if encoder.widths != decoder.widths:
+            fields["decoder_base_dim"] = int(decoder.widths[0] / factors[0])
+        return fields | {"in_channels": config.in_channels, "out_channels": config.out_channels}
+
+    def formats(self, config: Any) -> list[str]:
+        return ["raw"]  # theirs have numbers for each channel
+
+    def convention(self, config: Any) -> str:
+        return f"{latent_shape(config, ' 1,')} of single frames, raw mean of the posterior"
+
+    def untiled_elements(self, config: WanConfig, direction: str) -> float:
+        """As for KL; upsampled planes are convolved to half the channels, with which the next level begins."""
+        encodes = direction == "encode"
+        levels = config.encoder if encodes else config.decoder
+        if levels is None:
+            return 0.0
+        numbers = list(range(len(levels.widths)))
+        start = levels.ch if encodes else levels.widths[-1]
+        worst = level_channels(levels.widths[-1], levels.widths[-1], 2, ATTENTION["vanilla"]) * 4.0 ** -numbers[-1]
+        for level in numbers if encodes else reversed(numbers):
+            width, last = levels.widths[level], level == (numbers[-1] if encodes else 0)
+            resampling = 0 if last else DOWNSAMPLE if encodes else HALVING_UPSAMPLE
+            blocks = levels.num_res_blocks + (not encodes)
+            worst = max(worst, level_channels(start, width, blocks, resampling=resampling) * 4.0**-level)
+            start = width if encodes else width // 2
+        if encodes:
+            return worst + config.in_channels  # the image is held throughout
+        return max(worst, 2.0 * levels.widths[0] + config.out_channels)  # the last norm and convolution
+
+    def decoder(self, model: Any) -> Coder:
+        self.require_known(model, "decoder", "decode")
+        return Coder(wan_program(model.decoder, before=model.conv2))
+
+    def encoder(self, model: Any, latent_channels: int) -> Coder:
+        self.require_known(model, "encoder", "encode")
+        program = wan_program(model.encoder, after=model.conv1)
+        require_moments(model, program, latent_channels)
+        return Coder(program, finish=lambda rows: rows[:, :latent_channels])
+
+
+def _row_of_levels(shapes: Shapes, row: str) -> tuple[list[int], int, list[bool]]:
+    """Of blocks and resamplings in one row: the level widths, the blocks of a level, whether steps act over time."""
+    widths, blocks, over_time = list[int](), list[int](), list[bool]()
+    number, starts = 0, True
+    while True:
+        layer = f"{row}.{number}"
+        if f"{layer}.residual.2.weight" in shapes:
+            if starts:
+                widths.append(shapes[f"{layer}.residual.2.weight"][0])
+                blocks.append(0)
+            blocks[-1] += 1
+            starts = False
+        elif f"{layer}.resample.1.weight" in shapes:
+            over_time.append(f"{layer}.time_conv.weight" in shapes)
+            starts = True
+        else:
+            return widths, blocks[0], over_time
+        number += 1
+
+
+def _decoder_factors(encoder: LevelsConfig, decoder: LevelsConfig) -> list[float]:
+    """The decoder's widths in the unit in which its first is as the encoder's."""
+    unit = decoder.widths[0] * encoder.ch / encoder.widths[0]
+    return [width / unit for width in decoder.widths]

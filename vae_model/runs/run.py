@@ -1,0 +1,88 @@
+"""What the three methods have in common: one call of decode or encode, where it runs, and where its result goes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from ..families.coder import Coder
+from ..host import Host, Watch
+
+Progress = Callable[[float], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """One call of decode or encode. Sizes of tiles are in pixels of the image, whichever way it goes."""
+
+    what: str
+    """"decode" or "encode"."""
+    x: Tensor
+    """(B, C, H, W), latents or images."""
+    out: Tensor
+    """(B, D, H', W'), any strides: filled by the run."""
+    write: Callable[[Tensor, Tensor], object]
+    """(some rows of `out`, the raw ones (b, D, n, W') that belong there): puts them in."""
+    make_half: Callable[[], Coder]
+    """Reads the model as it is now into a program; UnsupportedModule where the engine has no rule for it."""
+    module: nn.Module
+    host: Host
+    device: torch.device
+    dtype: torch.dtype
+    budget: int | None
+    """Bytes that the user allows, None for what is free."""
+    watch: Watch
+    progress: Progress | None = None
+    group: int = 1
+    """Frames that a temporal decoder mixes: they run together, as one item."""
+    strip_rows: int | None = None
+    """Height of strips in rows of the result, None chooses."""
+
+    def load(self, memory_required: int) -> bool:
+        """Put the weights on `device`, with room beside them; whether nothing but their place has changed."""
+        as_it_was = self.host.load_model(self.module, self.device, memory_required) is True
+        self.watch.loaded()
+        return as_it_was
+
+    def put(self, item: int, top: int, rows: Tensor) -> None:
+        """Take finished rows (b, D, n, W') into the result."""
+        self.write(self.out[item : item + len(rows), :, top : top + rows.shape[2]], rows)
+
+    def report(self, fraction: float) -> None:
+        """Tell how far the run is."""
+        if self.progress is not None:
+            self.progress(fraction)
+        self.watch.fraction(fraction)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelRun(Run):
+    """A run that the model itself can do, too, on whole images or on tiles of them."""
+
+    model: Callable[[Tensor], Tensor]
+    """(b, C, h, w) on `device` in `dtype` -> the raw result."""
+    untiled_bytes: Callable[[int, int], int]
+    """(rows, columns of x) -> bytes of activations that the model takes for one item."""
+    factor: int
+    """Pixels along one side of a latent cell."""
+    tile_size: int | None = None
+    """Side of the tiles of "blend", None chooses."""
+    overlap: int | None = None
+
+    def available(self) -> int:
+        """Bytes to go by: what the user allows, else what is free."""
+        return self.host.get_free_memory(self.device) if self.budget is None else self.budget
+
+    def attempt(self, x: Tensor) -> Tensor | None:
+        """The model's result, or None where memory ran out; the failed tensors are freed before this returns."""
+        self.host.check_interrupt()
+        try:
+            return self.model(x.to(self.device, self.dtype))
+        except Exception as error:
+            if not self.host.is_oom(error):
+                raise
+        self.host.soft_empty_cache()  # outside the except block: its traceback would keep the failed tensors alive
+        return None
