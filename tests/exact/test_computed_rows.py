@@ -8,14 +8,14 @@ import random
 import pytest
 import torch
 from exact_vae.vae_model.exact.layer import Conv
-from exact_vae.vae_model.exact.ops.convolve import ConvolvedRows, PointwiseRows
-from exact_vae.vae_model.exact.ops.upsample import UpsampledRows
+from exact_vae.vae_model.exact.ops.convolve import ConvolvedSource, PointwiseSource
+from exact_vae.vae_model.exact.ops.upsample import UpsampledSource
 from exact_vae.vae_model.exact.program import Extent
 from exact_vae.vae_model.exact.read import read_conv
-from exact_vae.vae_model.exact.stream.added import AddedRows
+from exact_vae.vae_model.exact.stream.added import AddedSource
 from exact_vae.vae_model.exact.stream.context import Context
 from exact_vae.vae_model.exact.stream.plane import Plane
-from exact_vae.vae_model.exact.stream.source import PlaneRows, Recipe, Rows
+from exact_vae.vae_model.exact.stream.source import MakeSource, PlaneSource, Source
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -46,7 +46,7 @@ def plane_of(x: Tensor, strip_rows: int, ctx: Context | None = None) -> Plane:
     return plane
 
 
-def read(rows: Rows, ends: list[int]) -> Tensor:
+def read(rows: Source, ends: list[int]) -> Tensor:
     """Everything, taken up to each of `ends` in turn."""
     pieces: list[Tensor] = []
     for end in [*ends, rows.bottom]:
@@ -72,11 +72,11 @@ def convolution(kernel: int, stride: int, padding: int, mode: str, bias: bool = 
         return nn.Conv2d(4, 6, kernel, stride, padding, padding_mode=mode, bias=bias).double().requires_grad_(False)
 
 
-def convolved(layer: nn.Conv2d, x: Tensor, strip_rows: int, ctx: Context, **geometry: int) -> ConvolvedRows:
+def convolved(layer: nn.Conv2d, x: Tensor, strip_rows: int, ctx: Context, **geometry: int) -> ConvolvedSource:
     conv = read_conv(layer, "conv", kernel=layer.kernel_size[0], **geometry)
     plane = plane_of(x, strip_rows, ctx)
     bottom = conv.out_size(x.shape[2])
-    return ConvolvedRows(ctx, conv, 0, bottom, lambda t, b: PlaneRows(plane, t, b, consume=True), size_of(x))
+    return ConvolvedSource(ctx, conv, 0, bottom, lambda t, b: PlaneSource(plane, t, b, consume=True), size_of(x))
 
 
 @pytest.mark.parametrize("channels_last", [True, False])
@@ -125,12 +125,12 @@ def test_enlargements_equal_interpolation_and_convolution(mode: str, channels_la
         for ends in every_step(0, 2 * height):
             ctx = context(channels_last)
             plane = plane_of(x, 2, ctx)
-            rows = UpsampledRows(ctx, conv, 0, 2 * height, _consuming(plane), size_of(x))
+            rows = UpsampledSource(ctx, conv, 0, 2 * height, _consuming(plane), size_of(x))
             torch.testing.assert_close(read(rows, ends), expected, **CLOSE)
 
 
-def _consuming(plane: Plane) -> Recipe:
-    return lambda top, bottom: PlaneRows(plane, top, bottom, consume=True)
+def _consuming(plane: Plane) -> MakeSource:
+    return lambda top, bottom: PlaneSource(plane, top, bottom, consume=True)
 
 
 def test_chained_circular_sources_are_read_over_the_border() -> None:
@@ -143,12 +143,12 @@ def test_chained_circular_sources_are_read_over_the_border() -> None:
     ctx, small = context(), size_of(x)
     for ends in every_step(0, 10):
         plane = plane_of(x, 2, ctx)
-        rows = ConvolvedRows(
+        rows = ConvolvedSource(
             ctx,
             read_conv(second, "second"),
             0,
             10,
-            lambda t, b, p=plane: UpsampledRows(ctx, read_conv(first, "first"), t, b, _consuming(p), small),
+            lambda t, b, p=plane: UpsampledSource(ctx, read_conv(first, "first"), t, b, _consuming(p), small),
             Extent(6, 10, 10),
         )
         torch.testing.assert_close(read(rows, ends), second(enlarged), **CLOSE)
@@ -161,8 +161,8 @@ def test_sums_activations_and_1x1_convolutions() -> None:
     for strip_rows in (1, 3, 7):
         for ends in every_step(0, 7):
             ctx = context()
-            other = PointwiseRows(ctx, spec, PlaneRows(plane_of(x, strip_rows), 0, 7, consume=True))
-            rows = AddedRows(convolved(layer, x, strip_rows, ctx), other, "silu")
+            other = PointwiseSource(ctx, spec, PlaneSource(plane_of(x, strip_rows), 0, 7, consume=True))
+            rows = AddedSource(convolved(layer, x, strip_rows, ctx), other, "silu")
             torch.testing.assert_close(read(rows, ends), functional.silu(layer(x) + pointwise(x)), **CLOSE)
 
 
@@ -176,7 +176,7 @@ def test_what_stands_before_and_behind_a_convolution(after: str) -> None:
 
     for ends in every_step(0, 6):
         source = _consuming(plane_of(x, 4))
-        rows = ConvolvedRows(context(), read_conv(layer, "c"), 0, 6, source, size_of(x), lambda: scale_shift, after)
+        rows = ConvolvedSource(context(), read_conv(layer, "c"), 0, 6, source, size_of(x), lambda: scale_shift, after)
         torch.testing.assert_close(read(rows, ends), expected, **CLOSE)
 
 

@@ -1,6 +1,10 @@
 """Plans: what is chosen in which order, what is refused, and what they say. Full-width KL-f8, sizes only."""
 
 import json
+import os
+import subprocess
+import sys
+import weakref
 from functools import cache
 from typing import Any
 
@@ -9,11 +13,17 @@ import torch
 from exact_vae.vae_model.errors import MemoryBudgetError
 from exact_vae.vae_model.exact.plan.plan import Plan
 from exact_vae.vae_model.exact.plan.search import make_plan
-from exact_vae.vae_model.exact.program import Program
+from exact_vae.vae_model.exact.program import Extent, Program
 from exact_vae.vae_model.exact.schedule import LevelSchedule, uniform
+from exact_vae.vae_model.exact.stream.context import Context
+from exact_vae.vae_model.exact.stream.plane import Plane
+from exact_vae.vae_model.exact.stream.source import PlaneSource
 from exact_vae.vae_model.families.ldm.autoencoder import build_kl
 from exact_vae.vae_model.families.ldm.config import KLConfig, LevelsConfig
 from exact_vae.vae_model.families.ldm.program import build_program
+from exact_vae.vae_model.kernels.cpu import kernels as tiles
+from exact_vae.vae_model.kernels.cpu.kernels import kernels
+from exact_vae.vae_model.kernels.methods import this_machine
 
 GIB = 1024**3
 AMPLE = 2**62
@@ -131,3 +141,64 @@ def test_no_strip_reaches_2_to_the_31_elements() -> None:
     found = plan(AMPLE / GIB, shape=(1, 4, 2048, 2048))
     for level in found.levels:
         assert (level.schedule.strip_rows + 2) * level.width * level.channels < 2**31
+
+
+def test_planning_asks_nothing_of_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it depends on is handed in: no process is started, no compiler, no thread count asked."""
+    machines = [this_machine("cpu", torch.float32)._replace(threads=threads) for threads in (1, 16)]
+
+    def asked(*arguments: Any, **options: Any) -> None:
+        raise AssertionError("planning asked the machine")
+
+    for owner, name in (
+        (subprocess, "Popen"), (os, "fork"), (os, "posix_spawn"), (torch, "get_num_threads"), (tiles, "load"),
+    ):  # fmt: skip
+        monkeypatch.setattr(owner, name, asked)
+    kernels.cache_clear()
+    for machine in machines:
+        found = make_plan(decoder(), (1, 4, 64, 64), torch.float32, 400 * 2**20, machine=machine)
+        assert found.levels[0].schedule.fast_convolution
+        assert found.peak_bytes <= 400 * 2**20
+    with pytest.raises(AssertionError, match="planning asked the machine"):
+        make_plan(decoder(), (1, 4, 64, 64), torch.float32, 400 * 2**20)  # not told, it asks
+
+
+def test_the_number_of_threads_is_that_of_the_machine_handed_in() -> None:
+    machine = this_machine("cpu", torch.float32)
+    if machine.tiles is None:
+        pytest.skip("no C compiler here, or it was told not to be used")
+    peaks = [
+        make_plan(decoder(), (1, 4, 64, 64), torch.float32, 2**40, machine=machine._replace(threads=count)).peak_bytes
+        for count in (1, 64)
+    ]
+    assert peaks[0] < peaks[1]
+
+
+def test_spilling_needs_somewhere_to_spill_to() -> None:
+    with pytest.raises(ValueError, match="prefer: expected host memory to spill into, got a host budget of 0"):
+        plan(64, prefer="spill")
+
+
+def test_a_plan_is_counted_in_little_time() -> None:
+    """Of a plan with every kind of schedule; calls, as seconds depend on what else the machine does."""
+    counted = 0
+
+    def count(frame: Any, event: str, argument: Any) -> None:
+        nonlocal counted
+        counted += event == "call"
+
+    sys.setprofile(count)
+    try:
+        found = plan(1.1, host=16)
+    finally:
+        sys.setprofile(None)
+    assert found.moved_bytes
+    assert counted <= 160_000
+
+
+def test_sources_are_let_go_without_a_garbage_collection() -> None:
+    """Those that hold each other would keep their strips until one."""
+    context = Context(1, torch.float32, torch.device("cpu"))
+    plane = Plane(context, Extent(4, 8, 8), 2)
+    rows = weakref.ref(PlaneSource(plane, 0, 8, consume=True))
+    assert rows() is None

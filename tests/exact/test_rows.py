@@ -10,7 +10,7 @@ from exact_vae.vae_model.exact.program import Extent
 from exact_vae.vae_model.exact.stream.context import Context
 from exact_vae.vae_model.exact.stream.plane import Plane
 from exact_vae.vae_model.exact.stream.shared import Shared
-from exact_vae.vae_model.exact.stream.source import InputRows, PlaneRows, Rows
+from exact_vae.vae_model.exact.stream.source import InputSource, PlaneSource, Source
 from torch import Tensor
 
 pytestmark = pytest.mark.usefixtures("inference")
@@ -32,7 +32,7 @@ def size_of(x: Tensor) -> Extent:
     return Extent(x.shape[1], x.shape[2], x.shape[3])
 
 
-def rows_of(x: Tensor, top: int, bottom: int, kind: type[InputRows] = InputRows) -> InputRows:
+def rows_of(x: Tensor, top: int, bottom: int, kind: type[InputSource] = InputSource) -> InputSource:
     """x as an input, rows top..bottom of it."""
     return kind(context(), size_of(x), top, bottom, lambda first, last: x[:, :, first:last])
 
@@ -49,7 +49,7 @@ def cyclic(x: Tensor, top: int, bottom: int) -> Tensor:
     return x[:, :, [row % x.shape[2] for row in range(top, bottom)]]
 
 
-def read(rows: Rows, ends: list[int]) -> Tensor:
+def read(rows: Source, ends: list[int]) -> Tensor:
     """Everything, taken up to each of `ends` in turn."""
     pieces: list[Tensor] = []
     for end in [*ends, rows.bottom]:
@@ -81,7 +81,7 @@ def test_planes_are_read_by_any_pattern_with_rows_of_the_other_end(
         for strip_rows in range(1, height + 2):
             for ends in every_step(top, bottom):
                 plane = plane_of(x, strip_rows, device_share)
-                result = read(PlaneRows(plane, top, bottom, consume=consume), ends)
+                result = read(PlaneSource(plane, top, bottom, consume=consume), ends)
                 torch.testing.assert_close(result, cyclic(x, top, bottom), **SAME)
                 for index in range(plane.count):
                     if consume:
@@ -93,7 +93,7 @@ def test_planes_are_read_by_any_pattern_with_rows_of_the_other_end(
 
 def test_strips_are_dropped_as_soon_as_their_last_row_is_taken() -> None:
     plane = plane_of(image(7), 2)
-    rows = PlaneRows(plane, 0, 7, consume=True)
+    rows = PlaneSource(plane, 0, 7, consume=True)
     stored: list[int] = []
     for end in range(1, 8):
         rows.take(end)
@@ -119,7 +119,7 @@ def test_inputs_are_converted_and_wrapped(source_dtype: torch.dtype) -> None:
             torch.testing.assert_close(result, cyclic(x, top, bottom).double(), **SAME)
 
 
-class Counted(InputRows):
+class Counted(InputSource):
     """Remembers how often each row was taken."""
 
     taken: list[int]
@@ -135,7 +135,7 @@ def test_two_readers_share_one_reading(lag: int, strip_rows: int) -> None:
     x = image(11)
     sources: list[Counted] = []
 
-    def recipe(top: int, bottom: int) -> Rows:
+    def recipe(top: int, bottom: int) -> Source:
         source = rows_of(x, top, bottom, Counted)
         assert isinstance(source, Counted)
         source.taken = []

@@ -34,7 +34,7 @@ from exact_vae.vae_model.exact.stream.moments import Moments
 from exact_vae.vae_model.exact.stream.plane import Plane
 from exact_vae.vae_model.exact.stream.ranks import OwnTokens, Tokens, block_rows, copy_rows
 from exact_vae.vae_model.exact.stream.run import run_program
-from exact_vae.vae_model.exact.stream.source import PlaneRows
+from exact_vae.vae_model.exact.stream.source import PlaneSource
 from exact_vae.vae_model.families.table import decoder_of
 from torch import Tensor
 
@@ -158,7 +158,7 @@ def test_halo_rows_are_read_like_the_planes_own() -> None:
     halo_rows(plane, Piece(1, 0, 5, 0, 1)).copy_(around[:, :, 7:8])
     halo_rows(plane, Piece(1, 0, 6, 0, 2)).copy_(around[:, :, 8:])
     for consume in (False, True):
-        rows = PlaneRows(plane, -2, 8, consume=consume)
+        rows = PlaneSource(plane, -2, 8, consume=consume)
         assert rows.reach == (2, 3)
         read = [piece for bottom in (-1, 1, 6, 8) for piece in rows.take(bottom)]
         assert torch.equal(torch.cat(read, dim=2), around)
@@ -212,7 +212,7 @@ class Pretended:
     def __init__(self, rank: int) -> None:
         self.rank = rank
 
-    def exchange(self, readers: Sequence[PlaneRows]) -> None:
+    def exchange(self, readers: Sequence[PlaneSource]) -> None:
         for reader in readers:
             reader.plane.beyond = new_halo(reader.plane, reader.reach)
             for rows in reader.plane.beyond:

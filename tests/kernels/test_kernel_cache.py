@@ -51,7 +51,7 @@ def test_another_source_option_or_processor_is_another_library(
     changed = tmp_path / "strips.c"
     changed.write_text(SOURCE.read_text(encoding="utf-8") + "\n/* changed */\n", encoding="utf-8")
     assert load(changed) is not None
-    monkeypatch.setattr(compiler, "_processor", lambda: "another one")
+    monkeypatch.setattr(compiler, "_cpu", lambda: "another one")
     assert load() is not None
     monkeypatch.setattr(compiler, "_OPTIONS", (*compiler._OPTIONS, "-DANOTHER"))
     assert load() is not None

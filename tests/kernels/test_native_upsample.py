@@ -12,7 +12,7 @@ from exact_vae.vae_model.exact.ops import upsample as enlarged
 from exact_vae.vae_model.exact.program import Extent
 from exact_vae.vae_model.exact.read import read_conv
 from exact_vae.vae_model.exact.stream.context import Context
-from exact_vae.vae_model.exact.stream.source import InputRows
+from exact_vae.vae_model.exact.stream.source import InputSource
 from exact_vae.vae_model.kernels.cpu.blocks import Blocks, plan_upsample_tiles
 from exact_vae.vae_model.kernels.cpu.kernels import kernels
 from exact_vae.vae_model.kernels.method import Machine
@@ -109,10 +109,10 @@ def test_strips_that_begin_with_any_row(first: int, step: int, monkeypatch: pyte
     context = Context(1, torch.float32, torch.device("cpu"))
     size = Extent(96, 9, 33)
 
-    def source(top: int, bottom: int) -> InputRows:
-        return InputRows(context, size, top, bottom, lambda top, bottom: x[:, :, top:bottom])
+    def source(top: int, bottom: int) -> InputSource:
+        return InputSource(context, size, top, bottom, lambda top, bottom: x[:, :, top:bottom])
 
-    rows = enlarged.UpsampledRows(context, conv, 0, 18, source, size, 8)
+    rows = enlarged.UpsampledSource(context, conv, 0, 18, source, size, fast_rows=8)
     pieces = [*rows.take(first)]
     while rows.at < 18:
         pieces += rows.take(min(18, rows.at + step))

@@ -16,7 +16,7 @@ from ..kernels.products import Product, best_product
 from .streamed_large import LargeStreamedAttention, large_bytes, runs_large
 
 SCORE_BYTES = 4 * 1024**2
-"""Scores of a slice: as many as stay in a processor's cache."""
+"""Scores of a slice: as many as stay in a CPU's cache."""
 _LOG2_E = math.log2(math.e)
 """Powers of 2 are made faster than those of e; the queries' scale takes the factor in."""
 

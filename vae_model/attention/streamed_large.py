@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from ..kernels.cuda.strips import softmax_part
+from ..kernels.profile import profile_of
 
 SLICE_TOKENS = 4096
 """Queries and keys of a slice: its products fill a large GPU, its scores are 64 MiB."""
@@ -24,9 +25,11 @@ _DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 def runs_large(device_type: str, dtype: torch.dtype) -> bool:
     """Whether attention is streamed by this method; tensors without data stand for those of a GPU."""
-    if device_type == "meta":
-        return dtype in _DTYPES
-    return device_type == "cuda" and dtype in _DTYPES and (dtype == torch.float32 or _has_wide_products())
+    return (
+        profile_of(device_type).large_attention
+        and dtype in _DTYPES
+        and (dtype == torch.float32 or _has_wide_products())
+    )
 
 
 @cache
@@ -45,7 +48,7 @@ def _product(a: Tensor, b: Tensor) -> Tensor:
     """a @ b in float32."""
     if a.dtype == torch.float32:
         return torch.mm(a, b)
-    if a.device.type == "meta":
+    if a.is_meta:
         return torch.empty((a.shape[0], b.shape[1]), dtype=torch.float32, device=a.device)
     return torch.mm(a, b, out_dtype=torch.float32)
 

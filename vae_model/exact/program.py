@@ -130,7 +130,7 @@ class Program:
         return extent
 
     def flops(self, shape: tuple[int, int, int, int]) -> int:
-        """Operations of the ordinary run for an input (B, C, H, W): enlarged planes are convolved at full size."""
+        """Operations of the ordinary run for an input (B, C, H, W): upsampled planes are convolved at full size."""
         batch, _, height, width = shape
         extent, total = Extent(self.in_channels, height, width), 0
         for op in self.ops:

@@ -14,7 +14,7 @@ class LevelSchedule:
     store_hidden: bool = True
     """Whether a residual block's inner plane is stored; else its first convolution is computed twice."""
     store_enlarged: bool = True
-    """Whether the enlarged plane that opens a decoder's level is stored; else it is computed up to three times."""
+    """Whether the upsampled plane that opens a decoder's level is stored; else it is computed up to three times."""
     store_blocks: bool = True
     """Whether results of residual blocks are stored; else everything is computed again from where the level begins."""
     device_share: float = 1.0

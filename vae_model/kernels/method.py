@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ctypes import CDLL
+from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -46,9 +47,7 @@ class Memory(Protocol):
     """Where a method's tensors come from."""
 
     @property
-    def memory_format(self) -> torch.memory_format:
-        """Of strips and weights."""
-        ...
+    def memory_format(self) -> torch.memory_format: ...
 
     def empty(self, channels: int, rows: int, width: int) -> Tensor:
         """A new strip."""
@@ -59,45 +58,31 @@ class Memory(Protocol):
         ...
 
 
-class Method(Protocol):
+@dataclass(frozen=True)
+class Method:
     """One way to do a convolution, of sizes known beforehand."""
 
-    @property
-    def columns(self) -> tuple[int, int]:
-        """Columns of the window left and right of the source's."""
-        ...
-
-    @property
-    def weight_bytes(self) -> int:
-        """Bytes of the weights that `arrange` makes."""
-        ...
-
-    @property
-    def fold_bytes(self) -> int:
-        """Bytes beside them while they are made, if no scratch memory is taken for it."""
-        ...
-
-    @property
-    def scratch_bytes(self) -> int:
-        """Bytes of scratch memory."""
-        ...
-
-    @property
-    def product_bytes(self) -> int:
-        """Bytes that a matrix product takes beside it."""
-        ...
+    columns: tuple[int, int]
+    """Columns of the window left and right of the source's."""
+    weight_bytes: int
+    """Of the weights that `arrange` makes."""
+    fold_bytes: int = 0
+    """Beside them while they are made, if no scratch memory is taken for it."""
+    scratch_bytes: int = 0
+    product_bytes: int = 0
+    """That a matrix product takes beside the scratch memory."""
 
     def rows_below(self, rows: int) -> int:
         """Rows of zeros that the window ends with, for so many rows of results."""
-        ...
+        return 0
 
     def making_bytes(self, rows: int) -> int:
         """Bytes beside window and result while so many rows are made."""
-        ...
+        return 0
 
     def arrange(self, memory: Memory, weight: Tensor, odd: bool) -> Any:
         """Weights (out, in, k, k) as `run` wants them with the same `odd`."""
-        ...
+        raise NotImplementedError
 
     def run(
         self, memory: Memory, window: Tensor, weight: Any, bias: Tensor | None, top: int, rows: int, odd: bool
@@ -107,4 +92,4 @@ class Method(Protocol):
         Args:    window: (B, in, n, W + sum(columns)). weight: from `arrange`. bias: (out,) or None.
                  odd: whether strips of an upsample may begin with odd rows.
         """
-        ...
+        raise NotImplementedError

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -13,7 +13,7 @@ from torch import Tensor
 from .cpu.blocks import Blocks, plan_tiles, plan_upsample_tiles
 from .cpu.kernels import kernels
 from .method import Machine, Memory, Method, Wanted
-from .plain import PlainConvolution, PlainUpsample
+from .plain import plain_convolution, plain_upsample
 from .profile import profile_of
 from .winograd import LEAST_CHANNELS, LEAST_WIDTH, ProductTiles, plan_product_tiles, window_rows
 from .winograd_upsample import ProductUpsample, plan_product_upsample
@@ -21,52 +21,23 @@ from .winograd_upsample import ProductUpsample, plan_product_upsample
 Tiles: TypeAlias = Blocks | ProductTiles | ProductUpsample
 
 
-@dataclass(frozen=True)
-class Tiled:
+@dataclass(frozen=True, kw_only=True)
+class Tiled(Method):
     """By tiles, image by image: fewer multiplications, more memory."""
 
     tiles: Tiles
     scale: int
     """1 for a convolution, 2 for an upsample."""
 
-    fold_bytes = 0
-
-    @property
-    def columns(self) -> tuple[int, int]:
-        """To fill up the tiles."""
-        return self.tiles.columns
-
-    @property
-    def weight_bytes(self) -> int:
-        """Of transformed weights."""
-        return self.tiles.weight_bytes
-
-    @property
-    def scratch_bytes(self) -> int:
-        """For the transform of the weights, too."""
-        return max(self.tiles.scratch_bytes, self.tiles.transform_bytes)
-
-    @property
-    def product_bytes(self) -> int:
-        """Of a library."""
-        return self.tiles.product_bytes
-
     def rows_below(self, rows: int) -> int:
-        """To fill up the tiles."""
         return window_rows(rows) - rows - 2 if self.scale == 1 else 0
 
-    def making_bytes(self, rows: int) -> int:
-        """None."""
-        return 0
-
-    def arrange(self, memory: Memory, weight: Tensor, odd: bool) -> Tensor:
-        """Transformed."""
+    def arrange(self, memory: Memory, weight: Tensor, odd: bool) -> Any:
         return self.tiles.transform_weight(weight, odd=odd)
 
     def run(
-        self, memory: Memory, window: Tensor, weight: Tensor, bias: Tensor | None, top: int, rows: int, odd: bool
+        self, memory: Memory, window: Tensor, weight: Any, bias: Tensor | None, top: int, rows: int, odd: bool
     ) -> Tensor:
-        """(B, out, rows, W)."""
         out = memory.empty(self.tiles.out_channels, rows, self.scale * self.tiles.width)
         scratch = memory.scratch(self.scratch_bytes)
         for x, y in zip(window.permute(0, 2, 3, 1), out.permute(0, 2, 3, 1), strict=True):
@@ -105,12 +76,16 @@ def _product_upsample(wanted: Wanted) -> Method | None:
 
 def _tiled(wanted: Wanted, plan: Callable[[tuple[int, int], int, int], Tiles | None], scale: int) -> Method | None:
     tiles = plan(wanted.channels, wanted.width, -(-wanted.rows // scale)) if pays(wanted) else None
-    return None if tiles is None else Tiled(tiles, scale)
+    if tiles is None:
+        return None
+    scratch_bytes = max(tiles.scratch_bytes, tiles.transform_bytes)
+    sizes = tiles.columns, tiles.weight_bytes, 0, scratch_bytes, tiles.product_bytes
+    return Tiled(*sizes, tiles=tiles, scale=scale)
 
 
 METHODS: dict[str, tuple[Callable[[Wanted], Method | None], ...]] = {
-    "convolve": (_native, _products, PlainConvolution),
-    "upsample": (_native_upsample, _product_upsample, PlainUpsample),
+    "convolve": (_native, _products, plain_convolution),
+    "upsample": (_native_upsample, _product_upsample, plain_upsample),
 }
 """By kind of op: those that may do it, the best first; the last one always can."""
 

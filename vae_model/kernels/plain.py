@@ -3,87 +3,82 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
+import torch
 from torch import Tensor
 from torch.nn import functional
 
 from .cuda.strips import copy_pixels
-from .fold import fold_bytes, fold_upsample
-from .method import Memory, Wanted
+from .method import Memory, Method, Wanted
 
-Kernels = list[list[Tensor]]
-"""[row parity][column parity], each (out, in, 2, 2)."""
+_HALVES = (((0,), (1, 2)), ((0, 1), (2,)))
+"""By parity of the result's row (or column): which of the three taps fall on its first and on its second source row."""
 
 
-@dataclass(frozen=True)
-class PlainConvolution:
-    """Of any kernel and stride."""
+def fold_upsample(weight: Tensor, row: int, column: int) -> Tensor:
+    """The 2x2 kernel that makes the results of one parity of row and column.
+
+    Nearest x2 followed by the 3x3 convolution `weight` (out, in, 3, 3) equals four such kernels on the small plane, one
+    for each parity: (out, in, 2, 2). Summed in float32 or better, then rounded to the dtype of `weight` once.
+    """
+    w = weight if weight.dtype == torch.float64 else weight.float()
+    w = torch.stack([w[:, :, taps].sum(dim=2) for taps in _HALVES[row]], dim=2)
+    return torch.stack([w[..., taps].sum(dim=3) for taps in _HALVES[column]], dim=3).to(weight.dtype)
+
+
+def plain_convolution(wanted: Wanted) -> Method:
+    """Of any kernel and stride; its weights are copied into the run's memory order."""
+    weights = wanted.channels[0] * wanted.channels[1] * wanted.kernel**2 * wanted.dtype.itemsize
+    return PlainConvolution(_columns(wanted), weights if wanted.kernel > 1 and wanted.copies else 0, wanted=wanted)
+
+
+def plain_upsample(wanted: Wanted) -> Method:
+    """Nearest x2 and a 3x3 convolution: four 2x2 convolutions of the small plane."""
+    weights, itemsize = wanted.channels[0] * wanted.channels[1], wanted.dtype.itemsize
+    sums = weights * max(4, itemsize) * 19  # while one kernel is made
+    return PlainUpsample(_columns(wanted), weights * 16 * itemsize, sums, wanted=wanted)
+
+
+def _columns(wanted: Wanted) -> tuple[int, int]:
+    """None where the convolution itself adds equal zeros."""
+    before, after = wanted.pads
+    return (0, 0) if wanted.zeros and before == after else (before, after)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlainConvolution(Method):
+    """See `plain_convolution`."""
 
     wanted: Wanted
 
-    scratch_bytes = product_bytes = fold_bytes = 0
-
-    @property
-    def columns(self) -> tuple[int, int]:
-        """None where the convolution itself adds equal zeros."""
-        before, after = self.wanted.pads
-        return (0, 0) if self.wanted.zeros and before == after else (before, after)
-
-    @property
-    def weight_bytes(self) -> int:
-        """Of a copy in the run's memory order, at most."""
-        wanted = self.wanted
-        copied = wanted.kernel > 1 and wanted.copies
-        return wanted.channels[0] * wanted.channels[1] * wanted.kernel**2 * wanted.dtype.itemsize if copied else 0
-
-    def rows_below(self, rows: int) -> int:
-        """None."""
-        return 0
-
-    def making_bytes(self, rows: int) -> int:
-        """None."""
-        return 0
-
-    def arrange(self, memory: Memory, weight: Tensor, odd: bool) -> Tensor:
-        """In the run's memory order."""
+    def arrange(self, memory: Memory, weight: Tensor, odd: bool) -> Any:
         return weight.contiguous(memory_format=memory.memory_format)
 
     def run(
-        self, memory: Memory, window: Tensor, weight: Tensor, bias: Tensor | None, top: int, rows: int, odd: bool
+        self, memory: Memory, window: Tensor, weight: Any, bias: Tensor | None, top: int, rows: int, odd: bool
     ) -> Tensor:
-        """(B, out, rows, W)."""
         pad = 0 if sum(self.columns) else self.wanted.pads[0]
         return functional.conv2d(window, weight, bias, stride=self.wanted.stride, padding=(0, pad))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class PlainUpsample(PlainConvolution):
-    """Nearest x2 and a 3x3 convolution: four 2x2 convolutions of the small plane."""
-
-    @property
-    def fold_bytes(self) -> int:
-        """Bytes of the sums of which the kernels are made."""
-        return fold_bytes(*self.wanted.channels, self.wanted.dtype.itemsize)
-
-    @property
-    def weight_bytes(self) -> int:
-        """Of all four kernels."""
-        return self.wanted.channels[0] * self.wanted.channels[1] * 16 * self.wanted.dtype.itemsize
+    """See `plain_upsample`."""
 
     def making_bytes(self, rows: int) -> int:
         """Of one parity's results."""
         wanted = self.wanted
         return -(-rows // 2) * wanted.batch * wanted.channels[1] * (wanted.width + 1) * wanted.dtype.itemsize
 
-    def arrange(self, memory: Memory, weight: Tensor, odd: bool) -> Kernels:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """The four kernels."""
+    def arrange(self, memory: Memory, weight: Tensor, odd: bool) -> Any:
         order = memory.memory_format
         return [[fold_upsample(weight, r, c).contiguous(memory_format=order) for c in (0, 1)] for r in (0, 1)]
 
-    def run(  # pyright: ignore[reportIncompatibleMethodOverride]
-        self, memory: Memory, window: Tensor, weight: Kernels, bias: Tensor | None, top: int, rows: int, odd: bool
+    def run(
+        self, memory: Memory, window: Tensor, weight: Any, bias: Tensor | None, top: int, rows: int, odd: bool
     ) -> Tensor:
-        """(B, out, rows, 2 * W), from row `top` on; the window begins with source row (top - 1) // 2."""
+        # The window begins with source row (top - 1) // 2.
         pad, bottom, first = 0 if sum(self.columns) else 1, top + rows, (top - 1) // 2
         width = window.shape[3] - 2 + 2 * pad
         out = memory.empty(weight[0][0].shape[0], rows, 2 * width)

@@ -1,7 +1,7 @@
 """Matrix products by the fastest of the libraries there are; timed once in a process.
 
-On processors PyTorch multiplies float32 matrices with one library, and offers another one for layers whose weights are
-fixed. Which is faster depends on the processor.
+On CPUs PyTorch multiplies float32 matrices with one library, and offers another one for layers whose weights are
+fixed. Which is faster depends on the CPU.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 from torch.nn import functional
+
+from .profile import profile_of
 
 Product = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 """(..., n, C), (m, C), bias (m,) or None -> (..., n, m)."""
@@ -115,7 +117,7 @@ def best_product(device_type: str, dtype: torch.dtype) -> Product:
 
 @cache
 def best_products() -> Products:
-    """The fastest for products with weights that are arranged, of float32 on processors."""
+    """The fastest for products with weights that are arranged, of float32 on CPUs."""
     ways = (Products(), OneDnnProducts())
     if not _has_choice("cpu", torch.float32):
         return ways[0]
@@ -128,7 +130,7 @@ def best_products() -> Products:
 
 
 def _has_choice(device_type: str, dtype: torch.dtype) -> bool:
-    return device_type == "cpu" and dtype == torch.float32 and torch.backends.mkldnn.is_available()
+    return profile_of(device_type).onednn and dtype == torch.float32 and torch.backends.mkldnn.is_available()
 
 
 def _fastest(ways: Iterable[_Way], run: Callable[[_Way], Tensor]) -> _Way:

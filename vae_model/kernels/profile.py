@@ -34,6 +34,14 @@ class DeviceProfile:
     """Whether PyTorch has a kernel for the statistics of channels: 30 times as fast as var_mean, in memory order."""
     moment_pixels: int | None = None
     """Pixels that this kernel gets at once where it adds up value by value; None where it adds up in trees."""
+    copy_streams: bool = False
+    """Whether strips are copied to host memory and back beside the work, by streams and events of their own."""
+    nccl: bool = False
+    """Whether NCCL can send from it."""
+    onednn: bool = False
+    """Whether PyTorch has a second library for its float32 products."""
+    large_attention: bool = False
+    """Whether attention block by block takes large slices, with products of the inputs' own format."""
     moments_in_16_bits: bool = False
     """Whether it takes 16-bit values by itself; else they are summed as float32 copies."""
 
@@ -52,9 +60,19 @@ PROFILES = {
         streamed_attention=True,
         channel_moments=True,
         moment_pixels=2048,
+        onednn=True,
     ),
-    "cuda": replace(_GPU, channels_last=True, streamed_attention=True, channel_moments=True, moments_in_16_bits=True),
-    "meta": replace(_GPU, channels_last=True),
+    "cuda": replace(
+        _GPU,
+        channels_last=True,
+        streamed_attention=True,
+        large_attention=True,
+        channel_moments=True,
+        moments_in_16_bits=True,
+        copy_streams=True,
+        nccl=True,
+    ),
+    "meta": replace(_GPU, channels_last=True, large_attention=True),
 }
 """By the type of a torch.device. Tensors of "meta" have no values: they stand for a GPU's where plans are tried out."""
 

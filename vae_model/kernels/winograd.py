@@ -1,8 +1,8 @@
-"""3x3 convolutions of stride 1 with a quarter of the multiplications, for processors, in float32.
+"""3x3 convolutions of stride 1 with a quarter of the multiplications, for CPUs, in float32.
 
 Winograd's minimal filtering F(4x4, 3x3) (Lavin and Gray 2016, arXiv 1509.09308): tiles of 6x6 values are transformed,
 multiplied by the transformed weights as 36 matrix products, and transformed back into 4x4 results. With the points
-0, 1, -1, 1/2, -2 and infinity (Barabasz et al. 2020, arXiv 1803.10986) a layer's mean error stays below 32 roundings of
+0, 1, -1, 1/2, -2 and infinity (Barabasz et al. 2020, arXiv 1803.10986) a layer's mean error stays below 32 ulp of
 its results' size, to which tests/kernels/test_winograd.py holds it. The transforms along rows and columns are matrix
 products, too, so everything runs at the speed of libraries: `product.py` says which.
 

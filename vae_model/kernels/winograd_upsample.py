@@ -1,4 +1,4 @@
-"""Nearest x2 and a 3x3 convolution as 21 matrix products of the small plane for 12 results, for processors, in float32.
+"""Nearest x2 and a 3x3 convolution as 21 matrix products of the small plane for 12 results, for CPUs, in float32.
 
 Both rows of results that come from source row s see the rows (s - 1, s, s, s + 1). Winograd's F(2, 3) of these needs
 three products instead of four: of s - 1 less s with the first tap, of s with the sum of the taps, of s less s + 1 with

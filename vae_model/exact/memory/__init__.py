@@ -1,0 +1,1 @@
+"""Where strips wait that do not fit on the device."""

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ...kernels.profile import profile_of
 from .pinned import PinnedSlabs
 
 Allocate = Callable[[int], Tensor]
@@ -56,7 +57,7 @@ class Spill:
         self.device = device
         self.bytes_out = self.bytes_in = 0
         self.host_bytes = self.peak_host_bytes = 0
-        self._asynchronous = device.type == "cuda"
+        self._asynchronous = profile_of(device.type).copy_streams
         self._own_slabs = slabs is None
         self._slabs = (slabs or PinnedSlabs()) if self._asynchronous and allocate is None else None
         self._allocate = allocate or self._slabs or _unpinned

@@ -1,0 +1,1 @@
+"""Kinds of ops, a file each: everything that is true of one kind alone."""

@@ -20,7 +20,7 @@ from ..stream.moments import Moments
 from ..stream.passes import Check
 from ..stream.plane import Plane
 from ..stream.ranks import Tokens, block_rows
-from ..stream.source import PlaneRows
+from ..stream.source import PlaneSource
 from ..stream.value import Value, stored
 from ..stream.walk import Walk
 
@@ -104,7 +104,7 @@ class AttentionPass:
         fill = self.make_fill()
         blocks, whole = self._keys_and_values(fill, check)
         q, proj_out = self.context.conv_weights(self.op.q), self.context.conv_weights(self.op.proj_out)
-        rows = PlaneRows(self.source, 0, self.height, consume=True)
+        rows = PlaneSource(self.source, 0, self.height, consume=True)
         work, done = self.work, 0
         for index, (_, bottom) in enumerate(_bounds(self.source)):
             check()
@@ -145,7 +145,7 @@ class AttentionPass:
             shape = (context.batch, self.place.whole * self.width, channels)
             like = {"dtype": context.dtype, "device": context.device}
             whole = (torch.empty(shape, **like), torch.empty(shape, **like))  # pyright: ignore
-        rows = PlaneRows(self.source, 0, self.height, consume=False)
+        rows = PlaneSource(self.source, 0, self.height, consume=False)
         for top, bottom in _bounds(self.source):
             check()
             (x,) = rows.take(bottom)

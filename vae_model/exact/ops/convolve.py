@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from ..layer import Conv, Norm, PixelNorm
 from ..program import Extent, Op
 from ..schedule import LevelSchedule
-from ..stream.convolved import ConvolvedRows
-from ..stream.pointwise import PointwiseRows
-from ..stream.source import Rows
+from ..stream.convolved import ConvolvedSource
+from ..stream.pointwise import PointwiseSource
+from ..stream.source import Source
 from ..stream.value import Value
 from ..stream.walk import Walk
 
@@ -61,10 +61,10 @@ class Convolve(Op):
         fast = walk.schedule[level].fast_rows
         fill = None if self.norm is None else walk.fill(value, self.norm, level, self.before)
 
-        def read(top: int, bottom: int, last: bool) -> Rows:
+        def read(top: int, bottom: int, last: bool) -> Source:
             source = value.recipe(last)
             if self.conv.kernel == 1 and fill is None and self.after is None:
-                return PointwiseRows(walk.context, self.conv, source(top, bottom))
-            return ConvolvedRows(walk.context, self.conv, top, bottom, source, value.size, fill, self.after, fast)
+                return PointwiseSource(walk.context, self.conv, source(top, bottom))
+            return ConvolvedSource(walk.context, self.conv, top, bottom, source, value.size, fill, self.after, fast)
 
         return Value(self.extent(value.size), read)

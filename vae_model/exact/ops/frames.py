@@ -13,12 +13,12 @@ from torch import Tensor
 from ..layer import Norm, TimeConv
 from ..program import Extent, Op
 from ..schedule import LevelSchedule
-from ..stream.added import AddedRows
+from ..stream.added import AddedSource
 from ..stream.fill import norm_fill
 from ..stream.moments import Moments
-from ..stream.over_frames import MakeFill, TimeConvolvedRows
+from ..stream.over_frames import MakeFill, TimeConvolvedSource
 from ..stream.shared import Shared
-from ..stream.source import Rows
+from ..stream.source import Source
 from ..stream.value import Value
 from ..stream.walk import Walk
 
@@ -42,8 +42,8 @@ class TimeConvolve(Op):
         return self.conv.flops(batch, source.height, source.width)
 
     def lay(self, walk: Walk, value: Value, level: int, groups: int | None) -> Value:
-        def read(top: int, bottom: int, last: bool) -> Rows:
-            return TimeConvolvedRows(walk.context, self.conv, value.rows(top, bottom, last))
+        def read(top: int, bottom: int, last: bool) -> Source:
+            return TimeConvolvedSource(walk.context, self.conv, value.rows(top, bottom, last))
 
         return Value(value.size, read)
 
@@ -85,14 +85,14 @@ class TimeResidual(Op):
         """One pass for the statistics of what is inside; the result is computed whenever it is read."""
         context = walk.context
         first = _over_frames(walk, self.norm1, walk.moments(value, self.norm1, level))
-        hidden = TimeConvolvedRows(context, self.conv1, value.every_row(), first)
+        hidden = TimeConvolvedSource(context, self.conv1, value.every_row(), first)
         second = _over_frames(walk, self.norm2, walk.sweep(self.conv1.name, hidden, self.norm2.groups, level))
 
-        def read(top: int, bottom: int, last: bool) -> Rows:
+        def read(top: int, bottom: int, last: bool) -> Source:
             shared = Shared(context, value.size, value.recipe(last), lag=0)
-            inner = TimeConvolvedRows(context, self.conv1, shared.reader(top, bottom), first)
-            return AddedRows(
-                TimeConvolvedRows(context, self.conv2, inner, second, self.alpha), shared.reader(top, bottom)
+            inner = TimeConvolvedSource(context, self.conv1, shared.reader(top, bottom), first)
+            return AddedSource(
+                TimeConvolvedSource(context, self.conv2, inner, second, self.alpha), shared.reader(top, bottom)
             )
 
         return Value(value.size, read)

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from ..layer import Statistics
 from ..program import Extent, Op, Program
-from ..stream.shuffled import ShuffledRows, UnshuffledRows
-from ..stream.source import Rows
+from ..stream.shuffled import ShuffledSource, UnshuffledSource
+from ..stream.source import Source
 from ..stream.value import Value
 from ..stream.walk import Walk
 
@@ -33,8 +33,8 @@ class PixelShuffle(Op):
     def lay(self, walk: Walk, value: Value, level: int, groups: int | None) -> Value:
         size = self.extent(value.size)
 
-        def read(top: int, bottom: int, last: bool) -> Rows:
-            return ShuffledRows(walk.context, self.statistics, top, bottom, value.recipe(last), size)
+        def read(top: int, bottom: int, last: bool) -> Source:
+            return ShuffledSource(walk.context, self.statistics, top, bottom, value.recipe(last), size)
 
         return Value(size, read)
 
@@ -62,8 +62,8 @@ class PixelUnshuffle(Op):
     def lay(self, walk: Walk, value: Value, level: int, groups: int | None) -> Value:
         size = self.extent(value.size)
 
-        def read(top: int, bottom: int, last: bool) -> Rows:
-            return UnshuffledRows(walk.context, self.statistics, top, bottom, value.recipe(last), size)
+        def read(top: int, bottom: int, last: bool) -> Source:
+            return UnshuffledSource(walk.context, self.statistics, top, bottom, value.recipe(last), size)
 
         return Value(size, read)
 

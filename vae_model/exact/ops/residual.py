@@ -8,15 +8,15 @@ from dataclasses import dataclass
 from ..layer import Conv, Norm, PixelNorm
 from ..program import Extent, Op
 from ..schedule import LevelSchedule
-from ..stream.added import AddedRows
+from ..stream.added import AddedSource
 from ..stream.context import Fill
-from ..stream.convolved import ConvolvedRows
+from ..stream.convolved import ConvolvedSource
 from ..stream.fill import fill_maker
 from ..stream.moments import Moments
 from ..stream.passes import Sink
-from ..stream.pointwise import PointwiseRows
+from ..stream.pointwise import PointwiseSource
 from ..stream.shared import Shared
-from ..stream.source import Recipe, Rows
+from ..stream.source import MakeSource, Source
 from ..stream.value import Value, stored
 from ..stream.walk import Walk
 
@@ -65,7 +65,7 @@ class Residual(Op):
         size, context, fast = self.extent(value.size), walk.context, walk.schedule[level].fast_rows
         first = walk.fill(value, self.norm1, level, "silu")
 
-        def hidden(source: Recipe) -> Recipe:
+        def hidden(source: MakeSource) -> MakeSource:
             return _normed(walk, self.conv1, source, value.size, first, fast)
 
         # Without statistics nothing is computed twice, so there is no reason to store what is inside.
@@ -79,23 +79,23 @@ class Residual(Op):
                 moments = walk.sweep(self.conv1.name, every_row, self.norm2.groups, level)
         second = fill_maker(context, self.norm2, moments, "silu")
 
-        def result(source: Recipe) -> Recipe:
+        def result(source: MakeSource) -> MakeSource:
             return _normed(walk, self.conv2, source, size, second, fast)
 
-        def read(top: int, bottom: int, last: bool) -> Rows:
+        def read(top: int, bottom: int, last: bool) -> Source:
             if inner is not None and kept is not None:
-                return AddedRows(result(inner.recipe(last))(top, bottom), kept.rows(top, bottom, last))
+                return AddedSource(result(inner.recipe(last))(top, bottom), kept.rows(top, bottom, last))
             shared = Shared(context, value.size, value.recipe(last), lag=2)
             main = result(hidden(shared.reader))(top, bottom)
-            return AddedRows(main, self._skip(walk, shared.reader(top, bottom)))
+            return AddedSource(main, self._skip(walk, shared.reader(top, bottom)))
 
         return Value(size, read)
 
-    def _skip(self, walk: Walk, rows: Rows) -> Rows:
-        return rows if self.shortcut is None else PointwiseRows(walk.context, self.shortcut, rows)
+    def _skip(self, walk: Walk, rows: Source) -> Source:
+        return rows if self.shortcut is None else PointwiseSource(walk.context, self.shortcut, rows)
 
     def _store_hidden(
-        self, walk: Walk, value: Value, level: int, hidden: Callable[[Recipe], Recipe], moments: Moments
+        self, walk: Walk, value: Value, level: int, hidden: Callable[[MakeSource], MakeSource], moments: Moments
     ) -> tuple[Value, Value]:
         """The pass that stores the inner plane; the block's input stays, or its shortcut is stored along with it."""
         size = self.extent(value.size)
@@ -112,8 +112,10 @@ class Residual(Op):
         return stored(inner), stored(kept)
 
 
-def _normed(walk: Walk, conv: Conv, source: Recipe, size: Extent, fill: Callable[[], Fill], fast_rows: int) -> Recipe:
-    def make(top: int, bottom: int) -> Rows:
-        return ConvolvedRows(walk.context, conv, top, bottom, source, size, fill, None, fast_rows)
+def _normed(
+    walk: Walk, conv: Conv, source: MakeSource, size: Extent, fill: Callable[[], Fill], fast_rows: int
+) -> MakeSource:
+    def make(top: int, bottom: int) -> Source:
+        return ConvolvedSource(walk.context, conv, top, bottom, source, size, fill, None, fast_rows)
 
     return make

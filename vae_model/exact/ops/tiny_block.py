@@ -7,12 +7,12 @@ from functools import partial
 
 from ..layer import Conv, Norm
 from ..program import Extent, Op
-from ..stream.added import AddedRows
-from ..stream.convolved import ConvolvedRows
+from ..stream.added import AddedSource
+from ..stream.convolved import ConvolvedSource
 from ..stream.fill import norm_fill
-from ..stream.pointwise import PointwiseRows
+from ..stream.pointwise import PointwiseSource
 from ..stream.shared import Shared
-from ..stream.source import Recipe, Rows
+from ..stream.source import MakeSource, Source
 from ..stream.value import Value
 from ..stream.walk import Walk
 
@@ -58,17 +58,19 @@ class TinyBlock(Op):
         context = walk.context
         source = value if self.pool is None else _pooled(walk, self.pool, value, level)
 
-        def read(top: int, bottom: int, last: bool) -> Rows:
+        def read(top: int, bottom: int, last: bool) -> Source:
             shared = Shared(context, value.size, source.recipe(last), lag=3)
-            recipe: Recipe = shared.reader
+            recipe: MakeSource = shared.reader
             for number, conv in enumerate(self.three):
                 after = self.activation if number < 2 else None
                 recipe = partial(
-                    ConvolvedRows, context, conv, source=recipe, source_size=value.size, fill=None, after=after
+                    ConvolvedSource, context, conv, source=recipe, source_size=value.size, fill=None, after=after
                 )
             main = recipe(top, bottom)
             other = shared.reader(top, bottom)
-            return AddedRows(main, other if self.skip is None else PointwiseRows(context, self.skip, other), self.fuse)
+            return AddedSource(
+                main, other if self.skip is None else PointwiseSource(context, self.skip, other), self.fuse
+            )
 
         return Value(self.extent(value.size), read)
 
@@ -77,14 +79,14 @@ def _pooled(walk: Walk, pool: tuple[Conv, Norm, str, Conv], value: Value, level:
     """x + pool(x): the norm in the middle of the pool is over the whole image."""
     first, norm, activation, last_conv = pool
     context = walk.context
-    moments = walk.sweep(first.name, PointwiseRows(context, first, value.every_row()), norm.groups, level)
+    moments = walk.sweep(first.name, PointwiseSource(context, first, value.every_row()), norm.groups, level)
     inner_size = value.size._replace(channels=first.out_channels)
     fill = partial(norm_fill, context, norm, moments, activation)
 
-    def read(top: int, bottom: int, last: bool) -> Rows:
+    def read(top: int, bottom: int, last: bool) -> Source:
         shared = Shared(context, value.size, value.recipe(last), lag=0)
-        inner: Recipe = lambda t, b: PointwiseRows(context, first, shared.reader(t, b))  # noqa: E731
-        main = ConvolvedRows(context, last_conv, top, bottom, inner, inner_size, fill)
-        return AddedRows(main, shared.reader(top, bottom))
+        inner: MakeSource = lambda t, b: PointwiseSource(context, first, shared.reader(t, b))  # noqa: E731
+        main = ConvolvedSource(context, last_conv, top, bottom, inner, inner_size, fill)
+        return AddedSource(main, shared.reader(top, bottom))
 
     return Value(value.size, read)

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from ..layer import Conv
 from ..program import Extent, Op
 from ..schedule import LevelSchedule
-from ..stream.source import Rows
-from ..stream.upsampled import UpsampledRows
+from ..stream.source import Source
+from ..stream.upsampled import UpsampledSource
 from ..stream.value import Value
 from ..stream.walk import Walk
 
@@ -42,7 +42,7 @@ class Upsample(Op):
     def lay(self, walk: Walk, value: Value, level: int, groups: int | None) -> Value:
         fast = walk.schedule[level].fast_rows
 
-        def read(top: int, bottom: int, last: bool) -> Rows:
-            return UpsampledRows(walk.context, self.conv, top, bottom, value.recipe(last), value.size, fast)
+        def read(top: int, bottom: int, last: bool) -> Source:
+            return UpsampledSource(walk.context, self.conv, top, bottom, value.recipe(last), value.size, fast_rows=fast)
 
         return Value(self.extent(value.size), read)

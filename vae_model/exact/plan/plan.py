@@ -66,7 +66,7 @@ class Plan:
 
     @property
     def work_ratio(self) -> float:
-        """Predicted operations relative to the untiled run's; below 1, as enlargements take 4/9 of the work."""
+        """Predicted operations relative to the untiled run's; below 1, as upsamples take 4/9 of the work."""
         return self.need.work / self.untiled_work
 
     @property

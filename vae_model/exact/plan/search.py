@@ -20,6 +20,7 @@ from ..program import Extent, Program
 from ..schedule import LevelSchedule
 from ..sharding.share import WHOLE, Share
 from ..stream.value import Value
+from .choice import Choice
 from .plan import LevelPlan, Plan
 from .sizing import Need, Sized, Sizing, level_sizes
 
@@ -96,20 +97,6 @@ def make_plan(
     raise MemoryBudgetError(search.message(search.device_budget, device_budget), search.device_budget)
 
 
-class _Choice:
-    """What the search for one level's schedule has come to."""
-
-    def __init__(self) -> None:
-        self.best: Sized | None = None
-        self.failed: list[Sized] = []
-        """What does not fit."""
-        self.floor = float("inf")
-        """The least score that anything tried would have without copies."""
-        self.rejected: dict[str, str] = {}
-        self.judged: set[str] = set()
-        """Names of what was tried, in strips of any height."""
-
-
 class _Search:
     """The choice of every level's schedule."""
 
@@ -177,7 +164,7 @@ class _Search:
 
     def _level(self, level: int, value: Value) -> tuple[Sized, list[str]]:
         """The best schedule that fits, else the smallest one; and a line for each that was rejected."""
-        choice = _Choice()
+        choice = Choice()
         for tries, rows in enumerate(self._heights(level)):
             if choice.best is not None and (tries > _LOWER_TRIES or self._beaten(choice.floor, choice.best)):
                 break
@@ -186,7 +173,7 @@ class _Search:
                 break
         return choice.best or min(choice.failed, key=self._size), list(choice.rejected.values())
 
-    def _try(self, choice: _Choice, level: int, rows: int, value: Value) -> None:
+    def _try(self, choice: Choice, level: int, rows: int, value: Value) -> None:
         """All that may be stored, in strips of that height."""
         variants = self._variants(level, rows)
         for number, variant in enumerate(variants):
@@ -256,21 +243,21 @@ class _Search:
         """What may be stored, from least work to most."""
         ops = self.program.level_ops(level)
         blocks = any(op.inner_plane for op in ops)
-        enlarges = any(op.upsamples for op in ops) and blocks
+        upsamples = any(op.upsamples for op in ops) and blocks
         base = LevelSchedule(rows)
         forced = self.prefer if self._is_large(self.sizes[level]) else None
         if forced == "recompute":
-            yield replace(base, store_hidden=not blocks, store_enlarged=not enlarges)
+            yield replace(base, store_hidden=not blocks, store_enlarged=not upsamples)
             return
         yield base
         if any(op.at_once for op in ops) and self.host_budget:
             yield replace(base, stream_attention=True, device_share=0.0)
         if forced is not None or not blocks:
             return
-        # The enlarged plane that opens a level is its largest: the peak falls only when neither it nor a hidden one is
+        # The upsampled plane that opens a level is its largest: the peak falls only when neither it nor a hidden one is
         # stored, so the two are given up together.
-        yield replace(base, store_hidden=False, store_enlarged=not enlarges)
-        yield replace(base, store_hidden=False, store_enlarged=not enlarges, store_blocks=False)
+        yield replace(base, store_hidden=False, store_enlarged=not upsamples)
+        yield replace(base, store_hidden=False, store_enlarged=not upsamples, store_blocks=False)
 
     def _is_large(self, size: Extent) -> bool:
         return 4 * size.height * size.width > max(other.height * other.width for other in self.sizes)

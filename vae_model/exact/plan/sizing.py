@@ -70,6 +70,7 @@ class Laid:
         """Of one pass after the other."""
         self.exceeds(_ENDLESS)
         host_bytes = max((part.host_bytes for part in self.passes), default=0)
+        self.passes.clear()  # everything is told
         return Need(self._most, host_bytes, self.work, self.moved_bytes)
 
 

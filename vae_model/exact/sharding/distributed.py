@@ -18,10 +18,11 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from ...kernels.profile import profile_of
 from ..stream.moments import Moments
 from ..stream.plane import Plane
 from ..stream.ranks import OwnTokens, RankLost, RankStopped, Tokens, block_rows, copy_rows
-from ..stream.source import PlaneRows
+from ..stream.source import PlaneSource
 from .group import leave_together
 from .share import Piece
 from .traffic import Traffic
@@ -100,7 +101,7 @@ class DistributedRanks:
 
     # -- what the engine asks ----------------------------------------------------------------------------------------
 
-    def exchange(self, readers: Sequence[PlaneRows]) -> None:
+    def exchange(self, readers: Sequence[PlaneSource]) -> None:
         """Give every plane the rows beyond its own; one message at most from each rank to each other."""
         planes = list({id(reader.plane): reader.plane for reader in readers}.values())
         wanted = [most([reader.reach for reader in readers if reader.plane is plane]) for plane in planes]
@@ -262,7 +263,7 @@ def connect(device: torch.device) -> Generator[DistributedRanks]:
             "shard: expected to be one of several processes, got a single one: "
             "start it with torchrun --nproc-per-node 2 -m exact_vae decode --shard ..."
         )
-    on_device = device.type == "cuda" and dist.is_nccl_available()
+    on_device = profile_of(device.type).nccl and dist.is_nccl_available()
     dist.init_process_group("cpu:gloo,cuda:nccl" if on_device else "gloo", timeout=timedelta(hours=2))
     if on_device:
         torch.cuda.set_device(device)

@@ -1,6 +1,6 @@
 """Which rows of every plane one of several ranks computes: pure arithmetic, for running and for planning.
 
-Rows are dealt out at the lowest resolution and doubled exactly with every enlargement, so that a rank's rows of a plane
+Rows are dealt out at the lowest resolution and doubled exactly with every upsample, so that a rank's rows of a plane
 always lie under its rows of the next one. Inside a rank rows are counted from its own first one: row -1 is the last row
 of the rank above, and the image itself may begin at a negative row.
 """

@@ -5,15 +5,15 @@ from __future__ import annotations
 from torch import Tensor
 
 from .fill import ACTIVATE
-from .source import Cost, Rows
+from .source import Cost, Source
 
 
-class AddedRows(Rows):
+class AddedSource(Source):
     """The sum of two sources; what `main` returns is fresh, so the other is added into it."""
 
     whole = True
 
-    def __init__(self, main: Rows, other: Rows, after: str | None = None) -> None:
+    def __init__(self, main: Source, other: Source, after: str | None = None) -> None:
         super().__init__(main.context, main.size, main.top, main.bottom, main, other)
         self.main, self.other, self.after = main, other, after
 

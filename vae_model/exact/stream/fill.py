@@ -36,8 +36,7 @@ def norm_fill(context: Context, norm: Norm, moments: Moments, activation: str | 
     assert moments.mean is not None
     weight, bias = context.norm_weights(norm)
     scale, shift = moments.scale_shift(weight, bias, norm.eps)
-    if scale.device.type == "cuda":  # one set for all images is written out
-        scale, shift = (values.expand(context.batch, -1, 1, 1).contiguous() for values in (scale, shift))
+    scale, shift = (values.expand(context.batch, -1, 1, 1).contiguous() for values in (scale, shift))
 
     def fill(target: Tensor, x: Tensor) -> None:
         for normalise in (cuda_strips.normalise, cpu_strips.normalise) if activation in (None, "silu") else ():

@@ -10,12 +10,12 @@ from torch.nn import functional
 from ..layer import TimeConv
 from .context import Context, Fill
 from .fill import copy_in
-from .source import Cost, Rows
+from .source import Cost, Source
 
 MakeFill = Callable[[], Fill]
 
 
-class TimeConvolvedRows(Rows):
+class TimeConvolvedSource(Source):
     """A convolution over the frames, with what stands before it, times `share`.
 
     The frames that one result needs lie behind each other as channels, so it is one 1x1 convolution, rounded once.
@@ -27,7 +27,7 @@ class TimeConvolvedRows(Rows):
         self,
         context: Context,
         conv: TimeConv,
-        source: Rows,
+        source: Source,
         make_fill: MakeFill | None = None,
         share: Callable[[Tensor], Tensor] | None = None,
     ) -> None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Protocol
 
 from torch import Tensor
 
 from .moments import CHUNK_ELEMENTS, Moments
 from .plane import Plane
-from .source import PlaneRows, Rows
+from .source import PlaneSource, Source
 
 Emit = Callable[[int, Tensor], None]
 """Takes (first row, rows) of the finished result; they come in order."""
@@ -49,7 +50,7 @@ class Performable(Protocol):
 class Sink:
     """Where rows end: in a plane, in moments of what the plane stores, with the caller, or in moments alone."""
 
-    rows: Rows
+    rows: Source
     plane: Plane | None = None
     moments: Moments | None = None
     emit: Emit | None = None
@@ -131,15 +132,15 @@ class Pass:
         """Floating point operations."""
         return sum(sink.rows.work for sink in self.sinks)
 
-    @property
-    def _readers(self) -> list[PlaneRows]:
+    @cached_property
+    def _readers(self) -> list[PlaneSource]:
         return [reader for sink in self.sinks for reader in sink.rows.planes]
 
-    @property
+    @cached_property
     def _written(self) -> list[Plane]:
         return [sink.plane for sink in self.sinks if sink.plane is not None]
 
-    @property
+    @cached_property
     def moved_bytes(self) -> int:
         """Bytes copied to host memory and back."""
         return sum(plane.host_bytes() for plane in (*self._written, *(reader.plane for reader in self._readers)))
@@ -147,14 +148,15 @@ class Pass:
     @property
     def host_bytes(self) -> int:
         """Host bytes of spilled strips at the worst moment."""
-        return max(map(self._parked, self._decisive())) if self.moved_bytes else 0
+        return max(map(self._parked, self._decisive)) if self.moved_bytes else 0
 
     def peaks(self) -> Iterator[int]:
         """Those of the strips that tell all, the last one first, as most has been stored by then."""
         scratch = max(sink.rows.scratch_bytes for sink in self.sinks)
-        for index in reversed(self._decisive()):
+        for index in reversed(self._decisive):
             yield self._strip_peak(index) + scratch
 
+    @cached_property
     def _decisive(self) -> list[int]:
         """Numbers of the strips that tell all: the first and last ones, and those around a source's strip being freed.
 

@@ -7,13 +7,13 @@ from torch.nn import functional
 
 from ..layer import Conv
 from .context import Context
-from .source import Cost, Rows
+from .source import Cost, Source
 
 
-class PointwiseRows(Rows):
+class PointwiseSource(Source):
     """Every piece of the source by itself."""
 
-    def __init__(self, context: Context, conv: Conv, source: Rows) -> None:
+    def __init__(self, context: Context, conv: Conv, source: Source) -> None:
         size = source.size._replace(channels=conv.out_channels)
         super().__init__(context, size, source.top, source.bottom, source)
         self.conv, self.source = conv, source

@@ -12,7 +12,7 @@ from ..memory.spill import Parked
 if TYPE_CHECKING:
     from .moments import Moments
     from .plane import Plane
-    from .source import PlaneRows
+    from .source import PlaneSource
 
 OwnTokens = Callable[[int, int], "tuple[Tensor, Tensor]"]
 """(top, bottom), rows of this rank -> their keys and values (B, n, C)."""
@@ -44,7 +44,7 @@ class Tokens(NamedTuple):
 class Ranks(Protocol):
     """All ranks make the same calls in the same order. Any call may raise because another rank has stopped."""
 
-    def exchange(self, readers: Sequence[PlaneRows]) -> None:
+    def exchange(self, readers: Sequence[PlaneSource]) -> None:
         """Before a pass: give every plane the rows beyond its own that will be read."""
         ...
 
@@ -60,7 +60,7 @@ class Ranks(Protocol):
 class Alone:
     """One process has everything."""
 
-    def exchange(self, readers: Sequence[PlaneRows]) -> None:
+    def exchange(self, readers: Sequence[PlaneSource]) -> None:
         """Nothing lies beyond."""
 
     def merge(self, moments: Sequence[Moments]) -> None:

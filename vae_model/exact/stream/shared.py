@@ -6,7 +6,7 @@ from torch import Tensor
 
 from ..program import Extent
 from .context import Context
-from .source import Cost, PlaneRows, Recipe, Rows
+from .source import Cost, MakeSource, PlaneSource, Source
 
 
 class Shared:
@@ -15,15 +15,15 @@ class Shared:
     `lag`: rows that the second reader is behind the first.
     """
 
-    def __init__(self, context: Context, size: Extent, recipe: Recipe, lag: int) -> None:
+    def __init__(self, context: Context, size: Extent, recipe: MakeSource, lag: int) -> None:
         self.context, self.size, self.lag = context, size, lag
         self._recipe = recipe
         # Positions, not readers: two objects that hold each other would keep their strips until a garbage collection.
         self._at: list[int] = []
-        self.source: Rows
+        self.source: Source
         self._pieces: list[tuple[int, Tensor]] = []
 
-    def reader(self, top: int, bottom: int) -> Rows:
+    def reader(self, top: int, bottom: int) -> Source:
         """A reader of those rows. Both are made before the first row is taken; the first one made leads.
 
         The other one reads no rows that the leader does not.
@@ -57,19 +57,19 @@ class Shared:
 
     def _rest(self, start: int, piece: Tensor, row: int) -> tuple[int, Tensor]:
         """What of a piece lies from `row` on: its own copy, unless a plane holds the piece anyway."""
-        if start >= row or isinstance(self.source, PlaneRows):
+        if start >= row or isinstance(self.source, PlaneSource):
             return start, piece
         return row, piece[:, :, row - start :].clone()
 
     def kept_bytes(self, top: int, bottom: int) -> int:
         """Bytes of the pieces kept while the leader takes top..bottom, without what a plane holds anyway."""
-        if isinstance(self.source, PlaneRows):
+        if isinstance(self.source, PlaneSource):
             return self.source.strip_bytes(top - self.lag, bottom)
         before = min(max(0, top - self.source.top), max(1, self.lag))
         return (before + bottom - top) * self.source.row_bytes
 
 
-class _Reader(Rows):
+class _Reader(Source):
     """One of the two; the leader stands for the source's cost and work, the other finds everything ready."""
 
     def __init__(self, shared: Shared, top: int, bottom: int, number: int) -> None:
@@ -82,7 +82,7 @@ class _Reader(Rows):
     def _cost(self, top: int, bottom: int) -> Cost:
         kept = self.shared.kept_bytes(top, bottom)
         if self.number:  # what it has passed is let go; of a plane's strips only the last are sure to be
-            whole = bottom >= self.bottom or not isinstance(self.shared.source, PlaneRows)
+            whole = bottom >= self.bottom or not isinstance(self.shared.source, PlaneSource)
             return Cost(0, 0, 0, opening=(0, -kept if whole else 0))
         source = self.shared.source.cost(top, bottom)
         before, rest = source.first

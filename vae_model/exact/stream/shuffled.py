@@ -15,14 +15,14 @@ from torch.nn import functional
 from ..layer import Statistics
 from ..program import Extent
 from .context import Context
-from .source import Cost, Recipe, Rows
+from .source import Cost, MakeSource, Source
 
 
-class _Shuffling(Rows):
+class _Shuffling(Source):
     """Base of both: statistics in float32 or better, and a source whose rows are twice or half as many."""
 
     def __init__(
-        self, context: Context, statistics: Statistics | None, top: int, bottom: int, source: Recipe, size: Extent
+        self, context: Context, statistics: Statistics | None, top: int, bottom: int, source: MakeSource, size: Extent
     ) -> None:
         self.source = source(*self._source_rows(top, bottom))
         super().__init__(context, size, top, bottom, self.source)
@@ -34,7 +34,7 @@ class _Shuffling(Rows):
         raise NotImplementedError
 
     def _scale_shift(self) -> tuple[Tensor, Tensor] | None:
-        """Deviation and mean (C, 1, 1), None where nothing is normalised."""
+        """Standard deviation and mean (C, 1, 1), None where nothing is normalised."""
         if self._numbers is None and self._statistics is not None:
             bn: Any = self._statistics.module
             mean, variance = (
@@ -50,7 +50,7 @@ class _Shuffling(Rows):
         return Cost(peak, held, source.stands + self.row_bytes, source.parked)
 
 
-class ShuffledRows(_Shuffling):
+class ShuffledSource(_Shuffling):
     """Packed and normalised rows (4C, w) to raw ones (C, 2w), twice as many."""
 
     _rest: Tensor | None = None
@@ -67,8 +67,8 @@ class ShuffledRows(_Shuffling):
         self._rest = None
         for piece in self.source.take(-(-bottom // 2)):
             if numbers is not None:
-                deviation, mean = numbers
-                piece = torch.addcmul(mean, piece.to(self.wide), deviation).to(self.context.dtype)
+                std, mean = numbers
+                piece = torch.addcmul(mean, piece.to(self.wide), std).to(self.context.dtype)
             pieces.append(functional.pixel_shuffle(piece, 2))
         if self.at == self.top and self.top % 2 and pieces:
             pieces[0] = pieces[0][:, :, 1:]
@@ -78,7 +78,7 @@ class ShuffledRows(_Shuffling):
         return [piece for piece in pieces if piece.shape[2]]
 
 
-class UnshuffledRows(_Shuffling):
+class UnshuffledSource(_Shuffling):
     """Raw rows to packed and normalised ones, half as many; channels beyond the packed ones are dropped."""
 
     whole = True
@@ -95,5 +95,5 @@ class UnshuffledRows(_Shuffling):
         self.at = bottom
         if numbers is None:
             return [packed]
-        deviation, mean = numbers
-        return [((packed.to(self.wide) - mean) / deviation).to(self.context.dtype)]
+        std, mean = numbers
+        return [((packed.to(self.wide) - mean) / std).to(self.context.dtype)]

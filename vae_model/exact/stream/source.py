@@ -19,11 +19,11 @@ from ..program import Extent
 from .context import Context
 from .plane import Plane
 
-Recipe = Callable[[int, int], "Rows"]
+MakeSource = Callable[[int, int], "Source"]
 """(top, bottom) -> a new source of those rows."""
 
 
-Source = Callable[[int, int], Tensor]
+ReadInput = Callable[[int, int], Tensor]
 """(top, bottom) -> those rows of the input (B, C, n, W), on any device and in any float dtype."""
 
 
@@ -48,19 +48,19 @@ class Cost(NamedTuple):
         return self.opening or (self.stands + self.peak, self.stands)
 
 
-class Rows:
+class Source:
     """Base of all sources. `size` is the size of the whole activation, top and bottom the rows that will be read."""
 
     whole = False
     """Whether rows always come as one fresh tensor, so that storing them takes no copy."""
 
-    def __init__(self, context: Context, size: Extent, top: int, bottom: int, *sources: Rows) -> None:
+    def __init__(self, context: Context, size: Extent, top: int, bottom: int, *sources: Source) -> None:
         """`sources`: what it reads from."""
         self.context, self.size = context, size
         self.top = self.at = top
         self.bottom = bottom
         self.row_bytes = context.row_bytes(size.channels, size.width)
-        self._planes: list[PlaneRows] = [plane for source in sources for plane in source.planes]
+        self._sources = sources
         self.scratch_bytes = max((source.scratch_bytes for source in sources), default=0)
         """Device bytes that any of the sources uses within single calls; a pass holds the most that one asks for."""
         self.work = sum(source.work for source in sources)
@@ -68,9 +68,9 @@ class Rows:
         self._costs: dict[tuple[int, int], Cost] = {}
 
     @property
-    def planes(self) -> list[PlaneRows]:
+    def planes(self) -> list[PlaneSource]:
         """The planes that are read in the end."""
-        return self._planes
+        return [plane for source in self._sources for plane in source.planes]
 
     def take(self, bottom: int) -> list[Tensor]:
         """The rows from the last call's bottom (at first `top`) to `bottom`, as pieces (B, C, n, W) in order."""
@@ -87,10 +87,10 @@ class Rows:
         raise NotImplementedError
 
 
-class InputRows(Rows):
+class InputSource(Source):
     """Rows of the input image or latent, brought to the device and into the run's dtype strip by strip."""
 
-    def __init__(self, context: Context, size: Extent, top: int, bottom: int, source: Source | None) -> None:
+    def __init__(self, context: Context, size: Extent, top: int, bottom: int, source: ReadInput | None) -> None:
         super().__init__(context, size, top, bottom)
         self.source = source
 
@@ -111,7 +111,7 @@ class InputRows(Rows):
         return Cost(2 * size, size, 0)  # what the caller makes of the input's rows may lie on the same device
 
 
-class PlaneRows(Rows):
+class PlaneSource(Source):
     """Rows of a stored plane. With `consume` every strip is dropped once its last row was taken."""
 
     def __init__(self, plane: Plane, top: int, bottom: int, *, consume: bool) -> None:
@@ -124,10 +124,6 @@ class PlaneRows(Rows):
         self._shared = plane.context.share.count > 1
         self._states: dict[int, tuple[int, int]] = {}
 
-    @property
-    def planes(self) -> list[PlaneRows]:
-        return [self]  # no attribute: a source that held itself would keep its strips until Python looks for circles
-
     def take(self, bottom: int) -> list[Tensor]:
         again = min(self.bottom - self.size.height, self.size.height)
         if self.at == self.top and again > 0 and self.consume and not self._shared:
@@ -138,6 +134,10 @@ class PlaneRows(Rows):
             pieces.append(self._piece(bottom))
             self.at += pieces[-1].shape[2]
         return pieces
+
+    @property
+    def planes(self) -> list[PlaneSource]:
+        return [self]  # no attribute: a source that held itself would keep its strips until Python looks for circles
 
     def _piece(self, bottom: int) -> Tensor:
         """From the current row to the end of its strip, or to `bottom`."""
@@ -179,7 +179,9 @@ class PlaneRows(Rows):
 
     def _passed(self, row: int) -> int:
         """Strips whose last row lies above `row`."""
-        return self.plane.count if row >= self.size.height else max(0, row) // self.plane.strip_rows
+        if row <= 0:
+            return 0
+        return self.plane.count if row >= self.size.height else row // self.plane.strip_rows
 
     def strip_bytes(self, top: int, bottom: int) -> int:
         """Device bytes that the strips hold that are passed on the way from row `top` to `bottom`."""

@@ -2,34 +2,23 @@
 
 from __future__ import annotations
 
-from ..layer import Conv
 from ..program import Extent
-from .context import Context
-from .source import Recipe
 from .window import Windowed
 
 _UPSAMPLED_BORDER = {"zeros": "zeros", "circular": "circular", "replicate": "replicate", "reflect": "replicate"}
 """Borders of the upsampled plane as borders of its source: a reflected row -1 is row 1, that is source row 0."""
 
 
-class UpsampledRows(Windowed):
+class UpsampledSource(Windowed):
     """Nearest x2 and a 3x3 convolution: 4/9 of the work."""
 
     kind = "upsample"
 
-    def __init__(
-        self,
-        context: Context,
-        conv: Conv,
-        top: int,
-        bottom: int,
-        source: Recipe,
-        source_size: Extent,
-        fast_rows: int = 0,
-    ) -> None:
-        size = Extent(conv.out_channels, 2 * source_size.height, 2 * source_size.width)
-        super().__init__(context, conv, size, top, bottom, source, source_size, fast_rows)
-        self.work += conv.flops(context.batch, bottom - top, size.width) * 4 // 9
+    def _size(self, source: Extent) -> Extent:
+        return Extent(self.conv.out_channels, 2 * source.height, 2 * source.width)
+
+    def _flops(self) -> int:
+        return super()._flops() * 4 // 9
 
     def _mode(self) -> str:
         return _UPSAMPLED_BORDER[self.conv.mode]

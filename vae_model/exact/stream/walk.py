@@ -16,7 +16,7 @@ from .fill import fill_maker
 from .moments import Moments
 from .passes import Emit, Pass, Performable, Sink
 from .plane import Plane
-from .source import InputRows, Rows, Source
+from .source import InputSource, ReadInput, Source
 from .value import Value, stored
 
 
@@ -39,12 +39,12 @@ class Walk:
         self.perform, self.emit = perform, emit
         self.levels = program.levels
 
-    def start(self, height: int, width: int, source: Source | None) -> Value:
+    def start(self, height: int, width: int, source: ReadInput | None) -> Value:
         """The input as a value."""
         size = Extent(self.program.in_channels, height, width)
 
-        def read(top: int, bottom: int, last: bool) -> Rows:
-            return InputRows(self.context, size, top, bottom, source)
+        def read(top: int, bottom: int, last: bool) -> Source:
+            return InputSource(self.context, size, top, bottom, source)
 
         return Value(size, read)
 
@@ -90,7 +90,7 @@ class Walk:
             value.moments = self.sweep(norm.name, value.every_row(), norm.groups, level)
         return value.moments
 
-    def sweep(self, name: str, rows: Rows, groups: int, level: int) -> Moments:
+    def sweep(self, name: str, rows: Source, groups: int, level: int) -> Moments:
         """A pass over these rows for nothing but their moments."""
         moments = Moments(groups)
         self.pull(f"{name} (statistics)", level, [Sink(rows, moments=moments)], rows.size)

@@ -12,10 +12,10 @@ from ..program import Extent
 from .border import fill_columns, fill_rows
 from .context import Context, Fill
 from .fill import ACTIVATE, copy_in
-from .source import Cost, Recipe, Rows
+from .source import Cost, MakeSource, Source
 
 
-class Windowed(Rows):
+class Windowed(Source):
     """Gathers the rows that a strip of results needs; the rows that the next strip needs again are carried over.
 
     Weights are fetched at the first strip, once a pass.
@@ -29,14 +29,18 @@ class Windowed(Rows):
         self,
         context: Context,
         conv: Conv,
-        size: Extent,
         top: int,
         bottom: int,
-        source: Recipe,
+        source: MakeSource,
         source_size: Extent,
+        fill: Callable[[], Fill] | None = None,
+        after: str | None = None,
         fast_rows: int = 0,
     ) -> None:
-        """`fast_rows`: rows of a strip for which a faster method may be used where it pays, 0 for the plain one."""
+        """`fill`: makes what stands before it. `after`: a function of single values behind it.
+
+        `fast_rows`: rows of a strip for which a faster method may be used where it pays, 0 for the plain one.
+        """
         self.conv, self.method = conv, context.method(self.kind, conv, source_size.width, fast_rows)
         first = self._first(top)
         # Without a border of its own a 1x1 convolution may be asked for rows of the other end, too.
@@ -44,22 +48,29 @@ class Windowed(Rows):
         self.place = context.share.place(source_size.height)
         self._last_row = 2**62 if self.wraps else self.place.whole - self.place.offset
         self.source = source(first if self.wraps else max(-self.place.offset, first), self._reach(bottom))
-        super().__init__(context, size, top, bottom, self.source)
+        super().__init__(context, self._size(source_size), top, bottom, self.source)
         if self._mode() == "reflect" and min(self.place.whole, source_size.width) < 2:
             raise ValueError(
-                f"{conv.name}: expected at least 2 rows and columns to reflect, got fewer: enlarge the image"
+                f"{conv.name}: expected at least 2 rows and columns to reflect, got fewer: take a larger image"
             )
+        self.work += self._flops()
         self.scratch_bytes = max(self.method.scratch_bytes + self.method.product_bytes, self.scratch_bytes)
         self.columns, self.weight_bytes = self.method.columns, self.method.weight_bytes
         self.window_row_bytes = context.row_bytes(conv.in_channels, source_size.width + sum(self.columns))
-        self.make_fill: Callable[[], Fill] = lambda: copy_in
-        self.fill_bytes: Callable[[int], int] | None = None
+        self.make_fill, self.after = fill or (lambda: copy_in), after
+        self.fill_bytes: Callable[[int], int] | None = getattr(fill, "work_bytes", None)
         """Bytes beside the window and so many bytes of source rows while these are written into it."""
-        self.after: str | None = None
         self._layer: tuple[Fill, Any, Tensor | None] | None = None
         self._odd = False
         self._buffer: Tensor | None = None
         self._carried: Tensor | None = None
+
+    def _size(self, source: Extent) -> Extent:
+        """Of the result."""
+        return Extent(self.conv.out_channels, self.conv.out_size(source.height), self.conv.out_size(source.width))
+
+    def _flops(self) -> int:
+        return self.conv.flops(self.context.batch, self.bottom - self.top, self.size.width)
 
     def _first(self, row: int) -> int:
         """The first source row that result `row` needs."""

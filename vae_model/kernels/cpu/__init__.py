@@ -1,1 +1,1 @@
-"""Kernels for processors in C, for machines that have a compiler."""
+"""Kernels for CPUs in C, for machines that have a compiler."""

@@ -32,7 +32,7 @@ _SECONDS = 60
 
 
 def load(source: Path, declare: Use[None], is_right: Use[bool]) -> ctypes.CDLL | None:
-    """The functions of a C source, compiled for this processor; None where that cannot be done.
+    """The functions of a C source, compiled for this CPU; None where that cannot be done.
 
     They are tried in a thread of their own, where no mode of the caller counts or fakes the tensors of the trial.
 
@@ -52,7 +52,7 @@ def load(source: Path, declare: Use[None], is_right: Use[bool]) -> ctypes.CDLL |
         with ThreadPoolExecutor(1) as pool:
             return pool.submit(attempt).result()
     except (OSError, AttributeError, subprocess.SubprocessError) as error:
-        logger.info("processor kernels: not compiled, PyTorch's own are used: %s", error)
+        logger.info("CPU kernels: not compiled, PyTorch's own are used: %s", error)
         return None
 
 
@@ -90,19 +90,19 @@ def _keep(target: Path, kept: Path) -> None:
 
 
 def _key(source: Path, compiler: str, threads: str) -> str:
-    """Of everything that the result depends on: sources, compiler, options, processor, PyTorch's threads."""
+    """Of everything that the result depends on: sources, compiler, options, CPU, PyTorch's threads."""
     digest = hashlib.sha256()
     for path in (source, *sorted(Path(__file__).parent.glob("*.h"))):
         digest.update(path.read_bytes())
     found = Path(compiler).resolve()
     state = found.stat()
-    words = [str(found), state.st_size, state.st_mtime_ns, *_OPTIONS, threads, platform.machine(), _processor()]
+    words = [str(found), state.st_size, state.st_mtime_ns, *_OPTIONS, threads, platform.machine(), _cpu()]
     digest.update("\n".join(map(str, words)).encode())
     return digest.hexdigest()[:32]
 
 
-def _processor() -> str:
-    """The processor by name and abilities: code for one may not run on another that shares the folder."""
+def _cpu() -> str:
+    """The CPU by name and abilities: code for one may not run on another that shares the folder."""
     lines = Path("/proc/cpuinfo").read_text(errors="replace").splitlines()
     wanted = ("model name", "flags", "Features", "CPU part", "CPU implementer")
     return "\n".join(sorted({line for line in lines if line.startswith(wanted)}))

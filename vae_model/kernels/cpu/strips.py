@@ -1,4 +1,4 @@
-"""Norm with activation, and moments, of float32 strips on processors, by the kernels of strips.c in one pass each."""
+"""Norm with activation, and moments, of float32 strips on CPUs, by the kernels of strips.c in one pass each."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 /* 3x3 convolutions of stride 1 by Winograd's F(4x4, 3x3), the same as ../winograd.py, in one piece; see tiles.py. Also
-   with nearest x2 before them: of 6x6 values 8x8 results, with filters for even and for odd ones; see enlarge.py.
+   with nearest x2 before them: of 6x6 values 8x8 results, with filters for even and for odd ones; see filters.py.
 
    A thread takes a block of tiles through all steps in memory that its caches hold: 36 points of every tile, a matrix
    product for each point, and back to results. In a product ROWS tiles and COLUMNS vectors of results stay in registers
@@ -18,7 +18,7 @@
 
 enum { TILE = 4, SIDE = TILE + 2, POINTS = SIDE * SIDE, PANEL = COLUMNS * LANES, FILTERED = 9 };
 
-typedef enum { CONVOLVE, ENLARGE_EVEN, ENLARGE_ODD } Kind;
+typedef enum { CONVOLVE, UPSAMPLE_EVEN, UPSAMPLE_ODD } Kind;
 
 /* Filters at each of the six points of rows, and of columns. Those for even and odd results are one at the point 1; at
    0 or infinity some are zero. */
@@ -54,7 +54,7 @@ static inline void from_points(const vec *m, vec *y, int step) {
 /* Eight results, even and odd ones in turn, from the products of nine filters, in the order of their points. */
 static inline void from_filters(const vec *m, vec *y, int step, Kind kind) {
     const vec none = {0};
-    if (kind == ENLARGE_EVEN) {
+    if (kind == UPSAMPLE_EVEN) {
         const vec even[SIDE] = {m[0], m[1], m[2], m[4], m[6], none}, odd[SIDE] = {none, m[1], m[3], m[5], m[7], m[8]};
         from_points(even, y, 2 * step);
         from_points(odd, y + step, 2 * step);
@@ -112,7 +112,7 @@ static void transform_back(const float *products, ptrdiff_t plane, const float *
 }
 
 /* places: of every row filter (9) and column filter (9) the plane of its products. */
-static inline void enlarge_back(const float *products, ptrdiff_t plane, const float *bias, int channels, Target to,
+static inline void upsample_back(const float *products, ptrdiff_t plane, const float *bias, int channels, Target to,
                                 const int *places, Kind kind) {
     for (int c = 0; c < channels; c += LANES) {
         vec x[FILTERED], half[2 * TILE * FILTERED], y[2 * TILE], shift = {0};
@@ -122,7 +122,7 @@ static inline void enlarge_back(const float *products, ptrdiff_t plane, const fl
             from_filters(x, half + j, FILTERED, kind);
         }
         for (int i = to.first; i < to.end; i++) {
-            from_filters(half + FILTERED * i, y, 1, ENLARGE_EVEN);
+            from_filters(half + FILTERED * i, y, 1, UPSAMPLE_EVEN);
             write_results(y, to, i, c, shift);
         }
     }
@@ -183,7 +183,7 @@ static void multiply_block(const float *values, ptrdiff_t plane, const float *we
 }
 
 /* window: (have, n, wide), its rows `line` values apart; rows below are zero. weight: see `pack_weight` of packing.py.
-   out: (rows, width, narrow), or of twice the width where `kind` enlarges, without the first `skip` rows of results.
+   out: (rows, width, narrow), or of twice the width where `kind` upsamples, without the first `skip` rows of results.
    scratch: for each thread `own` values, enough for `block` tiles, a multiple of ROWS, and products of `some` channels:
    so many are made at once, and their weights stand together. */
 void tile_convolve(const float *window, ptrdiff_t line, int have, const float *weight, const float *bias, float *out,
@@ -221,10 +221,10 @@ void tile_convolve(const float *window, ptrdiff_t line, int have, const float *w
                 const float *from = products + t / ROWS * ROWS * these + t % ROWS * PANEL;
                 if (kind == CONVOLVE)
                     transform_back(from, made, shift, these, to);
-                else if (kind == ENLARGE_EVEN)
-                    enlarge_back(from, made, shift, these, to, places, ENLARGE_EVEN);
+                else if (kind == UPSAMPLE_EVEN)
+                    upsample_back(from, made, shift, these, to, places, UPSAMPLE_EVEN);
                 else
-                    enlarge_back(from, made, shift, these, to, places, ENLARGE_ODD);
+                    upsample_back(from, made, shift, these, to, places, UPSAMPLE_ODD);
             }
         }
     }

@@ -1,4 +1,4 @@
-/* Vectors of float32, as wide as this processor has them. */
+/* Vectors of float32, as wide as this CPU has them. */
 #include <stddef.h>
 
 #if defined(__AVX512F__)
