@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from .checkpoint.load import LoadedModel
 from .errors.bytesize import parse_bytes
 from .errors.wording import needs_half
+from .exact.plan.plan import Plan
 from .families.config import decode_factor, image_channels
 from .families.estimate import untiled_elements_per_pixel
 from .families.halves import Half, behind, decoder_half, encoder_half
@@ -19,7 +20,7 @@ from .families.ldm.layers import set_attention
 from .families.raw import decode_raw, encode_raw
 from .families.video.config import VideoConfig
 from .families.wan.config import WanConfig
-from .host import Host, PlanProtocol, Report, Watch
+from .host import Host, Report, Watch
 from .host_names import HostNames, add_alpha, take_not_video, take_vae_options
 from .runs.checks import (
     cells,
@@ -49,7 +50,7 @@ class VAE(HostNames):
     `last_report` tells of the last run of any method.
     """
 
-    last_plan: PlanProtocol | None = None
+    last_plan: Plan | None = None
     last_report: Report | None = None
     patcher: Any = None
     """The host's handle on the model, inside ComfyUI."""
