@@ -14,45 +14,11 @@ import torch
 from torch import Tensor, nn
 
 from .errors.bytesize import format_bytes
+from .exact.plan.plan import Plan
 from .exact.program import Program
-from .exact.schedule import Schedule
 
 ENDLESS = 2**62
 """A budget that everything fits into."""
-
-
-class PlanProtocol(Protocol):
-    """What a run needs of a plan."""
-
-    @property
-    def schedule(self) -> Schedule:
-        """How every level is run."""
-        ...
-
-    @property
-    def peak_bytes(self) -> int:
-        """Predicted bytes on the device, above weights, input and finished output."""
-        ...
-
-    @property
-    def host_bytes(self) -> int:
-        """Predicted bytes in main memory, of strips that wait there."""
-        ...
-
-    @property
-    def moved_bytes(self) -> int:
-        """Predicted bytes copied between the device and main memory."""
-        ...
-
-    @property
-    def device_budget(self) -> int:
-        """Bytes on the device that the plan was made for."""
-        ...
-
-    @property
-    def work(self) -> int:
-        """Predicted floating point operations."""
-        ...
 
 
 class Host(Protocol):
@@ -105,7 +71,7 @@ class Host(Protocol):
         device: torch.device,
         budget: int | None,
         strip_rows: int | None = None,
-    ) -> PlanProtocol:
+    ) -> Plan:
         """A plan for an input of `shape` (B, C, H, W) within `budgets(device, budget)`; ENDLESS fits everything.
 
         `strip_rows` fixes the height of strips. MemoryBudgetError where nothing fits.
@@ -140,7 +106,7 @@ class Report:
     exact: bool = True
     reason: str | None = None
     """Why the result is not exact, or why it took more memory than it should."""
-    plan: PlanProtocol | None = None
+    plan: Plan | None = None
     """What the run followed; None where the engine did not run."""
     method: str = "exact"
     peak_bytes: int | None = None

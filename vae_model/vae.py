@@ -12,10 +12,11 @@ from torch import Tensor, nn
 from .checkpoint.load import LoadedModel
 from .errors.bytesize import parse_bytes
 from .errors.wording import needs_half
+from .exact.plan.plan import Plan
 from .families.coder import Coder
 from .families.ldm.layers import set_attention
 from .families.table import FAMILIES, decode_raw, decoder_of, encode_raw, encoder_of
-from .host import Host, PlanProtocol, Report, Watch
+from .host import Host, Report, Watch
 from .host_names import HostNames, add_alpha, take_not_video, take_vae_options
 from .runs.checks import (
     cells,
@@ -45,7 +46,7 @@ class VAE(HostNames):
     `last_report` tells of the last run of any method.
     """
 
-    last_plan: PlanProtocol | None = None
+    last_plan: Plan | None = None
     last_report: Report | None = None
     patcher: Any = None
     """The host's handle on the model, inside ComfyUI."""

@@ -13,10 +13,11 @@ from ..errors import MemoryBudgetError
 from ..errors.bytesize import format_bytes
 from ..exact.memory.pinned import PinnedSlabs
 from ..exact.memory.spill import Spill
+from ..exact.plan.plan import Plan
 from ..exact.stream.context import Context
 from ..exact.stream.run import run_program
 from ..families.coder import Coder
-from ..host import ENDLESS, PlanProtocol, Report
+from ..host import ENDLESS, Report
 from ..kernels.profile import profile_of
 from .run import Run
 
@@ -26,7 +27,7 @@ MODEST_WORK = 1.35
 """So many times the least work is done rather than other models sent away from the device."""
 
 
-def run_exact(run: Run, half: Coder | None = None) -> PlanProtocol:
+def run_exact(run: Run, half: Coder | None = None) -> Plan:
     """Fill the result; the plan that did it, after whatever happened on the way.
 
     Args:    half: what `run.make_half` gives, where it has just been asked.
@@ -49,7 +50,7 @@ class ExactRun:
     _nan: bool = field(default=False, init=False)
     """Whether the item's result holds NaN."""
 
-    def items(self, half: Coder | None = None) -> PlanProtocol:
+    def items(self, half: Coder | None = None) -> Plan:
         """Run every item; the plan of the last one, after whatever happened on the way."""
         run = self.run
         # What nothing fits into is refused before anything is loaded; what is free shows only once it is. The model is
@@ -86,7 +87,7 @@ class ExactRun:
         modest = now.moved_bytes == 0 and now.work <= MODEST_WORK * best.work
         return now.peak_bytes if modest else best.peak_bytes
 
-    def _item(self, plan: PlanProtocol, item: int) -> PlanProtocol:
+    def _item(self, plan: Plan, item: int) -> Plan:
         """Run one item; the plan that did it."""
         while True:
             self.report.plan = plan
@@ -96,7 +97,7 @@ class ExactRun:
 
     # -- NaN -------------------------------------------------------------------------------------------------------
 
-    def _explain_nan(self, plan: PlanProtocol, item: int) -> PlanProtocol:
+    def _explain_nan(self, plan: Plan, item: int) -> Plan:
         """Say where NaN came from. Is the number format the cause, this item and those after it run in float32."""
         run, name = self.run, str(self.run.dtype).removeprefix("torch.")
         where = f"{run.what} of image {item + 1} of {len(run.x)}"
@@ -126,11 +127,11 @@ class ExactRun:
         """Of one item."""
         return (self.run.group, *self.run.x.shape[1:])  # pyright: ignore[reportReturnType]
 
-    def _plan(self, budget: int | None) -> PlanProtocol:
+    def _plan(self, budget: int | None) -> Plan:
         run = self.run
         return run.host.make_plan(self.half.program, self._shape, run.dtype, run.device, budget, run.strip_rows)
 
-    def _smaller(self, plan: PlanProtocol) -> PlanProtocol:
+    def _smaller(self, plan: Plan) -> Plan:
         """A plan of three quarters of the memory; MemoryBudgetError once there is none."""
         smaller, needed = None, format_bytes(plan.peak_bytes)
         free = format_bytes(self.run.host.get_free_memory(self.run.device))
@@ -145,7 +146,7 @@ class ExactRun:
         logger.warning(text, self.run.what, free, needed, format_bytes(smaller.peak_bytes))
         return smaller
 
-    def _attempt(self, plan: PlanProtocol, item: int) -> bool:
+    def _attempt(self, plan: Plan, item: int) -> bool:
         """Run one item; False where memory ran out, with everything of the attempt freed."""
         run, done = self.run, 0
         run.host.check_interrupt()

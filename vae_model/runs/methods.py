@@ -8,7 +8,7 @@ from typing import Any
 
 from ..errors import InputError
 from ..exact.layer import UnsupportedModule
-from ..host import PlanProtocol
+from ..exact.plan.plan import Plan
 from .blend import run_blend
 from .exact import run_exact
 from .run import ModelRun
@@ -16,7 +16,7 @@ from .untiled import run_untiled
 
 logger = logging.getLogger(__name__)
 
-METHODS: dict[str, Callable[[ModelRun], PlanProtocol | None]] = {
+METHODS: dict[str, Callable[[ModelRun], Plan | None]] = {
     "exact": run_exact,
     "untiled": run_untiled,
     "blend": run_blend,
@@ -30,7 +30,7 @@ def check_method(method: Any) -> None:
         raise InputError(f"method: expected one of {', '.join(METHODS)}, got {method!r}: choose one of these")
 
 
-def perform(run: ModelRun, method: str) -> PlanProtocol | None:
+def perform(run: ModelRun, method: str) -> Plan | None:
     """Run by that method; "exact" becomes "untiled", with a warning, where the engine has no rule for a module."""
     try:
         return METHODS[method](run)

@@ -169,7 +169,7 @@ class ShardedRun(ExactRun):
             f"rank {fits.index(False)} of {self.ranks.count} has too little memory: see what it said"
         )
 
-    def _attempt(self, plan: Plan, item: int) -> bool:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def _attempt(self, plan: Plan, item: int) -> bool:
         try:
             if super()._attempt(plan, item):
                 # Whether one rank has seen NaN, all must know: they repeat the item together.
