@@ -7,10 +7,10 @@ import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..errors import InputError
 from .learned import Metric, frechet_distance, load_inception, load_lpips
@@ -21,6 +21,17 @@ LEAST_CROP = 32
 """Sides of crops are multiples of this many pixels, which every VAE's latent cells divide."""
 SHEET_ROWS = 8
 TITLES = {"psnr": "PSNR dB", "ssim": "SSIM", "ms_ssim": "MS-SSIM", "lpips": "LPIPS", "rfid": "rFID"}
+
+
+class Reconstructing(Protocol):
+    """What is asked of a VAE here."""
+
+    @property
+    def first_stage_model(self) -> nn.Module: ...
+
+    def encode(self, pixels: Tensor, /) -> Tensor: ...
+
+    def decode(self, latents: Tensor, /) -> Tensor: ...
 
 
 @dataclass
@@ -105,7 +116,7 @@ def find_photos(folder: Path, crop: int) -> list[Path]:
 
 
 def evaluate(
-    vaes: Sequence[tuple[str, Any]],
+    vaes: Sequence[tuple[str, Reconstructing]],
     folder: Path,
     *,
     crop: int = 512,
@@ -144,7 +155,7 @@ def evaluate(
     return result
 
 
-def reconstruct(vae: Any, x: Tensor) -> Tensor:
+def reconstruct(vae: Reconstructing, x: Tensor) -> Tensor:
     """(B, 3, H, W) in -1..1 through encoder (posterior mean) and decoder, on the CPU."""
     images = vae.decode(vae.encode((x.movedim(1, -1) + 1) / 2))
     return images.cpu().movedim(-1, 1) * 2 - 1

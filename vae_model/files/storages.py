@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import sys
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -43,12 +44,7 @@ def load_archive(path: Path, names: set[Name]) -> Any:
         content = _find_pickle(path, archive.infolist())
         entries = {entry.filename: entry for entry in archive.infolist()}
         folder = content.removesuffix("data.pkl")
-        if not folder or any(not name.startswith(folder) or ".." in name.split("/") for name in entries):
-            raise Damage("not all of its files are in one folder")
-        if min(entry.header_offset for entry in entries.values()):
-            raise Damage("something stands before its first file")
-        if not {f"{folder}version", f"{folder}.data/version"} & entries.keys():
-            raise Damage("its version is missing")  # torch refuses it, too
+        _require_whole(entries, folder)
         order = archive.read(f"{folder}byteorder").decode() if f"{folder}byteorder" in entries else sys.byteorder
         mapped = UntypedStorage.from_file(str(path), shared=False, nbytes=path.stat().st_size)
         taken: dict[str, UntypedStorage] = {}
@@ -95,6 +91,16 @@ def _find_pickle(path: Path, entries: list[zipfile.ZipInfo]) -> str:
         found = f"{len(pickles)} of them" if len(pickles) != 1 else "one of its names twice"
         raise VAEFileError(f"{path}: expected one data.pkl as torch writes it, found {found}: {WRITTEN_SO}")
     return pickles[0]
+
+
+def _require_whole(entries: Mapping[str, zipfile.ZipInfo], folder: str) -> None:
+    """Damage where torch would refuse an archive whose pickle is in that folder."""
+    if not folder or any(not name.startswith(folder) or ".." in name.split("/") for name in entries):
+        raise Damage("not all of its files are in one folder")
+    if min(entry.header_offset for entry in entries.values()):
+        raise Damage("something stands before its first file")
+    if not {f"{folder}version", f"{folder}.data/version"} & entries.keys():
+        raise Damage("its version is missing")
 
 
 def _data_start(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> int:
