@@ -6,17 +6,22 @@ Exit codes: 0 done, 1 some inputs failed, 2 nothing was done (wrong usage, no su
 from __future__ import annotations
 
 import argparse
+import contextlib
+import gc
 import json
 import logging
 import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
 from . import __version__
 from .commands.completion import VALUES
 from .commands.sample import add_sample, run_sample
+
+_SHORT = ("plan", "info")
+"""Commands that read a header and compute a little."""
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -134,30 +139,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         refuse_words(parser, options, rest)
     if getattr(options, "debug", False):
         show_tracebacks()
-    _show_notes(options)
     try:
-        if options.command == "info":
-            return _info(options)
-        if options.command == "completion":
-            from .commands.completion import completion_script
-
-            print(completion_script(parser, options.shell))
-            return 0
-        if options.command == "plan":
-            return _plan(options)
-        if options.command == "convert":
-            return _convert(options)
-        if options.command == "evaluate":
-            from .commands.evaluate import run_evaluate
-
-            return run_evaluate(options)
-        if options.command == "sample":
-            return run_sample(options)
-        if options.command == "train":
-            return _train(options)
-        from .commands.run import run_files
-
-        return run_files(options)
+        with _paused_collector(options.command in _SHORT):
+            _show_notes(options)
+            return _run(options, parser)
     except KeyboardInterrupt:
         print("exact-vae: interrupted; files that were finished are whole", file=sys.stderr)
         return 1
@@ -169,6 +154,39 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         print(f"exact-vae: {one_line(error, options.command)}", file=sys.stderr)
         return 2
+
+
+def _run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
+    """The command that was chosen; the exit code."""
+    ours = {"info": _info, "plan": _plan, "convert": _convert, "train": _train, "sample": run_sample}
+    if options.command in ours:
+        return ours[options.command](options)
+    if options.command == "completion":
+        from .commands.completion import completion_script
+
+        print(completion_script(parser, options.shell))
+        return 0
+    if options.command == "evaluate":
+        from .commands.evaluate import run_evaluate
+
+        return run_evaluate(options)
+    from .commands.run import run_files
+
+    return run_files(options)
+
+
+@contextlib.contextmanager
+def _paused_collector(short: bool) -> Generator[None]:
+    """Nothing is collected in a command that is over before it counts: one pass over all that PyTorch has made takes
+    longer than the command itself."""
+    paused = short and gc.isenabled()
+    if paused:
+        gc.disable()
+    try:
+        yield
+    finally:
+        if paused:
+            gc.enable()
 
 
 def show_tracebacks() -> None:

@@ -27,7 +27,7 @@ LEGEND = """Errors: worst difference from ExactVAE untiled over the range of its
 
 
 def processor_name() -> str:
-    """The processor as its maker calls it, where the system tells."""
+    """The CPU as its maker calls it, where the system tells."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:

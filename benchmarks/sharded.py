@@ -1,4 +1,4 @@
-"""One decode by one process against the same by several that share its rows, on the same processor cores.
+"""One decode by one process against the same by several that share its rows, on the same CPU cores.
 
 `python benchmarks/sharded.py --size 1024 --ranks 2` gives one process all cores and every rank its share of them, lets
 both take turns after a warm-up, and prints median seconds, the worst difference, what each plans and what every rank

@@ -11,7 +11,6 @@ from typing import Any
 
 from torch import Tensor
 
-from ..model_management.loader import load_vae
 from ..vae_model.errors import InputError
 from ..vae_model.errors.bytesize import parse_bytes
 from ..vae_model.exact.stream.ranks import RankLost
@@ -22,7 +21,7 @@ from ..vae_model.runs.methods import check_method
 from ..vae_model.vae import VAE
 from .inputs import gather_inputs, read_latent_file, read_picture, require_kind
 from .jobs import Outcome, Result, name_outputs, run_jobs
-from .vae_option import require_no_half, vae_files
+from .vae_option import chosen_vae, require_no_half, vae_files
 
 
 def run_files(options: argparse.Namespace) -> int:
@@ -38,7 +37,7 @@ def run_files(options: argparse.Namespace) -> int:
         require_suffix(options.output)
     files = vae_files(options.vae)
     if getattr(options, "shard", False):
-        return _run_sharded(options, files, suffix)
+        return _run_sharded(options, suffix)
     inputs = gather_inputs(options.inputs, options.command)
     if options.vae and len(files) == 1:
         require_no_half(inputs, files, options.command)
@@ -47,7 +46,7 @@ def run_files(options: argparse.Namespace) -> int:
     targets = name_outputs(inputs, options.output, suffix)
     kept = [options.no_clobber and _is_there(target) for target in targets]
     pairs = [pair for pair, keep in zip(zip(inputs, targets, strict=True), kept, strict=True) if not keep]
-    done = iter(_run_all(pairs, files, options) if pairs else [])
+    done = iter(_run_all(pairs, options) if pairs else [])
     outcomes = [
         Outcome(source, 0.0, Result([target], (), ["kept as it was"]), None) if keep else next(done)
         for source, target, keep in zip(inputs, targets, kept, strict=True)
@@ -55,16 +54,9 @@ def run_files(options: argparse.Namespace) -> int:
     return _report(outcomes, options)
 
 
-def _run_all(pairs: list[tuple[Path, Path]], files: list[str], options: argparse.Namespace) -> list[Outcome]:
+def _run_all(pairs: list[tuple[Path, Path]], options: argparse.Namespace) -> list[Outcome]:
     """Load the VAE and run every (input, output)."""
-    vae = load_vae(
-        files if len(files) > 1 else files[0],
-        dtype=options.dtype,
-        device=options.device,
-        latent_format=options.latent_format,
-        variant=options.variant,
-        part=options.part,
-    )
+    vae = chosen_vae(options)
     work = _encode_file if options.command == "encode" else _decode_file
 
     def run_one(source: Path, target: Path, progress: Callable[[float], None]) -> Result:
@@ -82,7 +74,7 @@ def _is_there(target: Path) -> bool:
     return target.exists() or target.with_name(f"{target.stem}_00001{target.suffix}").exists()
 
 
-def _run_sharded(options: argparse.Namespace, files: list[str], suffix: str) -> int:
+def _run_sharded(options: argparse.Namespace, suffix: str) -> int:
     """decode as one of the processes that torchrun started; the first of them writes and reports."""
     from .shard import decode_files  # brings torch.distributed, which builds may lack
 
@@ -90,14 +82,8 @@ def _run_sharded(options: argparse.Namespace, files: list[str], suffix: str) -> 
         raise ValueError(f"method: expected exact with --shard, got {options.method!r}: leave out one of the two")
     if options.output is None or options.no_clobber:
         raise ValueError("--shard: expected -o and no --no-clobber, got another call: all processes need one output")
-    quiet = options.quiet or options.json
     try:
-        rank, outcomes = decode_files(
-            gather_inputs(options.inputs, "decode"), options.output, suffix, files, _write_images,
-            dtype=options.dtype, device=options.device, memory=options.memory, quiet=quiet,
-            latent_format=options.latent_format,
-            variant=options.variant, part=options.part,
-        )  # fmt: skip
+        rank, outcomes = decode_files(options, gather_inputs(options.inputs, "decode"), suffix, _write_images)
     except RankLost as error:
         print(f"exact-vae: {error}", file=sys.stderr, flush=True)
         return 2

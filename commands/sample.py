@@ -34,22 +34,13 @@ def add_sample(commands: Any, parents: list[argparse.ArgumentParser]) -> None:
 
 def run_sample(options: argparse.Namespace) -> int:
     """Draw, decode and write; returns the exit code."""
-    from ..model_management.loader import load_vae
     from ..vae_model.files.images import write_image
     from .bar import open_bar
-    from .vae_option import vae_files
+    from .vae_option import chosen_vae
 
     alone, count = _settle(options)
     width, height = parse_size(options.size)
-    files = vae_files(options.vae)
-    vae = load_vae(
-        files if len(files) > 1 else files[0],
-        dtype=options.dtype,
-        device=options.device,
-        latent_format=options.latent_format,
-        variant=options.variant,
-        part=options.part,
-    )
+    vae = chosen_vae(options)
     drawn = tell_size(vae, width, height)
     written: list[Path] = []
     kept: list[Tensor] = []

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from ..model_management.loader import load_vae
 from ..vae_model.errors.bytesize import parse_bytes
 from ..vae_model.exact.sharding.distributed import DistributedRanks, connect, local_rank
 from ..vae_model.exact.sharding.traffic import KINDS, describe
@@ -16,42 +16,31 @@ from ..vae_model.files.latents import read_latent
 from ..vae_model.runs.sharded import decode_sharded, require_sharded
 from ..vae_model.vae import VAE
 from .jobs import Outcome, Result, name_outputs, run_jobs
+from .vae_option import chosen_vae
 
 
 def decode_files(
-    inputs: Sequence[Path],
-    output: Path,
-    suffix: str,
-    vae_files: Sequence[str],
-    write: Callable[[Tensor, Path], Result],
-    *,
-    dtype: str,
-    device: str,
-    memory: str | None,
-    quiet: bool,
-    latent_format: str | None = None,
-    variant: str | None = None,
-    part: str | None = None,
+    options: argparse.Namespace, inputs: Sequence[Path], suffix: str, write: Callable[[Tensor, Path], Result]
 ) -> tuple[int, list[Outcome]]:
     """Decode latent files by all ranks together; rank 0 writes. Returns this rank and what became of every file.
 
-    Args:    suffix: of files in a folder. write: (images, file) -> what was written. variant, part: as for `load_vae`.
+    Args:    suffix: of files in a folder. write: (images, file) -> what was written.
     Raises:  ValueError where torchrun did not start this process or has started more than there are GPUs, RankLost
              where another process is gone.
     """
-    target = shard_device(device)
-    limit = None if memory is None else parse_bytes(memory)
+    target, output = shard_device(options.device), options.output
+    budget = None if options.memory is None else parse_bytes(options.memory)
+    quiet = options.quiet or options.json
     with connect(target) as ranks:
         with ranks.together():
             # Only rank 0 needs the output's folder, which other machines may not have.
             outputs = name_outputs(inputs, output, suffix) if ranks.rank == 0 else [output] * len(inputs)
-            files = vae_files if len(vae_files) > 1 else vae_files[0]
-            vae = load_vae(files, dtype=dtype, device=target, latent_format=latent_format, variant=variant, part=part)
+            vae = chosen_vae(options, target)
             require_sharded(vae)
         ranks.meet("start")
 
         def run_one(source: Path, target: Path, progress: Callable[[float], None]) -> Result:
-            return _decode_one(vae, ranks, limit, source, target, progress, write)
+            return _decode_one(vae, ranks, budget, source, target, progress, write)
 
         outcomes = run_jobs(inputs, outputs, run_one, what="decode", quiet=quiet or ranks.rank > 0)
         ranks.meet("item")  # a process that ends with an error takes the others with it, so rank 0 writes first
@@ -61,7 +50,7 @@ def decode_files(
 def _decode_one(
     vae: VAE,
     ranks: DistributedRanks,
-    limit: int | None,
+    budget: int | None,
     source: Path,
     target: Path,
     progress: Callable[[float], None],
@@ -70,7 +59,7 @@ def _decode_one(
     with ranks.together():
         z = read_latent(source)
     before = ranks.traffic.numbers()
-    images = decode_sharded(vae, z, ranks, limit, neighbours=local_rank()[1], progress=progress)
+    images = decode_sharded(vae, z, ranks, budget, neighbours=local_rank()[1], progress=progress)
     everyone = ranks.meet("traffic", ranks.traffic.since(before))
     if images is None:
         return Result([], tuple(z.shape))

@@ -134,7 +134,7 @@ def test_no_clobber_keeps_what_is_there(tmp_path: Path, run: Any, monkeypatch: p
     assert out.splitlines()[0] == f"{first} -> {tmp_path / 'out' / 'a.safetensors'} (0.00 s; kept as it was)"
     assert (tmp_path / "out" / "a.safetensors").read_bytes() == b"kept"
     assert read_latent(tmp_path / "out" / "b.safetensors").shape == (1, 4, 2, 3)
-    monkeypatch.setattr("exact_vae.commands.run.load_vae", lambda *a, **k: pytest.fail("loaded"))
+    monkeypatch.setattr("exact_vae.model_management.loader.load_vae", lambda *a, **k: pytest.fail("loaded"))
     assert run("encode", first, second, "-o", tmp_path / "out", "--no-clobber")[0] == 0
 
 

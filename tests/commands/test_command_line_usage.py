@@ -31,7 +31,7 @@ def refused(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch)
 
     def call(*arguments: object, loads: bool = False) -> str:
         if not loads:
-            monkeypatch.setattr("exact_vae.commands.run.load_vae", lambda *a, **k: pytest.fail("loaded"))
+            monkeypatch.setattr("exact_vae.model_management.loader.load_vae", lambda *a, **k: pytest.fail("loaded"))
         assert main([str(argument) for argument in arguments]) == 2
         printed = capsys.readouterr()
         assert printed.out == ""

@@ -1,7 +1,10 @@
 """`exact-vae plan` and the memory laws of `exact-vae info`: told from headers alone, as text and as JSON."""
 
+import gc
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -204,3 +207,29 @@ def test_info_tells_the_laws_of_the_half_there_is(
     laws = [name for name in facts if name.startswith("exact ")]
     assert laws == ["exact decode, elements per pixel (16-bit at 4096 x 4096)"]
     assert LAW.fullmatch(facts[laws[0]])
+
+
+LOADED = """
+import sys
+from exact_vae.__main__ import main
+code = main(["plan", "--size", "64x64", "--device", "cpu", "--quiet"])
+print(code, sorted({"PIL", "lightning", "diffusers", "skimage", "matplotlib", "xformers"} & set(sys.modules)))
+"""
+
+
+def test_it_starts_without_what_it_does_not_need() -> None:
+    """`benchmarks/start.py` tells the seconds."""
+    done = subprocess.run([sys.executable, "-c", LOADED], capture_output=True, text=True, check=False, timeout=120)
+    assert (done.stdout, done.stderr) == ("0 []\n", "")
+
+
+@pytest.mark.parametrize("running", [True, False])
+def test_the_collector_is_as_it_was(run: Run, running: bool) -> None:
+    if not running:
+        gc.disable()
+    try:
+        assert run("--size", "64x64")[0] == 0
+        assert run("--size", "no")[0] == 2
+        assert gc.isenabled() is running
+    finally:
+        gc.enable()

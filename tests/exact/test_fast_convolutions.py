@@ -5,16 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from exact_vae.tests.covering import covering_set
-from exact_vae.tests.exact.coders import (
-    FAMILIES,
-    MODES,
-    SCHEDULES,
-    decoder,
-    encoder,
-    hard_input,
-    pixels,
-    run,
-)
+from exact_vae.tests.exact.coders import FAMILIES, MODES, SCHEDULES, decoder, encoder, hard_input, pixels, run
 from exact_vae.tests.exactness import assert_exact
 from exact_vae.vae_model.exact.schedule import uniform
 from exact_vae.vae_model.kernels import methods as choice

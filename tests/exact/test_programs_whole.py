@@ -16,17 +16,7 @@ from typing import Any
 import pytest
 import torch
 from exact_vae.tests.covering import covering_set
-from exact_vae.tests.exact.coders import (
-    FAMILIES,
-    MODES,
-    SCHEDULES,
-    decoder,
-    encoder,
-    hard_input,
-    pixels,
-    run,
-    tiny,
-)
+from exact_vae.tests.exact.coders import FAMILIES, MODES, SCHEDULES, decoder, encoder, hard_input, pixels, run, tiny
 from exact_vae.tests.exact.programs import build_program
 from exact_vae.tests.exactness import TOLERANCE, assert_exact
 from exact_vae.vae_model.exact.layer import UnsupportedModule

@@ -115,8 +115,8 @@ def test_nothing_is_set_aside_for_a_number(name: str, tmp_path: Path, monkeypatc
         monkeypatch.setattr(torch, maker, lambda *a, **k: pytest.fail("a tensor was made"))
     tracemalloc.start()
     try:
-        if name in ("bytearray", "Tensor"):  # nothing is made, and nothing is there
-            assert not any(isinstance(value, (Tensor, bytearray)) for value in read(path)[0].values())
+        if name == "bytearray":  # which may lie beside weights
+            assert not any(isinstance(value, bytearray) for value in read(path)[0].values())
         else:
             assert "objects that are not weights; their code was not run" in refusal(path)
         assert tracemalloc.get_traced_memory()[1] < 2_000_000

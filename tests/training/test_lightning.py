@@ -282,7 +282,7 @@ def test_the_other_package_trains_to_the_same_weights(tmp_path: Path) -> None:
 
 
 def test_16_mixed_scales_gradients_and_clips_them_as_they_are() -> None:
-    """float16 on a processor, as Lightning has it on GPUs: the steps are those of float32, but for rounding."""
+    """float16 on a CPU, as Lightning has it on GPUs: the steps are those of float32, but for rounding."""
     from lightning.pytorch.plugins import MixedPrecision
 
     plain, mixed = made(ema_decay=None), made(ema_decay=None)

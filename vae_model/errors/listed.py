@@ -1,4 +1,4 @@
-"""Names in an error's one line: all of them where they fit there, else how many there are and which are the nearest."""
+"""What an error quotes in its one line: another error's first line, or names, all of them where they fit there."""
 
 from __future__ import annotations
 
@@ -29,3 +29,9 @@ def some(names: Iterable[str], most: int = _NAMED, between: str = ", ") -> str:
     listed = list(names)
     more = f" and {len(listed) - most} more" if len(listed) > most else ""
     return between.join(listed[:most]) + more
+
+
+def first_line(error: BaseException, most: int = 1000) -> str:
+    """The first line of an error's text, printable whatever bytes it quotes; its kind where it says nothing."""
+    text = (str(error).splitlines() or [""])[0][:most] or type(error).__name__
+    return text if text.isprintable() else ascii(text)

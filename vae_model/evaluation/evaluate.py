@@ -80,7 +80,8 @@ class Evaluation:
             rows.append([scores.vae, str(len(self.images)), *cells])
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         lines = ["  ".join(f"{cell:{width}}" for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-        lines.append(f"Centre crops of up to {self.crop} pixels, rounded to 8 bits; mean ± deviation over the images.")
+        crops = f"Centre crops of up to {self.crop} pixels, rounded to 8 bits"
+        lines.append(f"{crops}; mean ± standard deviation over the images.")
         lines += [f"{TITLES[metric]} is absent: {reason}." for metric, reason in self.absent.items()]
         lines += [f"{len(self.skipped)} of {len(self.images) + len(self.skipped)} images skipped."] * bool(self.skipped)
         return "\n".join(lines)

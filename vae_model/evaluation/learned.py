@@ -15,6 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..errors.listed import first_line
+
 ALEXNET = "alexnet-owt-7be5be79.pth"
 INCEPTION = "weights-inception-2015-12-05-6726825d.pth"
 
@@ -63,7 +65,7 @@ def _find(module: str, package: str, weights: str) -> tuple[Any, Path, str]:
     except ModuleNotFoundError as error:
         return None, path, f"package {package} is not installed ({error.name} is missing)"
     except (ImportError, RuntimeError, OSError) as error:  # torchvision of another build fails in any of these ways
-        return None, path, f"package {package} cannot be imported ({(str(error).splitlines() or [''])[0][:100]})"
+        return None, path, f"package {package} cannot be imported ({first_line(error, 100)})"
     return (found, path, "") if path.is_file() else (None, path, f"weights {weights} are not in {path.parent}")
 
 

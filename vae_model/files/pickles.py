@@ -15,6 +15,7 @@ from typing import Any, cast
 from zipfile import BadZipFile
 
 from ..errors import VAEFileError
+from ..errors.listed import first_line
 from .safetensors_header import WRITTEN_SO
 from .stand_ins import Name, beside_weights, unlisted
 from .storages import load_archive, load_legacy
@@ -64,11 +65,7 @@ def _refusal(names: set[Name]) -> str:
 
 
 def _damage(error: Exception) -> str:
-    text = "a part of the archive is overwritten or missing" if isinstance(error, BadZipFile) else first_line(error)
+    text = (
+        "a part of the archive is overwritten or missing" if isinstance(error, BadZipFile) else first_line(error, 160)
+    )
     return f"damage ({text}): get the .safetensors version or download it again"
-
-
-def first_line(error: Exception) -> str:
-    """The first line of an error's text, not long, and printable whatever bytes it quotes."""
-    text = (str(error).splitlines() or [""])[0][:160] or type(error).__name__
-    return text if text.isprintable() else ascii(text)

@@ -22,7 +22,7 @@ from .unpickler import Damage, FalseSize, TooShort, Unpickler
 _MAX_UNPACKED_RATIO = 20
 """A weight archive that unpacks to more than this many times its size is no weight archive."""
 _ALIGNED = 64
-"""Bytes: where torch lets numbers begin in an archive. Others are copied, for not every processor reads them there."""
+"""Bytes: where torch lets numbers begin in an archive. Others are copied, for not every CPU reads them there."""
 _LOCAL_HEADER_BYTES = 30
 _MAGIC, _PROTOCOL = 0x1950A86A20F9469CFC6C, 1001
 """The first two pickles of a file from before torch 1.6."""

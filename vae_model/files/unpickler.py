@@ -60,20 +60,11 @@ class _Bounded:
 
 
 _KINDS = {
-    "HalfStorage": torch.float16,
-    "BFloat16Storage": torch.bfloat16,
-    "FloatStorage": torch.float32,
-    "DoubleStorage": torch.float64,
-    "ByteStorage": torch.uint8,
-    "CharStorage": torch.int8,
-    "ShortStorage": torch.int16,
-    "IntStorage": torch.int32,
-    "LongStorage": torch.int64,
-    "BoolStorage": torch.bool,
-    "ComplexFloatStorage": torch.complex64,
-    "ComplexDoubleStorage": torch.complex128,
-    "UntypedStorage": torch.uint8,
-}
+    "HalfStorage": torch.float16, "BFloat16Storage": torch.bfloat16, "FloatStorage": torch.float32,
+    "DoubleStorage": torch.float64, "ByteStorage": torch.uint8, "CharStorage": torch.int8, "ShortStorage": torch.int16,
+    "IntStorage": torch.int32, "LongStorage": torch.int64, "BoolStorage": torch.bool, "UntypedStorage": torch.uint8,
+    "ComplexFloatStorage": torch.complex64, "ComplexDoubleStorage": torch.complex128,
+}  # fmt: skip
 """The names of storages, and the numbers in them."""
 
 
@@ -152,6 +143,8 @@ _CALLS: dict[str, Callable[..., Any]] = {
     "collections.OrderedDict": OrderedDict,
 }
 """All that is ever called, beside stand-ins: names in pickles, and what does their work here."""
+_TYPES = ("torch.Tensor", "torch.nn.parameter.Parameter", "torch.nn.parameter.Buffer")
+"""What a tensor with attributes is told to be; nothing is made of them alone."""
 
 
 def _require_callable(function: Any) -> None:
@@ -165,7 +158,40 @@ def _require(target: Any, *kinds: type) -> None:
         raise Refused("Unsupported target")
 
 
+_LOOKS: dict[str, Callable[[Any], None]] = {
+    "REDUCE": lambda reader: _require_callable(reader.stack[-2]),
+    "NEWOBJ": lambda reader: _require_callable(reader.stack[-2]),
+    "SETITEM": lambda reader: _require(reader.stack[-3], dict),
+    "SETITEMS": lambda reader: _require(reader.metastack[-1][-1], dict),
+    "APPEND": lambda reader: _require(reader.stack[-2], StandIn, list),
+    "APPENDS": lambda reader: _require(reader.metastack[-1][-1], StandIn, list),
+    "ADDITEMS": lambda reader: _require(reader.metastack[-1][-1], StandIn, set),
+}
+"""What is looked at before an operation: what it calls, or what it changes."""
+_NEVER = ("NEWOBJ_EX", "INST", "OBJ", "EXT1", "EXT2", "EXT4", "BYTEARRAY8")
+"""What torch does not write, and the one operation that sets memory aside before it reads."""
 _PythonUnpickler: Any = pickle._Unpickler  # pyright: ignore  # the one in C sets aside as much as a pickle tells it to
+
+
+def _guarded(operation: str, look: Callable[[Any], None]) -> Callable[[Any], None]:
+    """An operation of Python's unpickler behind a look."""
+    run = _PythonUnpickler.dispatch[getattr(pickle, operation)[0]]
+
+    def load(reader: Any) -> None:
+        look(reader)
+        run(reader)
+
+    return load
+
+
+def _refuse(reader: Any) -> None:
+    raise Refused("Unsupported operation")
+
+
+def _forget_state(reader: Any) -> None:
+    """BUILD: an object takes its state. Of nothing here it is of use."""
+    reader.stack.pop()
+    _require(reader.stack[-1], StandIn, OrderedDict)
 
 
 class Unpickler(_PythonUnpickler):
@@ -175,7 +201,12 @@ class Unpickler(_PythonUnpickler):
     Raises:  FalseSize; Refused; and, as the bytes may be any, whatever else Python raises over them.
     """
 
-    dispatch: ClassVar[dict[int, Any]] = dict(_PythonUnpickler.dispatch)
+    dispatch: ClassVar[dict[int, Any]] = {
+        **_PythonUnpickler.dispatch,
+        **{getattr(pickle, name)[0]: _guarded(name, look) for name, look in _LOOKS.items()},
+        **{getattr(pickle, name)[0]: _refuse for name in _NEVER},
+        pickle.BUILD[0]: _forget_state,
+    }
 
     def __init__(self, file: BinaryIO, take: Take, names: set[Name]) -> None:
         super().__init__(_Bounded(file), encoding="utf-8")
@@ -193,6 +224,8 @@ class Unpickler(_PythonUnpickler):
         self.names.add((module, name))
         if path in _CALLS:
             return _CALLS[path]
+        if path in _TYPES:
+            return path
         if name in _KINDS and module in ("torch", "torch.storage"):
             return _KINDS[name]
         if module == "torch" and isinstance(getattr(torch, name, None), torch.dtype):
@@ -208,52 +241,3 @@ class Unpickler(_PythonUnpickler):
         if storage.nbytes() != size:
             raise FalseSize(f"{size} bytes in {ascii(str(key))[1:-1][:20]}, there are {storage.nbytes()}")
         return _Numbers(storage, dtype)
-
-    def load_reduce(self) -> None:
-        """REDUCE: call what lies under the arguments."""
-        _require_callable(self.stack[-2])
-        super().load_reduce()
-
-    def load_newobj(self) -> None:
-        """NEWOBJ: make an object of a class."""
-        _require_callable(self.stack[-2])
-        super().load_newobj()
-
-    def load_build(self) -> None:
-        """BUILD: an object takes its state. Of nothing here it is of use."""
-        self.stack.pop()
-        _require(self.stack[-1], StandIn, OrderedDict)
-
-    def load_setitems(self) -> None:
-        """SETITEMS: into dictionaries only."""
-        _require(self.metastack[-1][-1], dict)
-        super().load_setitems()
-
-    def load_appends(self) -> None:
-        """APPENDS: to lists only."""
-        _require(self.metastack[-1][-1], StandIn, list)
-        super().load_appends()
-
-    def load_additems(self) -> None:
-        """ADDITEMS: to sets only."""
-        _require(self.metastack[-1][-1], StandIn, set)
-        super().load_additems()
-
-    def load_setitem(self) -> None:
-        """SETITEM: into dictionaries only."""
-        _require(self.stack[-3], dict)
-        super().load_setitem()
-
-    def load_append(self) -> None:
-        """APPEND: to lists only."""
-        _require(self.stack[-2], StandIn, list)
-        super().load_append()
-
-    def refuse(self) -> None:
-        """What torch does not write, and the one operation that sets memory aside before it reads."""
-        raise Refused("Unsupported operation")
-
-    for _name in ("REDUCE", "NEWOBJ", "BUILD", "SETITEMS", "APPENDS", "ADDITEMS", "SETITEM", "APPEND"):
-        dispatch[getattr(pickle, _name)[0]] = locals()[f"load_{_name.lower()}"]
-    for _name in ("NEWOBJ_EX", "INST", "OBJ", "EXT1", "EXT2", "EXT4", "BYTEARRAY8"):
-        dispatch[getattr(pickle, _name)[0]] = refuse

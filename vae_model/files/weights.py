@@ -17,11 +17,12 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from ..errors import VAEFileError
+from ..errors.listed import first_line
 from .folders import Choice, choose_beside, choose_in_folder
 from .hyper_parameters import told_settings
 from .kinds import is_safetensors, read_head
 from .nested import flatten
-from .pickles import first_line, unpickle
+from .pickles import unpickle
 from .safetensors_header import explain
 
 
@@ -127,23 +128,17 @@ def _open_safetensors(path: Path, metadata: dict[str, str]) -> Weights:
         dtypes = {name: _SAFETENSORS_DTYPES.get(part.get_dtype(), torch.uint8) for name, part in slices.items()}
     except OSError as error:
         raise VAEFileError(
-            f"{path}: expected a readable file, got {first_line(error)}: check its permissions"
+            f"{path}: expected a readable file, got {first_line(error, 160)}: check its permissions"
         ) from error
     except (SafetensorError, ValueError, OverflowError) as error:
-        raise VAEFileError(f"{path}: {explain(path, first_line(error))}") from error
+        raise VAEFileError(f"{path}: {explain(path, first_line(error, 160))}") from error
     return Weights(str(path), shapes, dtypes, file.get_tensor, metadata | dict(file.metadata() or {}))
 
 
 _SAFETENSORS_DTYPES = {
-    "F64": torch.float64,
-    "F32": torch.float32,
-    "F16": torch.float16,
-    "BF16": torch.bfloat16,
-    "F8_E4M3": torch.float8_e4m3fn,
-    "F8_E5M2": torch.float8_e5m2,
-    "I64": torch.int64,
-    "I32": torch.int32,
-}
+    "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
+    "F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2, "I64": torch.int64, "I32": torch.int32,
+}  # fmt: skip
 
 
 def _from_mapping(name: str, content: Mapping[str, Any], metadata: dict[str, str]) -> Weights:

@@ -10,6 +10,7 @@ import torch
 from ..bundled import BUNDLED_FILE
 from ..checkpoint.difference import differences
 from ..checkpoint.load import LoadedModel, load_model
+from ..errors.listed import some
 from ..families.ldm.autoencoder import AutoencoderKL, engine_options
 from ..families.ldm.config import KLConfig
 from ..families.table import family_of
@@ -94,7 +95,7 @@ def take_weights(model: AutoencoderKL, loaded: LoadedModel, ignore_keys: Sequenc
         if given[key].shape != ours[key].shape
     ]
     if problems:
-        found = "; ".join(problems[:4]) + (f"; {len(problems) - 4} more" if len(problems) > 4 else "")
+        found = some(problems, between="; ")
         raise ConfigError(f"model.ckpt_path: expected weights that fit ddconfig, got {name} with {found}: use another")
     _check_settings(model, loaded, tuple(ignore_keys), name)
     model.load_state_dict(ours | given)

@@ -7,7 +7,7 @@ import types
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Union, cast, get_args, get_origin, get_type_hints
 
-from .config import require
+from .config import SECTIONS, require
 from .key_places import advice
 
 _NAMES = {int: "a whole number", float: "a number", str: "text", bool: "true or false", type(None): "null"}
@@ -17,26 +17,32 @@ def call_checked(make: Callable[..., Any], arguments: Mapping[str, Any], where: 
     """make(**arguments), after a look at their names and types; ConfigError naming all that is wrong."""
     owner: Any = make.__init__ if inspect.isclass(make) else make
     parameters = {n: p for n, p in inspect.signature(make).parameters.items() if n not in skip}
-    problems, values = unknown_names(arguments, tuple(parameters), where), {}
-    hints = get_type_hints(owner)
-    for name, value in arguments.items():
-        if name not in parameters:
-            continue
-        try:
-            values[name] = convert(value, hints.get(name, object))
-        except TypeError as error:
-            problems.append(f"{where}.{name}: expected {error}, got {value!r}: correct it")
+    hints, problems = get_type_hints(owner), list[str]()
+    values = checked_values(arguments, {name: hints.get(name, object) for name in parameters}, where, problems)
     required = [n for n, p in parameters.items() if p.default is p.empty and p.kind is not p.VAR_KEYWORD]
     problems += [f"{where}.{name}: expected a value, got none: add it" for name in required if name not in arguments]
     require(problems)
     return make(**values)
 
 
+def checked_values(given: Mapping[str, Any], kinds: Mapping[str, Any], where: str, problems: list[str]) -> Any:
+    """The values of the section `where` as those types, by name; what is wrong is added to `problems`."""
+    problems += unknown_names(given, tuple(kinds), where)
+    values: dict[str, Any] = {}
+    for name in [name for name in given if name in kinds]:
+        try:
+            values[name] = convert(given[name], kinds[name])
+        except TypeError as error:
+            problems.append(f"{where}.{name}: expected {error}, got {given[name]!r}: correct it")
+    return values
+
+
 def unknown_names(given: Iterable[str], known: Sequence[str], where: str) -> list[str]:
     """The problems of those names of the section `where` that are not known, each with the place it may belong to."""
-    prefix = "" if where.startswith("model.params") else "model.params."
+    path = f"{where}." if where else ""
+    above = "" if where.partition(".")[0] in ("", *SECTIONS) else "model.params."
     return [
-        f"{where}.{name}: expected one of {', '.join(known)}, got an unknown key: {advice(f'{prefix}{where}.{name}')}"
+        f"{path}{name}: expected one of {', '.join(known)}, got an unknown key: {advice(f'{above}{path}{name}')}"
         for name in given
         if name not in known
     ]

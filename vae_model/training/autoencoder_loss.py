@@ -7,7 +7,6 @@ log-variance is learned when asked for, and the discriminator waits for a number
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -21,30 +20,6 @@ from .perceptual import TERMS, load_lpips
 Log = dict[str, Tensor]
 Average = Callable[[Tensor], Tensor]
 REDUCTIONS = ("mean", "sum")
-
-
-class Loss(Protocol):
-    """What a loss of the registry can do."""
-
-    discriminator: nn.Module | None
-    disc_start: int
-
-    def autoencoder(
-        self,
-        inputs: Tensor,
-        reconstructions: Tensor,
-        posterior: DiagonalGaussianDistribution,
-        batch: int,
-        last_layer: Tensor | None,
-        split: str,
-        average: Average | None = None,
-    ) -> tuple[Tensor, Log]:
-        """(what the autoencoder minimises, values to log under `split`/...)."""
-        ...
-
-    def judge(self, inputs: Tensor, reconstructions: Tensor, split: str) -> tuple[Tensor, Log]:
-        """(what the discriminator minimises, values to log)."""
-        ...
 
 
 class AutoencoderLoss(nn.Module):
@@ -76,10 +51,8 @@ class AutoencoderLoss(nn.Module):
         self.terms = dict(terms or {"l1": 1.0, "gradient": 1.0, "structure": 0.5})
         problems = [problem for name in self.terms for problem in one_of("loss.terms", name, TERMS)]
         problems += one_of("loss.reduction", reduction, REDUCTIONS)
-        problems += one_of("loss.disc_loss", disc_loss, DISCRIMINATOR_LOSSES) + one_of(
-            "loss.disc_norm", disc_norm, NORMS
-        )
-        require(problems)
+        problems += one_of("loss.disc_loss", disc_loss, DISCRIMINATOR_LOSSES)
+        require(problems + one_of("loss.disc_norm", disc_norm, NORMS))
         if "lpips" in self.terms:
             load_lpips()  # here, and not after an hour
         self.kl_weight, self.reduction = kl_weight, reduction
@@ -115,7 +88,10 @@ class AutoencoderLoss(nn.Module):
         split: str,
         average: Average | None = None,
     ) -> tuple[Tensor, Log]:
-        """What the autoencoder minimises in batch number `batch`; `last_layer` is for the adaptive weight."""
+        """(what the autoencoder minimises in batch number `batch`, values to log under `split`/...).
+
+        `last_layer` is for the adaptive weight, `average` is that of a tensor over all processes.
+        """
         _require_one_shape(inputs, reconstructions)
         rec = self.likeness(inputs, reconstructions)
         values = float(inputs[0].numel()) if self.reduction == "sum" else 1.0
@@ -131,15 +107,18 @@ class AutoencoderLoss(nn.Module):
                 weight = opinion.new_tensor(self.disc_weight)
             total = total + weight * self.disc_factor * opinion
             log |= {"g_loss": opinion, "d_weight": weight}
-        return total, {f"{split}/{name}": value.detach() for name, value in (log | {"total_loss": total}).items()}
+        return _logged(total, log | {"total_loss": total}, split)
 
     def judge(self, inputs: Tensor, reconstructions: Tensor, split: str) -> tuple[Tensor, Log]:
-        """What the discriminator minimises; no gradient reaches the autoencoder."""
+        """(what the discriminator minimises, values to log); no gradient reaches the autoencoder."""
         assert self.discriminator is not None
         real, fake = self.discriminator(inputs.detach()), self.discriminator(reconstructions.detach())
         loss = self.disc_factor * self.disc_loss(real, fake)
-        log = {"disc_loss": loss, "logits_real": real.mean(), "logits_fake": fake.mean()}
-        return loss, {f"{split}/{name}": value.detach() for name, value in log.items()}
+        return _logged(loss, {"disc_loss": loss, "logits_real": real.mean(), "logits_fake": fake.mean()}, split)
+
+
+def _logged(loss: Tensor, log: Log, split: str) -> tuple[Tensor, Log]:
+    return loss, {f"{split}/{name}": value.detach() for name, value in log.items()}
 
 
 def _require_one_shape(inputs: Tensor, reconstructions: Tensor) -> None:
@@ -180,8 +159,7 @@ class DefaultLoss(nn.Module):
         rec = (reconstructions - inputs).square().mean()
         kl = posterior.kl().mean()
         total = rec + self.kl_weight * kl
-        log = {"rec_loss": rec, "kl_loss": kl, "total_loss": total}
-        return total, {f"{split}/{name}": value.detach() for name, value in log.items()}
+        return _logged(total, {"rec_loss": rec, "kl_loss": kl, "total_loss": total}, split)
 
     def judge(self, inputs: Tensor, reconstructions: Tensor, split: str) -> tuple[Tensor, Log]:
         """There is no discriminator."""

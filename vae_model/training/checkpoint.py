@@ -16,11 +16,12 @@ from lightning import Callback, Trainer
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 
 from ..checkpoint.save import save
+from ..errors.listed import some
 from ..files.atomic import atomic_path, remove_leftovers
 from .best import Best
 from .checks import Epochs, is_due
 from .config import BEST, LAST
-from .divergence import DivergedError, broken, floating_tensors, named
+from .divergence import DivergedError, broken, floating_tensors
 from .trained import Trained
 
 logger = logging.getLogger(__name__)
@@ -180,7 +181,7 @@ def require_sound(trainer: Trainer, pl_module: Any, dtype: torch.dtype) -> None:
     if _any(trainer, bool(found)):
         lost = not found or any(name.startswith(("nan", "inf")) for name in found)
         raise DivergedError(
-            f"training: expected finite weights that fit into output.dtype, got {named(found) or 'others elsewhere'} "
+            f"training: expected finite weights that fit into output.dtype, got {some(found) or 'others elsewhere'} "
             f"after batch {pl_module.batches_done} of {pl_module.total_batches}: lower optimizer.lr "
             f"({pl_module.settings.lr:g}), or {'raise optimizer.warm_up' if lost else 'write bfloat16 or float32'}"
         )

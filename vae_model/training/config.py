@@ -15,6 +15,7 @@ LAST = "last.ckpt"
 BEST = "best.safetensors"
 SCORE = "best.json"
 """The checkpoint, the best weights and their score, in `output.folder`."""
+SECTIONS = ("model", "optimizer", "data", "trainer", "output")
 FALLBACK_CROP = 256
 """Pixels, where neither the data nor the model say a size."""
 
@@ -131,7 +132,7 @@ class TrainerSection:
     clip: float | None = 1.0
     """Largest norm of all gradients of one optimiser; null for no limit."""
     precision: str = "auto"
-    """auto: bf16-mixed where the processor or GPU computes in bfloat16, else 32-true. The loss is never in 16 bits.
+    """auto: bf16-mixed where the CPU or GPU computes in bfloat16, else 32-true. The loss is never in 16 bits.
     16-mixed, for older GPUs, scales gradients; weights in 16 bits (16-true) would lose small steps and are refused."""
     channels_last: bool = True
     """Keep activations with their channels together in memory, which convolutions on GPUs mostly prefer."""

@@ -14,27 +14,18 @@ from torch.nn import functional
 from ..errors import InputError
 from ..group_norm import GroupNorm
 
-
-def _batch_norm(channels: int) -> nn.Module:
-    return nn.BatchNorm2d(channels)
-
-
-def _group_norm(channels: int) -> nn.Module:
-    return GroupNorm(next(groups for groups in (16, 8, 4, 2, 1) if channels % groups == 0), channels)
-
-
-def _no_norm(channels: int) -> nn.Module:
-    return nn.Identity()
-
-
-NORMS: dict[str, Callable[[int], nn.Module]] = {"batch": _batch_norm, "group": _group_norm, "none": _no_norm}
+NORMS: dict[str, Callable[[int], nn.Module]] = {
+    "batch": nn.BatchNorm2d,
+    "group": lambda channels: GroupNorm(next(n for n in (16, 8, 4, 2, 1) if channels % n == 0), channels),
+    "none": nn.Identity,
+}
 """`batch` is the original; it depends on what else is in the batch, and fails on a 1 x 1 result of a single image."""
 
 
 class PatchDiscriminator(nn.Sequential):
     """4x4 convolutions, `layers` of them with stride 2: (B, C, H, W) -> logits of overlapping patches (B, 1, h, w).
 
-    256 pixels give 30 x 30 logits with three layers. Weights start from a normal distribution of deviation 0.02.
+    256 pixels give 30 x 30 logits with three layers. Weights start normal, with a standard deviation of 0.02.
     """
 
     def __init__(self, in_channels: int = 3, width: int = 64, layers: int = 3, norm: str = "group") -> None:

@@ -61,6 +61,7 @@ class TinyDistillation(Trained):
         teacher_variant: str | None = None,
         teacher_part: str | None = None,
     ) -> None:
+        given = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
         require(one_of("model.target", target, TARGETS) + check_parts(train))
         source = BUNDLED_FILE if teacher == "bundled" else teacher
         loaded = load_model(source, dtype=torch.float32, variant=teacher_variant, part=teacher_part)
@@ -80,21 +81,7 @@ class TinyDistillation(Trained):
         if gradient_checkpointing:
             model.enable_gradient_checkpointing()
         super().__init__(model, make_loss(lossconfig), ema_decay, monitor, input_key)
-        self.remember(
-            teacher=teacher,
-            train=train,
-            width=width,
-            blocks=blocks,
-            scaling_factor=scaling_factor,
-            shift_factor=shift_factor,
-            target=target,
-            latent_weight=latent_weight,
-            lossconfig=lossconfig,
-            monitor=monitor,
-            ema_decay=ema_decay,
-            gradient_checkpointing=gradient_checkpointing,
-            input_key=input_key,
-        )
+        self.remember(**given)
         self._teacher: list[Any] = [loaded.model]  # in a list: no part of this, and not in the checkpoints
         self._image_channels = config.image_channels[0]
         self._latent_channels = latent_channels

@@ -10,7 +10,6 @@ from torch import Tensor
 
 MOST_SKIPPED = 30
 """Steps in a row that a gradient scaler may leave out: it halves its scale each time, from 65536 to below 1e-4."""
-_NAMED = 4
 
 
 class DivergedError(RuntimeError):
@@ -42,11 +41,6 @@ def _kind(value: Tensor) -> str:
     if bool(value.isnan().any()):
         return "nan"
     return f"{float(value.abs().max()):.3g}"
-
-
-def named(found: list[str]) -> str:
-    """The first few of what was found, and how many more."""
-    return ", ".join(found[:_NAMED]) + (f" and {len(found) - _NAMED} more" if len(found) > _NAMED else "")
 
 
 def losses_of(log: Mapping[str, Tensor]) -> dict[str, Tensor]:

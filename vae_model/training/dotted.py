@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from ..errors.listed import first_line
 from .config import ConfigError
 
 
@@ -31,10 +32,9 @@ def get_object(path: str, where: str) -> Any:
     try:
         return getattr(importlib.import_module(module), name)
     except Exception as error:  # an import runs code that is not ours
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise ConfigError(
             f"{where}: expected the path of a class or function, got {path!r}: "
-            f"write module.name, with module.py beside the configuration or in the current folder ({reason})"
+            f"write module.name, with module.py beside the configuration or in the current folder ({first_line(error)})"
         ) from error
 
 

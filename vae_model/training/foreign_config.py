@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any, cast
 
-from .config import ConfigError
+from .config import SECTIONS, ConfigError
 from .foreign_model import translate_model
 from .lengths import settle_length
 from .lightning_words import UNUSED, WORDS, Settings, settings_of
@@ -18,21 +18,11 @@ from .lightning_words import UNUSED, WORDS, Settings, settings_of
 Tree = dict[str, Any]
 Path = tuple[str, ...]
 
-SECTIONS = ("model", "optimizer", "data", "trainer", "output")
 _SIZES = ("size", "crop_size", "resolution", "image_size")
 _PLACES = (
-    "training_images_list_file",
-    "test_images_list_file",
-    "images_list_file",
-    "data_root",
-    "root",
-    "folder",
-    "image_folder",
-    "image_root",
-    "data_dir",
-    "img_dir",
-    "txt_file",
-)
+    "training_images_list_file", "test_images_list_file", "images_list_file", "data_root", "root", "folder",
+    "image_folder", "image_root", "data_dir", "img_dir", "txt_file",
+)  # fmt: skip
 _REFERENCE = re.compile(r"\$\{([\w.\-]+)\}")
 
 
@@ -92,6 +82,14 @@ def _resolved(value: Any, root: Tree, depth: int = 0) -> Any:
     return _resolved(target, root, depth + 1)
 
 
+def _take(settings: Settings | None, path: Path, found: Settings, unused: list[str]) -> None:
+    """What a value of theirs is in our words; None where it is not used."""
+    if settings is None:
+        unused.append(".".join(path))
+    else:
+        found |= settings
+
+
 def _take_trainer(tree: Tree, found: Settings, unused: list[str]) -> None:
     """Lightning's words in a `trainer` section of ours."""
     section = tree.get("trainer")
@@ -99,12 +97,7 @@ def _take_trainer(tree: Tree, found: Settings, unused: list[str]) -> None:
         return
     section = cast(Tree, section)
     for name in [name for name in section if name in WORDS or name in UNUSED]:
-        value = section.pop(name)
-        settings = settings_of(name, value)
-        if settings is None:
-            unused.append(f"trainer.{name}")
-        else:
-            found |= settings
+        _take(settings_of(name, section.pop(name)), ("trainer", name), found, unused)
 
 
 def _take_lightning(section: Any, found: Settings, unused: list[str]) -> None:
@@ -119,10 +112,7 @@ def _take_lightning(section: Any, found: Settings, unused: list[str]) -> None:
             settings = {} if ("trainer", "check_every") in found else {("trainer", "check_every"): value}
         elif path[-1] == "max_images" and path[1] == "callbacks":
             settings = {("output", "grids"): value}
-        if settings is None:
-            unused.append(".".join(path))
-        else:
-            found |= settings
+        _take(settings, path, found, unused)
 
 
 def _entries(tree: Any, path: Path) -> Iterator[tuple[Path, Any]]:
@@ -147,10 +137,7 @@ def _take_data(section: Tree, found: Settings, unused: list[str]) -> None:
             settings = {("data", "crop" if place == "train" else "val_crop"): value}
         elif name in _PLACES and isinstance(value, str):
             settings = {("data", place): value}
-        if settings is None or settings.keys() & found.keys():
-            unused.append(".".join(path))
-        else:
-            found |= settings
+        _take(None if settings is None or settings.keys() & found.keys() else settings, path, found, unused)
 
 
 def _leaves(tree: Any, path: Path) -> Iterator[tuple[Path, Any]]:

@@ -14,16 +14,9 @@ ENGINES = ("AutoencodingEngine", "AutoencodingEngineLegacy")
 """generative-models' classes, whose arguments are configurations of their parts."""
 KL_CLASSES = ("AutoencoderKL", "AutoencoderKLInferenceWrapper", "AutoencoderKLModeOnly")
 _UNUSED = (
-    "diff_boost_factor",
-    "additional_decode_keys",
-    "ae_optimizer_args",
-    "disc_optimizer_args",
-    "compile_model",
-    "trainable_disc_params",
-    "max_batch_size",
-    "scheduler_config",
-    "batch_resize_range",
-)
+    "diff_boost_factor", "additional_decode_keys", "ae_optimizer_args", "disc_optimizer_args", "compile_model",
+    "trainable_disc_params", "max_batch_size", "scheduler_config", "batch_resize_range",
+)  # fmt: skip
 
 
 def translate_model(section: Tree, found: Settings, unused: list[str], *, whole_file: bool) -> None:

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import InputError
+from ..errors.listed import first_line
 from ..families.ldm.distribution import DiagonalGaussianDistribution
 from .autoencoder_loss import Average, Log
 from .config import ConfigError
@@ -27,7 +28,7 @@ _BY_NAME = ("optimizer_idx", "regularization_log")
 
 
 class GivenLoss:
-    """A loss of one's own behind the interface of `autoencoder_loss.Loss`; nothing of it is copied.
+    """A loss of one's own behind the interface of `AutoencoderLoss`; nothing of it is copied.
 
     Raises: ConfigError where it cannot be called in any of the three ways.
     """
@@ -124,10 +125,9 @@ def try_out(loss: GivenLoss, x: Tensor, y: Tensor, posterior: DiagonalGaussianDi
         if loss.discriminator is not None:
             loss.judge(x, y, "train")
     except Exception as error:  # anything can happen in code that is not ours
-        reason = (str(error).splitlines() or [""])[0]
         raise ConfigError(
             f"lossconfig: expected a loss that can be called as {SIGNATURE}, "
-            f"got {type(error).__name__} from {name_of(loss.given)}: correct it ({reason})"
+            f"got {type(error).__name__} from {name_of(loss.given)}: correct it ({first_line(error)})"
         ) from error
     return sorted(log)
 

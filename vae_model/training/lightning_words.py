@@ -14,13 +14,13 @@ _PRECISIONS = {"16": "16-mixed", "bf16": "bf16-mixed", "32": "32-true", "64": "6
 _STRATEGIES = ("ddp", "dp", "ddp_spawn", "ddp_notebook", "ddp2", "horovod", "DDPStrategy", "DDPPlugin")
 
 
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
 def _count(key: str) -> Callable[[Any], Settings]:
     """A whole number under another name; -1 and null are none."""
     return lambda value: {("trainer", key): None if value in (-1, None) else value}
-
-
-def _clip(value: Any) -> Settings:
-    return {("trainer", "clip"): value or None}
 
 
 def _algorithm(value: Any) -> Settings:
@@ -31,17 +31,9 @@ def _algorithm(value: Any) -> Settings:
 
 def _interval(value: Any) -> Settings | None:
     """So many batches; a share of an epoch has no counterpart but the whole one."""
-    if isinstance(value, int) and not isinstance(value, bool):
+    if _is_whole(value):
         return {("trainer", "check_every"): value}
     return {("trainer", "check_epochs"): 1} if value == 1.0 else None
-
-
-def _accumulate(value: Any) -> Settings | None:
-    return {("trainer", "accumulate"): value} if isinstance(value, (int, str)) else None
-
-
-def _precision(value: Any) -> Settings:
-    return {("trainer", "precision"): _PRECISIONS.get(str(value), value)}
 
 
 def _devices(value: Any) -> Settings:
@@ -77,11 +69,6 @@ def _strategy(value: Any) -> Settings | None:
     return {("trainer", "strategy"): "auto"} if name in _STRATEGIES or value is None else None
 
 
-def _limit_val(value: Any) -> Settings | None:
-    whole = isinstance(value, int) and not isinstance(value, bool) and value > 0
-    return {("data", "val_limit"): value} if whole else None
-
-
 def _max_time(value: Any) -> Settings | None:
     """ "DD:HH:MM:SS", or a mapping of days, hours, minutes and seconds."""
     units = {"weeks": 10080.0, "days": 1440.0, "hours": 60.0, "minutes": 1.0, "seconds": 1 / 60}
@@ -100,20 +87,20 @@ def _max_time(value: Any) -> Settings | None:
 WORDS: dict[str, Callable[[Any], Settings | None]] = {
     "max_epochs": _count("epochs"),
     "max_steps": _count("batches"),
-    "accumulate_grad_batches": _accumulate,
-    "gradient_clip_val": _clip,
+    "accumulate_grad_batches": lambda n: {("trainer", "accumulate"): n} if isinstance(n, (int, str)) else None,
+    "gradient_clip_val": lambda norm: {("trainer", "clip"): norm or None},
     "gradient_clip_algorithm": _algorithm,
     "val_check_interval": _interval,
     "check_val_every_n_epoch": _count("check_epochs"),
     "log_every_n_steps": _count("log_every"),
-    "precision": _precision,
+    "precision": lambda value: {("trainer", "precision"): _PRECISIONS.get(str(value), value)},
     "devices": _devices,
     "gpus": _gpus,
     "accelerator": _accelerator,
     "strategy": _strategy,
     "num_nodes": lambda value: {("trainer", "num_nodes"): value},
     "max_time": _max_time,
-    "limit_val_batches": _limit_val,
+    "limit_val_batches": lambda n: {("data", "val_limit"): n} if _is_whole(n) and n > 0 else None,
     "default_root_dir": lambda value: {("output", "folder"): value},
 }
 """What they are here; None where a value has no counterpart."""

@@ -10,6 +10,7 @@ from typing import Any, cast
 
 from torch import nn
 
+from ..errors.listed import first_line
 from .arguments import call_checked
 from .autoencoder_loss import AutoencoderLoss, DefaultLoss
 from .config import ConfigError, one_of, require
@@ -37,19 +38,9 @@ def lpips_with_discriminator(
     """The arguments of latent-diffusion's loss as one of ours; where LPIPS cannot be had, SSIM and gradients say so."""
     if use_actnorm or disc_conditional:
         raise ConfigError("lossconfig: expected use_actnorm and disc_conditional false, got true: remove them")
-    return AutoencoderLoss(
-        _perceptual_terms(pixelloss_weight, perceptual_weight),
-        kl_weight=kl_weight,
-        reduction="sum",
-        logvar_init=logvar_init,
-        disc_weight=disc_weight,
-        disc_start=disc_start,
-        disc_loss=disc_loss,
-        disc_factor=disc_factor,
-        disc_layers=disc_num_layers,
-        disc_norm="batch",
-        in_channels=disc_in_channels,
-    )
+    judge = (disc_weight, disc_start, disc_loss, disc_factor, 64, disc_num_layers, "batch", disc_in_channels)
+    terms = _perceptual_terms(pixelloss_weight, perceptual_weight)
+    return AutoencoderLoss(terms, kl_weight, "sum", logvar_init, False, *judge)
 
 
 def general_lpips_with_discriminator(
@@ -76,19 +67,9 @@ def general_lpips_with_discriminator(
             "loss_config: expected scale_input_to_tgt_size false, dims 2, no discriminator_config and kl_loss alone in "
             "regularization_weights, got others: remove them"
         )
+    judge = (disc_weight, disc_start, disc_loss, disc_factor, 64, disc_num_layers, "batch", disc_in_channels)
     return AutoencoderLoss(
-        _perceptual_terms(1.0, perceptual_weight),
-        kl_weight=kl_weight,
-        reduction="sum",
-        logvar_init=logvar_init,
-        learn_logvar=learn_logvar,
-        disc_weight=disc_weight,
-        disc_start=disc_start,
-        disc_loss=disc_loss,
-        disc_factor=disc_factor,
-        disc_layers=disc_num_layers,
-        disc_norm="batch",
-        in_channels=disc_in_channels,
+        _perceptual_terms(1.0, perceptual_weight), kl_weight, "sum", logvar_init, learn_logvar, *judge
     )
 
 
@@ -164,10 +145,9 @@ def _given(target: str, params: Mapping[str, Any]) -> Any:
         try:
             found = make(**params)
         except Exception as error:  # a constructor of somebody else's
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
             raise ConfigError(
                 f"lossconfig.params: expected arguments of {target}, got {', '.join(params) or 'none'}: "
-                f"correct them ({reason})"
+                f"correct them ({first_line(error)})"
             ) from error
     as_loss(found)
     return found

@@ -58,7 +58,7 @@ class ModelModule(EitherModule):
 
     @property
     def criterion(self) -> Any:
-        """`loss` behind the interface of `autoencoder_loss.Loss`, also where it is one's own."""
+        """`loss` behind the interface of `AutoencoderLoss`, also where it is one's own."""
         if self._criterion is None or self._criterion[0] is not self.loss:
             self._criterion = (self.loss, as_loss(self.loss))
         return self._criterion[1]

@@ -9,12 +9,14 @@ backbone on this machine.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from ..errors.listed import first_line
 from ..evaluation.learned import lpips_network
 from ..evaluation.metrics import similarity
 from .config import ConfigError
@@ -78,16 +80,14 @@ def _squares(x: Tensor) -> Tensor:
     return functional.avg_pool2d(x, kernel_size=8, stride=4)
 
 
-class _Lpips:
-    """The network of the package `lpips`, made at the first call, frozen, on the device of the images."""
+def lpips_distance(x: Tensor, y: Tensor) -> Tensor:
+    """By the network of the package `lpips`, on the device of the images."""
+    return _kept_lpips().to(x.device)(x, y).flatten()
 
-    def __init__(self) -> None:
-        self._network: Any = None
 
-    def __call__(self, x: Tensor, y: Tensor) -> Tensor:
-        if self._network is None:
-            self._network = load_lpips()
-        return self._network.to(x.device)(x, y).flatten()
+@cache
+def _kept_lpips() -> Any:
+    return load_lpips()
 
 
 def load_lpips() -> Any:
@@ -97,9 +97,9 @@ def load_lpips() -> Any:
 
         return lpips_network(lpips, "vgg")
     except Exception as error:  # the package's own imports and downloads fail in many ways
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ConfigError(
-            f"lpips: expected the package lpips and its VGG weights, got {reason}: use gradient and structure instead"
+            f"lpips: expected the package lpips and its VGG weights, got {first_line(error)}: "
+            "use gradient and structure instead"
         ) from error
 
 
@@ -110,6 +110,6 @@ TERMS: dict[str, Term] = {
     "opponent": opponent,
     "gradient": gradient,
     "structure": structure,
-    "lpips": _Lpips(),
+    "lpips": lpips_distance,
 }
 """What a configuration may name. Whoever wants another one adds it here under a name of their own."""

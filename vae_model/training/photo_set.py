@@ -16,6 +16,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from ..errors.listed import some
 from ..evaluation.photos import SUFFIXES, read_photo
 from .config import ConfigError
 
@@ -73,7 +74,7 @@ class PhotoSet:
             self._shorter = np.array([min(picture.shape[1:]) for picture in self._cached], dtype=np.int32)
         self._left_out = len(left_out)
         if left_out:
-            names = ", ".join(str(path) for path in left_out[:3]) + (" ..." if len(left_out) > 3 else "")
+            names = some(map(str, left_out), 3)
             logger.warning("%d of %d pictures cannot be read and are left out: %s", len(left_out), len(paths), names)
 
     def __len__(self) -> int:

@@ -10,14 +10,13 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any, cast, get_type_hints
 
-from .arguments import convert
-from .config import ConfigError, TrainConfig, require
+from .arguments import checked_values, unknown_names
+from .config import SECTIONS, ConfigError, TrainConfig, require
 from .foreign_config import translate
-from .key_places import advice, advice_on_option
+from .key_places import advice_on_option
 from .lengths import is_length, is_none, require_one_length, without_length
 from .lightning_words import settings_of
 
@@ -136,32 +135,14 @@ def config_from(tree: Mapping[str, Any]) -> TrainConfig:
     tree, unused = translate(tree)
     if unused:
         logger.warning("config: not used here: %s", ", ".join(unused))
-    problems: list[str] = []
-    config = _build(TrainConfig, tree, "", problems)
+    problems = unknown_names(tree, SECTIONS, "")
+    sections: dict[str, tuple[Any, Mapping[str, Any]]] = {}
+    for name, kind in get_type_hints(TrainConfig).items():
+        section = tree.get(name)
+        if isinstance(section, Mapping):
+            given = cast("Mapping[str, Any]", section)
+            sections[name] = (kind, checked_values(given, get_type_hints(kind), name, problems))
+        elif section is not None:
+            problems.append(f"{name}: expected a section, got {section!r}: indent its keys below it")
     require(problems)
-    return config
-
-
-def _build(kind: Any, tree: Mapping[str, Any], where: str, problems: list[str]) -> Any:
-    """A dataclass from a mapping; what is wrong is added to `problems`."""
-    hints = get_type_hints(kind)
-    known = [entry.name for entry in fields(kind)]
-    values: dict[str, Any] = {}
-    for key, value in tree.items():
-        if key not in known:
-            problems.append(
-                f"{where}{key}: expected one of {', '.join(known)}, got an unknown key: {advice(f'{where}{key}')}"
-            )
-        elif is_dataclass(hints[key]):
-            if isinstance(value, Mapping):
-                values[key] = _build(hints[key], cast("Mapping[str, Any]", value), f"{where}{key}.", problems)
-            elif value is not None:
-                problems.append(f"{where}{key}: expected a section, got {value!r}: indent its keys below it")
-        else:
-            try:
-                values[key] = convert(value, hints[key])
-            except TypeError as error:
-                problems.append(f"{where}{key}: expected {error}, got {value!r}: correct it")
-    if problems:
-        return None
-    return kind(**values)
+    return TrainConfig(**{name: kind(**values) for name, (kind, values) in sections.items()})

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from ..checkpoint.save import require_savable
+from ..errors.listed import first_line
 from ..evaluation.metrics import LEAST_SIDE, psnr, ssim
 from ..families.ldm.instantiate import instantiate_optimizer
 from .autoencoder_loss import DefaultLoss
@@ -114,7 +115,7 @@ def _try_optimizers(settings: OptimizerSection, judged: bool) -> None:
         except (TypeError, ValueError, RuntimeError, KeyError) as error:
             raise ConfigError(
                 f"optimizer.{prefix}target, optimizer.{prefix}params: expected an optimizer of plain steps and its "
-                f"arguments, got {target} with {dict(params)}: change them ({_first_line(error)})"
+                f"arguments, got {target} with {dict(params)}: change them ({first_line(error)})"
             ) from error
 
 
@@ -130,7 +131,7 @@ def _try(setting: str, module: Trained, count: int, side: int, *, judged: bool) 
     except (TypeError, ValueError, RuntimeError, LookupError, AttributeError) as error:
         raise ConfigError(
             f"{setting}, model.params: expected settings that fit together, got {count} x {channels} x {side} x {side} "
-            f"pixels that cannot be {'judged' if judged else 'trained'}: change them ({_first_line(error)})"
+            f"pixels that cannot be {'judged' if judged else 'trained'}: change them ({first_line(error)})"
         ) from error
     finally:
         module.train()
@@ -169,7 +170,3 @@ def _buffers_kept(module: nn.Module) -> Generator[None, None, None]:
     finally:
         for name, buffer in module.named_buffers():
             buffer.copy_(kept[name])
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]

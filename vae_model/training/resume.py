@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import json
 import pickle
 import zipfile
 from collections.abc import Mapping
@@ -12,8 +11,10 @@ from typing import Any, cast
 
 import torch
 
+from ..errors.listed import some
 from .config import ConfigError, TrainConfig
 from .ddconfig import encoder_arguments
+from .stored import plain
 
 _FIXED = frozenset(
     {"ddconfig", "decoder_ddconfig", "embed_dim", "train", "ema_decay", "width", "blocks"}
@@ -21,7 +22,6 @@ _FIXED = frozenset(
 )
 """Arguments of the models that must stay: with others the same tensors would be another network, or lose steps."""
 _FREE = ("ddconfig.dropout", "ddconfig.resolution")
-_NAMED = 3
 
 
 def check_checkpoint(path: Path, module: Any, config: TrainConfig) -> None:
@@ -32,12 +32,11 @@ def check_checkpoint(path: Path, module: Any, config: TrainConfig) -> None:
     stored = _read(path)
     module.on_load_checkpoint(stored)
     before: Any = stored.get("callbacks", {}).get("Record", {}).get("settings")
-    different = [] if before is None else _different(_plain(before), config, module)
+    different = [] if before is None else _different(plain(before), config, module)
     found = different or _unfitting(stored["state_dict"], module)
     if found:
-        more = f"; {len(found) - _NAMED} more" if len(found) > _NAMED else ""
         raise ConfigError(
-            f"--resume: expected what {path} was trained with, got another {'; '.join(found[:_NAMED])}{more}: "
+            f"--resume: expected what {path} was trained with, got another {some(found, 3, '; ')}: "
             "put it back, or name another output.folder"
         )
 
@@ -72,18 +71,13 @@ def _damage(path: Path) -> str | None:
     return None if broken is None else "it is damaged: its numbers are not those that were written"
 
 
-def _plain(settings: Any) -> dict[str, Any]:
-    """As JSON has it: lists for tuples."""
-    return json.loads(json.dumps(settings, default=str))
-
-
 def _different(before: Mapping[str, Any], config: TrainConfig, module: Any) -> list[str]:
     """The settings that must not change and did; one that is left out has its default."""
     old, new = (
         _flat({name: value for name, value in params.items() if name in _FIXED})
-        for params in (before["model"]["params"], _plain(config.model.params))
+        for params in (before["model"]["params"], plain(config.model.params))
     )
-    defaults = _plain(_defaults(module))
+    defaults = plain(_defaults(module))
     rows = [(f"model.params.{n}", *(side.get(n, defaults.get(n)) for side in (old, new))) for n in sorted({*old, *new})]
     names = [name.rsplit(".", 1)[-1].lower() for name in (before["model"]["target"], config.model.target)]
     rows += [("model.target", *names), ("optimizer.target", before["optimizer"]["target"], config.optimizer.target)]

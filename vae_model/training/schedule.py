@@ -5,20 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-
-def _constant(progress: float, final_share: float) -> float:
-    return 1.0
-
-
-def _linear(progress: float, final_share: float) -> float:
-    return 1.0 - (1.0 - final_share) * progress
-
-
-def _cosine(progress: float, final_share: float) -> float:
-    return final_share + (1.0 - final_share) * 0.5 * (1.0 + math.cos(math.pi * progress))
-
-
-SCHEDULES: dict[str, Callable[[float, float], float]] = {"constant": _constant, "linear": _linear, "cosine": _cosine}
+SCHEDULES: dict[str, Callable[[float, float], float]] = {
+    "constant": lambda done, final: 1.0,
+    "linear": lambda done, final: 1.0 - (1.0 - final) * done,
+    "cosine": lambda done, final: final + (1.0 - final) * 0.5 * (1.0 + math.cos(math.pi * done)),
+}
 """(share of the training that is done, final share) -> share of the peak rate."""
 
 

@@ -14,10 +14,6 @@ from .perceptual import OPPONENT
 START_LOGVAR = -6.0
 
 
-def _default(model: AutoencoderKL) -> None:
-    """PyTorch's own."""
-
-
 def _skip(model: AutoencoderKL) -> None:
     """Values that let a short training get somewhere.
 
@@ -41,5 +37,5 @@ def _skip(model: AutoencoderKL) -> None:
             first.weight.copy_(torch.einsum("ocij,cd->odij", first.weight, gain))
 
 
-STARTS: dict[str, Callable[[AutoencoderKL], None]] = {"default": _default, "skip": _skip}
-"""What a configuration may name."""
+STARTS: dict[str, Callable[[AutoencoderKL], None]] = {"default": lambda model: None, "skip": _skip}
+"""What a configuration may name; the default are PyTorch's own values."""

@@ -15,12 +15,13 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import InputError
+from ..errors.listed import some
 from ..evaluation.metrics import LEAST_SIDE, psnr, ssim
 from ..families.ldm.ema import LitEma
 from ..families.ldm.instantiate import instantiate_optimizer
 from .batches import require_whole_cells
 from .crops import generator_of
-from .divergence import DivergedError, SkippedSteps, broken, losses_of, named
+from .divergence import DivergedError, SkippedSteps, broken, losses_of
 from .gradient_scale import rescaled
 from .model_module import ModelModule, as_list
 from .schedule import rate_share
@@ -30,7 +31,7 @@ from .sharded import filled, shard_parts, spread_again, whole_tensors, without_w
 class Trained(ModelModule):
     """Base of the trainings: `model` is what is written out at the end, `loss` may hold a discriminator.
 
-    Subclasses write `reconstruct`, `training_losses` and `validation_losses`.
+    Subclasses write `training_losses` and `validation_losses`.
     """
 
     model_ema: LitEma | None
@@ -46,10 +47,6 @@ class Trained(ModelModule):
         """A copy without weights of a model whose weights are spread; in a list, so that it is no part of this."""
 
     # What differs between trainings.
-
-    def reconstruct(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """(reconstructions, latents) of images in -1..1, without randomness."""
-        raise NotImplementedError
 
     def training_losses(self, x: Tensor, numbers: Tensor | None) -> tuple[Tensor, Tensor | None, dict[str, Tensor]]:
         """(what the autoencoder minimises, reconstructions for the discriminator or None, values to log)."""
@@ -217,7 +214,7 @@ class Trained(ModelModule):
             judged = self._trainer is not None and self.trainer.validating
             number = self.batches_done + (0 if judged else 1)
             end = f" of {self.total_batches}" if number <= self.total_batches else ""
-            self._broken = f"{named(found)} {'in the check after' if judged else 'at'} batch {number}{end}"
+            self._broken = f"{some(found)} {'in the check after' if judged else 'at'} batch {number}{end}"
             if self._processes() == 1 and not judged:
                 self._stop_if_broken()
 

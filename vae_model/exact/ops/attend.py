@@ -17,7 +17,7 @@ from ..memory.spill import Parked
 from ..program import Extent, Op
 from ..stream.context import Context, Fill
 from ..stream.moments import Moments
-from ..stream.passes import Check, Need
+from ..stream.passes import Check
 from ..stream.plane import Plane
 from ..stream.ranks import Tokens, block_rows
 from ..stream.source import PlaneRows
@@ -242,20 +242,23 @@ class AttentionPass:
         keys_and_values = 2 * self.context.plane_bytes(self._all_rows) if self.stream else 0
         return keys_and_values * (1 + self.source.count) + 3 * self.source.host_bytes()
 
-    def need(self) -> Need:
+    def peaks(self) -> Iterator[int]:
         """Of a plane that is replaced strip by strip, the larger of the two counts."""
-        keys_and_values = 2 * self.context.plane_bytes(self._all_rows)
         rows = min(self.height, self.source.strip_rows)
         strip = rows * self.source.row_bytes
         peak = self.source.device_bytes(0, self.source.count) + (3 * strip if self.source.device_share < 1 else 0)
         peak += self._workspace(rows * self.width)
         if self.place.whole > self.height:
             peak += 3 * min(self.place.whole, block_rows(self.source)) * self.source.row_bytes  # on the wire
-        parked = self.source.host_bytes()
-        if not self.stream:
-            return Need(peak + keys_and_values + 2 * strip, parked, self.work, self.moved_bytes)
-        peak += 4 * strip + strip  # blocks: one being used, one coming; then the queries
-        return Need(peak, keys_and_values + parked, self.work, self.moved_bytes)
+        if self.stream:
+            yield peak + 4 * strip + strip  # blocks: one being used, one coming; then the queries
+        else:
+            yield peak + 2 * self.context.plane_bytes(self._all_rows) + 2 * strip
+
+    @property
+    def host_bytes(self) -> int:
+        """Host bytes of keys, values and spilled strips."""
+        return (2 * self.context.plane_bytes(self._all_rows) if self.stream else 0) + self.source.host_bytes()
 
     def _workspace(self, tokens: int) -> int:
         """Bytes beside the queries of a strip and the keys and values."""

@@ -10,7 +10,7 @@ import torch
 
 from ...errors.bytesize import format_bytes
 from ..schedule import LevelSchedule, Schedule
-from ..stream.passes import Need
+from .sizing import Need
 
 
 @dataclass(frozen=True)

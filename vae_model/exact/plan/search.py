@@ -19,10 +19,9 @@ from ...kernels.profile import profile_of
 from ..program import Extent, Program
 from ..schedule import LevelSchedule
 from ..sharding.share import WHOLE, Share
-from ..stream.passes import Need
 from ..stream.value import Value
 from .plan import LevelPlan, Plan
-from .sizing import Sized, Sizing, level_sizes
+from .sizing import Need, Sized, Sizing, level_sizes
 
 _SHARES = 16
 _NAMED_TRIES = 4
@@ -75,6 +74,8 @@ def make_plan(
         raise ValueError(f"strip height: expected at least 1 row, got {strip_rows}: make it larger")
     if prefer is not None and prefer not in KINDS:
         raise ValueError(f"prefer: expected one of {', '.join(KINDS)}, got {prefer!r}: choose one of these")
+    if prefer == "spill" and not host_budget:
+        raise ValueError("prefer: expected host memory to spill into, got a host budget of 0: allow some")
     if min(shape) < 1 or shape[1] != program.in_channels:
         raise ValueError(
             f"shape: expected (batch, {program.in_channels}, height, width), got {shape}: plan another one"
@@ -100,7 +101,8 @@ class _Choice:
 
     def __init__(self) -> None:
         self.best: Sized | None = None
-        self.smallest: Sized | None = None
+        self.failed: list[Sized] = []
+        """What does not fit."""
         self.floor = float("inf")
         """The least score that anything tried would have without copies."""
         self.rejected: dict[str, str] = {}
@@ -142,7 +144,7 @@ class _Search:
         for level, size in enumerate(self.sizes):
             found, rejected = self._level(level, value)
             value, need = found.value, found.need
-            failed |= not self._fits(need)
+            failed |= not self._fits(found)
             levels.append(LevelPlan(size.height, size.width, size.channels, found.schedule, need, tuple(rejected)))
             total += need
         if failed:
@@ -163,8 +165,8 @@ class _Search:
             f"got {format_bytes(budget)}: allow more memory or use a smaller image"
         )
 
-    def _fits(self, need: Need) -> bool:
-        return need.peak_bytes <= self.device_budget and need.host_bytes <= self.host_budget
+    def _fits(self, found: Sized) -> bool:
+        return found.fits(self.device_budget, self.host_budget)
 
     def _score(self, found: Sized) -> float:
         return self._floor(found) + self.work_per_byte * found.moved_bytes
@@ -182,8 +184,7 @@ class _Search:
             self._try(choice, level, rows, value)
             if choice.best is not None and choice.best.schedule == self._first(level, choice.best.schedule.strip_rows):
                 break
-        assert choice.smallest is not None
-        return choice.best or choice.smallest, list(choice.rejected.values())
+        return choice.best or min(choice.failed, key=self._size), list(choice.rejected.values())
 
     def _try(self, choice: _Choice, level: int, rows: int, value: Value) -> None:
         """All that may be stored, in strips of that height."""
@@ -198,15 +199,15 @@ class _Search:
             choice.judged.add(variant.name)
             enough = False
             for found in self._shares(level, variant, value, choice.best):
-                fits, floor = self._fits(found.need), self._floor(found)
-                enough |= fits and not found.need.moved_bytes
+                fits, floor = self._fits(found), self._floor(found)
+                enough |= fits and not found.moved_bytes
                 if not fits:
-                    reason = f"{found.schedule.name}, strips of {rows}: {self._why(found.need)}"
-                    choice.rejected.setdefault(variant.name, reason)
+                    choice.failed.append(found)
+                    if variant.name not in choice.rejected:
+                        reason = f"{found.schedule.name}, strips of {rows}: {self._why(found.need)}"
+                        choice.rejected[variant.name] = reason
                 elif not self._beaten(self._score(found), choice.best):
                     choice.best = found
-                if choice.smallest is None or self._size(found.need) < self._size(choice.smallest.need):
-                    choice.smallest = found
                 choice.floor = min(choice.floor, floor)
                 if self._beaten(floor, choice.best):
                     break  # whatever of it waits in main memory
@@ -221,8 +222,8 @@ class _Search:
         """The schedule of least work."""
         return self._variants(level, rows)[0]
 
-    def _size(self, need: Need) -> tuple[bool, int]:
-        return need.host_bytes > self.host_budget, need.peak_bytes
+    def _size(self, found: Sized) -> tuple[bool, int]:
+        return found.need.host_bytes > self.host_budget, found.need.peak_bytes
 
     def _why(self, need: Need) -> str:
         if need.peak_bytes > self.device_budget:
@@ -283,10 +284,10 @@ class _Search:
         whole = self.sizing.level(level, variant, value)
         if not forced:
             yield whole
-        if not self.host_budget or (self._fits(whole.need) and not forced) or variant.device_share == 0:
+        if not self.host_budget or (self._fits(whole) and not forced) or variant.device_share == 0:
             return
         none = self.sizing.level(level, replace(variant, device_share=0.0), value)
-        if not self._fits(none.need) or forced:
+        if not self._fits(none) or forced:
             yield none
             return
         room, span = self.device_budget - none.need.peak_bytes, whole.need.peak_bytes - none.need.peak_bytes
@@ -295,7 +296,7 @@ class _Search:
             some = self.sizing.level(level, replace(variant, device_share=min(share, 1 - 1 / _SHARES)), value)
             if self._beaten(self._score(some), best):
                 return
-            if self._fits(some.need):
+            if self._fits(some):
                 yield some
                 return
             share -= 1 / _SHARES

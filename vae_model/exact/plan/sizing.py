@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import fields, is_dataclass, replace
+from dataclasses import dataclass, fields, is_dataclass
 from functools import cached_property
 from typing import Any
 
@@ -15,7 +15,7 @@ from ..schedule import LevelSchedule
 from ..sharding.share import WHOLE, Share
 from ..stream.context import Context
 from ..stream.moments import Moments
-from ..stream.passes import Need, Performable
+from ..stream.passes import Performable
 from ..stream.value import Value
 from ..stream.walk import Walk
 
@@ -23,21 +23,54 @@ SMALL_TENSORS = 128 * 1024
 """Norm parameters, moments and biases: there are some hundred of them, none larger than a few KiB."""
 MARGIN = 1.01
 """For what the sizes leave out, such as the old carried rows beside the new ones."""
+_ENDLESS = 2**80
+
+
+@dataclass(frozen=True)
+class Need:
+    """Bytes at the worst moment on device and host, operations, and bytes copied between the two."""
+
+    peak_bytes: int = 0
+    host_bytes: int = 0
+    work: int = 0
+    moved_bytes: int = 0
+
+    def __add__(self, other: Need) -> Need:
+        """One after the other."""
+        return Need(
+            max(self.peak_bytes, other.peak_bytes),
+            max(self.host_bytes, other.host_bytes),
+            self.work + other.work,
+            self.moved_bytes + other.moved_bytes,
+        )
 
 
 class Laid:
-    """The passes that an op takes under a schedule, and its result. Its needs are counted once they are asked for."""
+    """The passes that an op takes under a schedule, and its result. Peaks are counted as far as they are asked for."""
 
     def __init__(self, passes: list[Performable], value: Value, moments: Moments | None) -> None:
         """`moments`: those of its input, afterwards."""
         self.passes, self.value, self.moments = passes, value, moments
         self.work = sum(part.work for part in passes)
         self.moved_bytes = sum(part.moved_bytes for part in passes)
+        self._peaks = (_with_margin(peak) for part in passes for peak in part.peaks())
+        self._most = _with_margin(0)
+
+    def exceeds(self, device_bytes: int) -> bool:
+        """Whether it takes more, counted no further than to what tells."""
+        while self._most <= device_bytes:
+            peak = next(self._peaks, None)
+            if peak is None:
+                return False
+            self._most = max(self._most, peak)
+        return True
 
     @cached_property
     def need(self) -> Need:
         """Of one pass after the other."""
-        return sum((part.need() for part in self.passes), Need())
+        self.exceeds(_ENDLESS)
+        host_bytes = max((part.host_bytes for part in self.passes), default=0)
+        return Need(self._most, host_bytes, self.work, self.moved_bytes)
 
 
 class Sized:
@@ -50,9 +83,16 @@ class Sized:
 
     @cached_property
     def need(self) -> Need:
-        """With a margin."""
-        need = sum((part.need for part in self._laid), Need())
-        return replace(need, peak_bytes=int(need.peak_bytes * MARGIN) + SMALL_TENSORS)
+        """Of one op after the other."""
+        return sum((part.need for part in self._laid), Need())
+
+    def fits(self, device_bytes: int, host_bytes: int) -> bool:
+        """Whether it needs no more than these."""
+        return not any(part.exceeds(device_bytes) for part in self._laid) and self.need.host_bytes <= host_bytes
+
+
+def _with_margin(peak_bytes: int) -> int:
+    return int(peak_bytes * MARGIN) + SMALL_TENSORS
 
 
 class Sizing:

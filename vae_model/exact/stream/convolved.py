@@ -29,6 +29,7 @@ class ConvolvedRows(Windowed):
         size = Extent(conv.out_channels, conv.out_size(source_size.height), conv.out_size(source_size.width))
         super().__init__(context, conv, size, top, bottom, source, source_size, fast_rows)
         self.make_fill, self.after = fill or self.make_fill, after
+        self.fill_bytes = getattr(fill, "work_bytes", None)
         self.work += conv.flops(context.batch, bottom - top, size.width)
 
     def _first(self, row: int) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -18,25 +18,6 @@ Check = Callable[[], None]
 """Called before every strip; it may raise to stop the run."""
 
 
-@dataclass(frozen=True)
-class Need:
-    """Bytes at the worst moment on device and host, operations, and bytes copied between the two."""
-
-    peak_bytes: int = 0
-    host_bytes: int = 0
-    work: int = 0
-    moved_bytes: int = 0
-
-    def __add__(self, other: Need) -> Need:
-        """One after the other."""
-        return Need(
-            max(self.peak_bytes, other.peak_bytes),
-            max(self.host_bytes, other.host_bytes),
-            self.work + other.work,
-            self.moved_bytes + other.moved_bytes,
-        )
-
-
 class Performable(Protocol):
     """A pass over rows, or what an op does in a way of its own. What it needs is told by the object that runs it."""
 
@@ -50,8 +31,13 @@ class Performable(Protocol):
         """Bytes copied to host memory and back."""
         ...
 
-    def need(self) -> Need:
-        """What it takes."""
+    def peaks(self) -> Iterator[int]:
+        """Device bytes at each of the moments of which one is the worst."""
+        ...
+
+    @property
+    def host_bytes(self) -> int:
+        """Host bytes of what waits there, at the worst moment."""
         ...
 
     def run(self, check: Check, report: Callable[[int], None]) -> None:
@@ -84,6 +70,18 @@ class Sink:
                 self.emit(top, piece)
             top += piece.shape[2]
             del piece
+
+    def need_bytes(self, index: int, top: int, bottom: int, leaving: int) -> int:
+        """Device bytes for strip `index`; another one that is `leaving` is gone once the new one is parked."""
+        cost, size = self.rows.cost(top, bottom), (bottom - top) * self.rows.row_bytes
+        peak, stays = (cost.stands + cost.peak, cost.stands) if index else cost.first
+        storing, statistics = stays + cost.held, 0
+        if self.plane is not None and index and not self.rows.whole:
+            storing += size  # a copy
+        itemsize = self.rows.context.dtype.itemsize
+        if self.moments is not None and itemsize <= 2:
+            statistics = 4 * min(CHUNK_ELEMENTS, size // itemsize)
+        return max(leaving + max(peak, storing), storing + statistics)
 
 
 def _as_strip(pieces: list[Tensor], sink: Sink) -> Tensor:
@@ -146,11 +144,16 @@ class Pass:
         """Bytes copied to host memory and back."""
         return sum(plane.host_bytes() for plane in (*self._written, *(reader.plane for reader in self._readers)))
 
-    def need(self) -> Need:
-        """The most that any strip takes."""
-        decisive, moved = self._decisive(), self.moved_bytes
-        peak = max(map(self._strip_peak, decisive)) + max(sink.rows.scratch_bytes for sink in self.sinks)
-        return Need(peak, max(map(self._parked, decisive)) if moved else 0, self.work, moved)
+    @property
+    def host_bytes(self) -> int:
+        """Host bytes of spilled strips at the worst moment."""
+        return max(map(self._parked, self._decisive())) if self.moved_bytes else 0
+
+    def peaks(self) -> Iterator[int]:
+        """Those of the strips that tell all, the last one first, as most has been stored by then."""
+        scratch = max(sink.rows.scratch_bytes for sink in self.sinks)
+        for index in reversed(self._decisive()):
+            yield self._strip_peak(index) + scratch
 
     def _decisive(self) -> list[int]:
         """Numbers of the strips that tell all: the first and last ones, and those around a source's strip being freed.
@@ -178,33 +181,17 @@ class Pass:
         bottom = min(self.height, top + self.strip_rows)
         worst = 0
         for number, sink in enumerate(self.sinks):
-            standing = sum(other.rows.cost(top, top).stands for other in self.sinks[number + 1 :])
-            for other in self.sinks[:number]:
-                # What the first strip leaves is less: its windows are not kept.
-                cost = other.rows.cost(top, bottom)
-                standing += cost.stands if index else cost.first[1]
-            leaving = 0  # one strip at a time is on its way to host memory and still on the device, too
-            for other in self.sinks:
+            standing = leaving = 0  # one strip at a time is on its way to host memory and still on the device, too
+            for at, other in enumerate(self.sinks):
+                if at > number:
+                    standing += other.rows.cost(top, top).stands
+                elif at < number:  # what the first strip leaves is less: its windows are not kept
+                    cost = other.rows.cost(top, bottom)
+                    standing += cost.stands if index else cost.first[1]
                 if other.plane is not None:
-                    done = index + any(other is earlier for earlier in self.sinks[:number])
+                    done = index + (at < number)
                     standing += other.plane.most_device_bytes(0, done)
-                    leaving = max(leaving, _leaving(other.plane, done))
-            worst = max(worst, standing + self._taking(sink, index, top, bottom, leaving))
+                    if done and other.plane.device_share < 1:
+                        leaving = max(leaving, other.plane.strip_rows * other.plane.row_bytes)
+            worst = max(worst, standing + sink.need_bytes(index, top, bottom, leaving))
         return worst
-
-    def _taking(self, sink: Sink, index: int, top: int, bottom: int, leaving: int) -> int:
-        """Bytes for one strip of one sink; the strip that is `leaving` is gone once the new one is parked."""
-        cost = sink.rows.cost(top, bottom)
-        peak, stays = (cost.stands + cost.peak, cost.stands) if index else cost.first
-        size = (bottom - top) * sink.rows.row_bytes
-        statistics = 0
-        if sink.moments is not None and sink.rows.context.dtype.itemsize <= 2:
-            statistics = 4 * min(CHUNK_ELEMENTS, size // sink.rows.context.dtype.itemsize)
-        copy = size if sink.plane is not None and index and not sink.rows.whole else 0
-        storing = stays + cost.held + copy
-        return max(leaving + max(peak, storing), storing + statistics)
-
-
-def _leaving(plane: Plane, done: int) -> int:
-    """Device bytes of the strip parked last."""
-    return plane.strip_rows * plane.row_bytes if plane.device_share < 1 and done else 0

@@ -199,6 +199,11 @@ class PlaneRows(Rows):
         return max(0, min(last * self.plane.strip_rows, self.size.height) - first * self.plane.strip_rows)
 
     def _cost(self, top: int, bottom: int) -> Cost:
+        if self.plane.device_share == 1 and not self._shared:
+            height, strip_rows = self.size.height, self.plane.strip_rows
+            first, last = (min(height, self._passed(row) * strip_rows) for row in (top, bottom))
+            freed, gone = ((last - first) * self.row_bytes, last) if self.consume else (0, 0)
+            return Cost(freed, freed, (height - gone) * self.row_bytes)
         held, state = self.strip_bytes(top, bottom), self._states.get(bottom)
         if state is None:
             state = self._states[bottom] = self._state(bottom)

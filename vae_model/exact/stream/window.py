@@ -53,6 +53,8 @@ class Windowed(Rows):
         self.columns, self.weight_bytes = self.method.columns, self.method.weight_bytes
         self.window_row_bytes = context.row_bytes(conv.in_channels, source_size.width + sum(self.columns))
         self.make_fill: Callable[[], Fill] = lambda: copy_in
+        self.fill_bytes: Callable[[int], int] | None = None
+        """Bytes beside the window and so many bytes of source rows while these are written into it."""
         self.after: str | None = None
         self._layer: tuple[Fill, Any, Tensor | None] | None = None
         self._odd = False
@@ -143,7 +145,9 @@ class Windowed(Rows):
         if bottom <= top:
             return Cost(0, 0, stands, source.parked, (0, 0))
         held = (bottom - top) * self.row_bytes
-        making, filling = held + self.method.making_bytes(bottom - top), source.held + self._fill_bytes(source.held)
+        making, filling = held + self.method.making_bytes(bottom - top), source.held
+        if self.fill_bytes is not None:
+            filling += self.fill_bytes(source.held)
         peak = max(source.peak, filling, making)
         if top > self.top:
             return Cost(peak, held, stands, source.parked)
@@ -154,8 +158,3 @@ class Windowed(Rows):
             peak = max(peak, fold + unread - window)
             most = max(most, weights + fold + sum(plane.cost(plane.top, plane.top).stands for plane in self.planes))
         return Cost(peak, held, stands, source.parked, (most, weights + rest + carry))
-
-    def _fill_bytes(self, source_bytes: int) -> int:
-        """Bytes beside the window and so many bytes of source rows while these are written into it."""
-        work_bytes: Callable[[int], int] | None = getattr(self.make_fill, "work_bytes", None)
-        return 0 if work_bytes is None else work_bytes(source_bytes)
