@@ -124,7 +124,7 @@ def test_halves(tmp_path: Path) -> None:
         ("kl-f4", "folder", "ldm", "expected a name ending in .safetensors for ldm"),
         ("kl-f4", "out.safetensors", "sgm", "expected one of ldm, diffusers, diffusers-old, got 'sgm'"),
         ("Flux.2", "out.safetensors", "diffusers-old", "expected one of ldm, diffusers, got 'diffusers-old'"),
-        ("TAEF2", "out.safetensors", "ldm", "expected one of taesd-encoder"),
+        ("TAEF2", "out.safetensors", "ldm", "expected one of taesd-diffusers"),
         ("TAEF2", "folder", "diffusers", "expected a network of TAESD's kind, got TAEF2's or TAESana's"),
         ("TAESana", "folder", "diffusers", "expected a network of TAESD's kind"),
         ("kl-f32", "folder", "diffusers", "expected as many latent channels behind the quant convolutions"),

@@ -38,7 +38,7 @@ def test_save_names_layouts_as_convert_does(tmp_path: Path) -> None:
     one, other = (load_file(tmp_path / f"{name}.safetensors") for name in "ac")
     assert one.keys() == other.keys()
     assert all(torch.equal(one[key], other[key]) for key in one)
-    with pytest.raises(InputError, match=r"^layout: expected one of taesd-encoder, .*got 'ldm'"):
+    with pytest.raises(InputError, match=r"^layout: expected one of taesd-diffusers, .*got 'ldm'"):
         save(model, tmp_path / "d.safetensors", layout="ldm")
 
 
