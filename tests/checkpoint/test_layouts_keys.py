@@ -18,7 +18,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-UNTIMED = settings(max_examples=60, deadline=None, derandomize=True)
+LONG = settings.get_current_profile_name() == "fuzz-10000"
+UNTIMED = settings(max_examples=60 if LONG else 24, deadline=None, derandomize=True)
 """No deadline, for a busy machine is no failure; the same examples every time."""
 
 

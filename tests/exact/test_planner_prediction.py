@@ -25,7 +25,7 @@ from torch.utils._python_dispatch import _disable_current_modes
 META = torch.device("meta")
 GIB = 1024**3
 AMPLE = 2**62
-SIZES = [(128, 128), (136, 200), (256, 256), (264, 520), (208, 384), (392, 520)]
+SIZES = [(128, 128), (136, 200), (256, 256), (392, 520), (208, 384), (264, 520)]
 """Height and width of the image."""
 SHARES = [1.0, 0.7, 0.4, 0.1, 0.0]
 """Where the budget lies between the smallest that does (0) and what a run with everything on the device takes (1)."""

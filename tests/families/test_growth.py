@@ -13,6 +13,7 @@ import pytest
 import torch
 from exact_vae import VAE, load_vae, save
 from exact_vae.model_management.vae_plan import plan_file
+from exact_vae.tests.exactness import assert_exact
 from exact_vae.vae_model.checkpoint.convert import convert_vae
 from exact_vae.vae_model.checkpoint.describe import describe_vae
 from exact_vae.vae_model.exact.layer import PixelNorm
@@ -30,7 +31,6 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional
 
-FLOAT32 = 2e-5  # of the output range, against the untiled module in float64
 STEMS = ("first", "wide", "change", "narrow", "last")
 
 
@@ -206,6 +206,4 @@ def test_it_runs_exactly_under_every_budget(model: Grown, vae: VAE, direction: s
     budget = int(share * vae.last_plan.peak_bytes)
     actual = run(memory=budget)
     assert vae.last_plan.peak_bytes <= budget
-    spread = float(expected.max() - expected.min())
-    assert spread > 0.01
-    torch.testing.assert_close(actual.double(), expected, rtol=0, atol=FLOAT32 * spread)
+    assert_exact(actual, expected.float(), expected)

@@ -100,7 +100,7 @@ def is_raw(vae: Any) -> bool:
     return FAMILIES[vae.loaded.family].knows_raw(vae.loaded.config, vae.loaded.hints)
 
 
-@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     scale=st.sampled_from([1.0, 0.5, 0.18215, 3.0, -2.0]) | st.floats(0.1, 4),
     shift=st.sampled_from([0.0, 0.3]) | st.floats(-2, 2),

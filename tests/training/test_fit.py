@@ -26,13 +26,13 @@ pytestmark = [pytest.mark.usefixtures("one_thread"), deprecated]
 
 
 def test_it_learns_and_its_weights_open_as_a_vae(tmp_path: Path, photos: Path) -> None:
-    train(write_config(tmp_path, photos, batches=150, check_every=50), quiet=True)
+    train(write_config(tmp_path, photos, batches=90, check_every=30), quiet=True)
     rows = curve(tmp_path)
-    assert [row["batch"] for row in rows] == [50, 100, 150]
+    assert [row["batch"] for row in rows] == [30, 60, 90]
     assert rows[-1]["psnr"] > rows[0]["psnr"] + 1
     assert rows[-1]["latent_std"] > 0.3  # not collapsed
     pictures = sorted(path.name for path in (tmp_path / "run" / "images").iterdir())
-    assert pictures == [f"{batch:08d}{kind}.png" for batch in (50, 100, 150) for kind in ("", "_samples")]
+    assert pictures == [f"{batch:08d}{kind}.png" for batch in (30, 60, 90) for kind in ("", "_samples")]
     vae = load_vae(tmp_path / "run" / "vae.safetensors", device="cpu", dtype="float32")
     image = vae.decode(vae.encode(torch.full((1, 32, 32, 3), 0.5)))
     assert image.shape == (1, 32, 32, 3)
@@ -50,7 +50,7 @@ def test_samples_of_the_prior_are_among_its_pictures(tmp_path: Path, photos: Pat
 
 def test_the_seeds_default_loss_collapses(tmp_path: Path, photos: Path) -> None:
     model = with_params(lossconfig={"target": "default_loss"})
-    train(write_config(tmp_path, photos, model, batches=150, check_every=150), quiet=True)
+    train(write_config(tmp_path, photos, model, batches=120, check_every=120), quiet=True)
     (row,) = curve(tmp_path)
     assert row["latent_std"] < 0.1
 
