@@ -140,9 +140,13 @@ class Pass:
     def _written(self) -> list[Plane]:
         return [sink.plane for sink in self.sinks if sink.plane is not None]
 
-    @cached_property
+    @property
     def moved_bytes(self) -> int:
         """Bytes copied to host memory and back."""
+        return self._moved_bytes
+
+    @cached_property
+    def _moved_bytes(self) -> int:
         return sum(plane.host_bytes() for plane in (*self._written, *(reader.plane for reader in self._readers)))
 
     @property
