@@ -10,7 +10,7 @@ from itertools import chain
 from ..families.layout import Layout
 
 PER_LEVEL = 4
-"""Numbers that a level takes in a row over all levels unless a file says otherwise: three blocks and an enlargement."""
+"""Numbers that a level takes in a row over all levels unless a file says otherwise: three blocks and an upsample."""
 _NUMBER = "0|[1-9][0-9]{0,3}"
 """Written in one way only: no leading zeros, no digits of other scripts."""
 _PATTERNS = {
@@ -97,7 +97,7 @@ def count_levels(keys: Iterable[str]) -> int:
 
 
 def count_per_level(keys: Iterable[str]) -> int:
-    """How many numbers a level takes where a decoder's blocks and enlargements are counted in one row over all levels:
+    """How many numbers a level takes where a decoder's blocks and upsamples are counted in one row over all levels:
     its blocks and one more. From the keys of one file, in any layout."""
     ends = re.compile(r"decoder\.upsamples\.(\d{1,4})\.resample\.")
     blocks = re.compile(r"decoder\.(?:upsamples|up_blocks\.0\.resnets)\.(\d{1,4})\.")

@@ -27,7 +27,7 @@ class LevelsConfig:
     num_groups: int | None = None
     """Groups of this half's norms where they are not the model's."""
     resamp_with_conv: bool = True
-    """Whether a convolution stands behind every enlargement and makes every reduction."""
+    """Whether a convolution stands behind every upsample and makes every reduction."""
     conv_shortcut: bool = False
     """Whether the shortcuts of blocks that change their width are 3x3 convolutions, not 1x1."""
     dropout: float = 0.0

@@ -32,9 +32,9 @@ class TinyConfig:
     act_fn: str = "relu"
     """Inside of blocks, a name in `tiny.ACTIVATIONS`."""
     upsample_fn: str = "nearest"
-    """How the decoder enlarges, a mode of torch's Upsample."""
+    """How the decoder upsamples, a mode of torch's Upsample."""
     upsampling_scaling_factor: int = 2
-    """Of one enlargement; the encoder always halves."""
+    """Of one upsample; the encoder always halves."""
     latent_magnitude: float = 3
     """`scale_latents` brings latents from shift - magnitude ... to 0..1."""
     latent_shift: float = 0.5

@@ -48,13 +48,13 @@ class CausalConv3d(nn.Conv3d):
 
 
 class Resample(nn.Module):
-    """Enlarge, halving the channels, or halve both sides; `time_conv` acts from the second frame on, never here."""
+    """Upsample, halving the channels, or halve both sides; `time_conv` acts from the second frame on, never here."""
 
     def __init__(self, dim: int, *, up: bool, over_time: bool) -> None:
         super().__init__()
         if up:
-            enlarge = nn.Upsample(scale_factor=(2.0, 2.0), mode="nearest-exact")
-            self.resample = nn.Sequential(enlarge, nn.Conv2d(dim, dim // 2, 3, padding=1))
+            upsample = nn.Upsample(scale_factor=(2.0, 2.0), mode="nearest-exact")
+            self.resample = nn.Sequential(upsample, nn.Conv2d(dim, dim // 2, 3, padding=1))
         else:
             self.resample = nn.Sequential(nn.ZeroPad2d((0, 1, 0, 1)), nn.Conv2d(dim, dim, 3, stride=2))
         if over_time:

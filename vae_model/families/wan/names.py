@@ -1,6 +1,6 @@
 """Names of the Wan 2.1 and Qwen-Image autoencoder's tensors in files, for `layouts`: the original's (ours), diffusers'.
 
-The original numbers the decoder's blocks and enlargements in one row over all levels, diffusers level by level.
+The original numbers the decoder's blocks and upsamples in one row over all levels, diffusers level by level.
 Source of the names: Wan-Video Wan2.1 and diffusers (Apache-2.0), read as facts.
 """
 
