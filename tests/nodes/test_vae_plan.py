@@ -45,7 +45,7 @@ def test_nor_does_it_send_a_vae_of_the_host_to_its_own_method(
     made, apply = make_exact(vae), NODE_CLASS_MAPPINGS["ExactVAEApply"]()
     x = torch.zeros(1, 4, 4, 4) if direction == "decode" else torch.zeros(1, 32, 32, 3)
     shape = x.shape if direction == "decode" else x.movedim(-1, 1).shape
-    monkeypatch.setattr(obstacle, f"{direction}r_half", lambda model, *more: model.no_such_attribute_of_ours)
+    monkeypatch.setattr(obstacle, f"{direction}r_of", lambda model, *more: model.no_such_attribute_of_ours)
     stub_host.forget()
     for call in (
         lambda: apply.apply(stub_host.make_vae()),

@@ -18,7 +18,7 @@ BREAKING = {
     ),
     "The rooms of vae_model": (
         ("vae_model/files/atomic.py", "from ..families import table"),
-        ("vae_model/kernels/fold.py", "from ..exact import layer"),
+        ("vae_model/kernels/products.py", "from ..exact import layer"),
     ),
     "The engine knows no host and no file": (("vae_model/exact/layer.py", "from ..files import atomic"),),
     "The stream names no op": (("vae_model/exact/stream/run.py", "from ..ops import attend"),),
