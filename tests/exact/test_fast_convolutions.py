@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 import torch
 from exact_vae.tests.covering import covering_set
 from exact_vae.tests.exact.coders import FAMILIES, MODES, SCHEDULES, decoder, encoder, hard_input, pixels, run
 from exact_vae.tests.exactness import assert_exact
+from exact_vae.vae_model.exact.program import Program
 from exact_vae.vae_model.exact.schedule import uniform
+from exact_vae.vae_model.families.ldm.config import LevelsConfig
+from exact_vae.vae_model.families.wan.config import WanConfig
+from exact_vae.vae_model.families.wan.model import build_wan
+from exact_vae.vae_model.families.wan.program import wan_program
 from exact_vae.vae_model.kernels import methods as choice
 from exact_vae.vae_model.kernels.cpu.kernels import kernels
 from exact_vae.vae_model.kernels.methods import METHODS
+from torch import Tensor
 
 pytestmark = pytest.mark.usefixtures("inference")
 
@@ -60,6 +70,45 @@ def test_every_border(name: str, mode: str, everywhere: None, way: str) -> None:
     for number, options in enumerate(SCHEDULES.values(), MODES.index(mode)):
         plan = uniform(program.level_count, 3 + number % 2, fast_convolution=True, **options)
         assert_exact(run(program, plan, x), expected)
+
+
+@pytest.mark.skipif(kernels() is None, reason="needs a C compiler")
+@pytest.mark.parametrize("rows", [3, 4])
+@pytest.mark.parametrize("name", ["decoder", "encoder", "wan decoder", "wan encoder"])
+def test_kernels_of_our_own_under_every_schedule(
+    name: str, rows: int, everywhere: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of so many channels as they take; layers that are computed from computed rows begin with odd ones."""
+    program, module = wide(name)
+    scale = 4 if "encoder" in name else 1
+    x = hard_input(program, 1, 11 * scale, 9 * scale).float()
+    expected = module(x.double()).float()
+    runs = {
+        key: run(program, uniform(program.level_count, rows, fast_convolution=True, **SCHEDULES[key]), x)
+        for key in ("resident", "recompute", "recompute all", "half spill")
+    }
+    for result in runs.values():
+        assert_exact(result, expected)
+    by_products(monkeypatch)
+    products = run(program, uniform(program.level_count, rows, fast_convolution=True), x)
+    assert not torch.equal(products, runs["resident"]), "kernels of our own were not used"
+
+
+def wide(name: str) -> tuple[Program, Callable[[Tensor], Tensor]]:
+    """A program of 32 and 64 channels, and its module in float64 with what stands around it."""
+    half, generator = name.split()[-1], torch.Generator().manual_seed(5)
+    if "wan" not in name:
+        family = (decoder if half == "decoder" else encoder)(ch=32, num_groups=8)
+        double = copy.deepcopy(family.module)
+        return family.to(torch.float32).program, double
+    levels = LevelsConfig(32, (32, 64, 64), 1)
+    model = build_wan(WanConfig(16, levels, levels, (False, False))).requires_grad_(False)
+    for parameter in model.parameters():
+        parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.1 + (parameter.ndim in (3, 4)))
+    double: Any = copy.deepcopy(model).double()
+    if half == "decoder":
+        return wan_program(model.decoder, before=model.conv2), double.decode
+    return wan_program(model.encoder, after=model.conv1), lambda x: double.conv1(double.encoder(x))
 
 
 @pytest.mark.parametrize("name", ["decoder", "encoder"])

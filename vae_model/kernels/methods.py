@@ -40,6 +40,7 @@ class Tiled(Method):
     ) -> Tensor:
         out = memory.empty(self.tiles.out_channels, rows, self.scale * self.tiles.width)
         scratch = memory.scratch(self.scratch_bytes)
+        top = top if self.scale == 2 else 0  # to a convolution odd rows are like even ones
         for x, y in zip(window.permute(0, 2, 3, 1), out.permute(0, 2, 3, 1), strict=True):
             self.tiles.run(x, weight, bias, scratch, y, top, odd=odd)
         return out
