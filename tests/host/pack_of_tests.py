@@ -92,7 +92,7 @@ class _Failing:
         import nodes
 
         pack = nodes.NODE_CLASS_MAPPINGS["ExactVAEDecode"].__module__.rsplit(".", 2)[0]
-        injector = importlib.import_module(pack + ".model_management.injector")
+        injector = importlib.import_module(pack + ".tests.injector")
         kind = nodes.NODE_CLASS_MAPPINGS[node]
         call = getattr(kind(), kind.FUNCTION)
         with injector.AllocationFailures() as counted:

@@ -86,3 +86,5 @@ def _lay_out(comfy_dir: Path, base: Path, pack: str | None) -> None:
     if pack is not None:
         unwanted = shutil.ignore_patterns(".*", "__pycache__", "tests", "*.egg-info", "node_modules")
         shutil.copytree(ROOT, base / "custom_nodes" / pack, ignore=unwanted)
+        (base / "custom_nodes" / pack / "tests").mkdir()
+        shutil.copy(ROOT / "tests" / "injector.py", base / "custom_nodes" / pack / "tests")  # for these nodes

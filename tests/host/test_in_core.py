@@ -23,11 +23,11 @@ NEWER = ("taef2", "Flux.2", "Flux.2 small decoder", "Qwen-Image-Layered", "Wan 2
 """What older versions of the core cannot load."""
 OTHERS = {
     "SVD": "expected Encoder or Decoder, got VideoDecoder",  # the host decides how many frames go together
-    "Stable Cascade, stage A": "expected an image autoencoder of the KL or TAESD family",
-    "Stable Cascade, stage C": "expected an image autoencoder of the KL or TAESD family",
+    "Stable Cascade, stage A": "expected an autoencoder of one of the families known here",
+    "Stable Cascade, stage C": "expected an autoencoder of one of the families known here",
     "Hunyuan-Image": "expected a part attn, got none",
     "Wan 2.2": "got Up_ResidualBlock",
-    "pixel_space": "expected an image autoencoder of the KL or TAESD family",
+    "pixel_space": "expected an autoencoder of one of the families known here",
 }
 
 
