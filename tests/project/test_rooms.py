@@ -1,6 +1,7 @@
 """The house: few rooms, no circles, and contracts each of which can be broken."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -54,7 +55,8 @@ def lint(house: Path) -> dict[str, str]:
     surroundings = {**os.environ, "PYTHONPATH": str(house), "COLUMNS": "200"}
     command = [sys.executable, "-c", LINT_IMPORTS, "--no-cache"]
     done = subprocess.run(command, cwd=house, env=surroundings, capture_output=True, text=True, check=False)
-    lines = [line.split(" (")[0].rpartition(" ") for line in done.stdout.splitlines()]
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", done.stdout)  # older versions colour what no terminal shows
+    lines = [line.split(" (")[0].rstrip().rpartition(" ") for line in plain.splitlines()]
     found = {name: word for name, _, word in lines if word in ("KEPT", "BROKEN")}
     assert done.returncode == int("BROKEN" in found.values()), done.stdout + done.stderr
     return found

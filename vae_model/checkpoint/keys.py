@@ -1,4 +1,4 @@
-"""Translating keys between a file's layout and our modules, by the rules of `layouts`."""
+"""Translating keys between a file's layout and our modules, by the rules of its `Layout`."""
 
 from __future__ import annotations
 

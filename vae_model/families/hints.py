@@ -1,7 +1,7 @@
 """Hints: what a file's header, or the config.json beside it, tells of a model that no shape tells. Text by name.
 
-`settings` writes them. Of what the halves may have each for itself, a name with `encoder_` or `decoder_` in front
-counts more than the bare one.
+A family's `settings` writes them. Of what the halves may have each for itself, a name with `encoder_` or `decoder_` in
+front counts more than the bare one.
 """
 
 from __future__ import annotations

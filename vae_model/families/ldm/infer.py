@@ -50,7 +50,7 @@ def norm_groups(hints: Hints, halves: Mapping[str, LevelsConfig]) -> dict[str, i
 
 
 def infer_kl(shapes: Shapes, hints: Hints) -> KLConfig:
-    """Everything from tensors but what `settings` writes; encoder and decoder each on their own."""
+    """Everything from tensors but what `kl_settings` writes; encoder and decoder each on their own."""
     encoder, decoder = infer_levels(shapes, hints, "encoder"), infer_levels(shapes, hints, "decoder")
     groups = norm_groups(hints, {half: one for half, one in (("encoder", encoder), ("decoder", decoder)) if one})
     if encoder and decoder and groups["encoder"] != groups["decoder"]:

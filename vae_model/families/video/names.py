@@ -1,4 +1,4 @@
-"""Names of the temporal decoder's tensors in files, for `layouts`: sgm's (ours, ComfyUI's) and diffusers'.
+"""Names of the temporal decoder's tensors in files: sgm's (ours, ComfyUI's) and diffusers'.
 
 Source of the names: Stability-AI generative-models (MIT) and diffusers (Apache-2.0), read as facts.
 """

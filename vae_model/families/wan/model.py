@@ -1,7 +1,7 @@
 """The Wan 2.1 and Qwen-Image autoencoder, single frames: images in, images out, the original's keys.
 
 Source: Wan-Video Wan2.1 `wan/modules/vae.py` (Apache-2.0), re-implemented for one frame. Latents are raw; what the
-diffusion models make of them is in `conventions`.
+diffusion models make of them is in `family`.
 """
 
 from __future__ import annotations

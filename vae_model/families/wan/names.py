@@ -1,4 +1,4 @@
-"""Names of the Wan 2.1 and Qwen-Image autoencoder's tensors in files, for `layouts`: the original's (ours), diffusers'.
+"""Names of the Wan 2.1 and Qwen-Image autoencoder's tensors in files: the original's (ours), diffusers'.
 
 The original numbers the decoder's blocks and upsamples in one row over all levels, diffusers level by level.
 Source of the names: Wan-Video Wan2.1 and diffusers (Apache-2.0), read as facts.

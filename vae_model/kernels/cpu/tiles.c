@@ -1,4 +1,4 @@
-/* 3x3 convolutions of stride 1 by Winograd's F(4x4, 3x3), the same as ../winograd.py, in one piece; see tiles.py. Also
+/* 3x3 convolutions of stride 1 by Winograd's F(4x4, 3x3), the same as ../winograd.py, in one piece; see blocks.py. Also
    with nearest x2 before them: of 6x6 values 8x8 results, with filters for even and for odd ones; see filters.py.
 
    A thread takes a block of tiles through all steps in memory that its caches hold: 36 points of every tile, a matrix
