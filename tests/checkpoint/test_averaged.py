@@ -205,6 +205,16 @@ def test_without_an_average_the_advice_is_right() -> None:
     plain = plain_and_average(model_with_average())[0]
     with pytest.raises(VAEFileError, match="found the file itself to be one: leave out the part"):
         load_vae(plain, part="ema", config=GROUPS)
+    model = model_with_average()
+    averaged = model.state_dict()
+    with pytest.raises(VAEFileError, match=r"expected an autoencoder in 'foo', found \., ema: choose one of these"):
+        load_vae(averaged, part="foo", config=GROUPS)
+    inside = {f"first_stage_model.{key}": tensor for key, tensor in averaged.items()}
+    with pytest.raises(VAEFileError, match=r"found first_stage_model, first_stage_model\.ema: choose one of these"):
+        load_vae(inside, part="foo", config=GROUPS)
+    assert same(state_of(inside, part="first_stage_model.ema", config=GROUPS), plain_and_average(model)[1])
+    with pytest.raises(VAEFileError, match="expected an autoencoder in 'foo', found none: leave out the part"):
+        load_vae({"weight": torch.ones(3)}, part="foo")
     assert same(state_of(plain, config=GROUPS), plain)
     dictionaries = {"ema": {key: t + 1 for key, t in plain.items()}, **model_with_average().state_dict()}
     assert same(state_of(dictionaries, part="ema", config=GROUPS), dictionaries["ema"])  # a whole name counts first

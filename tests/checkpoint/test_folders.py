@@ -70,9 +70,7 @@ def test_a_variant_that_is_not_there(made: Made) -> None:
         f"{made.folder}: expected the variant ema, found fp16: choose one of these, or none"
     )
     (made.folder / f"{STEM}.fp16.safetensors").rename(made.folder / f"{STEM}.safetensors")
-    assert refusal(made.folder, "fp16") == (
-        f"{made.folder}: expected the variant fp16, found no variant: choose one of these, or none"
-    )
+    assert refusal(made.folder, "fp16") == (f"{made.folder}: expected the variant fp16, found no variant: leave it out")
     file = made.folder / f"{STEM}.safetensors"
     assert refusal(file, "fp16") == f"{file}: expected a folder of variants, got one file: leave out the variant fp16"
 

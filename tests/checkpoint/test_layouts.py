@@ -281,6 +281,10 @@ def test_layouts_that_do_not_fit_are_refused(tmp_path: Path) -> None:
         to_layout(model, "diffusers")
     with pytest.raises(InputError, match="expected one of ldm, diffusers, diffusers-old, got 'taesd-encoder'"):
         save(model, tmp_path / "vae.safetensors", layout="taesd-encoder")
+    with pytest.raises(
+        InputError, match=r"got 'folder': add it, and exact-vae convert FILE --layout diffusers -o FOLDER"
+    ):
+        save(random_model(kl(levels(8, 16), levels(8, 16)), "kl"), tmp_path / "folder", layout="diffusers")
     with pytest.raises(InputError, match=r"ending in .safetensors, got 'vae.ckpt'"):
         save(model, tmp_path / "vae.ckpt")
     assert not list(tmp_path.iterdir())

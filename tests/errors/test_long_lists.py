@@ -23,6 +23,7 @@ def test_names_that_do_not_fit_are_counted_and_the_nearest_told() -> None:
     names = [f"layer_of_number_{i:03}" for i in range(50)] + ["Decoder", "torch.optim.Adam"]
     assert choices(names, "decodr") == "52 names, the nearest Decoder"
     assert choices(names, "Adam") == "52 names, the nearest torch.optim.Adam"
+    assert choices([*names, "Dec", "dec"], "DEC") == "54 names, the nearest Dec, dec, Decoder"  # case does not hide one
     assert choices(names, "?") == f"52 names, such as {', '.join(names[:4])}"
     assert some(names, 2) == "layer_of_number_000, layer_of_number_001 and 50 more"
     assert some(["a a", "b b"], between="; ") == "a a; b b"
@@ -37,6 +38,23 @@ def test_targets_of_configurations() -> None:
         with pytest.raises(ValueError, match=line) as caught:
             ask("ldm.modules.Encodr")
         assert len(str(caught.value)) < 300
+
+
+def test_configurations_that_are_not_what_was_meant() -> None:
+    with pytest.raises(ValueError, match=r"names, the nearest .*\bAutoencoderKL\b.*, got 'x.AutoencoderKl'"):
+        get_obj_from_str("x.AutoencoderKl")
+    with pytest.raises(ValueError, match="names, such as AE3DConv, "):  # nothing is near
+        get_obj_from_str("os.system")
+    whole = {"model": {"target": "x.Encoder", "params": {}}, "data": {"train": "photos"}}
+    for config, way in ((whole, r"pass config\['model'\], which has one"), (whole["data"], "add it"), (None, "add it")):
+        with pytest.raises(KeyError, match=f"expected a mapping with the key `target`: {way}"):
+            instantiate_from_config(config)
+    for params, wrong in (
+        ({"in_featurs": 3}, "missing a required argument: 'in_features'"),
+        ({"in_features": 3, "out_features": 3, "biass": 1}, "got an unexpected keyword argument 'biass'"),
+    ):
+        with pytest.raises(TypeError, match=f"^configuration: torch.nn.Linear: {wrong}: correct its params$"):
+            instantiate_from_config({"target": "torch.nn.Linear", "params": params})
 
 
 def _ema_of_another() -> None:

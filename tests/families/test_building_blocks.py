@@ -64,6 +64,9 @@ def test_timestep_embedding_is_sines_then_cosines() -> None:
         get_timestep_embedding(t, 0)
     with pytest.raises(ValueError, match=r"expected one dimension, got shape \(1, 1\)"):
         get_timestep_embedding(t[None], 4)
+    for other in ([0, 1, 2], None, 3):
+        with pytest.raises(ValueError, match=r"timesteps: expected a tensor \(N,\), got \w+: make one"):
+            get_timestep_embedding(other, 4)  # type: ignore[arg-type]
 
 
 def test_nonlinearity_is_silu() -> None:

@@ -12,6 +12,8 @@ import torch
 from exact_vae import vae_model
 from torch import Tensor, nn
 
+from .table import ROWS, random_model
+
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 DD: dict[str, Any] = {
@@ -64,6 +66,8 @@ def test_other_channels_and_axes(name: str) -> None:
     module, x = make(), torch.rand(shape)
     for wrong in (x[:, :-1], torch.cat([x, x[:, :1]], 1), x[:, :, 0], x[..., None], x[:, None]):
         refused(lambda: module(wrong), str(tuple(wrong.shape)))  # noqa: B023
+    for kind in (torch.uint8, torch.int64, torch.bool):
+        refused(lambda: module(x.to(kind)), f"got {kind}: ", "x / 127.5 - 1" if kind == torch.uint8 else "convert it")  # noqa: B023
     if name != "Model":
         refused(lambda: module(x[0]), "add a batch axis")
         refused(lambda: module(x.movedim(1, -1)), "put the channels second")
@@ -81,10 +85,20 @@ def test_methods_of_autoencoders() -> None:
         lambda: model.encode(torch.rand(1, 4, 16, 16)),
         lambda: model.decode(torch.rand(1, 3, 4, 4)),
         lambda: model.decode(torch.rand(4, 4, 4)),
+        lambda: random_model(ROWS["Flux.2"]).decode(torch.rand(1, 32, 8, 8)),
         lambda: tiny.encode(torch.rand(1, 4, 16, 16)),
         lambda: tiny.decode(torch.rand(1, 3, 4, 4)),
     ):
         refused(call, "expected (B, ")
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_bytes_are_no_images_nor_latents_of_any_family(name: str) -> None:
+    row = ROWS[name]
+    model = random_model(row)
+    for method, channels in (("encode", row.config.image_channels[0]), ("decode", row.channels)):
+        planes = torch.zeros(1, channels, 32, 32, dtype=torch.uint8)
+        refused(lambda: getattr(model, method)(planes), "expected floats (B, ", "got torch.uint8")  # noqa: B023
 
 
 @pytest.mark.parametrize("channels", [1, 7, 9])

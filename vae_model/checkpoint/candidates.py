@@ -73,14 +73,9 @@ def choose(weights: Weights, part: str | None) -> Candidate | None:
         named = [one for one in found if one.prefix == (f"{wanted}." if wanted else "")]
         named = named or [one for one in found if wanted and f".{one.prefix}".endswith(f".{wanted}.")]
         named = named or _averaged(found, wanted, _without_wrappers(weights.shapes))
-        if [one.part for one in found] == [TOP] and not named:
-            remedy = "found the file itself to be one: leave out the part"
-            raise VAEFileError(f"{weights.name}: expected an autoencoder in {part!r}, {remedy}")
         if len(named) != 1:
-            there = choices([one.part for one in (named or found)], wanted) or "none"
-            raise VAEFileError(
-                f"{weights.name}: expected an autoencoder in {part!r}, found {there}: choose one of these"
-            )
+            there = _there(named or found, wanted, _without_wrappers(weights.shapes))
+            raise VAEFileError(f"{weights.name}: expected an autoencoder in {part!r}, found {there}")
         return named[0]
     if len(found) > 1:
         found = [one for one in found if _is_whole(one.rows[0], one.names.keys())] or found
@@ -93,6 +88,15 @@ def choose(weights: Weights, part: str | None) -> Candidate | None:
             f"as in exact-vae convert FILE --part {parts[0]}, which writes it alone"
         )
     return _with_note(found[0], _without_wrappers(weights.shapes)) if found else None
+
+
+def _there(found: list[Candidate], wanted: str, stored: Mapping[str, str]) -> str:
+    """The names of what could have been meant instead, and what to do."""
+    averaged = [one for one in found if averages(one.names, one.prefix, stored) is not None]
+    parts = [one.part for one in found] + [f"{one.prefix}{AVERAGES[0]}" for one in averaged]
+    if parts == [TOP]:
+        return "the file itself to be one: leave out the part"
+    return f"{choices(parts, wanted)}: choose one of these" if parts else "none: leave out the part"
 
 
 def _averaged(found: list[Candidate], wanted: str, stored: Mapping[str, str]) -> list[Candidate]:

@@ -107,7 +107,10 @@ def _target(path: Any) -> Path:
         raise InputError(f"save: expected a path after the VAE, got {found}: name a .safetensors file")
     target = Path(path)  # pyright: ignore[reportUnknownArgumentType]
     if target.suffix.lower() not in (".safetensors", ".sft"):
-        raise InputError(f"save: expected a name ending in .safetensors, got {target.name!r}: change the ending")
+        way = "change the ending"
+        if not target.suffix:
+            way = "add it, and exact-vae convert FILE --layout diffusers -o FOLDER makes a diffusers folder of the file"
+        raise InputError(f"save: expected a name ending in .safetensors, got {target.name!r}: {way}")
     if not target.resolve().parent.is_dir():
         raise InputError(f"save: expected a folder that is there, got {target.parent}: make it first")
     return target

@@ -8,6 +8,8 @@ from difflib import get_close_matches
 _ROOM = 300
 """Characters that a list may take."""
 _NAMED = 4
+_ALIKE = 0.51
+"""Of the letters; `difflib` counts."""
 
 
 def choices(known: Iterable[str], given: object) -> str:
@@ -15,10 +17,10 @@ def choices(known: Iterable[str], given: object) -> str:
     names = list(known)
     if len(", ".join(names)) <= _ROOM:
         return ", ".join(names)
-    plain = {name.lower(): name for name in reversed(names)}
     word = str(given).lower()
-    near = [plain[name] for name in get_close_matches(word, plain, _NAMED, 0.5)]
-    near += [name for short, name in plain.items() if word and short.endswith(f".{word}") and name not in near]
+    alike = get_close_matches(word, {name.lower() for name in names}, _NAMED, _ALIKE)
+    near = sorted((name for name in names if name.lower() in alike), key=lambda name: alike.index(name.lower()))
+    near += [name for name in names if word and name.lower().endswith(f".{word}") and name not in near]
     if near:
         return f"{len(names)} names, the nearest {', '.join(near)}"
     return f"{len(names)} names, such as {', '.join(names[:_NAMED])}"

@@ -13,10 +13,13 @@ from ..errors import InputError
 
 
 def require_planes(x: Any, channels: int, owner: str) -> None:
-    """InputError for anything but a tensor (B, channels, H, W). Nothing is computed; traces do not see it."""
+    """InputError for anything but a tensor (B, channels, H, W) of floats. Nothing is computed; traces do not see it."""
     if not isinstance(x, Tensor):
         found = "nothing" if x is None else type(x).__name__
         raise InputError(f"{owner}: expected a tensor (B, {channels}, H, W), got {found}: pass one")
+    if not x.is_floating_point():
+        way = "bytes of an image become such by x / 127.5 - 1" if x.dtype == torch.uint8 else "convert it"
+        raise InputError(f"{owner}: expected floats (B, {channels}, H, W), got {x.dtype}: {way}")
     if _is_tracing() or (x.ndim == 4 and x.shape[1] == channels):
         return
     way = "use the network that belongs to it"

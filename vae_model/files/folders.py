@@ -58,8 +58,8 @@ def choose_in_folder(folder: Path, variant: str | None) -> Choice:
     for ending in ("safetensors", "bin"):
         if (wanted, ending) in groups:
             return Choice(_complete(folder, groups[wanted, ending]), notes)
-    there = ", ".join(found) or "no variant"
-    raise VAEFileError(f"{folder}: expected the variant {wanted}, found {there}: choose one of these, or none")
+    there, way = (", ".join(found), "choose one of these, or none") if found else ("no variant", "leave it out")
+    raise VAEFileError(f"{folder}: expected the variant {wanted}, found {there}: {way}")
 
 
 def loose_weights(folder: Path) -> list[Path]:

@@ -72,7 +72,8 @@ class AbstractAutoencoder(nn.Module, metaclass=_Finished):
         """The images of a batch: the batch itself, its entry `input_key`, or the first of (images, labels, ...).
 
         Returns: (B, C, H, W), floating point, in -1..1.
-        Raises:  InputError for another layout, dtype or range, and for a missing entry.
+        Raises:  InputError for another layout, dtype or range, and for a missing entry. The steps of `AutoEncoderKL`
+                 are laxer: noise and standardised images, which go beyond -1..1, train with a warning.
         """
         if isinstance(batch, Mapping):
             if self.input_key not in batch:

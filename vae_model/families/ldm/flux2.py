@@ -22,6 +22,7 @@ from ..family import Shapes, latent_shape
 from ..hints import Hints, number
 from ..latent_formats import Users, users
 from ..layout import Layout, Rule
+from ..planes import require_planes
 from .autoencoder import AutoencoderKL, RegLog, engine_options
 from .config import KLConfig
 from .family import KL
@@ -70,6 +71,7 @@ class AutoencoderFlux2(AutoencoderKL):
 
     def decode(self, z: Tensor, **kwargs: Any) -> Tensor:
         """Latents (B, 4 * embed_dim, h, w) to raw images (B, C, h * 2f, w * 2f)."""
+        require_planes(z, PATCH**2 * self.embed_dim, "decode")
         return super().decode(self.unpack(z), **kwargs)
 
 

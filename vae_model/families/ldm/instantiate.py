@@ -11,6 +11,7 @@ import logging
 from collections.abc import Callable, Iterable, Mapping
 from functools import reduce
 from importlib import import_module
+from inspect import signature
 from typing import Any
 
 import torch
@@ -66,14 +67,22 @@ def instantiate_from_config(config: Any, classes: Mapping[str, Callable[..., Any
     if isinstance(config, str) and config in _PLACEHOLDERS:
         return None
     if not isinstance(config, Mapping) or "target" not in config:
-        raise KeyError("configuration: expected a mapping with the key `target`: add it")
+        sections: Mapping[Any, Any] = config if isinstance(config, Mapping) else {}
+        inside = [name for name, section in sections.items() if isinstance(section, Mapping) and "target" in section]
+        way = f"pass config[{inside[0]!r}], which has one" if inside else "add it"
+        raise KeyError(f"configuration: expected a mapping with the key `target`: {way}")
     target = str(config["target"])
     name = target.rsplit(".", 1)[-1]
     if classes is not None and name not in classes:
         known = choices(sorted(classes), name)
         raise ValueError(f"configuration: expected a target among {known}, got {target!r}: use one of these names")
     make = get_obj_from_str(target) if classes is None else classes[name]
-    return make(**(config.get("params") or {}))
+    params = config.get("params") or {}
+    try:
+        signature(make).bind(**params)
+    except TypeError as error:
+        raise TypeError(f"configuration: {target}: {error}: correct its params") from error
+    return make(**params)
 
 
 def instantiate_optimizer(params: Iterable[Any], lr: float, config: Mapping[str, Any]) -> optim.Optimizer:

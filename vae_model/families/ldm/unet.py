@@ -14,6 +14,7 @@ from torch.nn import functional
 
 from ...errors import InputError
 from ..argument_kinds import require_kinds
+from ..planes import require_planes
 from .coder import Level, Middle, keep_arguments
 from .layers import Downsample, Normalize, ResnetBlock, Upsample, activate_fresh, make_attn, nonlinearity
 
@@ -28,7 +29,11 @@ def get_timestep_embedding(timesteps: Tensor, embedding_dim: int) -> Tensor:
     Args:    timesteps: (N,), any dtype, whole numbers or not.
              embedding_dim: at least 1.
     Returns: (N, embedding_dim), float32.
+    Raises:  InputError for anything else.
     """
+    if not isinstance(timesteps, Tensor):  # pyright: ignore[reportUnnecessaryIsInstance]
+        found = type(timesteps).__name__
+        raise InputError(f"timesteps: expected a tensor (N,), got {found}: make one by torch.tensor")
     if timesteps.ndim != 1:
         raise InputError(f"timesteps: expected one dimension, got shape {tuple(timesteps.shape)}: give one per image")
     if embedding_dim < 1:
@@ -146,6 +151,8 @@ class Model(nn.Module):
     def forward(self, x: Tensor, t: Tensor | None = None, context: Tensor | None = None) -> Tensor:
         """x: (B, C, H, W). t: (B,), needed when built with `use_timestep`, else unused. context: (B, C', H, W)."""
         x = _with_context(x, context)
+        if x.ndim == 4:
+            require_planes(x, x.shape[1], "Model")
         factor = 2 ** (self.num_resolutions - 1)
         if x.ndim != 4 or x.shape[1] != self.in_channels or x.shape[2] % factor or x.shape[3] % factor:
             raise InputError(

@@ -30,7 +30,7 @@ def read_config(place: Path) -> dict[str, Any]:
     path = place / CONFIG_NAME
     if not path.is_file():
         inner = [name for name in ("vae", "model") if (place / name / CONFIG_NAME).is_file()]
-        remedy = f'say subfolder="{inner[0]}"' if inner else "name the folder that it is in, or a file to load_vae"
+        remedy = f'say subfolder="{inner[0]}"' if inner else "name the folder that it is in, or let load_vae read it"
         raise VAEFileError(f"{place}: expected a {CONFIG_NAME}, found none: {remedy}")
     try:
         fields: Any = json.loads(path.read_text(encoding="utf-8"))

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ..ldm.config import LevelsConfig
 from ..ldm.layers import activate_fresh
+from ..planes import require_planes
 from .config import WanConfig
 from .layers import AttentionBlock, CausalConv3d, Resample, ResidualBlock, RMS_norm
 
@@ -81,6 +82,7 @@ class WanVAE(nn.Module):
 
     def __init__(self, config: WanConfig) -> None:
         super().__init__()
+        self.config = config
         z, over_time = config.latent_channels, config.over_time
         if config.encoder is not None:
             self.encoder = Encoder3d(config.encoder, config.in_channels, 2 * z, over_time)
@@ -92,11 +94,13 @@ class WanVAE(nn.Module):
     def encode(self, x: Tensor) -> Tensor:
         """Images (B, C, H, W) in -1..1 to the mean of the posterior, raw latents (B, z, H // f, W // f)."""
         self._require("encoder")
+        require_planes(x, self.config.in_channels, "Encoder3d")
         return self.conv1(self.encoder(x)).chunk(2, dim=1)[0]
 
     def decode(self, z: Tensor) -> Tensor:
         """Raw latents (B, z, h, w) to images (B, C, h * f, w * f), about -1..1, not clamped."""
         self._require("decoder")
+        require_planes(z, self.config.latent_channels, "Decoder3d")
         return self.decoder(self.conv2(z))
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
