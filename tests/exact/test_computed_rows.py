@@ -7,10 +7,10 @@ import random
 
 import pytest
 import torch
+from exact_vae.vae_model.exact.extent import Extent
 from exact_vae.vae_model.exact.layer import Conv
 from exact_vae.vae_model.exact.ops.convolve import ConvolvedSource, PointwiseSource
 from exact_vae.vae_model.exact.ops.upsample import UpsampledSource
-from exact_vae.vae_model.exact.program import Extent
 from exact_vae.vae_model.exact.read import read_conv
 from exact_vae.vae_model.exact.stream.added import AddedSource
 from exact_vae.vae_model.exact.stream.context import Context

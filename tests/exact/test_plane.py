@@ -4,8 +4,8 @@ import itertools
 
 import pytest
 import torch
+from exact_vae.vae_model.exact.extent import Extent
 from exact_vae.vae_model.exact.memory.spill import Parked, Spill
-from exact_vae.vae_model.exact.program import Extent
 from exact_vae.vae_model.exact.stream.context import Context
 from exact_vae.vae_model.exact.stream.plane import Plane
 from torch import Tensor

@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 import torch
 from exact_vae.vae_model.errors import MemoryBudgetError
+from exact_vae.vae_model.exact.extent import Extent
 from exact_vae.vae_model.exact.plan.plan import Plan
 from exact_vae.vae_model.exact.plan.search import make_plan
-from exact_vae.vae_model.exact.program import Extent, Program
+from exact_vae.vae_model.exact.program import Program
 from exact_vae.vae_model.exact.schedule import LevelSchedule, uniform
 from exact_vae.vae_model.exact.stream.context import Context
 from exact_vae.vae_model.exact.stream.plane import Plane

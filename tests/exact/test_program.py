@@ -5,8 +5,9 @@ from typing import Any
 import pytest
 import torch
 from exact_vae.tests.exact.programs import build_program
+from exact_vae.vae_model.exact.extent import Extent
 from exact_vae.vae_model.exact.ops.attend import Attend
-from exact_vae.vae_model.exact.program import Extent, Program
+from exact_vae.vae_model.exact.program import Program
 from exact_vae.vae_model.families.ldm.coder import Decoder, Encoder
 from exact_vae.vae_model.families.tiny.model import AutoencoderTiny
 from torch import nn

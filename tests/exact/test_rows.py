@@ -5,8 +5,8 @@ import random
 import pytest
 import torch
 from exact_vae.benchmarks.meter import LiveTensorMeter
+from exact_vae.vae_model.exact.extent import Extent
 from exact_vae.vae_model.exact.memory.spill import Spill
-from exact_vae.vae_model.exact.program import Extent
 from exact_vae.vae_model.exact.stream.context import Context
 from exact_vae.vae_model.exact.stream.plane import Plane
 from exact_vae.vae_model.exact.stream.shared import Shared

@@ -12,10 +12,10 @@ from exact_vae.benchmarks.meter import LiveTensorMeter
 from exact_vae.commands.shard import shard_device
 from exact_vae.tests.families.table import ROWS, random_model
 from exact_vae.vae_model.errors import InputError
+from exact_vae.vae_model.exact.extent import Extent
 from exact_vae.vae_model.exact.memory.spill import Spill
 from exact_vae.vae_model.exact.plan.search import make_plan
 from exact_vae.vae_model.exact.plan.sizing import SMALL_TENSORS
-from exact_vae.vae_model.exact.program import Extent
 from exact_vae.vae_model.exact.schedule import LevelSchedule
 from exact_vae.vae_model.exact.sharding.share import WHOLE, Piece, Place, Share
 from exact_vae.vae_model.exact.sharding.traffic import KINDS, Traffic, describe

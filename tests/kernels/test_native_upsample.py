@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 import torch
 from exact_vae.benchmarks.meter import LiveTensorMeter
+from exact_vae.vae_model.exact.extent import Extent
 from exact_vae.vae_model.exact.layer import Conv
 from exact_vae.vae_model.exact.ops import upsample as enlarged
-from exact_vae.vae_model.exact.program import Extent
 from exact_vae.vae_model.exact.read import read_conv
 from exact_vae.vae_model.exact.stream.context import Context
 from exact_vae.vae_model.exact.stream.source import InputSource

@@ -10,6 +10,8 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor, nn
 
+from .extent import Extent
+
 PADDING_MODES = ("zeros", "circular", "reflect", "replicate")
 
 
@@ -34,16 +36,24 @@ class Conv:
     mode: str = "zeros"
     first: int = 0
     """The first of the module's output channels that are computed."""
-    over_frames: bool = False
-    """Whether the stored weights are over frames, too; of a single frame only the last of these taps counts."""
+    taps: int = 0
+    """Frames that a result sees: its own and those before it, of which there are only zeros before the first frame.
+    0: the stored weights have no axis of frames, and every frame is a picture."""
 
     def part(self, first: int, channels: int) -> Conv:
         """So many of its output channels, from `first` on."""
         return replace(self, first=self.first + first, out_channels=channels)
 
-    def of(self, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """What of the module's weights it computes with: (out, in, k, k) and (out,)."""
-        weight = weight[:, :, -1] if self.over_frames else weight
+    def taps_of(self, frames: int) -> int:
+        """Those that count for a clip of so many frames: of a picture the last one alone."""
+        return max(1, min(self.taps, frames))
+
+    def of(self, weight: Tensor, bias: Tensor | None, taps: int = 1) -> tuple[Tensor, Tensor | None]:
+        """What of the module's weights it computes with: (out, in, k, k), of several taps (out, in, taps, k, k), and
+        (out,).
+        """
+        if self.taps:
+            weight = weight[:, :, -1] if taps == 1 else weight[:, :, -taps:]
         rows = slice(self.first, self.first + self.out_channels)
         return weight[rows], None if bias is None else bias[rows]
 
@@ -61,9 +71,15 @@ class Conv:
         """Rows (or columns) that come out of `size`."""
         return (size + self.pad_before + self.pad_after - self.kernel) // self.stride + 1
 
-    def flops(self, batch: int, rows: int, width: int) -> int:
-        """Floating point operations of so many rows of results, a multiplication and an addition counted as two."""
-        return 2 * self.kernel**2 * self.in_channels * self.out_channels * batch * rows * width
+    def extent(self, source: Extent) -> Extent:
+        """Of the result."""
+        height, width = self.out_size(source.height), self.out_size(source.width)
+        return Extent(self.out_channels, height, width, source.frames)
+
+    def flops(self, batch: int, result: Extent) -> int:
+        """Floating point operations of a result, a multiplication and an addition counted as two."""
+        taps = self.kernel**2 * self.taps_of(result.frames)
+        return 2 * taps * self.in_channels * self.out_channels * batch * result.frames * result.height * result.width
 
 
 @dataclass(frozen=True)
@@ -97,14 +113,14 @@ class Statistics:
 
 @dataclass(frozen=True)
 class TimeConv:
-    """A convolution over the frames alone; at both ends it sees frames of zeros."""
+    """A convolution over the frames alone."""
 
     module: nn.Module
     name: str
     channels: int
     kernel: int
-    """Frames; odd."""
+    """Frames that a result sees; odd."""
 
-    def flops(self, batch: int, rows: int, width: int) -> int:
-        """Floating point operations of so many rows of results."""
-        return 2 * self.kernel * self.channels**2 * batch * rows * width
+    def flops(self, batch: int, result: Extent) -> int:
+        """Floating point operations of a result of as many channels."""
+        return 2 * self.kernel * self.channels**2 * batch * result.frames * result.height * result.width

@@ -10,22 +10,15 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, ClassVar
 
+from .extent import Extent
 from .layer import Conv, Norm, PixelNorm, UnsupportedModule
 from .schedule import LevelSchedule
 
 if TYPE_CHECKING:
     from .stream.value import Value
     from .stream.walk import Walk
-
-
-class Extent(NamedTuple):
-    """Channels, rows and columns of a plane."""
-
-    channels: int
-    height: int
-    width: int
 
 
 class Op(ABC):
@@ -37,6 +30,8 @@ class Op(ABC):
     """Whether an activation inside of it may be stored, or else computed twice."""
     upsamples: ClassVar[bool] = False
     """Whether its result is larger than its input, by a convolution."""
+    in_time: ClassVar[bool] = False
+    """Whether it changes the frames of a clip: the first axis of what it gets is then that of the frames of one."""
     shares_rows: ClassVar[bool] = False
     """Whether ranks can share its rows: it asks the others for rows, moments, keys and values alone."""
 
@@ -51,7 +46,10 @@ class Op(ABC):
 
     @abstractmethod
     def flops(self, source: Extent, batch: int) -> int:
-        """Floating point operations in the ordinary run, a multiplication and an addition counted as two."""
+        """Floating point operations in the ordinary run, a multiplication and an addition counted as two.
+
+        Args:    batch: pictures or clips.
+        """
 
     @abstractmethod
     def lay(self, walk: Walk, value: Value, level: int, groups: int | None) -> Value:
@@ -113,6 +111,12 @@ class Program:
             levels.append(level)
         return tuple(levels)
 
+    @cached_property
+    def streams(self) -> bool:
+        """Whether blocks need nothing stored."""
+        blocks = [op for op in self.ops if op.inner_plane]
+        return bool(blocks) and all(op.streams for op in blocks)
+
     @property
     def level_count(self) -> int:
         """How many resolutions there are."""
@@ -122,17 +126,29 @@ class Program:
         """The ops of one level."""
         return [op for op, at in zip(self.ops, self.levels, strict=True) if at == level]
 
-    def extent(self, height: int, width: int) -> Extent:
-        """Of the result for an input of so many rows and columns."""
-        extent = Extent(self.in_channels, height, width)
+    @cached_property
+    def in_time(self) -> bool:
+        """Whether it runs clips: inputs (T, C, H, W) are then the frames of one, else they are T pictures."""
+        return any(op.in_time for op in self.ops)
+
+    def batch_and_frames(self, images: int) -> tuple[int, int]:
+        """What so many images along the first axis of an input are."""
+        return (1, images) if self.in_time else (images, 1)
+
+    def extent(self, height: int, width: int, frames: int = 1) -> Extent:
+        """Of the result for an input of so many rows, columns and frames."""
+        extent = Extent(self.in_channels, height, width, frames)
         for op in self.ops:
             extent = op.extent(extent)
         return extent
 
     def flops(self, shape: tuple[int, int, int, int]) -> int:
-        """Operations of the ordinary run for an input (B, C, H, W): upsampled planes are convolved at full size."""
-        batch, _, height, width = shape
-        extent, total = Extent(self.in_channels, height, width), 0
+        """Operations of the ordinary run for an input (B, C, H, W), or (T, C, H, W) of a clip: upsampled planes are
+        convolved at full size.
+        """
+        images, _, height, width = shape
+        batch, frames = self.batch_and_frames(images)
+        extent, total = Extent(self.in_channels, height, width, frames), 0
         for op in self.ops:
             total += op.flops(extent, batch)
             extent = op.extent(extent)

@@ -36,7 +36,10 @@ class Wanted(NamedTuple):
     """Whether rows and columns beyond the border are zeros."""
     copies: bool
     """Whether weights are copied into the run's memory order."""
-    batch: int
+    taps: int
+    """Frames that a result sees."""
+    images: int
+    """Pictures or frames of the result."""
     dtype: torch.dtype
     device_type: str
     channels_last: bool
@@ -49,8 +52,8 @@ class Memory(Protocol):
     @property
     def memory_format(self) -> torch.memory_format: ...
 
-    def empty(self, channels: int, rows: int, width: int) -> Tensor:
-        """A new strip."""
+    def empty(self, images: int, channels: int, rows: int, width: int) -> Tensor:
+        """Room for so many pictures or frames."""
         ...
 
     def scratch(self, size: int) -> Tensor:
@@ -81,7 +84,7 @@ class Method:
         return 0
 
     def arrange(self, memory: Memory, weight: Tensor, odd: bool) -> Any:
-        """Weights (out, in, k, k) as `run` wants them with the same `odd`."""
+        """Weights (out, in, k, k), of several taps (out, in, taps, k, k), as `run` wants them with the same `odd`."""
         raise NotImplementedError
 
     def run(
@@ -89,7 +92,7 @@ class Method:
     ) -> Tensor:
         """Rows top, top + 1, ... of the result, (B, out, rows, W).
 
-        Args:    window: (B, in, n, W + sum(columns)). weight: from `arrange`. bias: (out,) or None.
+        Args:    window: (B, in, n, W + sum(columns)); of several taps it begins with taps - 1 frames more. weight: from `arrange`. bias: (out,) or None.
                  odd: whether strips of an upsample may begin with odd rows.
         """
         raise NotImplementedError

@@ -38,7 +38,7 @@ class Tiled(Method):
     def run(
         self, memory: Memory, window: Tensor, weight: Any, bias: Tensor | None, top: int, rows: int, odd: bool
     ) -> Tensor:
-        out = memory.empty(self.tiles.out_channels, rows, self.scale * self.tiles.width)
+        out = memory.empty(len(window), self.tiles.out_channels, rows, self.scale * self.tiles.width)
         scratch = memory.scratch(self.scratch_bytes)
         top = top if self.scale == 2 else 0  # to a convolution odd rows are like even ones
         for x, y in zip(window.permute(0, 2, 3, 1), out.permute(0, 2, 3, 1), strict=True):
@@ -50,6 +50,7 @@ def pays(wanted: Wanted) -> bool:
     """Whether a convolution can take fewer multiplications, and gains by it."""
     return (
         wanted.rows > 0
+        and wanted.taps == 1
         and wanted.dtype == torch.float32
         and profile_of(wanted.device_type).fewer_multiplications
         and wanted.channels_last

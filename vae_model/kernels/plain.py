@@ -12,6 +12,8 @@ from torch.nn import functional
 from .cuda.strips import copy_pixels
 from .method import Memory, Method, Wanted
 
+_FRAMES = 4
+"""Whose results of one tap are there at once."""
 _HALVES = (((0,), (1, 2)), ((0, 1), (2,)))
 """By parity of the result's row (or column): which of the three taps fall on its first and on its second source row."""
 
@@ -29,7 +31,9 @@ def fold_upsample(weight: Tensor, row: int, column: int) -> Tensor:
 
 def plain_convolution(wanted: Wanted) -> Method:
     """Of any kernel and stride; its weights are copied into the run's memory order."""
-    weights = wanted.channels[0] * wanted.channels[1] * wanted.kernel**2 * wanted.dtype.itemsize
+    weights = wanted.channels[0] * wanted.channels[1] * wanted.kernel**2 * wanted.taps * wanted.dtype.itemsize
+    if wanted.taps > 1:
+        return CausalConvolution(_columns(wanted), weights, wanted=wanted)
     return PlainConvolution(_columns(wanted), weights if wanted.kernel > 1 and wanted.copies else 0, wanted=wanted)
 
 
@@ -63,13 +67,52 @@ class PlainConvolution(Method):
 
 
 @dataclass(frozen=True, kw_only=True)
+class CausalConvolution(PlainConvolution):
+    """Over frames, too. Wide formats add up one convolution per tap: three times as fast on a CPU as PyTorch's own over
+    frames; in 16 bits every sum would be rounded, so it is PyTorch's own there.
+    """
+
+    @property
+    def _tap_by_tap(self) -> bool:
+        return self.wanted.dtype.itemsize > 2
+
+    def making_bytes(self, rows: int) -> int:
+        """Of one tap's results for some frames."""
+        wanted = self.wanted
+        row = wanted.channels[1] * (wanted.width // wanted.stride) * wanted.dtype.itemsize
+        return rows * min(_FRAMES, wanted.images) * row if self._tap_by_tap else 0
+
+    def arrange(self, memory: Memory, weight: Tensor, odd: bool) -> Any:
+        if self._tap_by_tap:
+            return [tap.contiguous(memory_format=memory.memory_format) for tap in weight.unbind(2)]
+        innermost = memory.memory_format == torch.channels_last
+        return weight.contiguous(memory_format=torch.channels_last_3d if innermost else torch.contiguous_format)
+
+    def run(
+        self, memory: Memory, window: Tensor, weight: Any, bias: Tensor | None, top: int, rows: int, odd: bool
+    ) -> Tensor:
+        pad, stride = 0 if sum(self.columns) else self.wanted.pads[0], self.wanted.stride
+        if not self._tap_by_tap:
+            clip = window.transpose(0, 1)[None]  # (1, in, T + taps - 1, n, W): a strip is a clip, channels innermost
+            out = functional.conv3d(clip, weight, bias, (1, stride, stride), padding=(0, 0, pad))
+            return out[0].transpose(0, 1).contiguous(memory_format=memory.memory_format)
+        *before, last = weight
+        out = functional.conv2d(window[len(before) :], last, bias, stride, padding=(0, pad))
+        for number, tap in enumerate(before):
+            for first in range(0, len(out), _FRAMES):
+                part = out[first : first + _FRAMES]
+                part += functional.conv2d(window[number + first :][: len(part)], tap, None, stride, padding=(0, pad))
+        return out
+
+
+@dataclass(frozen=True, kw_only=True)
 class PlainUpsample(PlainConvolution):
     """See `plain_upsample`."""
 
     def making_bytes(self, rows: int) -> int:
         """Of one parity's results."""
         wanted = self.wanted
-        return -(-rows // 2) * wanted.batch * wanted.channels[1] * (wanted.width + 1) * wanted.dtype.itemsize
+        return -(-rows // 2) * wanted.images * wanted.channels[1] * (wanted.width + 1) * wanted.dtype.itemsize
 
     def arrange(self, memory: Memory, weight: Tensor, odd: bool) -> Any:
         order = memory.memory_format
@@ -81,7 +124,7 @@ class PlainUpsample(PlainConvolution):
         # The window begins with source row (top - 1) // 2.
         pad, bottom, first = 0 if sum(self.columns) else 1, top + rows, (top - 1) // 2
         width = window.shape[3] - 2 + 2 * pad
-        out = memory.empty(weight[0][0].shape[0], rows, 2 * width)
+        out = memory.empty(len(window), weight[0][0].shape[0], rows, 2 * width)
         for r in (0, 1):
             start = top + (r - top) % 2  # the first row of this parity
             count = len(range(start, bottom, 2))

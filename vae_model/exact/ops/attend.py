@@ -12,9 +12,10 @@ from torch import Tensor
 from ...attention.streamed import linear, streamed_attention, streaming_bytes
 from ...attention.workspace import attention_bytes
 from ...kernels.profile import profile_of
+from ..extent import Extent
 from ..layer import Conv, Norm, PixelNorm
 from ..memory.spill import Parked
-from ..program import Extent, Op
+from ..program import Op
 from ..stream.context import Context, Fill
 from ..stream.moments import Moments
 from ..stream.passes import Check
@@ -63,8 +64,8 @@ class Attend(Op):
 
     def flops(self, source: Extent, batch: int) -> int:
         tokens = source.height * source.width
-        products = batch * 4 * tokens * tokens * source.channels
-        return products + sum(conv.flops(batch, source.height, source.width) for conv in self.layers)
+        products = batch * source.frames * 4 * tokens * tokens * source.channels
+        return products + sum(conv.flops(batch, source) for conv in self.layers)
 
     def lay(self, walk: Walk, value: Value, level: int, groups: int | None) -> Value:
         assert value.plane is not None  # a plane always stands before what reads all at once
@@ -142,7 +143,7 @@ class AttentionPass:
         blocks: list[Block] = []
         whole: tuple[Tensor, Tensor] | None = None
         if not self.stream:
-            shape = (context.batch, self.place.whole * self.width, channels)
+            shape = (self.source.images, self.place.whole * self.width, channels)
             like = {"dtype": context.dtype, "device": context.device}
             whole = (torch.empty(shape, **like), torch.empty(shape, **like))  # pyright: ignore
         rows = PlaneSource(self.source, 0, self.height, consume=False)
@@ -197,7 +198,7 @@ class AttentionPass:
 
     def _normalised(self, fill: Fill, x: Tensor) -> Tensor:
         """norm(x) as tokens, (B, rows * W, C)."""
-        target = self.context.empty(x.shape[1], x.shape[2], x.shape[3])
+        target = self.context.empty(*x.shape)
         fill(target, x)
         return target.permute(0, 2, 3, 1).flatten(1, 2)
 
@@ -232,7 +233,7 @@ class AttentionPass:
         """Floating point operations."""
         tokens, channels = self.height * self.width, self.source.size.channels
         products = 4 * tokens * self.place.whole * self.width * channels
-        return self.context.batch * (
+        return self.source.images * (
             products + sum(2 * tokens * c.in_channels * c.out_channels for c in self.op.layers)
         )
 
@@ -262,7 +263,7 @@ class AttentionPass:
 
     def _workspace(self, tokens: int) -> int:
         """Bytes beside the queries of a strip and the keys and values."""
-        batch, channels, dtype = self.context.batch, self.source.size.channels, self.context.dtype
+        batch, channels, dtype = self.source.images, self.source.size.channels, self.context.dtype
         device_type = self.context.device.type
         if self.stream:
             return streaming_bytes(batch * tokens, batch * tokens, channels, dtype, device_type)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ..extent import Extent
 from ..layer import Conv, Norm, PixelNorm
-from ..program import Extent, Op
+from ..program import Op
 from ..schedule import LevelSchedule
 from ..stream.convolved import ConvolvedSource
 from ..stream.pointwise import PointwiseSource
@@ -47,11 +48,10 @@ class Convolve(Op):
         return (self.conv,)
 
     def extent(self, source: Extent) -> Extent:
-        return Extent(self.conv.out_channels, self.conv.out_size(source.height), self.conv.out_size(source.width))
+        return self.conv.extent(source)
 
     def flops(self, source: Extent, batch: int) -> int:
-        _, height, width = self.extent(source)
-        return self.conv.flops(batch, height, width)
+        return self.conv.flops(batch, self.extent(source))
 
     def kept(self, schedule: LevelSchedule, following: Op, ends_level: bool) -> bool:
         # A strided result has no rows beyond its ends, as a circular convolution behind it wants them; a plane has.

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from ..extent import Extent
 from ..layer import Norm, TimeConv
-from ..program import Extent, Op
+from ..program import Op
 from ..schedule import LevelSchedule
 from ..stream.added import AddedSource
 from ..stream.fill import norm_fill
@@ -25,7 +26,7 @@ from ..stream.walk import Walk
 
 @dataclass(frozen=True)
 class TimeConvolve(Op):
-    """A convolution over the frames."""
+    """A convolution over the frames; at both ends it sees frames of zeros."""
 
     conv: TimeConv
 
@@ -39,7 +40,7 @@ class TimeConvolve(Op):
         return source
 
     def flops(self, source: Extent, batch: int) -> int:
-        return self.conv.flops(batch, source.height, source.width)
+        return self.conv.flops(batch, source)
 
     def lay(self, walk: Walk, value: Value, level: int, groups: int | None) -> Value:
         def read(top: int, bottom: int, last: bool) -> Source:
@@ -76,7 +77,7 @@ class TimeResidual(Op):
         return source._replace(channels=self.conv2.channels)
 
     def flops(self, source: Extent, batch: int) -> int:
-        return sum(conv.flops(batch, source.height, source.width) for conv in (self.conv1, self.conv2))
+        return sum(conv.flops(batch, source) for conv in (self.conv1, self.conv2))
 
     def kept(self, schedule: LevelSchedule, following: Op, ends_level: bool) -> bool:
         return schedule.store_blocks or ends_level

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ..extent import Extent
 from ..layer import Statistics
-from ..program import Extent, Op, Program
+from ..program import Op, Program
 from ..stream.shuffled import ShuffledSource, UnshuffledSource
 from ..stream.source import Source
 from ..stream.value import Value
@@ -25,7 +26,7 @@ class PixelShuffle(Op):
         return "pixel shuffle"
 
     def extent(self, source: Extent) -> Extent:
-        return Extent(source.channels // 4, 2 * source.height, 2 * source.width)
+        return Extent(source.channels // 4, 2 * source.height, 2 * source.width, source.frames)
 
     def flops(self, source: Extent, batch: int) -> int:
         return 0
@@ -54,7 +55,7 @@ class PixelUnshuffle(Op):
         return "pixel unshuffle"
 
     def extent(self, source: Extent) -> Extent:
-        return Extent(self.channels, source.height // 2, source.width // 2)
+        return Extent(self.channels, source.height // 2, source.width // 2, source.frames)
 
     def flops(self, source: Extent, batch: int) -> int:
         return 0

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from ..extent import Extent
 from ..layer import Conv, Norm, PixelNorm
-from ..program import Extent, Op
+from ..program import Op
 from ..schedule import LevelSchedule
 from ..stream.added import AddedSource
 from ..stream.context import Fill
@@ -56,10 +57,10 @@ class Residual(Op):
 
     def flops(self, source: Extent, batch: int) -> int:
         convs = [self.conv1, self.conv2, *([self.shortcut] if self.shortcut else [])]
-        return sum(conv.flops(batch, source.height, source.width) for conv in convs)
+        return sum(conv.flops(batch, source) for conv in convs)
 
     def kept(self, schedule: LevelSchedule, following: Op, ends_level: bool) -> bool:
-        return schedule.store_blocks or ends_level
+        return schedule.store_blocks or (ends_level and not self.streams)
 
     def lay(self, walk: Walk, value: Value, level: int, groups: int | None) -> Value:
         size, context, fast = self.extent(value.size), walk.context, walk.schedule[level].fast_rows

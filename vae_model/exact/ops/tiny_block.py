@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import partial
 
+from ..extent import Extent
 from ..layer import Conv, Norm
-from ..program import Extent, Op
+from ..program import Op
 from ..stream.added import AddedSource
 from ..stream.convolved import ConvolvedSource
 from ..stream.fill import norm_fill
@@ -52,7 +53,7 @@ class TinyBlock(Op):
     def flops(self, source: Extent, batch: int) -> int:
         pool = (self.pool[0], self.pool[3]) if self.pool else ()
         convs = [*self.three, *([self.skip] if self.skip else []), *pool]
-        return sum(conv.flops(batch, source.height, source.width) for conv in convs)
+        return sum(conv.flops(batch, source) for conv in convs)
 
     def lay(self, walk: Walk, value: Value, level: int, groups: int | None) -> Value:
         context = walk.context

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ..extent import Extent
 from ..layer import Conv
-from ..program import Extent, Op
+from ..program import Op
 from ..schedule import LevelSchedule
 from ..stream.source import Source
 from ..stream.upsampled import UpsampledSource
@@ -31,10 +32,10 @@ class Upsample(Op):
         return (self.conv,)
 
     def extent(self, source: Extent) -> Extent:
-        return Extent(self.conv.out_channels, 2 * source.height, 2 * source.width)
+        return Extent(self.conv.out_channels, 2 * source.height, 2 * source.width, source.frames)
 
     def flops(self, source: Extent, batch: int) -> int:
-        return self.conv.flops(batch, 2 * source.height, 2 * source.width)
+        return self.conv.flops(batch, self.extent(source))
 
     def kept(self, schedule: LevelSchedule, following: Op, ends_level: bool) -> bool:
         return schedule.store_enlarged and not following.streams

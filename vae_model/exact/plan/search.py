@@ -16,7 +16,8 @@ from ...errors.bytesize import format_bytes
 from ...kernels.method import Machine
 from ...kernels.methods import this_machine
 from ...kernels.profile import profile_of
-from ..program import Extent, Program
+from ..extent import Extent
+from ..program import Program
 from ..schedule import LevelSchedule
 from ..sharding.share import WHOLE, Share
 from ..stream.value import Value
@@ -58,7 +59,7 @@ def make_plan(
 ) -> Plan:
     """The plan of least predicted time within the budgets.
 
-    Args:    shape: (B, C, H, W) of the input, a latent or an image.
+    Args:    shape: (B, C, H, W) of the input, latents or images, or (T, C, H, W) of a clip.
              device_budget: bytes for activations and workspace, on top of weights, input and finished output.
              host_budget: bytes of host memory for strips that wait there; 0 spills nothing.
              prefer: "resident", "recompute" or "spill" allows only that at levels of more than a quarter of the pixels.
@@ -116,17 +117,31 @@ class _Search:
         self.shape, self.dtype = shape, dtype
         self.device_budget, self.host_budget = device_budget, host_budget
         self.prefer, self.strip_rows, self.allow = prefer, strip_rows, allow
-        self.sizes = level_sizes(self.program, shape[2], shape[3])
+        batch, frames = self.program.batch_and_frames(shape[0])
+        self.batch, self.sizes = batch, level_sizes(self.program, shape[2], shape[3], frames)
         profile = profile_of(device_type)
         self.elements, self.work_per_byte = profile.strip_elements, profile.work_per_byte
         self.smallest_host_bytes = 0
+        self.streamed_from = 0
+        """The first of the levels that store nothing where they need not."""
         self.fast = profile.fewer_multiplications and dtype == torch.float32
 
     def run(self) -> Plan | int:
-        """Level by level; a level that nothing fits is given its smallest schedule, to tell what would be needed.
+        """The plan, or the bytes that the smallest schedules need where one of them does not fit.
 
-        Returns: the plan, or the bytes that the smallest schedules need where one of them does not fit.
+        A plane that is stored stands in the way of all that follows: where nothing need be stored and no plan fits, the
+        last levels store nothing, then those before them, too.
         """
+        needed: list[int] = []
+        for self.streamed_from in range(len(self.sizes), -1 if self.program.streams else len(self.sizes) - 1, -1):
+            found = self._levels()
+            if isinstance(found, Plan):
+                return found
+            needed.append(found)
+        return min(needed)
+
+    def _levels(self) -> Plan | int:
+        """Level by level; a level that nothing fits is given its smallest schedule, to tell what would be needed."""
         value, levels, total, failed = self.sizing.start, list[LevelPlan](), Need(), False
         for level, size in enumerate(self.sizes):
             found, rejected = self._level(level, value)
@@ -220,7 +235,7 @@ class _Search:
     def _heights(self, level: int) -> list[int]:
         """Strip heights to try, the best first."""
         size, last = self.sizes[level], self.sizes[-1]
-        row = self.shape[0] * size.width * size.channels
+        row = self.batch * size.frames * size.width * size.channels
         best = max(1, min(size.height, self.elements // row))
         if self.strip_rows is not None:
             best = max(1, min(size.height, self.strip_rows * size.height // last.height))
@@ -232,6 +247,8 @@ class _Search:
     def _variants(self, level: int, rows: int) -> list[LevelSchedule]:
         """What may be stored, from least time to most."""
         variants = [found for found in self._stored(level, rows) if self.allow is None or self.allow(level, found)]
+        if level >= self.streamed_from:
+            variants = [found for found in variants if not found.store_blocks] or variants
         if not self.fast:
             return variants
         fast = [replace(variant, fast_convolution=True) for variant in variants if rows % _FAST_ROWS == 0]

@@ -10,7 +10,8 @@ from typing import Any
 import torch
 
 from ...kernels.method import Machine
-from ..program import Extent, Program
+from ..extent import Extent
+from ..program import Program
 from ..schedule import LevelSchedule
 from ..sharding.share import WHOLE, Share
 from ..stream.context import Context
@@ -112,15 +113,16 @@ class Sizing:
         fused_attention: Callable[[int], bool] = lambda width: True,
         machine: Machine | None = None,
     ) -> None:
-        """shape: (B, C, H, W) of the input; of the share of it where ranks share the rows."""
-        batch, _, height, width = shape
+        """shape: (B, C, H, W) of the input, (T, C, H, W) of a clip; of the share of it where ranks share the rows."""
+        images, _, height, width = shape
         self.program = program
+        batch, frames = program.batch_and_frames(images)
         device = torch.device(device_type)
         self._context = Context(batch, dtype, device, share=share, fused_attention=fused_attention, machine=machine)
         filler = (LevelSchedule(1),) * program.level_count
         self._passes = list[Performable]()
         self._walk = Walk(program, filler, self._context, self._passes.append)
-        self.start = self._walk.start(height, width, None)
+        self.start = self._walk.start(height, width, frames, None)
         forms = dict[Any, int]()
         self._forms = tuple(forms.setdefault(_form(op), len(forms)) for op in program.ops)
         self._laid = dict[Any, Laid]()
@@ -177,14 +179,16 @@ def _form(part: Any) -> Any:
     return tuple(map(_form, part)) if isinstance(part, tuple) else part  # pyright: ignore[reportUnknownArgumentType]
 
 
-def level_sizes(program: Program, height: int, width: int) -> list[Extent]:
-    """The largest plane of every level: most channels, and the rows and columns of its results."""
+def level_sizes(program: Program, height: int, width: int, frames: int = 1) -> list[Extent]:
+    """The largest plane of every level: most channels and frames, and the rows and columns of its results."""
     sizes: list[Extent] = []
-    size = Extent(program.in_channels, height, width)
+    size = Extent(program.in_channels, height, width, frames)
     for op, level in zip(program.ops, program.levels, strict=True):
         before, size = size, op.extent(size)
         channels = size.channels if before.height != size.height else max(size.channels, before.channels)
         if level == len(sizes):
             sizes.append(size._replace(channels=channels))
-        sizes[level] = sizes[level]._replace(channels=max(channels, sizes[level].channels))
+        sizes[level] = sizes[level]._replace(
+            channels=max(channels, sizes[level].channels), frames=max(size.frames, sizes[level].frames)
+        )
     return sizes

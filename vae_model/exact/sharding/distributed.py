@@ -163,7 +163,7 @@ class DistributedRanks:
                         for part in own(top - offset, bottom - offset):
                             self._broadcast(part.contiguous(), rank)
                         continue
-                    shape = (plane.context.batch, (bottom - top) * width, plane.size.channels)
+                    shape = (plane.images, (bottom - top) * width, plane.size.channels)
                     keys, values = (self._broadcast(like.new_empty(shape), rank) for _ in range(2))
                     take(Tokens(top, bottom, keys, values))
 

@@ -26,7 +26,7 @@ def halo_rows(plane: Plane, piece: Piece) -> Tensor:
 
 def new_halo(plane: Plane, reach: tuple[int, int]) -> Beyond:
     """Room for so many rows above and below."""
-    above, below = (plane.context.empty(plane.size.channels, rows, plane.size.width) for rows in reach)
+    above, below = (plane.context.strip(plane.size, rows) for rows in reach)
     return Beyond(above, below)
 
 
@@ -46,7 +46,7 @@ def unpack(message: Tensor, parcels: Sequence[tuple[Plane, Piece]]) -> Iterator[
     start = 0
     for plane, piece in parcels:
         part = message[start : start + size_of(plane, piece)].view(plane.context.dtype)
-        part = part.view(plane.context.batch, piece.rows, plane.size.width, plane.size.channels)  # (B, n, W, C)
+        part = part.view(plane.images, piece.rows, plane.size.width, plane.size.channels)  # (B, n, W, C)
         yield part.permute(0, 3, 1, 2), (plane, piece)
         start += size_of(plane, piece)
 

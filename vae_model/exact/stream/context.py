@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from ...attention.backends import pytorch_attention
 from ...kernels.method import Machine, Method, Wanted
 from ...kernels.methods import method_for, this_machine
+from ..extent import Extent
 from ..layer import Conv, Norm, PixelNorm
 from ..memory.spill import Spill
-from ..program import Extent
 from ..sharding.share import WHOLE, Share
 from .ranks import ALONE, Ranks
 
@@ -35,9 +35,10 @@ def own_weights(layer: nn.Module, like: Tensor) -> tuple[Tensor, Tensor | None]:
 
 @dataclass
 class Context:
-    """Shapes are (batch, channels, rows, width); `dtype` is that of every plane."""
+    """Shapes are (batch * frames, channels, rows, width); `dtype` is that of every plane."""
 
     batch: int
+    """Pictures that run together, or 1 clip."""
     dtype: torch.dtype
     device: torch.device
     channels_last: bool = True
@@ -55,22 +56,26 @@ class Context:
     _scratch: Tensor | None = None
     _methods: dict[tuple[str, Wanted], Method] = field(default_factory=dict[tuple[str, Wanted], Method])
 
-    def row_bytes(self, channels: int, width: int) -> int:
-        """Bytes of one row of the whole batch."""
-        return self.batch * channels * width * self.dtype.itemsize
+    def row_bytes(self, size: Extent) -> int:
+        """Bytes of one row of a plane, of all pictures or frames."""
+        return self.batch * size.frames * size.channels * size.width * self.dtype.itemsize
 
     def plane_bytes(self, size: Extent) -> int:
         """Bytes of a whole plane."""
-        return self.row_bytes(size.channels, size.width) * size.height
+        return self.row_bytes(size) * size.height
 
     @property
     def memory_format(self) -> torch.memory_format:
         """The memory order of strips and weights."""
         return torch.channels_last if self.channels_last else torch.contiguous_format
 
-    def empty(self, channels: int, rows: int, width: int) -> Tensor:
-        """A new strip."""
-        shape = (self.batch, channels, rows, width)
+    def strip(self, size: Extent, rows: int) -> Tensor:
+        """A new strip of so many rows of a plane."""
+        return self.empty(self.batch * size.frames, size.channels, rows, size.width)
+
+    def empty(self, images: int, channels: int, rows: int, width: int) -> Tensor:
+        """Room for so many pictures or frames."""
+        shape = (images, channels, rows, width)
         return torch.empty(shape, dtype=self.dtype, device=self.device, memory_format=self.memory_format)
 
     def scratch(self, size: int) -> Tensor:
@@ -84,9 +89,9 @@ class Context:
         """Called when a pass is done."""
         self._scratch = None
 
-    def layer_weights(self, conv: Conv) -> tuple[Tensor, Tensor | None]:
-        """Weight (out, in, k, k) and bias (out,) of a convolution as the provider gives them."""
-        return conv.of(*self.weights(conv.module, torch.empty(0, dtype=self.dtype, device=self.device)))
+    def layer_weights(self, conv: Conv, taps: int = 1) -> tuple[Tensor, Tensor | None]:
+        """Weight (out, in, k, k), of several taps (out, in, taps, k, k), and bias (out,) as the provider gives them."""
+        return conv.of(*self.weights(conv.module, torch.empty(0, dtype=self.dtype, device=self.device)), taps)
 
     def conv_weights(self, conv: Conv) -> tuple[Tensor, Tensor | None]:
         """The same in this run's memory order."""
@@ -106,16 +111,16 @@ class Context:
         weight, _ = self.weights(norm.module, torch.empty(0, dtype=wide, device=self.device))
         return weight.reshape(-1, 1, 1)
 
-    def method(self, kind: str, conv: Conv, width: int, fast_rows: int) -> Method:
-        """What does this convolution of planes of that width.
+    def method(self, kind: str, conv: Conv, source: Extent, fast_rows: int) -> Method:
+        """What does this convolution of planes of that size.
 
         `fast_rows`: rows of a strip for which a faster method may be used where it pays, 0 for the plain one.
         """
         self.machine = self.machine or this_machine(self.device.type, self.dtype)
         wanted = Wanted(
-            conv.channels, width, fast_rows, conv.kernel, conv.stride, (conv.pad_before, conv.pad_after),
-            conv.mode == "zeros", self.channels_last or conv.over_frames,
-            self.batch, self.dtype, self.device.type, self.channels_last, self.machine,
+            conv.channels, source.width, fast_rows, conv.kernel, conv.stride, (conv.pad_before, conv.pad_after),
+            conv.mode == "zeros", self.channels_last or conv.taps > 0, conv.taps_of(source.frames),
+            self.batch * source.frames, self.dtype, self.device.type, self.channels_last, self.machine,
         )  # fmt: skip
         found = self._methods.get((kind, wanted))
         if found is None:

@@ -32,7 +32,7 @@ class TimeConvolvedSource(Source):
         share: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
         super().__init__(context, source.size, source.top, source.bottom, source)
-        self.work += conv.flops(context.batch, self.bottom - self.top, self.size.width)
+        self.work += conv.flops(context.batch, self.size._replace(height=self.bottom - self.top))
         self.conv, self.source, self.make_fill, self.share = conv, source, make_fill, share
         self._layer: tuple[Fill, Tensor, Tensor | None] | None = None
 
@@ -48,7 +48,7 @@ class TimeConvolvedSource(Source):
         return [out if self.share is None else out.mul_(self.share(out))]
 
     def _prepare(self) -> tuple[Fill, Tensor, Tensor | None]:
-        like = self.context.empty(0, 0, 0)
+        like = self.context.empty(0, 0, 0, 0)
         weight, bias = self.context.weights(self.conv.module, like)  # (C, C, kernel, 1, 1)
         weight = weight.flatten(2).transpose(1, 2).flatten(1)[:, :, None, None]  # (C, kernel * C, 1, 1)
         weight = weight.contiguous(memory_format=self.context.memory_format)
@@ -57,7 +57,7 @@ class TimeConvolvedSource(Source):
     def _window(self, pieces: list[Tensor], rows: int, fill: Fill) -> Tensor:
         """(T, kernel * C, rows, W): part k holds frame t + k - kernel // 2, zeros where there is none."""
         kernel, channels, frames = self.conv.kernel, self.conv.channels, self.context.batch
-        window = self.context.empty(kernel * channels, rows, self.size.width)
+        window = self.context.empty(frames, kernel * channels, rows, self.size.width)
         parts = window.split(channels, dim=1)
         middle, row = parts[kernel // 2], 0
         while pieces:  # each piece is let go as soon as it is in the window

@@ -91,7 +91,7 @@ def _as_strip(pieces: list[Tensor], sink: Sink) -> Tensor:
     if len(pieces) == 1 and first.untyped_storage().nbytes() == first.numel() * first.dtype.itemsize:
         return first
     size = sink.rows.size
-    strip = sink.rows.context.empty(size.channels, sum(piece.shape[2] for piece in pieces), size.width)
+    strip = sink.rows.context.strip(size, sum(piece.shape[2] for piece in pieces))
     row = 0
     for piece in pieces:
         strip[:, :, row : row + piece.shape[2]] = piece

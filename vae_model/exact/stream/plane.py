@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from ..extent import Extent
 from ..memory.spill import Parked
-from ..program import Extent
 from .context import Context
 from .ranks import Beyond
 
@@ -19,7 +19,9 @@ class Plane:
     def __init__(self, context: Context, size: Extent, strip_rows: int, device_share: float = 1.0) -> None:
         self.context, self.size = context, size
         self.strip_rows, self.device_share = strip_rows, device_share
-        self.row_bytes = context.row_bytes(size.channels, size.width)
+        self.row_bytes = context.row_bytes(size)
+        self.images = context.batch * size.frames
+        """Pictures or frames."""
         self.count = -(-size.height // strip_rows)
         """How many strips the plane has."""
         self._strips: dict[int, Tensor | Parked] = {}

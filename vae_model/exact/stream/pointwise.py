@@ -17,7 +17,7 @@ class PointwiseSource(Source):
         size = source.size._replace(channels=conv.out_channels)
         super().__init__(context, size, source.top, source.bottom, source)
         self.conv, self.source = conv, source
-        self.work += conv.flops(context.batch, self.bottom - self.top, size.width)
+        self.work += conv.flops(context.batch, size._replace(height=self.bottom - self.top))
         self._weights: tuple[Tensor, Tensor | None] | None = None
 
     def take(self, bottom: int) -> list[Tensor]:

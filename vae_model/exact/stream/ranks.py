@@ -89,7 +89,7 @@ class Beyond(NamedTuple):
 
 def block_rows(plane: Plane) -> int:
     """Rows whose keys are sent in one message: the same on all ranks."""
-    return max(1, BLOCK_ELEMENTS // (plane.context.batch * plane.size.channels * plane.size.width))
+    return max(1, BLOCK_ELEMENTS // (plane.images * plane.size.channels * plane.size.width))
 
 
 def copy_rows(plane: Plane, top: int, bottom: int, target: Tensor) -> None:

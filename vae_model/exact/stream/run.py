@@ -26,7 +26,7 @@ def run_program(
 ) -> None:
     """Run a program on x; its result goes to `emit` strip by strip, equal to the module's own up to rounding.
 
-    Args:    x: (B, C, H, W) on any device, in any float dtype; converted strip by strip.
+    Args:    x: (B, C, H, W), or (T, C, H, W) of a clip, on any device, in any float dtype; converted strip by strip.
              prepare: applied to each strip of x as it lies there, before the conversion.
              emit: called with (first row, rows (B, C, n, W)) in order; rows of the context's share, counted from its
              first one.
@@ -41,7 +41,8 @@ def run_program(
     try:
         walk = Walk(program, schedule, context, perform, emit)
         height = context.share.local(x.shape[2])
-        walk.run(walk.start(height, x.shape[3], lambda top, bottom: prepare(x[:, :, top:bottom])))
+        _, frames = program.batch_and_frames(len(x))
+        walk.run(walk.start(height, x.shape[3], frames, lambda top, bottom: prepare(x[:, :, top:bottom])))
     finally:
         if context.spill is not None:
             context.spill.close()

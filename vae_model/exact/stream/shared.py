@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from ..program import Extent
+from ..extent import Extent
 from .context import Context
 from .source import Cost, MakeSource, PlaneSource, Source
 

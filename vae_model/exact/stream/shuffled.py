@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from ..extent import Extent
 from ..layer import Statistics
-from ..program import Extent
 from .context import Context
 from .source import Cost, MakeSource, Source
 

@@ -14,8 +14,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ..extent import Extent
 from ..memory.spill import Parked
-from ..program import Extent
 from .context import Context
 from .plane import Plane
 
@@ -59,7 +59,7 @@ class Source:
         self.context, self.size = context, size
         self.top = self.at = top
         self.bottom = bottom
-        self.row_bytes = context.row_bytes(size.channels, size.width)
+        self.row_bytes = context.row_bytes(size)
         self._sources = sources
         self.scratch_bytes = max((source.scratch_bytes for source in sources), default=0)
         """Device bytes that any of the sources uses within single calls; a pass holds the most that one asks for."""
@@ -101,7 +101,7 @@ class InputSource(Source):
         while self.at < bottom:
             start = (offset + self.at) % height
             end = min(height, start + bottom - self.at)
-            piece = self.context.empty(self.size.channels, end - start, self.size.width)
+            piece = self.context.strip(self.size, end - start)
             pieces.append(piece.copy_(self.source(start, end)))
             self.at += end - start
         return pieces

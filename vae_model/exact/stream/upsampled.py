@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..program import Extent
+from ..extent import Extent
 from .window import Windowed
 
 _UPSAMPLED_BORDER = {"zeros": "zeros", "circular": "circular", "replicate": "replicate", "reflect": "replicate"}
@@ -15,7 +15,7 @@ class UpsampledSource(Windowed):
     kind = "upsample"
 
     def _size(self, source: Extent) -> Extent:
-        return Extent(self.conv.out_channels, 2 * source.height, 2 * source.width)
+        return Extent(self.conv.out_channels, 2 * source.height, 2 * source.width, source.frames)
 
     def _flops(self) -> int:
         return super()._flops() * 4 // 9

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
-from ..program import Extent
+from ..extent import Extent
 from .moments import Moments
 from .plane import Plane
 from .source import MakeSource, PlaneSource, Source

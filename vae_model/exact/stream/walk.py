@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from ..extent import Extent
 from ..layer import Norm, PixelNorm
-from ..program import Extent, Program
+from ..program import Program
 from ..schedule import Schedule
 from .context import Context, Fill
 from .fill import fill_maker
@@ -39,9 +40,9 @@ class Walk:
         self.perform, self.emit = perform, emit
         self.levels = program.levels
 
-    def start(self, height: int, width: int, source: ReadInput | None) -> Value:
+    def start(self, height: int, width: int, frames: int, source: ReadInput | None) -> Value:
         """The input as a value."""
-        size = Extent(self.program.in_channels, height, width)
+        size = Extent(self.program.in_channels, height, width, frames)
 
         def read(top: int, bottom: int, last: bool) -> Source:
             return InputSource(self.context, size, top, bottom, source)

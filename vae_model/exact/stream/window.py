@@ -7,8 +7,8 @@ from typing import Any
 
 from torch import Tensor
 
+from ..extent import Extent
 from ..layer import Conv
-from ..program import Extent
 from .border import fill_columns, fill_rows
 from .context import Context, Fill
 from .fill import ACTIVATE, copy_in
@@ -41,7 +41,8 @@ class Windowed(Source):
 
         `fast_rows`: rows of a strip for which a faster method may be used where it pays, 0 for the plain one.
         """
-        self.conv, self.method = conv, context.method(self.kind, conv, source_size.width, fast_rows)
+        self.conv, self.method = conv, context.method(self.kind, conv, source_size, fast_rows)
+        self.taps = conv.taps_of(source_size.frames)
         first = self._first(top)
         # Without a border of its own a 1x1 convolution may be asked for rows of the other end, too.
         self.wraps = conv.circular or conv.kernel == 1
@@ -56,7 +57,10 @@ class Windowed(Source):
         self.work += self._flops()
         self.scratch_bytes = max(self.method.scratch_bytes + self.method.product_bytes, self.scratch_bytes)
         self.columns, self.weight_bytes = self.method.columns, self.method.weight_bytes
-        self.window_row_bytes = context.row_bytes(conv.in_channels, source_size.width + sum(self.columns))
+        window = source_size._replace(width=source_size.width + sum(self.columns))
+        self.carried_row_bytes = context.row_bytes(window)
+        self._window_size = window._replace(frames=window.frames + self.taps - 1)  # frames of zeros before the first
+        self.window_row_bytes = context.row_bytes(self._window_size)
         self.make_fill, self.after = fill or (lambda: copy_in), after
         self.fill_bytes: Callable[[int], int] | None = getattr(fill, "work_bytes", None)
         """Bytes beside the window and so many bytes of source rows while these are written into it."""
@@ -67,10 +71,10 @@ class Windowed(Source):
 
     def _size(self, source: Extent) -> Extent:
         """Of the result."""
-        return Extent(self.conv.out_channels, self.conv.out_size(source.height), self.conv.out_size(source.width))
+        return self.conv.extent(source)
 
     def _flops(self) -> int:
-        return self.conv.flops(self.context.batch, self.bottom - self.top, self.size.width)
+        return self.conv.flops(self.context.batch, self.size._replace(height=self.bottom - self.top))
 
     def _first(self, row: int) -> int:
         """The first source row that result `row` needs."""
@@ -99,7 +103,7 @@ class Windowed(Source):
         if self._layer is None or (odd and top % 2 and not self._odd):
             self._layer = None  # the old one is freed before the new one is made
             self._odd = odd
-            fill, (weight, bias) = self.make_fill(), self.context.layer_weights(self.conv)
+            fill, (weight, bias) = self.make_fill(), self.context.layer_weights(self.conv, self.taps)
             self._layer = fill, self.method.arrange(self.context, weight, self._odd), bias
             del weight
         fill, weights, bias = self._layer
@@ -113,15 +117,16 @@ class Windowed(Source):
         first, end = self._first(self.at), self._end(bottom)
         pieces = self.source.take(self._reach(bottom))
         size = self.source.size
-        left, right = self.columns
+        (left, right), zeros = self.columns, self.taps - 1
         below = self.method.rows_below(bottom - self.at)
         window = self._buffer
         if window is None or window.shape[2] != end - first + below:
             window = self._buffer = None  # the old one is freed before the new one is made
-            window = self.context.empty(size.channels, end - first + below, size.width + left + right)
+            window = self.context.strip(self._window_size, end - first + below)
+            window[:zeros].zero_()
             # The first window holds the whole halo. Kept, it would stand beside the next strip's windows before it.
             self._buffer = window if self.at > self.top else None
-        whole = window
+        whole, window = window, window[zeros:]
         window, rest = window[:, :, : end - first], window[:, :, end - first :]
         rest.zero_()
         inner = window[..., left : left + size.width]
@@ -151,7 +156,7 @@ class Windowed(Source):
         # A strip that needs no new row here finds the window of the one before.
         above = top - 1 if bottom == top > self.top else top
         window = (end - self._first(above) + self.method.rows_below(bottom - above)) * self.window_row_bytes
-        carry = (end - self._first(bottom)) * self.window_row_bytes if bottom < self.bottom else 0
+        carry = (end - self._first(bottom)) * self.carried_row_bytes if bottom < self.bottom else 0
         stands = window + carry + weights + source.stands
         if bottom <= top:
             return Cost(0, 0, stands, source.parked, (0, 0))

@@ -58,7 +58,7 @@ class Resample(nn.Module):
         else:
             self.resample = nn.Sequential(nn.ZeroPad2d((0, 1, 0, 1)), nn.Conv2d(dim, dim, 3, stride=2))
         if over_time:
-            self.time_conv = nn.Conv3d(dim, 2 * dim if up else dim, (3, 1, 1))
+            self.time_conv = nn.Conv3d(dim, 2 * dim if up else dim, (3, 1, 1), stride=(1 if up else 2, 1, 1))
 
     def forward(self, x: Tensor) -> Tensor:
         first, conv = self.resample

@@ -1,7 +1,7 @@
-"""Ops of the Wan 2.1 and Qwen-Image autoencoder's halves for one frame.
+"""Ops of the Wan 2.1 and Qwen-Image autoencoder's halves.
 
 Modules are found by the original's names (`conv1`, `downsamples`, `middle`, `residual`, `head`), so the host's own are
-read just as well as ours. What acts from the second frame on (`time_conv`) is known and passed over.
+read just as well as ours.
 """
 
 from __future__ import annotations
@@ -11,10 +11,11 @@ from typing import Any
 
 from torch import nn
 
-from ...exact.layer import Conv, PixelNorm, UnsupportedModule
+from ...exact.layer import Conv, PixelNorm, TimeConv, UnsupportedModule
 from ...exact.ops.attend import Attend
 from ...exact.ops.convolve import Convolve
 from ...exact.ops.residual import Residual
+from ...exact.ops.time_resample import TimeResample
 from ...exact.ops.upsample import Upsample
 from ...exact.program import Op, Program, make_program
 from ...exact.read import describe, read_conv, require_children, require_plain
@@ -24,7 +25,7 @@ _HEAD = ("RMS_norm", "SiLU", "CausalConv3d")
 
 
 def wan_program(coder: Any, *, before: Any = None, after: Any = None) -> Program:
-    """The program of an Encoder3d or Decoder3d for one frame.
+    """The program of an Encoder3d or Decoder3d.
 
     Args:    coder: the module tree. before, after: 1x1 convolutions around it (conv2, conv1) or None.
     Raises:  UnsupportedModule, naming the module, for anything without a rule.
@@ -66,7 +67,7 @@ def _row(layers: Iterable[Any], name: str) -> list[Op]:
         if kind not in _READ:
             known = ", ".join(_READ)
             raise UnsupportedModule(f"{name}.{number}: expected one of {known}, got {kind}")
-        ops.append(_READ[kind](layer, f"{name}.{number}"))
+        ops += _READ[kind](layer, f"{name}.{number}")
     return ops
 
 
@@ -78,43 +79,56 @@ def _expect(layers: Any, name: str, classes: tuple[str, ...]) -> list[Any]:
     return list(layers)
 
 
-def _residual(block: Any, name: str) -> Op:
+def _residual(block: Any, name: str) -> list[Op]:
     require_children(block, name, {"residual", "shortcut"})
     norm1, _, conv1, norm2, _, _, conv2 = _expect(block.residual, f"{name}.residual", _BLOCK)
     plain = isinstance(block.shortcut, nn.Identity)
-    return Residual(
+    residual = Residual(
         _pixel_norm(norm1, f"{name}.residual.0"),
         _causal(conv1, f"{name}.residual.2"),
         _pixel_norm(norm2, f"{name}.residual.3"),
         _causal(conv2, f"{name}.residual.6"),
         None if plain else _causal(block.shortcut, f"{name}.shortcut", kernel=1),
     )
+    return [residual]
 
 
-def _attention(layer: Any, name: str) -> Op:
+def _attention(layer: Any, name: str) -> list[Op]:
     require_children(layer, name, {"norm", "to_qkv", "proj"})
     norm = _pixel_norm(layer.norm, f"{name}.norm")
     whole = read_conv(layer.to_qkv, f"{name}.to_qkv", kernel=1, padding=0)
     if whole.out_channels != 3 * norm.channels:
         raise UnsupportedModule(f"{name}.to_qkv: expected {3 * norm.channels} channels, got {whole.out_channels}")
     q, k, v = (whole.part(number * norm.channels, norm.channels) for number in range(3))
-    return Attend(norm, q, k, v, read_conv(layer.proj, f"{name}.proj", kernel=1, padding=0))
+    return [Attend(norm, q, k, v, read_conv(layer.proj, f"{name}.proj", kernel=1, padding=0))]
 
 
-def _resample(layer: Any, name: str) -> Op:
+def _resample(layer: Any, name: str) -> list[Op]:
+    """Frames are doubled before rows and columns, and halved behind them."""
     require_children(layer, name, {"resample", "time_conv"})
     first, conv = layer.resample
-    where = f"{name}.resample.1"
+    where, up = f"{name}.resample.1", isinstance(first, nn.Upsample)
+    over_time = _time_resample(layer.time_conv, f"{name}.time_conv", up) if hasattr(layer, "time_conv") else []
     if isinstance(first, nn.Upsample):
         if first.scale_factor not in (2.0, (2.0, 2.0)) or first.mode not in ("nearest-exact", "nearest"):
             raise UnsupportedModule(f"{name}: expected nearest x2, got {first}")
-        return Upsample(_zero_padded(read_conv(conv, where)))
+        return [*over_time, Upsample(_zero_padded(read_conv(conv, where)))]
     if not isinstance(first, nn.ZeroPad2d) or tuple(first.padding) != (0, 1, 0, 1):
         raise UnsupportedModule(f"{name}: expected zeros on the right and below, got {first}")
-    return Convolve(read_conv(conv, where, stride=2, padding=0, extra_pad=1))
+    return [Convolve(read_conv(conv, where, stride=2, padding=0, extra_pad=1)), *over_time]
 
 
-_READ: dict[str, Callable[[Any, str], Op]] = {
+def _time_resample(layer: Any, name: str, up: bool) -> list[Op]:
+    """The convolution over frames; what it pads by itself is not looked at, for what stands before it pads."""
+    channels = getattr(layer, "in_channels", 0)
+    found = (layer.kernel_size, layer.dilation, layer.groups, layer.out_channels) if channels else describe(layer)
+    strides = [(1, 1, 1)] if up else [(2, 1, 1)]
+    if found != ((3, 1, 1), (1, 1, 1), 1, (1 + up) * channels) or layer.stride not in strides:
+        raise UnsupportedModule(f"{name}: expected a convolution over 3 frames, got {found}")
+    return [TimeResample(TimeConv(layer, name, channels, 3), up)]
+
+
+_READ: dict[str, Callable[[Any, str], list[Op]]] = {
     "ResidualBlock": _residual,
     "AttentionBlock": _attention,
     "Resample": _resample,
@@ -130,7 +144,7 @@ def _zero_padded(conv: Conv) -> Conv:
 
 
 def _causal(layer: Any, name: str, kernel: int = 3) -> Conv:
-    """A convolution over frames, rows and columns, as it acts on a first frame: by its last tap over the frames.
+    """A convolution over frames, rows and columns that sees frames of zeros before the first one.
 
     It pads before the first frame by itself. The host's classes say so in `_padding`: in newer ones it counts frames
     alone, in older ones columns and rows, too, and the layer's own padding is nothing.
@@ -145,7 +159,7 @@ def _causal(layer: Any, name: str, kernel: int = 3) -> Conv:
         raise UnsupportedModule(
             f"{name}: expected a causal convolution of {kernel} with zeros around, got {found} and {padding}"
         )
-    return Conv(layer, name, layer.in_channels, layer.out_channels, kernel, 1, side, side, over_frames=True)
+    return Conv(layer, name, layer.in_channels, layer.out_channels, kernel, 1, side, side, taps=kernel)
 
 
 def _pixel_norm(layer: Any, name: str) -> PixelNorm:

@@ -1,0 +1,86 @@
+"""Rows whose frames become more or fewer. The first frame of a clip is a picture of its own and stays as it is."""
+
+from __future__ import annotations
+
+from torch import Tensor
+from torch.nn import functional
+
+from ..extent import Extent
+from ..layer import TimeConv
+from .context import Context
+from .source import Cost, Source
+
+
+class TimeResampledSource(Source):
+    """A convolution over the frames, whose results follow the first frame: no row beyond the strip is looked at.
+
+    The frames that one result needs lie behind each other as channels, so it is one 1x1 convolution, rounded once.
+    """
+
+    whole = True
+
+    def __init__(self, context: Context, conv: TimeConv, source: Source, size: Extent, every: int) -> None:
+        """`every`: frames of the source per result of the convolution. Of a result's channels the first part is one
+        frame, the second the one behind it, where `size` has twice as many.
+        """
+        super().__init__(context, size, source.top, source.bottom, source)
+        self.conv, self.source, self.every = conv, source, every
+        self.results = (source.size.frames - 1) // every
+        self.parts = (size.frames - 1) // self.results
+        """Frames that each of them is."""
+        rows = Extent(conv.channels, self.bottom - self.top, size.width, self.results)
+        self.work += self.parts * conv.flops(context.batch, rows)
+        self._weights: tuple[Tensor, Tensor | None] | None = None
+
+    def take(self, bottom: int) -> list[Tensor]:
+        if bottom <= self.at:
+            return []
+        weight, bias = self._weights = self._weights or self._prepare()
+        rows, pieces = bottom - self.at, self.source.take(bottom)
+        self.at = bottom
+        out = self.context.strip(self.size, rows)
+        window = self._window(pieces, out)
+        made = functional.conv2d(window, weight, bias)
+        del window
+        for number, part in enumerate(made.chunk(self.parts, dim=1)):
+            out[1 + number :: self.parts] = part
+        return [out]
+
+    def _prepare(self) -> tuple[Tensor, Tensor | None]:
+        like = self.context.empty(0, 0, 0, 0)
+        weight, bias = self.context.weights(self.conv.module, like)  # (out, C, kernel, 1, 1)
+        weight = weight.flatten(2).transpose(1, 2).flatten(1)[:, :, None, None]  # (out, kernel * C, 1, 1)
+        return weight.contiguous(memory_format=self.context.memory_format), bias
+
+    def _window(self, pieces: list[Tensor], out: Tensor) -> Tensor:
+        """(results, kernel * C, rows, W); the first frames go to `out`."""
+        kernel, channels = self.conv.kernel, self.conv.channels
+        window = self.context.empty(self.results, kernel * channels, out.shape[2], self.size.width)
+        row = 0
+        while pieces:  # each piece is let go as soon as it is in the window
+            piece = pieces.pop(0)
+            rows = slice(row, row + piece.shape[2])
+            out[:1, :, rows] = piece[:1]
+            for number, part in enumerate(window[:, :, rows].split(channels, dim=1)):
+                self._fill(part, piece, number)
+            row += piece.shape[2]
+            del piece
+        return window
+
+    def _fill(self, part: Tensor, x: Tensor, tap: int) -> None:
+        """The frames that tap number `tap` of every result sees."""
+        if self.every > 1:  # the window of the first result begins with the first frame
+            part.copy_(x[tap :: self.every][: self.results])
+            return
+        missing = min(self.results, self.conv.kernel - 1 - tap)  # it does not see the first frame, but zeros
+        part[:missing].zero_()
+        part[missing:] = x[1 : 1 + self.results - missing]
+
+    def _cost(self, top: int, bottom: int) -> Cost:
+        source, rows = self.source.cost(top, bottom), bottom - top
+        held = rows * self.row_bytes
+        one = self.context.row_bytes(Extent(self.conv.channels, 1, self.size.width, self.results))
+        window, made = rows * self.conv.kernel * one, rows * self.parts * one
+        weight_bytes = self.parts * self.conv.kernel * self.conv.channels**2 * self.context.dtype.itemsize
+        peak = max(source.peak, held + window + max(source.held, made))
+        return Cost(peak, held, source.stands + weight_bytes, source.parked)
