@@ -28,6 +28,7 @@ from .runs.checks import (
     smaller_side,
     whole,
 )
+from .runs.clips import frames_of_latents, frames_of_pixels
 from .runs.methods import check_method, perform
 from .runs.output import plain_output
 from .runs.run import ModelRun, Progress
@@ -36,7 +37,7 @@ from .runs.run import ModelRun, Progress
 class VAE(HostNames):
     """An autoencoder on a device. Images are (B, H, W, C) float32 0..1, latents (B, c, h, w) raw as in ComfyUI.
 
-    Latents of families with frames are single ones, (B, c, 1, h, w); (B, c, h, w) will do, too.
+    Of families with frames also clips: (B, F, H, W, C), latents (B, c, T, h, w), F being 1 + `time_factor` * (T - 1).
 
     `decode` and `encode` take `method`: "exact" (the default) runs the layers strip by strip in the memory there is,
     with the result of "untiled", which runs the whole image at once; "blend" is approximate, overlapping tiles.
@@ -70,6 +71,7 @@ class VAE(HostNames):
         self.input_channels, self.output_channels = config.image_channels
         self.is_temporal = self._family.temporal
         self.latent_dim = 3 if self._family.has_frames else 2
+        self.time_factor = self._family.time_factor(config)
         self.pad_channel_value = 1.0 if self.input_channels == 4 and self.latent_dim == 3 else None  # as ComfyUI's
         set_attention(self.first_stage_model, host.attend)
 
@@ -87,14 +89,21 @@ class VAE(HostNames):
         return image.add_(1.0).div_(2.0).clamp_(0.0, 1.0)
 
     def memory_used_decode(self, shape: tuple[int, ...] | torch.Size, dtype: torch.dtype) -> int:
-        """Bytes of activations of an untiled decode at its peak: for one of B images, or for B frames together."""
-        frames = shape[0] if self.is_temporal else 1
+        """Bytes of activations of an untiled decode at its peak: for one of B images or clips (B, c, T, h, w), of a
+        temporal decoder for B frames together.
+        """
+        frames = shape[0] if self.is_temporal else self._frames_out("decode", shape[2] if len(shape) == 5 else 1)
         pixels = frames * shape[-1] * shape[-2] * self.upscale_ratio**2
         return int(self._family.untiled_elements(self.loaded.config, "decode") * pixels * dtype.itemsize)
 
     def memory_used_encode(self, shape: tuple[int, ...] | torch.Size, dtype: torch.dtype) -> int:
-        """Bytes of activations that an untiled encode of one item of (B, C, H, W) takes at its peak."""
-        return int(self._family.untiled_elements(self.loaded.config, "encode") * shape[-1] * shape[-2] * dtype.itemsize)
+        """Bytes of activations that an untiled encode of one of B images, or of clips (B, C, F, H, W), takes."""
+        pixels = (shape[2] if len(shape) == 5 else 1) * shape[-1] * shape[-2]
+        return int(self._family.untiled_elements(self.loaded.config, "encode") * pixels * dtype.itemsize)
+
+    def _frames_out(self, what: str, frames: int) -> int:
+        """Frames that become of those of one clip."""
+        return 1 + (frames - 1) * self.time_factor if what == "decode" else 1 + (frames - 1) // self.time_factor
 
     @needs_half("decoder")
     def decode(
@@ -111,7 +120,8 @@ class VAE(HostNames):
     ) -> Tensor:
         """Latents to images.
 
-        Args:    samples: (B, latent_channels, h, w) raw latents, any float dtype and device.
+        Args:    samples: (B, latent_channels, h, w) raw latents, any float dtype and device; of clips with an axis of
+                 frames behind the channels.
                  method: "exact", "untiled" or "blend" (approximate).
                  memory: bytes or text such as "2GiB" for the run above the weights; None for what is free.
                  tile_size: in pixels; the height of strips, or the side of the tiles of "blend". None chooses.
@@ -119,17 +129,19 @@ class VAE(HostNames):
                  progress: called with the fraction done, 0..1.
                  timesteps: of a temporal decoder, how many frames belong together; None: the whole batch.
                  vae_options: ComfyUI's way of saying `timesteps`, by name or in the place of `method`.
-        Returns: (B, h * f, w * f, C) float32 0..1 on `output_device`.
+        Returns: (B, h * f, w * f, C) float32 0..1 on `output_device`, of clips (B, F, h * f, w * f, C).
         Raises:  InputError for latents this VAE cannot take, MemoryBudgetError where the run does not fit.
         """
         method, timesteps = take_vae_options(method, vae_options, timesteps)
         check_method(method)
         tile_size, overlap = check_options(tile_size, overlap, progress)
-        z = check_latents(samples, self.latent_channels)
-        group = check_timesteps(timesteps, len(z), self.is_temporal)
-        f = self.upscale_ratio
-        shape = (z.shape[0], z.shape[2] * f, z.shape[3] * f, self.output_channels)
-        return self._run("decode", method, z, shape, memory, tile_size, overlap, progress, group)
+        z, clip = frames_of_latents(samples, self._family.has_frames)
+        z = check_latents(z, self.latent_channels)
+        group = clip if clip > 1 else check_timesteps(timesteps, len(z), self.is_temporal)
+        f, made = self.upscale_ratio, self._frames_out("decode", clip)
+        shape = (len(z) // clip * made, z.shape[2] * f, z.shape[3] * f, self.output_channels)
+        out = self._run("decode", method, z, shape, memory, tile_size, overlap, progress, group)
+        return out if clip == 1 else out.unflatten(0, (-1, made))
 
     @needs_half("encoder")
     def encode(
@@ -145,11 +157,13 @@ class VAE(HostNames):
     ) -> Tensor:
         """Images to latents: the posterior mean.
 
-        Args:    pixels: (B, H, W, C) 0..1; a channel more than the model's, alpha, is dropped with a note, both sides
-                 are cropped centrally to multiples of the factor.
+        Args:    pixels: (B, H, W, C) 0..1, clips (B, F, H, W, C); a channel more than the model's, alpha, is dropped
+                 with a note, both sides are cropped centrally to multiples of the factor, and frames beyond
+                 1 + `time_factor` * n left out with a note.
                  method, memory, tile_size, overlap, progress: as for `decode`.
-                 not_video: whether a batch is one of images; None: the attribute's word. Also in the place of `method`.
-        Returns: (B, latent_channels, H // f, W // f), of a model of videos (B, latent_channels, 1, H // f, W // f),
+                 not_video: whether a batch is one of images, not a clip; None: the attribute's word. Also in the place
+                 of `method`.
+        Returns: (B, latent_channels, H // f, W // f), of a model of videos (B, latent_channels, T, H // f, W // f),
                  float32 on `output_device`.
         Raises:  InputError for images this VAE cannot take, MemoryBudgetError where the run does not fit.
         """
@@ -157,12 +171,16 @@ class VAE(HostNames):
         check_method(method)
         tile_size, overlap = check_options(tile_size, overlap, progress)
         f = self.downscale_ratio
-        as_video = self.latent_dim == 3 and not (self.not_video if not_video is None else not_video)
+        as_video = not (self.not_video if not_video is None else not_video)
+        pixels, clip = frames_of_pixels(pixels, self._family.has_frames, as_video, self.time_factor)
         pixels = add_alpha(pixels, self.input_channels, self.pad_channel_value)
-        x = crop_centre(check_pixels(pixels, self.input_channels, f, as_video), f).movedim(-1, 1)  # (B, C, H, W)
-        shape = (x.shape[0], self.latent_channels, x.shape[2] // f, x.shape[3] // f)
-        out = self._run("encode", method, x, shape, memory, tile_size, overlap, progress)
-        return out[:, :, None] if self.latent_dim == 3 else out  # a view made in inference mode could not be changed
+        x = crop_centre(check_pixels(pixels, self.input_channels, f), f).movedim(-1, 1)  # (B, C, H, W)
+        made = self._frames_out("encode", clip)
+        shape = (len(x) // clip * made, self.latent_channels, x.shape[2] // f, x.shape[3] // f)
+        out = self._run("encode", method, x, shape, memory, tile_size, overlap, progress, clip)
+        if self.latent_dim == 2:
+            return out
+        return out.unflatten(0, (-1, made)).transpose(1, 2)  # a view made in inference mode could not be changed
 
     def decode_tiled(
         self,
@@ -212,7 +230,7 @@ class VAE(HostNames):
         height, width = shape[1:3] if decodes else x.shape[2:]
         f = self.upscale_ratio if decodes else self.downscale_ratio
         used = self.memory_used_decode if decodes else self.memory_used_encode
-        model = self._decode_raw if decodes else self._encode_raw
+        model, dtype = self._decode_raw if decodes else self._encode_raw, self.vae_dtype
         report = self.last_report = Report.of(self, what, len(x), height, width, method)
         with Watch(report, self.host.tell, self.device) as watch, plain_output(shape, self.output_device) as out:
             run = ModelRun(
@@ -224,14 +242,15 @@ class VAE(HostNames):
                 module=self.first_stage_model,
                 host=self.host,
                 device=self.device,
-                dtype=self.vae_dtype,
+                dtype=dtype,
                 budget=self.memory_limit if memory is None else parse_bytes(memory),
                 watch=watch,
                 progress=progress,
                 group=group,
+                group_out=len(out) * group // len(x),
                 strip_rows=tile_size if decodes or tile_size is None else cells(tile_size, f),
-                model=partial(model, timesteps=group) if decodes and self.is_temporal else model,
-                untiled_bytes=lambda h, w: used((group, 1, h, w), self.vae_dtype),
+                model=partial(model, timesteps=group) if self.is_temporal or group > 1 else model,
+                untiled_bytes=lambda h, w: used((group, 1, h, w) if self.is_temporal else (1, 1, group, h, w), dtype),
                 factor=f,
                 tile_size=tile_size,
                 overlap=overlap,
@@ -249,5 +268,5 @@ class VAE(HostNames):
     def _decode_raw(self, z: Tensor, timesteps: int | None = None) -> Tensor:
         return decode_raw(self.first_stage_model, z, timesteps)
 
-    def _encode_raw(self, x: Tensor) -> Tensor:
-        return encode_raw(self.first_stage_model, self.process_input(x), self.latent_channels)
+    def _encode_raw(self, x: Tensor, timesteps: int | None = None) -> Tensor:
+        return encode_raw(self.first_stage_model, self.process_input(x), self.latent_channels, timesteps)

@@ -40,7 +40,7 @@ class Family(ABC):
     temporal: ClassVar[bool] = False
     """Whether its decoder mixes the images of a batch as frames of one clip."""
     has_frames: ClassVar[bool] = False
-    """Whether its latents have an axis of frames, of which one is run: (B, c, 1, h, w)."""
+    """Whether its latents have an axis of frames, (B, c, T, h, w), and its models run these, too."""
     classes: ClassVar[frozenset[str]]
     """Names of its model's classes, the host's, too."""
     children: ClassVar[frozenset[str]]
@@ -179,6 +179,10 @@ class Family(ABC):
 
         Of a temporal decoder: per pixel of each of the frames that are decoded together.
         """
+
+    def time_factor(self, config: Any) -> int:
+        """Frames of a clip per frame of its latents, behind the first one."""
+        return 1
 
     def decode(self, model: Any, z: Tensor, timesteps: int | None = None) -> Tensor:
         """Untiled: (B, c, h, w) -> (B, C, h * f, w * f), about -1..1. `timesteps`: frames of a temporal group."""

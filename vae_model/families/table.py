@@ -55,10 +55,29 @@ def _require_family(model: Any) -> Family:
 
 
 def decode_raw(model: nn.Module, z: Tensor, timesteps: int | None = None) -> Tensor:
-    """Untiled, a model of ours: (B, c, h, w) -> (B, C, h * f, w * f), about -1..1."""
-    return family_of(model).decode(model, z, timesteps)
+    """Untiled, a model of ours: (B, c, h, w) -> (B, C, h * f, w * f), about -1..1.
+
+    `timesteps`: images that are the frames of one clip. Of a family with frames more may come out than go in.
+    """
+    family = family_of(model)
+    if family.has_frames and timesteps is not None:
+        return _frames(family.decode(model, _clips(z, timesteps)))
+    return family.decode(model, z, timesteps)
 
 
-def encode_raw(model: nn.Module, x: Tensor, latent_channels: int) -> Tensor:
-    """Untiled: (B, C, H, W) in -1..1 -> (B, c, H // f, W // f), the mean of the posterior."""
-    return family_of(model).encode(model, x, latent_channels)
+def encode_raw(model: nn.Module, x: Tensor, latent_channels: int, timesteps: int | None = None) -> Tensor:
+    """Untiled: (B, C, H, W) in -1..1 -> (B, c, H // f, W // f), the mean of the posterior; `timesteps` as above."""
+    family = family_of(model)
+    if family.has_frames and timesteps is not None:
+        return _frames(family.encode(model, _clips(x, timesteps), latent_channels))
+    return family.encode(model, x, latent_channels)
+
+
+def _clips(images: Tensor, frames: int) -> Tensor:
+    """(B * frames, C, H, W) -> (B, C, frames, H, W)."""
+    return images.unflatten(0, (-1, frames)).transpose(1, 2)
+
+
+def _frames(clips: Tensor) -> Tensor:
+    """(B, C, T, H, W) -> (B * T, C, H, W)."""
+    return clips.transpose(1, 2).flatten(0, 1)

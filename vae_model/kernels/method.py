@@ -92,7 +92,8 @@ class Method:
     ) -> Tensor:
         """Rows top, top + 1, ... of the result, (B, out, rows, W).
 
-        Args:    window: (B, in, n, W + sum(columns)); of several taps it begins with taps - 1 frames more. weight: from `arrange`. bias: (out,) or None.
+        Args:    window: (B, in, n, W + sum(columns)); of several taps it begins with taps - 1 frames more.
+                 weight: from `arrange`. bias: (out,) or None.
                  odd: whether strips of an upsample may begin with odd rows.
         """
         raise NotImplementedError

@@ -49,14 +49,14 @@ def run_blend(run: ModelRun) -> None:
             reached = max(reached, (index + group * done / count) / len(x))
             run.report(reached)
 
-        frames = slice(index, index + group)
-        while not _blend_one(run, x[frames], run.out[frames], side, overlap, scale, on_tile):
+        out = run.result(index)[: run.group_out or group]
+        while not _blend_one(run, x[index : index + group], out, side, overlap, scale, on_tile):
             if side <= smallest:
                 raise MemoryBudgetError(
                     f"{run.what} by tiles: expected a tile of {side} to fit, got out of memory: free some memory"
                 )
             side = max(smallest, side // 2 // cell * cell)
-        run.put(index, 0, run.out[frames])
+        run.put(index, 0, out)
 
 
 class _OutOfMemory(Exception):

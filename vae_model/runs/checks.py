@@ -89,19 +89,15 @@ def check_timesteps(timesteps: Any, frames: int, temporal: bool) -> int:
     return group
 
 
-def check_pixels(pixels: Tensor, channels: int, factor: int, as_video: bool = False) -> Tensor:
+def check_pixels(pixels: Tensor, channels: int, factor: int) -> Tensor:
     """Images as (B, H, W, channels). (B, 1, H, W, channels) are images, too.
 
     One channel more is taken for alpha and cut off, with a note; so is said what is clearly not in 0..1.
-
-    `as_video`: a batch is the frames of one video.
     """
     pixels = _require_tensor(pixels, "pixels", f"(batch, height, width, {channels})")
     if pixels.ndim == 5:
         _require_one_frame("pixels", pixels.shape[1])
         pixels = pixels[:, 0]
-    elif as_video and pixels.ndim == 4 and len(pixels):
-        _require_one_frame("pixels", len(pixels))
     shape = tuple(pixels.shape)
     if pixels.ndim != 4 or shape[0] == 0 or shape[3] not in (channels, channels + 1):
         way = _way_to_a_batch(shape, (channels, channels + 1), "pixels", 3)
@@ -166,7 +162,7 @@ def _require_one_frame(what: str, frames: int) -> None:
         return
     if not frames:
         raise InputError(f"{what}: expected a single frame, got a video without frames: pass one")
-    way = "pass one frame" if what == "latents" else "pass one at a time (Rebatch Images in ComfyUI), or set not_video"
+    way = "pass one frame" if what == "latents" else "pass one at a time"
     raise InputError(
         f"{what}: expected a single frame, got a video of {frames} frames: this VAE is one of single images; {way}"
     )

@@ -194,8 +194,9 @@ class ExactRun:
         run, host = self.run, self.run.host
         channels_last = profile_of(run.device.type).channels_last
         spill = Spill(run.device, slabs=self._slabs)
+        batch, _ = self.half.program.batch_and_frames(run.group)
         return Context(
-            run.group,
+            batch,
             run.dtype,
             run.device,
             channels_last,

@@ -21,9 +21,9 @@ class Run:
     what: str
     """"decode" or "encode"."""
     x: Tensor
-    """(B, C, H, W), latents or images."""
+    """(B, C, H, W), latents or images; of clips all frames."""
     out: Tensor
-    """(B, D, H', W'), any strides: filled by the run."""
+    """(B, D, H', W'), any strides: filled by the run. Of clips the frames may be others, and more or fewer."""
     write: Callable[[Tensor, Tensor], object]
     """(some rows of `out`, the raw ones (b, D, n, W') that belong there): puts them in."""
     make_half: Callable[[], Coder]
@@ -37,7 +37,9 @@ class Run:
     watch: Watch
     progress: Progress | None = None
     group: int = 1
-    """Frames that a temporal decoder mixes: they run together, as one item."""
+    """Frames that belong together: they run together, as one item."""
+    group_out: int | None = None
+    """Frames that become of them; None: as many."""
     strip_rows: int | None = None
     """Height of strips in rows of the result, None chooses."""
 
@@ -47,9 +49,13 @@ class Run:
         self.watch.loaded()
         return as_it_was
 
+    def result(self, item: int) -> Tensor:
+        """What belongs to images `item` and those behind it, (b, D, H', W')."""
+        return self.out[item if self.group_out is None else item // self.group * self.group_out :]
+
     def put(self, item: int, top: int, rows: Tensor) -> None:
         """Take finished rows (b, D, n, W') into the result."""
-        self.write(self.out[item : item + len(rows), :, top : top + rows.shape[2]], rows)
+        self.write(self.result(item)[: len(rows), :, top : top + rows.shape[2]], rows)
 
     def report(self, fraction: float) -> None:
         """Tell how far the run is."""

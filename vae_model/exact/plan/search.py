@@ -132,8 +132,9 @@ class _Search:
         A plane that is stored stands in the way of all that follows: where nothing need be stored and no plan fits, the
         last levels store nothing, then those before them, too.
         """
-        needed: list[int] = []
-        for self.streamed_from in range(len(self.sizes), -1 if self.program.streams else len(self.sizes) - 1, -1):
+        levels, needed = len(self.sizes), list[int]()
+        for first in range(levels, -1 if self.program.streams else levels - 1, -1):
+            self.streamed_from = first
             found = self._levels()
             if isinstance(found, Plan):
                 return found

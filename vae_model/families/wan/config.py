@@ -9,7 +9,7 @@ from ..ldm.config import LevelsConfig, widths_of_halves
 
 @dataclass(frozen=True)
 class WanConfig:
-    """A Wan 2.1 or Qwen-Image autoencoder, of which single frames are run. An encoder's first level has full size."""
+    """A Wan 2.1 or Qwen-Image autoencoder. An encoder's first level has full size."""
 
     latent_channels: int
     encoder: LevelsConfig | None
@@ -35,6 +35,11 @@ class WanConfig:
     def factor(self) -> int:
         """Pixels along one side of a latent cell."""
         return 2 ** len(self.over_time)
+
+    @property
+    def time_factor(self) -> int:
+        """Frames of a clip per frame of its latents, behind the first one."""
+        return 2 ** sum(self.over_time)
 
     @property
     def decode_factor(self) -> int:

@@ -1,4 +1,4 @@
-"""Wan 2.1's and Qwen-Image's autoencoder as a family, of which single frames are run."""
+"""Wan 2.1's and Qwen-Image's autoencoder as a family."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _DEVIATIONS = (
 
 
 class Wan(Family):
-    """Causal in time; of a single frame, a network of pictures with norms over every pixel's channels."""
+    """Causal in time; norms over every pixel's channels. A single frame is a picture."""
 
     name = "wan"
     title = "Wan 2.1 or Qwen-Image autoencoder"
@@ -113,7 +113,8 @@ class Wan(Family):
         return ["raw"]  # theirs have numbers for each channel
 
     def convention(self, config: Any) -> str:
-        return f"{latent_shape(config, ' 1,')} of single frames, raw mean of the posterior"
+        frames = f" (frames - 1) / {config.time_factor} + 1,"
+        return f"{latent_shape(config, frames)}, raw mean of the posterior"
 
     def untiled_elements(self, config: WanConfig, direction: str) -> float:
         """As for KL; upsampled planes are convolved to half the channels, with which the next level begins."""
@@ -133,6 +134,9 @@ class Wan(Family):
         if encodes:
             return worst + config.in_channels  # the image is held throughout
         return max(worst, 2.0 * levels.widths[0] + config.out_channels)  # the last norm and convolution
+
+    def time_factor(self, config: Any) -> int:
+        return config.time_factor
 
     def decoder(self, model: Any) -> Coder:
         self.require_known(model, "decoder", "decode")

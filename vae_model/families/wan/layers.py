@@ -1,11 +1,15 @@
-"""Layers of the Wan 2.1 and Qwen-Image autoencoder for single frames. Attribute names equal the original's keys.
+"""Layers of the Wan 2.1 and Qwen-Image autoencoder, of pictures and of whole clips. Attribute names equal the
+original's keys.
 
 The model is causal in time and sees zeros before its first frame, so of every kernel over frames only the last tap acts
-on a single one: convolutions keep their stored three-dimensional weights and run in two dimensions.
-Source: Wan-Video Wan2.1 `wan/modules/vae.py` (Apache-2.0), re-implemented for one frame.
+on a picture: convolutions keep their stored three-dimensional weights and run in two dimensions.
+Source: Wan-Video Wan2.1 `wan/modules/vae.py` (Apache-2.0), which runs clips by one and four frames and keeps what
+convolutions saw before; re-implemented for all frames at once, which computes the same.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +18,14 @@ from torch.nn import functional
 from ...attention.backends import AttentionFunction, chosen_attention
 from ...kernels.pixel_norm import inverse_length, normalise_into
 from ..ldm.layers import activate_fresh, nearest_x2
+
+
+def by_frame(layer: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """What a layer of pictures makes of every frame of clips (B, C, T, H, W); pictures (B, C, H, W) as they are."""
+    if x.ndim == 4:
+        return layer(x)
+    frames = layer(x.transpose(1, 2).flatten(0, 1))  # (B * T, C, H, W)
+    return frames.unflatten(0, (x.shape[0], x.shape[2])).transpose(1, 2)
 
 
 class RMS_norm(nn.Module):  # noqa: N801  the name by which programs and other code know it
@@ -27,7 +39,10 @@ class RMS_norm(nn.Module):  # noqa: N801  the name by which programs and other c
         self.gamma = nn.Parameter(torch.ones((dim, 1, 1) if images else (dim, 1, 1, 1)))
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) -> the same shape and dtype, always a new tensor."""
+        """(B, C, H, W) or (B, C, T, H, W) -> the same shape and dtype, always a new tensor."""
+        return by_frame(self._normalised, x)
+
+    def _normalised(self, x: Tensor) -> Tensor:
         gamma = self.gamma.reshape(-1, 1, 1)
         if torch.is_grad_enabled():
             wide = x.to(torch.promote_types(x.dtype, torch.float32))
@@ -38,17 +53,27 @@ class RMS_norm(nn.Module):  # noqa: N801  the name by which programs and other c
 
 
 class CausalConv3d(nn.Conv3d):
-    """A convolution over frames, rows and columns, of one frame: its last tap over the frames, on (B, C, H, W)."""
+    """A convolution over frames, rows and columns that sees zeros before the first frame of clips (B, C, T, H, W).
+
+    Of pictures (B, C, H, W) it is its last tap over the frames.
+    """
 
     def __init__(self, in_channels: int, out_channels: int, kernel: int = 3) -> None:
         super().__init__(in_channels, out_channels, kernel, padding=(0, kernel // 2, kernel // 2))
 
     def forward(self, input: Tensor) -> Tensor:
-        return functional.conv2d(input, self.weight[:, :, -1], self.bias, padding=self.padding[1:])
+        side = self.kernel_size[1] // 2
+        if input.ndim == 4:
+            return functional.conv2d(input, self.weight[:, :, -1], self.bias, padding=side)
+        before = functional.pad(input, (0, 0, 0, 0, self.kernel_size[0] - 1, 0))
+        return functional.conv3d(before, self.weight, self.bias, padding=(0, side, side))
 
 
 class Resample(nn.Module):
-    """Upsample, halving the channels, or halve both sides; `time_conv` acts from the second frame on, never here."""
+    """Upsample, halving the channels, or halve both sides; with `time_conv` also 1 + n frames to 1 + 2n or back.
+
+    The first frame is a picture of its own: it is no part of what `time_conv` sees when frames are doubled.
+    """
 
     def __init__(self, dim: int, *, up: bool, over_time: bool) -> None:
         super().__init__()
@@ -61,6 +86,16 @@ class Resample(nn.Module):
             self.time_conv = nn.Conv3d(dim, 2 * dim if up else dim, (3, 1, 1), stride=(1 if up else 2, 1, 1))
 
     def forward(self, x: Tensor) -> Tensor:
+        up = isinstance(self.resample[0], nn.Upsample)
+        doubles = hasattr(self, "time_conv") and x.ndim == 5 and x.shape[2] > 1
+        if doubles and up:
+            seen = functional.pad(x[:, :, 1:], (0, 0, 0, 0, self.time_conv.kernel_size[0] - 1, 0))
+            pairs = self.time_conv(seen).unflatten(1, (2, -1))  # (B, 2, C, n, H, W)
+            x = torch.cat([x[:, :, :1], pairs.permute(0, 2, 3, 1, 4, 5).flatten(2, 3)], dim=2)
+        x = by_frame(self._resampled, x)
+        return torch.cat([x[:, :, :1], self.time_conv(x)], dim=2) if doubles and not up else x
+
+    def _resampled(self, x: Tensor) -> Tensor:
         first, conv = self.resample
         return conv(nearest_x2(x) if isinstance(first, nn.Upsample) else first(x))
 
@@ -100,6 +135,9 @@ class AttentionBlock(nn.Module):
         self.attend: AttentionFunction = chosen_attention
 
     def forward(self, x: Tensor) -> Tensor:
+        return by_frame(self._attended, x)
+
+    def _attended(self, x: Tensor) -> Tensor:
         tokens = self.to_qkv(self.norm(x)).flatten(2).transpose(1, 2)  # (B, H*W, 3C)
         h = self.attend(*tokens.chunk(3, dim=2)).transpose(1, 2).reshape(x.shape)
         return self.proj(h).add_(x)

@@ -1,7 +1,7 @@
-"""The Wan 2.1 and Qwen-Image autoencoder, single frames: images in, images out, the original's keys.
+"""The Wan 2.1 and Qwen-Image autoencoder, pictures and clips, the original's keys.
 
-Source: Wan-Video Wan2.1 `wan/modules/vae.py` (Apache-2.0), re-implemented for one frame. Latents are raw; what the
-diffusion models make of them is in `family`.
+Source: Wan-Video Wan2.1 `wan/modules/vae.py` (Apache-2.0), re-implemented. Latents are raw; what the diffusion models
+make of them is in `family`.
 """
 
 from __future__ import annotations
@@ -33,7 +33,9 @@ def _through(x: Tensor, first: nn.Module, layers: list[nn.Module], head: nn.Sequ
 
 
 class Encoder3d(nn.Module):
-    """(B, in_channels, H, W) -> moments (B, out_channels, H // f, W // f)."""
+    """(B, in_channels, H, W) -> moments (B, out_channels, H // f, W // f); the same with an axis of frames behind the
+    channels, 1 + 4n of them to 1 + n.
+    """
 
     def __init__(self, levels: LevelsConfig, in_channels: int, out_channels: int, over_time: tuple[bool, ...]) -> None:
         super().__init__()
@@ -55,7 +57,9 @@ class Encoder3d(nn.Module):
 
 
 class Decoder3d(nn.Module):
-    """(B, in_channels, h, w) -> (B, out_channels, h * f, w * f)."""
+    """(B, in_channels, h, w) -> (B, out_channels, h * f, w * f); the same with an axis of frames behind the channels,
+    1 + n of them to 1 + 4n.
+    """
 
     def __init__(self, levels: LevelsConfig, in_channels: int, out_channels: int, over_time: tuple[bool, ...]) -> None:
         super().__init__()
@@ -92,15 +96,21 @@ class WanVAE(nn.Module):
             self.decoder = Decoder3d(config.decoder, z, config.out_channels, over_time)
 
     def encode(self, x: Tensor) -> Tensor:
-        """Images (B, C, H, W) in -1..1 to the mean of the posterior, raw latents (B, z, H // f, W // f)."""
+        """Images (B, C, H, W) in -1..1 to the mean of the posterior, raw latents (B, z, H // f, W // f).
+
+        Clips (B, C, 1 + 4n, H, W) to (B, z, 1 + n, H // f, W // f).
+        """
         self._require("encoder")
-        require_planes(x, self.config.in_channels, "Encoder3d")
+        require_planes(x[:, :, 0] if x.ndim == 5 else x, self.config.in_channels, "Encoder3d")
         return self.conv1(self.encoder(x)).chunk(2, dim=1)[0]
 
     def decode(self, z: Tensor) -> Tensor:
-        """Raw latents (B, z, h, w) to images (B, C, h * f, w * f), about -1..1, not clamped."""
+        """Raw latents (B, z, h, w) to images (B, C, h * f, w * f), about -1..1, not clamped.
+
+        Those of clips (B, z, 1 + n, h, w) to (B, C, 1 + 4n, h * f, w * f).
+        """
         self._require("decoder")
-        require_planes(z, self.config.latent_channels, "Decoder3d")
+        require_planes(z[:, :, 0] if z.ndim == 5 else z, self.config.latent_channels, "Decoder3d")
         return self.decoder(self.conv2(z))
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
