@@ -36,6 +36,11 @@ class LevelSchedule:
         return self.strip_rows if self.fast_convolution else 0
 
     @property
+    def lean(self) -> bool:
+        """Whether windows are made anew for every strip, as so many of them stand at once."""
+        return not self.store_blocks
+
+    @property
     def name(self) -> str:
         """The schedule in one or two words."""
         stored = (self.store_hidden, self.store_enlarged, self.store_blocks)

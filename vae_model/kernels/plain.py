@@ -94,8 +94,7 @@ class CausalConvolution(PlainConvolution):
         pad, stride = 0 if sum(self.columns) else self.wanted.pads[0], self.wanted.stride
         if not self._tap_by_tap:
             clip = window.transpose(0, 1)[None]  # (1, in, T + taps - 1, n, W): a strip is a clip, channels innermost
-            out = functional.conv3d(clip, weight, bias, (1, stride, stride), padding=(0, 0, pad))
-            return out[0].transpose(0, 1).contiguous(memory_format=memory.memory_format)
+            return functional.conv3d(clip, weight, bias, (1, stride, stride), padding=(0, 0, pad))[0].transpose(0, 1)
         *before, last = weight
         out = functional.conv2d(window[len(before) :], last, bias, stride, padding=(0, pad))
         for number, tap in enumerate(before):

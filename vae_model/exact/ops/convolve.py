@@ -58,13 +58,15 @@ class Convolve(Op):
         return (self.conv.circular and self.conv.stride > 1) or super().kept(schedule, following, ends_level)
 
     def lay(self, walk: Walk, value: Value, level: int, groups: int | None) -> Value:
-        fast = walk.schedule[level].fast_rows
+        fast, lean = walk.schedule[level].fast_rows, walk.schedule[level].lean
         fill = None if self.norm is None else walk.fill(value, self.norm, level, self.before)
 
         def read(top: int, bottom: int, last: bool) -> Source:
             source = value.recipe(last)
             if self.conv.kernel == 1 and fill is None and self.after is None:
                 return PointwiseSource(walk.context, self.conv, source(top, bottom))
-            return ConvolvedSource(walk.context, self.conv, top, bottom, source, value.size, fill, self.after, fast)
+            return ConvolvedSource(
+                walk.context, self.conv, top, bottom, source, value.size, fill, self.after, fast, lean
+            )
 
         return Value(self.extent(value.size), read)

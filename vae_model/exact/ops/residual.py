@@ -63,14 +63,14 @@ class Residual(Op):
         return schedule.store_blocks or (ends_level and not self.streams)
 
     def lay(self, walk: Walk, value: Value, level: int, groups: int | None) -> Value:
-        size, context, fast = self.extent(value.size), walk.context, walk.schedule[level].fast_rows
+        size, context, schedule = self.extent(value.size), walk.context, walk.schedule[level]
         first = walk.fill(value, self.norm1, level, "silu")
 
         def hidden(source: MakeSource) -> MakeSource:
-            return _normed(walk, self.conv1, source, value.size, first, fast)
+            return _normed(walk, self.conv1, source, value.size, first, schedule)
 
         # Without statistics nothing is computed twice, so there is no reason to store what is inside.
-        if isinstance(self.norm2, Norm) and walk.schedule[level].store_hidden:
+        if isinstance(self.norm2, Norm) and schedule.store_hidden:
             moments = Moments(self.norm2.groups)
             inner, kept = self._store_hidden(walk, value, level, hidden, moments)
         else:
@@ -81,7 +81,7 @@ class Residual(Op):
         second = fill_maker(context, self.norm2, moments, "silu")
 
         def result(source: MakeSource) -> MakeSource:
-            return _normed(walk, self.conv2, source, size, second, fast)
+            return _normed(walk, self.conv2, source, size, second, schedule)
 
         def read(top: int, bottom: int, last: bool) -> Source:
             if inner is not None and kept is not None:
@@ -114,9 +114,11 @@ class Residual(Op):
 
 
 def _normed(
-    walk: Walk, conv: Conv, source: MakeSource, size: Extent, fill: Callable[[], Fill], fast_rows: int
+    walk: Walk, conv: Conv, source: MakeSource, size: Extent, fill: Callable[[], Fill], schedule: LevelSchedule
 ) -> MakeSource:
     def make(top: int, bottom: int) -> Source:
-        return ConvolvedSource(walk.context, conv, top, bottom, source, size, fill, None, fast_rows)
+        return ConvolvedSource(
+            walk.context, conv, top, bottom, source, size, fill, None, schedule.fast_rows, schedule.lean
+        )
 
     return make

@@ -41,9 +41,11 @@ class Upsample(Op):
         return schedule.store_enlarged and not following.streams
 
     def lay(self, walk: Walk, value: Value, level: int, groups: int | None) -> Value:
-        fast = walk.schedule[level].fast_rows
+        fast, lean = walk.schedule[level].fast_rows, walk.schedule[level].lean
 
         def read(top: int, bottom: int, last: bool) -> Source:
-            return UpsampledSource(walk.context, self.conv, top, bottom, value.recipe(last), value.size, fast_rows=fast)
+            return UpsampledSource(
+                walk.context, self.conv, top, bottom, value.recipe(last), value.size, fast_rows=fast, lean=lean
+            )
 
         return Value(self.extent(value.size), read)

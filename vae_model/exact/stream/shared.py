@@ -82,8 +82,9 @@ class _Reader(Source):
     def _cost(self, top: int, bottom: int) -> Cost:
         kept = self.shared.kept_bytes(top, bottom)
         if self.number:  # what it has passed is let go; of a plane's strips only the last are sure to be
-            whole = bottom >= self.bottom or not isinstance(self.shared.source, PlaneSource)
-            return Cost(0, 0, 0, opening=(0, -kept if whole else 0))
+            if isinstance(self.shared.source, PlaneSource):
+                return Cost(0, 0, 0, opening=(0, -kept if bottom >= self.bottom else 0))
+            return Cost(0, 0, -(bottom - top) * self.row_bytes, opening=(0, -kept))
         source = self.shared.source.cost(top, bottom)
         before, rest = source.first
         peak = max(0, source.peak - source.held) if bottom > top else 0

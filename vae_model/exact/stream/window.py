@@ -36,10 +36,12 @@ class Windowed(Source):
         fill: Callable[[], Fill] | None = None,
         after: str | None = None,
         fast_rows: int = 0,
+        lean: bool = False,
     ) -> None:
         """`fill`: makes what stands before it. `after`: a function of single values behind it.
 
         `fast_rows`: rows of a strip for which a faster method may be used where it pays, 0 for the plain one.
+        `lean`: of the window nothing is kept from strip to strip but the rows that are carried over.
         """
         self.conv, self.method = conv, context.method(self.kind, conv, source_size, fast_rows)
         self.taps = conv.taps_of(source_size.frames)
@@ -65,7 +67,7 @@ class Windowed(Source):
         self.fill_bytes: Callable[[int], int] | None = getattr(fill, "work_bytes", None)
         """Bytes beside the window and so many bytes of source rows while these are written into it."""
         self._layer: tuple[Fill, Any, Tensor | None] | None = None
-        self._odd = False
+        self._odd, self.lean = False, lean
         self._buffer: Tensor | None = None
         self._carried: Tensor | None = None
 
@@ -125,7 +127,7 @@ class Windowed(Source):
             window = self.context.strip(self._window_size, end - first + below)
             window[:zeros].zero_()
             # The first window holds the whole halo. Kept, it would stand beside the next strip's windows before it.
-            self._buffer = window if self.at > self.top else None
+            self._buffer = window if self.at > self.top and not self.lean else None
         whole, window = window, window[zeros:]
         window, rest = window[:, :, : end - first], window[:, :, end - first :]
         rest.zero_()
@@ -133,6 +135,7 @@ class Windowed(Source):
         row = 0 if self._carried is None else self._carried.shape[2]
         if self._carried is not None:
             window[:, :, :row] = self._carried
+            self._carried = None
         else:
             row = 0 if self.wraps else max(0, -self.place.offset - first)
         while pieces:  # each piece is let go as soon as it is in the window
@@ -157,7 +160,7 @@ class Windowed(Source):
         above = top - 1 if bottom == top > self.top else top
         window = (end - self._first(above) + self.method.rows_below(bottom - above)) * self.window_row_bytes
         carry = (end - self._first(bottom)) * self.carried_row_bytes if bottom < self.bottom else 0
-        stands = window + carry + weights + source.stands
+        stands = (0 if self.lean else window) + carry + weights + source.stands
         if bottom <= top:
             return Cost(0, 0, stands, source.parked, (0, 0))
         held = (bottom - top) * self.row_bytes
@@ -165,12 +168,17 @@ class Windowed(Source):
         if self.fill_bytes is not None:
             filling += self.fill_bytes(source.held)
         peak = max(source.peak, filling, making)
+        if (
+            self.lean and top > self.top
+        ):  # until they are in the window, the rows carried before stand for those to come
+            more = (self._end(top) - self._first(top)) * self.carried_row_bytes - carry
+            peak = max(source.peak + more, window + more + source.held, window - carry + filling, window + making)
         if top > self.top:
             return Cost(peak, held, stands, source.parked)
         before, rest = source.first
         most = weights + max(before, rest + window + max(filling, carry + making))
         if fold:  # while weights are made there is no window yet, and nothing has been read: only planes stand
             unread = self.source.cost(begin, begin).stands - source.stands
-            peak = max(peak, fold + unread - window)
+            peak = max(peak, fold + unread - (0 if self.lean else window))
             most = max(most, weights + fold + sum(plane.cost(plane.top, plane.top).stands for plane in self.planes))
         return Cost(peak, held, stands, source.parked, (most, weights + rest + carry))
