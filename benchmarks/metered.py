@@ -55,7 +55,7 @@ def metered(program: Program, shape: tuple[int, int, int, int], budget: int) -> 
     context = Context(1, torch.float16, META, spill=spill, attend=lambda q, k, v: torch.empty_like(q))
     x = torch.empty(shape, dtype=torch.float16, device=META)
     with torch.inference_mode(), LiveTensorMeter("meta") as meter:
-        run_program(program, plan.schedule, context, x, lambda top, rows: None)
+        run_program(program, plan.schedule, context, x, lambda top, rows: None, turned=plan.turned)
     return plan, meter.peak_bytes, spill.peak_host_bytes
 
 

@@ -62,7 +62,7 @@ def measure(program: Program, plan: Any, shape: tuple[int, int, int, int]) -> tu
     context = Context(1, torch.float16, META, spill=spill, attend=fused_attention)
     x = torch.empty(shape, dtype=torch.float16, device=META)
     with torch.inference_mode(), LiveTensorMeter("meta") as meter:
-        run_program(program, plan.schedule, context, x, lambda top, rows: None)
+        run_program(program, plan.schedule, context, x, lambda top, rows: None, turned=plan.turned)
     assert meter.current_bytes == 0
     return meter.peak_bytes, spill.peak_host_bytes
 

@@ -216,7 +216,7 @@ def test_predictions_hold_at_full_width(share: float) -> None:
     spill, x = Spill(META, outside_the_meter), torch.empty(shape, dtype=torch.float16, device=META)
     context = Context(shape[0], torch.float16, META, spill=spill, attend=lambda q, k, v: torch.empty_like(q))
     with torch.inference_mode(), LiveTensorMeter("meta") as meter:
-        run_program(program, plan.schedule, context, x, lambda top, rows: None)
+        run_program(program, plan.schedule, context, x, lambda top, rows: None, turned=plan.turned)
     assert meter.current_bytes == 0
     assert plan.peak_bytes <= budget
     assert 1.0 <= plan.peak_bytes / meter.peak_bytes <= 1.15, plan.table()

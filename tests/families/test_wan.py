@@ -1,4 +1,4 @@
-"""The Wan 2.1 and Qwen-Image autoencoder: equal to diffusers', exact in strips, single frames as ComfyUI has them."""
+"""The Wan 2.1 and Qwen-Image autoencoder: files, equal to diffusers', pictures exact in strips. `test_wan_clips`: clips."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from exact_vae.tests.families.test_diffusers_equality import CLOSE
 from exact_vae.vae_model.checkpoint.convert import convert_vae
 from exact_vae.vae_model.checkpoint.load import load_model
 from exact_vae.vae_model.checkpoint.save import to_layout
-from exact_vae.vae_model.errors import InputError, VAEFileError
+from exact_vae.vae_model.errors import VAEFileError
 from exact_vae.vae_model.exact.plan.search import make_plan
 from exact_vae.vae_model.exact.schedule import uniform
 from exact_vae.vae_model.families.ldm.config import LevelsConfig
@@ -176,20 +176,6 @@ def test_vae_takes_frames_and_images(model: Any, method: str) -> None:
     expected = ((model.decode(latent[:, :, 0]) + 1) / 2).clamp(0, 1).movedim(1, -1)
     torch.testing.assert_close(images, expected, rtol=0, atol=1e-4)
     assert torch.equal(vae.decode(latent[:, :, 0], method), images)
-
-
-def test_videos_are_refused_by_name(model: Any) -> None:
-    vae = load_vae(to_layout(model, "wan"), device="cpu", dtype="float32")
-    for what, call in {
-        "latents": lambda: vae.decode(torch.zeros(1, 16, 21, 4, 4)),
-        "pixels": lambda: vae.encode(torch.zeros(1, 21, 32, 32, 3)),
-    }.items():
-        with pytest.raises(InputError, match=rf"^{what}: expected a single frame, got a video of 21 frames: this VAE"):
-            call()
-    vae.not_video = False  # a batch is one video, as ComfyUI has it
-    with pytest.raises(InputError, match=r"^pixels: expected a single frame, got a video of 5 frames"):
-        vae.encode(torch.zeros(5, 32, 32, 3))
-    assert vae.encode(torch.zeros(1, 32, 32, 3)).shape == (1, 16, 1, 4, 4)
 
 
 def test_a_latent_file_of_a_frame(tmp_path: Path) -> None:

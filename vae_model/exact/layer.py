@@ -36,6 +36,8 @@ class Conv:
     mode: str = "zeros"
     first: int = 0
     """The first of the module's output channels that are computed."""
+    turned: bool = False
+    """Whether rows and columns of its kernel change places."""
     taps: int = 0
     """Frames that a result sees: its own and those before it, of which there are only zeros before the first frame.
     0: the stored weights have no axis of frames, and every frame is a picture."""
@@ -54,6 +56,7 @@ class Conv:
         """
         if self.taps:
             weight = weight[:, :, -1] if taps == 1 else weight[:, :, -taps:]
+        weight = weight.transpose(-1, -2) if self.turned else weight
         rows = slice(self.first, self.first + self.out_channels)
         return weight[rows], None if bias is None else bias[rows]
 

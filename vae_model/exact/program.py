@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from .extent import Extent
 from .layer import Conv, Norm, PixelNorm, UnsupportedModule
@@ -32,6 +32,8 @@ class Op(ABC):
     """Whether its result is larger than its input, by a convolution."""
     in_time: ClassVar[bool] = False
     """Whether it changes the frames of a clip: the first axis of what it gets is then that of the frames of one."""
+    turns: ClassVar[bool] = True
+    """Whether it is the same with rows and columns in each other's places, but for the kernels of its convolutions."""
     shares_rows: ClassVar[bool] = False
     """Whether ranks can share its rows: it asks the others for rows, moments, keys and values alone."""
 
@@ -127,6 +129,13 @@ class Program:
         return [op for op, at in zip(self.ops, self.levels, strict=True) if at == level]
 
     @cached_property
+    def turned(self) -> Program | None:
+        """The program of images with rows and columns in each other's places; None where there is none."""
+        if not all(op.turns for op in self.ops):
+            return None
+        return replace(self, ops=tuple(_turned(op) for op in self.ops))
+
+    @cached_property
     def in_time(self) -> bool:
         """Whether it runs clips: inputs (T, C, H, W) are then the frames of one, else they are T pictures."""
         return any(op.in_time for op in self.ops)
@@ -153,6 +162,17 @@ class Program:
             total += op.flops(extent, batch)
             extent = op.extent(extent)
         return total
+
+
+def _turned(part: Any) -> Any:
+    """An op with all of its convolutions turned."""
+    if isinstance(part, Conv):
+        return replace(part, turned=not part.turned)
+    if isinstance(part, tuple):
+        return tuple(map(_turned, cast("tuple[Any, ...]", part)))
+    if isinstance(part, Op) and is_dataclass(part):
+        return replace(part, **{field.name: _turned(getattr(part, field.name)) for field in fields(part)})
+    return part
 
 
 _ANY_SIZE = 1024

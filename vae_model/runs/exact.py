@@ -167,8 +167,9 @@ class ExactRun:
                 plan.schedule,
                 self._context(),
                 run.x[item : item + run.group],
-                lambda top, rows: self._put(item, top, rows),
+                lambda first, strip: self._put(item, first, strip, plan.turned),
                 prepare=prepare,
+                turned=plan.turned,
                 check=run.host.check_interrupt,
                 report=report,
             )
@@ -185,10 +186,10 @@ class ExactRun:
         run.host.soft_empty_cache()  # outside the except block: its traceback would keep the failed tensors alive
         return False
 
-    def _put(self, item: int, top: int, rows: Tensor) -> None:
-        largest = rows.amax()
+    def _put(self, item: int, first: int, strip: Tensor, turned: bool) -> None:
+        largest = strip.amax()
         self._largest = largest if self._largest is None else torch.maximum(self._largest, largest)
-        self.run.put(item, top, self.half.finish(rows))
+        self.run.put(item, first, self.half.finish(strip), by_columns=turned)
 
     def _context(self) -> Context:
         run, host = self.run, self.run.host

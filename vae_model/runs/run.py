@@ -53,9 +53,11 @@ class Run:
         """What belongs to images `item` and those behind it, (b, D, H', W')."""
         return self.out[item if self.group_out is None else item // self.group * self.group_out :]
 
-    def put(self, item: int, top: int, rows: Tensor) -> None:
-        """Take finished rows (b, D, n, W') into the result."""
-        self.write(self.result(item)[: len(rows), :, top : top + rows.shape[2]], rows)
+    def put(self, item: int, first: int, strip: Tensor, *, by_columns: bool = False) -> None:
+        """Take finished rows (b, D, n, W'), or columns (b, D, H', n), into the result."""
+        axis = 3 if by_columns else 2
+        place = self.result(item)[: len(strip)].narrow(axis, first, strip.shape[axis])
+        self.write(place, strip)
 
     def report(self, fraction: float) -> None:
         """Tell how far the run is."""

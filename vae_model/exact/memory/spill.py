@@ -36,6 +36,12 @@ class Parked:
         flat = self.buffer[: self.shape.numel() * self.dtype.itemsize].view(self.dtype)
         return flat.as_strided(self.shape, self.stride)
 
+    def image(self, number: int) -> Parked:
+        """One of its images, (1, C, rows, W); images lie one behind the other."""
+        size = self.stride[0] * self.dtype.itemsize
+        buffer = self.buffer[number * size : (number + 1) * size]
+        return Parked(buffer, torch.Size((1, *self.shape[1:])), self.stride, self.dtype, self.written)
+
     def settled(self) -> Tensor:
         """The same, once it is written: for readers in main memory."""
         if self.written is not None:
@@ -73,19 +79,27 @@ class Spill:
         buffer, read = waiting.pop() if waiting else (self._allocate(size), None)
         parked = Parked(buffer, strip.shape, strip.stride(), strip.dtype)
         self._count(size)
-        self.bytes_out += size
-        self.settle()
-        self._leaving = strip
-        if not self._asynchronous:
-            parked.view().copy_(strip)
-            return parked
-        self._outbound.wait_stream(torch.cuda.current_stream(self.device))
-        if read is not None:
-            self._outbound.wait_event(read)
-        with torch.cuda.stream(self._outbound):
-            parked.view().copy_(strip, non_blocking=True)
-            parked.written = self._outbound.record_event()
+        parked.written = self._copy_out(strip, parked, read)
         return parked
+
+    def rewrite(self, parked: Parked, number: int, image: Tensor) -> None:
+        """Put another image (1, C, rows, W) in the place of one of a parked strip's."""
+        parked.written = self._copy_out(image, parked.image(number), parked.written)
+
+    def _copy_out(self, x: Tensor, place: Parked, after: Any) -> Any:
+        """Begin to copy; the event after which it is there. `after`: the event that it waits for."""
+        self.bytes_out += x.numel() * x.dtype.itemsize
+        self.settle()
+        self._leaving = x
+        if not self._asynchronous:
+            place.view().copy_(x)
+            return None
+        self._outbound.wait_stream(torch.cuda.current_stream(self.device))
+        if after is not None:
+            self._outbound.wait_event(after)
+        with torch.cuda.stream(self._outbound):
+            place.view().copy_(x, non_blocking=True)
+            return self._outbound.record_event()
 
     def fetch(self, parked: Parked) -> tuple[Tensor, Any]:
         """Begin to bring a strip back: (device tensor, event to wait for or None). `arrived` waits for it."""

@@ -11,7 +11,6 @@ from torch import Tensor
 
 from ...attention.streamed import linear, streamed_attention, streaming_bytes
 from ...attention.workspace import attention_bytes
-from ...kernels.profile import profile_of
 from ..extent import Extent
 from ..layer import Conv, Norm, PixelNorm
 from ..memory.spill import Parked
@@ -22,8 +21,10 @@ from ..stream.passes import Check
 from ..stream.plane import Plane
 from ..stream.ranks import Tokens, block_rows
 from ..stream.source import PlaneSource
+from ..stream.tokens import attend, normalised, strip_bounds
 from ..stream.value import Value, stored
 from ..stream.walk import Walk
+from .attend_frames import FramesAttentionPass
 
 
 class Block(NamedTuple):
@@ -35,7 +36,7 @@ class Block(NamedTuple):
 
 @dataclass(frozen=True)
 class Attend(Op):
-    """x + proj_out(attention(norm(x))) over all positions, one head."""
+    """x + proj_out(attention(norm(x))) over all positions of an image or a frame, one head."""
 
     before: Norm | PixelNorm
     q: Conv
@@ -69,6 +70,10 @@ class Attend(Op):
 
     def lay(self, walk: Walk, value: Value, level: int, groups: int | None) -> Value:
         assert value.plane is not None  # a plane always stands before what reads all at once
+        if value.size.frames > 1 and walk.context.share.count == 1:
+            fill = walk.fill(value, self.before, level, None)
+            walk.perform(FramesAttentionPass(walk.context, self.layers, level, value.plane, fill))
+            return Value(value.size, stored(value.plane).rows, None, value.plane)
         moments = None if groups is None else Moments(groups)
         target = walk.plane(value.size, level)
         fill = walk.fill(value, self.before, level, None)
@@ -107,12 +112,12 @@ class AttentionPass:
         q, proj_out = self.context.conv_weights(self.op.q), self.context.conv_weights(self.op.proj_out)
         rows = PlaneSource(self.source, 0, self.height, consume=True)
         work, done = self.work, 0
-        for index, (_, bottom) in enumerate(_bounds(self.source)):
+        for index, (_, bottom) in enumerate(strip_bounds(self.source)):
             check()
             (x,) = rows.take(bottom)
-            tokens = linear(self._normalised(fill, x), *q)
+            tokens = linear(normalised(self.context, fill, x), *q)
             if whole is not None:
-                tokens = self._attend(tokens, *whole)
+                tokens = attend(self.context, tokens, *whole)
             else:
                 tokens = streamed_attention(tokens, self._fetched(blocks), check)
             result = linear(tokens, *proj_out)
@@ -131,11 +136,6 @@ class AttentionPass:
         if self.context.spill is not None:
             self.context.spill.settle()
 
-    def _attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        if self._fused:
-            return self.context.attend(q, k, v)
-        return self.context.attend(q, k, v, max_bytes=profile_of(self.context.device.type).slice_bytes)
-
     def _keys_and_values(self, fill: Fill, check: Check) -> tuple[list[Block], tuple[Tensor, Tensor] | None]:
         """All keys and values: as two whole tensors, or as blocks where they are streamed."""
         context, channels = self.context, self.source.size.channels
@@ -147,10 +147,10 @@ class AttentionPass:
             like = {"dtype": context.dtype, "device": context.device}
             whole = (torch.empty(shape, **like), torch.empty(shape, **like))  # pyright: ignore
         rows = PlaneSource(self.source, 0, self.height, consume=False)
-        for top, bottom in _bounds(self.source):
+        for top, bottom in strip_bounds(self.source):
             check()
             (x,) = rows.take(bottom)
-            tokens = self._normalised(fill, x)
+            tokens = normalised(self.context, fill, x)
             if whole is not None:
                 for target, (weight, bias) in zip(whole, weights, strict=True):
                     target[:, self._tokens(top, bottom)] = linear(tokens, weight, bias)
@@ -195,12 +195,6 @@ class AttentionPass:
             parts.append(parked.settled()[:, (top - first) * self.width : (end - first) * self.width])
             top = end
         return torch.cat(parts, dim=1).to(self.context.device)
-
-    def _normalised(self, fill: Fill, x: Tensor) -> Tensor:
-        """norm(x) as tokens, (B, rows * W, C)."""
-        target = self.context.empty(*x.shape)
-        fill(target, x)
-        return target.permute(0, 2, 3, 1).flatten(1, 2)
 
     def _as_strip(self, tokens: Tensor, x: Tensor) -> Tensor:
         """x plus tokens (B, rows * W, C), in the run's memory order."""
@@ -269,8 +263,3 @@ class AttentionPass:
             return streaming_bytes(batch * tokens, batch * tokens, channels, dtype, device_type)
         keys = self.place.whole * self.width
         return attention_bytes(tokens, keys, channels, dtype, device_type, fused=self._fused, batch=batch)
-
-
-def _bounds(plane: Plane) -> list[tuple[int, int]]:
-    height = plane.size.height
-    return [(top, min(height, top + plane.strip_rows)) for top in range(0, height, plane.strip_rows)]

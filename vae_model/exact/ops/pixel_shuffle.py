@@ -20,6 +20,7 @@ class PixelShuffle(Op):
     statistics: Statistics | None
 
     shares_rows = True
+    turns = False
 
     @property
     def name(self) -> str:
@@ -49,6 +50,7 @@ class PixelUnshuffle(Op):
     """4C."""
 
     shares_rows = True
+    turns = False
 
     @property
     def name(self) -> str:

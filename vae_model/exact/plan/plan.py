@@ -38,6 +38,8 @@ class Plan:
     need: Need
     untiled_work: int
     """Operations of the untiled run."""
+    turned: bool = False
+    """Whether it goes by columns: strips are so many of these, and rows are meant where columns are spoken of."""
 
     @property
     def schedule(self) -> Schedule:
@@ -76,7 +78,8 @@ class Plan:
 
     def table(self) -> str:
         """For people: a line per level and the totals."""
-        rows = [("level", "plane", "schedule", "strip rows", "on device", "device peak", "host", "moved")]
+        strips = "strip columns" if self.turned else "strip rows"
+        rows = [("level", "plane", "schedule", strips, "on device", "device peak", "host", "moved")]
         for number, level in enumerate(self.levels):
             rows.append(
                 (
@@ -111,6 +114,7 @@ class Plan:
             "peak_bytes": self.peak_bytes,
             "host_bytes": self.host_bytes,
             "moved_bytes": self.moved_bytes,
+            "turned": self.turned,
             "work_ratio": round(self.work_ratio, 4),
             "levels": [
                 asdict(level) | {"schedule": asdict(level.schedule) | {"name": level.schedule.name}}

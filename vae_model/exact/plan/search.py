@@ -6,8 +6,7 @@ resident, recompute, partial spill, full spill, computing everything again, each
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import replace
+from collections.abc import Callable
 
 import torch
 
@@ -15,30 +14,17 @@ from ...errors import MemoryBudgetError
 from ...errors.bytesize import format_bytes
 from ...kernels.method import Machine
 from ...kernels.methods import this_machine
-from ...kernels.profile import profile_of
 from ..extent import Extent
 from ..program import Program
 from ..schedule import LevelSchedule
 from ..sharding.share import WHOLE, Share
-from ..stream.value import Value
-from .choice import Choice
+from .level import LevelSearch
 from .plan import LevelPlan, Plan
-from .sizing import Need, Sized, Sizing, level_sizes
+from .sizing import Need, Sizing
 
-_SHARES = 16
 _NAMED_TRIES = 4
 _NAMED_SLACK = 1.006
 """What rounding to three digits takes away at most."""
-PLAIN_COST = 1.8
-"""Time of plain 3x3 convolutions in that of fast ones (1.5 for 128 channels, 2.5 for 256 and 512 on a CPU)."""
-_FAST_ROWS = 4
-"""Strips are a multiple of so many rows where fast convolution shall not compute rows in vain."""
-_COST = {"resident": 1.0, "recompute": 1.15, "recompute all": 2.3}
-"""Usual work of the three ways of storing: the order in which they are tried."""
-_LOWER_TRIES = 1
-"""Once something fits, so many lower strips are tried for a schedule of less work."""
-_LOWER_GAIN = 1.1
-"""What lower strips must gain at least: their overhead is not predicted."""
 KINDS = ("resident", "recompute", "spill")
 
 
@@ -83,226 +69,102 @@ def make_plan(
             f"shape: expected (batch, {program.in_channels}, height, width), got {shape}: plan another one"
         )
     machine = machine or this_machine(device_type, dtype)
-    sizing = Sizing(program, shape, dtype, device_type, share, fused_attention, machine)
-    search = _Search(sizing, shape, dtype, device_budget, host_budget, device_type, prefer, strip_rows, allow)
+    way = program, shape
+    if share is WHOLE and strip_rows is None:
+        way = _shorter_way(program, shape)
+    sizing = Sizing(way[0], way[1], dtype, device_type, share, fused_attention, machine)
+    level = LevelSearch(sizing, way[1], dtype, device_budget, host_budget, device_type, prefer, strip_rows, allow)
+    search = _Search(level, way[1], dtype, way[0] is not program)
     found = search.run()
     if isinstance(found, Plan):
         return found
     # Another budget may lead to other schedules: what is named as enough has been tried.
     for _ in range(_NAMED_TRIES):
-        search.device_budget = int(found * _NAMED_SLACK)
+        level.device_budget = int(found * _NAMED_SLACK)
         again = search.run()
         if isinstance(again, Plan):
             break
-        found = max(again, search.device_budget)
-    raise MemoryBudgetError(search.message(search.device_budget, device_budget), search.device_budget)
+        found = max(again, level.device_budget)
+    raise MemoryBudgetError(search.message(level.device_budget, device_budget), level.device_budget)
+
+
+def _shorter_way(program: Program, shape: tuple[int, int, int, int]) -> tuple[Program, tuple[int, int, int, int]]:
+    """Clips go along their longer side: what stands of a layer are lines across it, of all frames."""
+    frames, channels, height, width = shape
+    if not program.in_time or frames == 1 or width <= height or program.turned is None:
+        return program, shape
+    return program.turned, (frames, channels, width, height)
 
 
 class _Search:
-    """The choice of every level's schedule."""
+    """The choice of every level's schedule, in the order in which they run."""
 
-    def __init__(
-        self,
-        sizing: Sizing,
-        shape: tuple[int, int, int, int],
-        dtype: torch.dtype,
-        device_budget: int,
-        host_budget: int,
-        device_type: str,
-        prefer: str | None,
-        strip_rows: int | None,
-        allow: Callable[[int, LevelSchedule], bool] | None,
-    ) -> None:
-        self.sizing, self.program = sizing, sizing.program
-        self.shape, self.dtype = shape, dtype
-        self.device_budget, self.host_budget = device_budget, host_budget
-        self.prefer, self.strip_rows, self.allow = prefer, strip_rows, allow
-        batch, frames = self.program.batch_and_frames(shape[0])
-        self.batch, self.sizes = batch, level_sizes(self.program, shape[2], shape[3], frames)
-        profile = profile_of(device_type)
-        self.elements, self.work_per_byte = profile.strip_elements, profile.work_per_byte
+    def __init__(self, level: LevelSearch, shape: tuple[int, int, int, int], dtype: torch.dtype, turned: bool) -> None:
+        self.level, self.sizing, self.program, self.sizes = level, level.sizing, level.sizing.program, level.sizes
+        self.shape, self.dtype, self.turned = shape, dtype, turned
         self.smallest_host_bytes = 0
-        self.streamed_from = 0
-        """The first of the levels that store nothing where they need not."""
-        self.fast = profile.fewer_multiplications and dtype == torch.float32
 
     def run(self) -> Plan | int:
         """The plan, or the bytes that the smallest schedules need where one of them does not fit.
 
-        A plane that is stored stands in the way of all that follows: where nothing need be stored and no plan fits, the
-        last levels store nothing, then those before them, too.
+        A plane that is stored stands in the way of all that follows. Where nothing need be stored and no plan fits that
+        copies nothing to host memory, the last levels store nothing, then those before them, too; and what is stored
+        before these waits in host memory.
         """
-        levels, needed = len(self.sizes), list[int]()
-        for first in range(levels, -1 if self.program.streams else levels - 1, -1):
-            self.streamed_from = first
+        plans, needed = list[Plan](), list[int]()
+        for waits, first in self._ways():
+            self.level.waits, self.level.streamed_from = waits, first
             found = self._levels()
-            if isinstance(found, Plan):
+            if isinstance(found, int):
+                needed.append(found)
+            elif not found.moved_bytes:
                 return found
-            needed.append(found)
-        return min(needed)
+            else:
+                plans.append(found)
+        return (
+            min(plans, key=lambda plan: plan.work + self.level.work_per_byte * plan.moved_bytes)
+            if plans
+            else min(needed)
+        )
+
+    def _ways(self) -> list[tuple[bool, int]]:
+        """(whether planes before them wait, the first of the levels that store nothing), in the order of their work."""
+        levels = len(self.sizes)
+        if not self.program.streams:
+            return [(False, levels)]
+        waits = [False, True] if self.level.host_budget else [False]
+        return [(wait, first) for wait in waits for first in range(levels, -1, -1)]
 
     def _levels(self) -> Plan | int:
         """Level by level; a level that nothing fits is given its smallest schedule, to tell what would be needed."""
         value, levels, total, failed = self.sizing.start, list[LevelPlan](), Need(), False
         for level, size in enumerate(self.sizes):
-            found, rejected = self._level(level, value)
+            found, rejected = self.level.best(level, value)
             value, need = found.value, found.need
-            failed |= not self._fits(found)
-            levels.append(LevelPlan(size.height, size.width, size.channels, found.schedule, need, tuple(rejected)))
+            failed |= not self.level.fits(found)
+            height, width = self._sides(size)
+            levels.append(LevelPlan(height, width, size.channels, found.schedule, need, tuple(rejected)))
             total += need
         if failed:
             self.smallest_host_bytes = total.host_bytes
             return total.peak_bytes
+        images, channels, height, width = self.shape
+        shape = (images, channels, width, height) if self.turned else self.shape
         return Plan(
-            self.shape, self.dtype, self.device_budget, self.host_budget, tuple(levels), total,
-            self.program.flops(self.shape),
+            shape, self.dtype, self.level.device_budget, self.level.host_budget, tuple(levels), total,
+            self.program.flops(self.shape), self.turned,
         )  # fmt: skip
+
+    def _sides(self, size: Extent) -> tuple[int, int]:
+        """Height and width as users know them."""
+        return (size.width, size.height) if self.turned else (size.height, size.width)
 
     def message(self, needed: int, budget: int) -> str:
         """Why there is no plan."""
         size = self.sizes[-1] if self.sizes[-1].height >= self.sizes[0].height else self.sizes[0]
-        host = self.smallest_host_bytes
+        (height, width), host = self._sides(size), self.smallest_host_bytes
         also = f" and {format_bytes(host)} of host memory" if host else ""
         return (
-            f"{size.width} x {size.height}: expected a budget of at least {format_bytes(needed)}{also}, "
+            f"{width} x {height}: expected a budget of at least {format_bytes(needed)}{also}, "
             f"got {format_bytes(budget)}: allow more memory or use a smaller image"
         )
-
-    def _fits(self, found: Sized) -> bool:
-        return found.fits(self.device_budget, self.host_budget)
-
-    def _score(self, found: Sized) -> float:
-        return self._floor(found) + self.work_per_byte * found.moved_bytes
-
-    def _floor(self, found: Sized) -> float:
-        """The score without any copies; neither the strips' height nor what waits elsewhere changes it."""
-        return (PLAIN_COST if self.fast and not found.schedule.fast_convolution else 1.0) * found.work
-
-    def _level(self, level: int, value: Value) -> tuple[Sized, list[str]]:
-        """The best schedule that fits, else the smallest one; and a line for each that was rejected."""
-        choice = Choice()
-        for tries, rows in enumerate(self._heights(level)):
-            if choice.best is not None and (tries > _LOWER_TRIES or self._beaten(choice.floor, choice.best)):
-                break
-            self._try(choice, level, rows, value)
-            if choice.best is not None and choice.best.schedule == self._first(level, choice.best.schedule.strip_rows):
-                break
-        return choice.best or min(choice.failed, key=self._size), list(choice.rejected.values())
-
-    def _try(self, choice: Choice, level: int, rows: int, value: Value) -> None:
-        """All that may be stored, in strips of that height."""
-        variants = self._variants(level, rows)
-        for number, variant in enumerate(variants):
-            if choice.best is not None and all(
-                other.name in choice.judged
-                and self._beaten(self._floor(self.sizing.level(level, other, value)), choice.best)
-                for other in variants[number:]
-            ):
-                return
-            choice.judged.add(variant.name)
-            enough = False
-            for found in self._shares(level, variant, value, choice.best):
-                fits, floor = self._fits(found), self._floor(found)
-                enough |= fits and not found.moved_bytes
-                if not fits:
-                    choice.failed.append(found)
-                    if variant.name not in choice.rejected:
-                        reason = f"{found.schedule.name}, strips of {rows}: {self._why(found.need)}"
-                        choice.rejected[variant.name] = reason
-                elif not self._beaten(self._score(found), choice.best):
-                    choice.best = found
-                choice.floor = min(choice.floor, floor)
-                if self._beaten(floor, choice.best):
-                    break  # whatever of it waits in main memory
-            if enough:
-                return  # variants come in the order of their work
-
-    def _beaten(self, score: float, best: Sized | None) -> bool:
-        """Whether so much is not worth it, as others may have less overhead."""
-        return best is not None and score * _LOWER_GAIN >= self._score(best)
-
-    def _first(self, level: int, rows: int) -> LevelSchedule:
-        """The schedule of least work."""
-        return self._variants(level, rows)[0]
-
-    def _size(self, found: Sized) -> tuple[bool, int]:
-        return found.need.host_bytes > self.host_budget, found.need.peak_bytes
-
-    def _why(self, need: Need) -> str:
-        if need.peak_bytes > self.device_budget:
-            return f"needs {format_bytes(need.peak_bytes)} of {format_bytes(self.device_budget)}"
-        return f"needs {format_bytes(need.host_bytes)} of {format_bytes(self.host_budget)} host memory"
-
-    def _heights(self, level: int) -> list[int]:
-        """Strip heights to try, the best first."""
-        size, last = self.sizes[level], self.sizes[-1]
-        row = self.batch * size.frames * size.width * size.channels
-        best = max(1, min(size.height, self.elements // row))
-        if self.strip_rows is not None:
-            best = max(1, min(size.height, self.strip_rows * size.height // last.height))
-        heights = [best, *(max(1, best // share) for share in (4, 16, 256) if best // share >= 1), 1]
-        if self.fast and self.strip_rows is None:
-            heights = [rows // _FAST_ROWS * _FAST_ROWS or rows for rows in heights]
-        return list(dict.fromkeys(heights))
-
-    def _variants(self, level: int, rows: int) -> list[LevelSchedule]:
-        """What may be stored, from least time to most."""
-        variants = [found for found in self._stored(level, rows) if self.allow is None or self.allow(level, found)]
-        if level >= self.streamed_from:
-            variants = [found for found in variants if not found.store_blocks] or variants
-        if not self.fast:
-            return variants
-        fast = [replace(variant, fast_convolution=True) for variant in variants if rows % _FAST_ROWS == 0]
-        costs = [_COST.get(variant.name, 1.0) for variant in fast]
-        costs += [PLAIN_COST * _COST.get(variant.name, 1.0) for variant in variants]
-        return [variant for _, variant in sorted(zip(costs, fast + variants, strict=True), key=lambda pair: pair[0])]
-
-    def _stored(self, level: int, rows: int) -> Iterator[LevelSchedule]:
-        """What may be stored, from least work to most."""
-        ops = self.program.level_ops(level)
-        blocks = any(op.inner_plane for op in ops)
-        upsamples = any(op.upsamples for op in ops) and blocks
-        base = LevelSchedule(rows)
-        forced = self.prefer if self._is_large(self.sizes[level]) else None
-        if forced == "recompute":
-            yield replace(base, store_hidden=not blocks, store_enlarged=not upsamples)
-            return
-        yield base
-        if any(op.at_once for op in ops) and self.host_budget:
-            yield replace(base, stream_attention=True, device_share=0.0)
-        if forced is not None or not blocks:
-            return
-        # The upsampled plane that opens a level is its largest: the peak falls only when neither it nor a hidden one is
-        # stored, so the two are given up together.
-        yield replace(base, store_hidden=False, store_enlarged=not upsamples)
-        yield replace(base, store_hidden=False, store_enlarged=not upsamples, store_blocks=False)
-
-    def _is_large(self, size: Extent) -> bool:
-        return 4 * size.height * size.width > max(other.height * other.width for other in self.sizes)
-
-    def _shares(self, level: int, variant: LevelSchedule, value: Value, best: Sized | None) -> Iterator[Sized]:
-        """The variant with everything on the device; then, where host memory may be used, with as much as fits.
-
-        Not what copies so much that it would not replace `best`, whether it fits or not.
-        """
-        forced = self.prefer == "spill" and self._is_large(self.sizes[level])
-        whole = self.sizing.level(level, variant, value)
-        if not forced:
-            yield whole
-        if not self.host_budget or (self._fits(whole) and not forced) or variant.device_share == 0:
-            return
-        none = self.sizing.level(level, replace(variant, device_share=0.0), value)
-        if not self._fits(none) or forced:
-            yield none
-            return
-        room, span = self.device_budget - none.need.peak_bytes, whole.need.peak_bytes - none.need.peak_bytes
-        share = int(_SHARES * room / max(1, span)) / _SHARES
-        while share > 0:
-            some = self.sizing.level(level, replace(variant, device_share=min(share, 1 - 1 / _SHARES)), value)
-            if self._beaten(self._score(some), best):
-                return
-            if self._fits(some):
-                yield some
-                return
-            share -= 1 / _SHARES
-        yield none

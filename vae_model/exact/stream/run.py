@@ -21,12 +21,14 @@ def run_program(
     emit: Emit,
     *,
     prepare: Callable[[Tensor], Tensor] = lambda rows: rows,
+    turned: bool = False,
     check: Check = lambda: None,
     report: Callable[[int], None] = lambda work: None,
 ) -> None:
     """Run a program on x; its result goes to `emit` strip by strip, equal to the module's own up to rounding.
 
     Args:    x: (B, C, H, W), or (T, C, H, W) of a clip, on any device, in any float dtype; converted strip by strip.
+             turned: whether to go by columns, from left to right: all that is said of rows below is true of these.
              prepare: applied to each strip of x as it lies there, before the conversion.
              emit: called with (first row, rows (B, C, n, W)) in order; rows of the context's share, counted from its
              first one.
@@ -38,11 +40,18 @@ def run_program(
     def perform(part: Performable) -> None:
         part.run(check, report)
 
+    def give(first: int, strip: Tensor) -> None:
+        emit(first, strip.transpose(2, 3) if turned else strip)
+
+    if turned:
+        assert program.turned is not None
+        program, x = program.turned, x.transpose(2, 3)
     try:
-        walk = Walk(program, schedule, context, perform, emit)
+        walk = Walk(program, schedule, context, perform, give)
         height = context.share.local(x.shape[2])
-        _, frames = program.batch_and_frames(len(x))
-        walk.run(walk.start(height, x.shape[3], frames, lambda top, bottom: prepare(x[:, :, top:bottom])))
+        walk.run(
+            walk.start(height, x.shape[3], len(x) // context.batch, lambda top, bottom: prepare(x[:, :, top:bottom]))
+        )
     finally:
         if context.spill is not None:
             context.spill.close()
