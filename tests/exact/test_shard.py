@@ -99,6 +99,11 @@ def test_every_family_decodes_as_untiled(answers: Path, family: str) -> None:
 
 
 @by_ranks
+def test_clips_decode_as_untiled(answers: Path, ranks: int) -> None:
+    assert_decoded(answer(answers, "clips", ranks))
+
+
+@by_ranks
 def test_the_bundled_vae_decodes_as_untiled(answers: Path, ranks: int) -> None:
     found = answer(answers, "bundled", ranks)
     assert_decoded(found)

@@ -1,4 +1,4 @@
-"""The Wan 2.1 and Qwen-Image autoencoder: files, equal to diffusers', pictures exact in strips. `test_wan_clips`: clips."""
+"""The Wan 2.1 and Qwen-Image autoencoder: its files, and pictures equal to diffusers' and exact in strips."""
 
 from __future__ import annotations
 

@@ -311,14 +311,8 @@ def test_every_way_of_storing(turned: bool, channels_last: bool) -> None:
     x, program = clip("decode", (3, 3, 4))[0], coders()["decode"].program
     expected = whole("decode", x[None], model())[0]
     stores = {"store_blocks": False, "store_hidden": False, "store_enlarged": False}
-    ways: list[dict[str, Any]] = [
-        {},
-        stores,
-        {"device_share": 0.4},
-        {"device_share": 0.0},
-        {**stores, "device_share": 0.0},
-    ]
-    for options in ways:
+    ways: list[dict[str, Any]] = [{}, {"device_share": 0.4}, {"device_share": 0.0}]
+    for options in (*ways, *({**stores, **way} for way in ways)):
         for rows in (1, 3):
             schedule = uniform(program.level_count, rows, **options)
             context = Context(1, x.dtype, x.device, channels_last, spill=Spill(x.device))

@@ -27,6 +27,7 @@ from ..exact.stream.ranks import RankStopped
 from ..families.table import decoder_of
 from ..host import ENDLESS, Report, Watch
 from .checks import check_latents, check_timesteps
+from .clips import frames_of_latents
 from .exact import ExactRun
 from .run import Progress, Run
 
@@ -48,13 +49,14 @@ def decode_sharded(
     Args:    samples, timesteps: as for `VAE.decode`, the same on all ranks.
              memory: bytes for this rank's run above the weights, None for what is free.
              neighbours: ranks that share this rank's main memory.
-    Returns: (B, h * f, w * f, C) float32 0..1 on rank 0, None on the others.
+    Returns: (B, h * f, w * f, C) float32 0..1 on rank 0, of clips (B, F, h * f, w * f, C), None on the others.
     Raises:  InputError for more ranks than rows of latent cells or latents that this VAE cannot take,
              MemoryBudgetError where the share of some rank does not fit, RankStopped where another rank failed.
     """
     with ranks.together():
-        z = check_latents(samples, vae.latent_channels)
-        group = check_timesteps(timesteps, len(z), vae.is_temporal)
+        z, clip = frames_of_latents(samples, vae.latent_dim == 3)
+        z = check_latents(z, vae.latent_channels)
+        group = clip if clip > 1 else check_timesteps(timesteps, len(z), vae.is_temporal)
         share = Share(z.shape[2], ranks.rank, ranks.count)
         require_sharded(vae)
         _require_equal(ranks, [*z.shape, group, vae.vae_dtype.itemsize])
@@ -62,7 +64,8 @@ def decode_sharded(
         rows = [(top * f, bottom * f) for top, bottom in map(share.bounds, range(ranks.count))]
         (top, bottom), height = rows[ranks.rank], z.shape[2] * f
         first = ranks.rank == 0
-        shape = (len(z), height if first else bottom - top, z.shape[3] * f, vae.output_channels)
+        made = 1 + (clip - 1) * vae.time_factor
+        shape = (len(z) // clip * made, height if first else bottom - top, z.shape[3] * f, vae.output_channels)
         out = torch.empty(shape, dtype=torch.float32, device=vae.output_device)  # plain: see `plain_output`
 
         report = vae.last_report = Report.of(vae, "decode", len(z), height, shape[2])
@@ -81,9 +84,11 @@ def decode_sharded(
                 watch=watch,
                 progress=progress,
                 group=group,
+                group_out=made if clip > 1 else None,
             )
             vae.last_plan = ShardedRun(run, share=share, ranks=ranks, neighbours=neighbours).items()
             ranks.collect(out[:, : bottom - top], out if first else None, rows)
+        out = out if clip == 1 else out.unflatten(0, (-1, made))
         return out if first else None
 
 

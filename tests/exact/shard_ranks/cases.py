@@ -217,6 +217,12 @@ def of_family(name: str) -> Case:
     return case
 
 
+def clips(ranks: DistributedRanks) -> Answer:
+    """Two of nine frames each."""
+    z = hard_input(2 * 3, 16, 5, 3).float().unflatten(0, (2, 3)).transpose(1, 2)
+    return against_untiled(family("Wan 2.1, Qwen-Image"), z, ranks)
+
+
 def bundled(ranks: DistributedRanks) -> Answer:
     """The VAE that ships with the project, two images of an odd size."""
     vae = load_vae("bundled", device="cpu", dtype="float32", host=RankHost())
@@ -252,6 +258,7 @@ FAMILY_RANKS = 3
 DECODES: dict[str, Case] = {name: of_family(name) for name in ROWS}
 OTHERS: dict[str, Case] = {
     "bundled": bundled,
+    "clips": clips,
     "statistics": wide_statistics,
     "little memory on one": little_memory_on_one,
 }
