@@ -130,7 +130,7 @@ def test_sizes_are_those_of_the_modules(height: int, width: int) -> None:
         size = Extent(program.in_channels, height, width)
         for op in program.ops:
             size = op.extent(size)
-        assert size == tuple(expected)
+        assert size == Extent(*expected)
 
 
 def test_a_program_holds_modules_and_no_weights() -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from exact_vae.benchmarks.meter import LiveTensorMeter
+from exact_vae.vae_model.exact.extent import Extent
 from exact_vae.vae_model.exact.layer import Conv
 from exact_vae.vae_model.exact.read import read_conv
 from exact_vae.vae_model.exact.stream.context import Context
@@ -101,7 +102,9 @@ def test_errors_stay_within_32_roundings(channels: int) -> None:
 
 def chosen(conv: Conv) -> Any:
     """The tiles of the method that a run takes."""
-    method: Any = Context(1, torch.float32, torch.device("cpu")).method("convolve", conv, 64, 16)
+    method: Any = Context(1, torch.float32, torch.device("cpu")).method(
+        "convolve", conv, Extent(conv.in_channels, 16, 64), 16
+    )
     return method.tiles
 
 

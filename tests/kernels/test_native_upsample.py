@@ -124,7 +124,9 @@ def test_strips_that_begin_with_any_row(first: int, step: int, monkeypatch: pyte
 
 def chosen(conv: Conv) -> Any:
     """The tiles of the method that a run takes."""
-    method: Any = Context(1, torch.float32, torch.device("cpu")).method("upsample", conv, 64, 32)
+    method: Any = Context(1, torch.float32, torch.device("cpu")).method(
+        "upsample", conv, Extent(conv.in_channels, 32, 64), 32
+    )
     return method.tiles
 
 

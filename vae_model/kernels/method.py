@@ -74,6 +74,8 @@ class Method:
     scratch_bytes: int = 0
     product_bytes: int = 0
     """That a matrix product takes beside the scratch memory."""
+    frames_before: int = 0
+    """Frames of zeros that the window of a clip begins with."""
 
     def rows_below(self, rows: int) -> int:
         """Rows of zeros that the window ends with, for so many rows of results."""
@@ -92,7 +94,7 @@ class Method:
     ) -> Tensor:
         """Rows top, top + 1, ... of the result, (B, out, rows, W).
 
-        Args:    window: (B, in, n, W + sum(columns)); of several taps it begins with taps - 1 frames more.
+        Args:    window: (B, in, n, W + sum(columns)); a clip begins with `frames_before` more.
                  weight: from `arrange`. bias: (out,) or None.
                  odd: whether strips of an upsample may begin with odd rows.
         """

@@ -28,6 +28,8 @@ class Tiled(Method):
     tiles: Tiles
     scale: int
     """1 for a convolution, 2 for an upsample."""
+    is_clip: bool
+    """Whether results see the frames before their own."""
 
     def rows_below(self, rows: int) -> int:
         return window_rows(rows) - rows - 2 if self.scale == 1 else 0
@@ -41,7 +43,9 @@ class Tiled(Method):
         out = memory.empty(len(window), self.tiles.out_channels, rows, self.scale * self.tiles.width)
         scratch = memory.scratch(self.scratch_bytes)
         top = top if self.scale == 2 else 0  # to a convolution odd rows are like even ones
-        for x, y in zip(window.permute(0, 2, 3, 1), out.permute(0, 2, 3, 1), strict=True):
+        sources, results = window.permute(0, 2, 3, 1), out.permute(0, 2, 3, 1)
+        whole = [(sources, results)] if self.is_clip else zip(sources, results, strict=True)
+        for x, y in whole:
             self.tiles.run(x, weight, bias, scratch, y, top, odd=odd)
         return out
 
@@ -50,7 +54,6 @@ def pays(wanted: Wanted) -> bool:
     """Whether a convolution can take fewer multiplications, and gains by it."""
     return (
         wanted.rows > 0
-        and wanted.taps == 1
         and wanted.dtype == torch.float32
         and profile_of(wanted.device_type).fewer_multiplications
         and wanted.channels_last
@@ -61,11 +64,11 @@ def pays(wanted: Wanted) -> bool:
 
 
 def _native(wanted: Wanted) -> Method | None:
-    return _tiled(wanted, partial(plan_tiles, wanted.machine), 1)
+    return _tiled(wanted, partial(plan_tiles, wanted.machine, taps=wanted.taps), 1)
 
 
 def _products(wanted: Wanted) -> Method | None:
-    return _tiled(wanted, plan_product_tiles, 1)
+    return _tiled(wanted, plan_product_tiles, 1) if wanted.taps == 1 else None
 
 
 def _native_upsample(wanted: Wanted) -> Method | None:
@@ -82,7 +85,7 @@ def _tiled(wanted: Wanted, plan: Callable[[tuple[int, int], int, int], Tiles | N
         return None
     scratch_bytes = max(tiles.scratch_bytes, tiles.transform_bytes)
     sizes = tiles.columns, tiles.weight_bytes, 0, scratch_bytes, tiles.product_bytes
-    return Tiled(*sizes, tiles=tiles, scale=scale)
+    return Tiled(*sizes, tiles=tiles, scale=scale, is_clip=wanted.taps > 1)
 
 
 METHODS: dict[str, tuple[Callable[[Wanted], Method | None], ...]] = {

@@ -33,7 +33,8 @@ def plain_convolution(wanted: Wanted) -> Method:
     """Of any kernel and stride; its weights are copied into the run's memory order."""
     weights = wanted.channels[0] * wanted.channels[1] * wanted.kernel**2 * wanted.taps * wanted.dtype.itemsize
     if wanted.taps > 1:
-        return CausalConvolution(_columns(wanted), weights, wanted=wanted)
+        before = wanted.taps - 1 if wanted.dtype.itemsize <= 2 else 0
+        return CausalConvolution(_columns(wanted), weights, frames_before=before, wanted=wanted)
     return PlainConvolution(_columns(wanted), weights if wanted.kernel > 1 and wanted.copies else 0, wanted=wanted)
 
 
@@ -72,18 +73,14 @@ class CausalConvolution(PlainConvolution):
     frames; in 16 bits every sum would be rounded, so it is PyTorch's own there.
     """
 
-    @property
-    def _tap_by_tap(self) -> bool:
-        return self.wanted.dtype.itemsize > 2
-
     def making_bytes(self, rows: int) -> int:
         """Of one tap's results for some frames."""
         wanted = self.wanted
         row = wanted.channels[1] * (wanted.width // wanted.stride) * wanted.dtype.itemsize
-        return rows * min(_FRAMES, wanted.images) * row if self._tap_by_tap else 0
+        return rows * min(_FRAMES, wanted.images) * row if not self.frames_before else 0
 
     def arrange(self, memory: Memory, weight: Tensor, odd: bool) -> Any:
-        if self._tap_by_tap:
+        if not self.frames_before:
             return [tap.contiguous(memory_format=memory.memory_format) for tap in weight.unbind(2)]
         innermost = memory.memory_format == torch.channels_last
         return weight.contiguous(memory_format=torch.channels_last_3d if innermost else torch.contiguous_format)
@@ -92,15 +89,15 @@ class CausalConvolution(PlainConvolution):
         self, memory: Memory, window: Tensor, weight: Any, bias: Tensor | None, top: int, rows: int, odd: bool
     ) -> Tensor:
         pad, stride = 0 if sum(self.columns) else self.wanted.pads[0], self.wanted.stride
-        if not self._tap_by_tap:
+        if self.frames_before:
             clip = window.transpose(0, 1)[None]  # (1, in, T + taps - 1, n, W): a strip is a clip, channels innermost
             return functional.conv3d(clip, weight, bias, (1, stride, stride), padding=(0, 0, pad))[0].transpose(0, 1)
-        *before, last = weight
-        out = functional.conv2d(window[len(before) :], last, bias, stride, padding=(0, pad))
-        for number, tap in enumerate(before):
-            for first in range(0, len(out), _FRAMES):
+        own, *earlier = reversed(weight)
+        out = functional.conv2d(window, own, bias, stride, padding=(0, pad))
+        for back, tap in enumerate(earlier, start=1):
+            for first in range(back, len(out), _FRAMES):
                 part = out[first : first + _FRAMES]
-                part += functional.conv2d(window[number + first :][: len(part)], tap, None, stride, padding=(0, pad))
+                part += functional.conv2d(window[first - back :][: len(part)], tap, None, stride, padding=(0, pad))
         return out
 
 

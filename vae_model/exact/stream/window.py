@@ -61,7 +61,7 @@ class Windowed(Source):
         self.columns, self.weight_bytes = self.method.columns, self.method.weight_bytes
         window = source_size._replace(width=source_size.width + sum(self.columns))
         self.carried_row_bytes = context.row_bytes(window)
-        self._window_size = window._replace(frames=window.frames + self.taps - 1)  # frames of zeros before the first
+        self._window_size = window._replace(frames=window.frames + self.method.frames_before)
         self.window_row_bytes = context.row_bytes(self._window_size)
         self.make_fill, self.after = fill or (lambda: copy_in), after
         self.fill_bytes: Callable[[int], int] | None = getattr(fill, "work_bytes", None)
@@ -119,7 +119,7 @@ class Windowed(Source):
         first, end = self._first(self.at), self._end(bottom)
         pieces = self.source.take(self._reach(bottom))
         size = self.source.size
-        (left, right), zeros = self.columns, self.taps - 1
+        (left, right), zeros = self.columns, self.method.frames_before
         below = self.method.rows_below(bottom - self.at)
         window = self._buffer
         if window is None or window.shape[2] != end - first + below:

@@ -50,6 +50,8 @@ class Blocks(NamedTuple):
     filters: tuple[Filters, ...]
     """Of a convolution; or of an upsample whose tiles begin with even rows of results, and with odd ones."""
     library: CDLL
+    taps: int = 1
+    """Frames that a result sees: its own and those before it."""
 
     @property
     def columns(self) -> tuple[int, int]:
@@ -60,7 +62,7 @@ class Blocks(NamedTuple):
     def own(self) -> int:
         """Elements of a thread's scratch memory."""
         values, products = (self.block * channels + self.pad for channels in (self.in_channels, self.some))
-        return _POINTS * values + self.planes * products
+        return self.taps * _POINTS * values + self.planes * products
 
     @property
     def scratch_bytes(self) -> int:
@@ -75,7 +77,7 @@ class Blocks(NamedTuple):
     @property
     def weight_bytes(self) -> int:
         """Bytes of the transformed weights."""
-        return self.planes * self.in_channels * self.out_channels * torch.float32.itemsize
+        return self.taps * self.planes * self.in_channels * self.out_channels * torch.float32.itemsize
 
     @property
     def transform_bytes(self) -> int:
@@ -83,40 +85,48 @@ class Blocks(NamedTuple):
         return packing_bytes(self.planes, self.panel, min(self.depth, self.in_channels))
 
     def transform_weight(self, weight: Tensor, *, odd: bool = False) -> Tensor:
-        """(out, in, 3, 3) -> flat, of `weight_bytes`, as `run` wants it with the same `odd`."""
+        """(out, in, 3, 3), of several taps (out, in, taps, 3, 3) -> flat, of `weight_bytes`, as `run` wants it with the
+        same `odd`.
+        """
         result = torch.empty(self.weight_bytes // torch.float32.itemsize, dtype=weight.dtype)
-        size = self.planes * self.in_channels * self.some
-        for number, part in enumerate(weight.split(self.some)):
-            pack_weight(part, self.filters[odd], self.panel, self.depth, result[number * size : (number + 1) * size])
+        start = 0
+        for tap in weight.unbind(2) if weight.ndim == 5 else [weight]:
+            for part in tap.split(self.some):
+                size = self.planes * self.in_channels * len(part)
+                pack_weight(part, self.filters[odd], self.panel, self.depth, result[start : start + size])
+                start += size
         return result
 
     def run(
         self, window: Tensor, weight: Tensor, bias: Tensor | None, scratch: Tensor, out: Tensor, top: int = 0,
         *, odd: bool = False,
     ) -> None:  # fmt: skip
-        """Write rows of the result into `out`, one image; nothing is done to tensors without data.
+        """Write rows of the result into `out`, one image or one clip; nothing is done to tensors without data.
 
-        Args:    window: (n, width + sum(columns), in), dense: of a convolution n is two more than rows, or more; of an
-                 upsample it is the source from row (top - 1) // 2 on, with its borders.
+        Args:    window: (n, width + sum(columns), in), dense, of clips (T, n, width + sum(columns), in): of a
+                 convolution n is two more than rows, or more; of an upsample it is the source from row (top - 1) // 2
+                 on, with its borders.
                  weight: from `transform_weight`. bias: (out,) or None. scratch: flat, float32, of `scratch_bytes`.
-                 out: (rows, width or 2 * width, out), dense. top: its first row, for an upsample.
+                 out: (rows, width or 2 * width, out), dense, of clips (T, ...). top: its first row, for an upsample.
                  odd: tiles begin with odd rows of results, as they must where `top` is odd.
         """
         if type(out) is not Tensor:
             return
         assert odd or top % 2 == 0
         skip = int(odd and top % 2 == 0)  # the row above begins the first tiles
+        *clip, height, _, _ = window.shape
+        frames, frame = (clip[0], window.stride(0)) if clip else (1, 0)
         self.library.tile_convolve(
-            *(window.data_ptr(), window.stride(0), window.shape[0]),
+            *(window.data_ptr(), window.stride(-3), height),
             *(weight.data_ptr(), None if bias is None else bias.data_ptr(), out.data_ptr()),
-            *(out.shape[0], self.width, self.in_channels, self.out_channels, self.block, self.threads),
-            *(scratch.data_ptr(), self.own, self.some, self.filters[odd].kind, skip),
+            *(out.shape[-3], self.width, self.in_channels, self.out_channels, self.block, self.threads),
+            *(scratch.data_ptr(), self.own, self.some, self.filters[odd].kind, skip, frame, frames, self.taps),
         )
 
 
-def plan_tiles(machine: Machine, channels: tuple[int, int], width: int, rows: int) -> Blocks | None:
+def plan_tiles(machine: Machine, channels: tuple[int, int], width: int, rows: int, taps: int = 1) -> Blocks | None:
     """For a source of that width and strips of so many rows; None where there are no kernels for it."""
-    return plan_blocks(machine, channels, width, rows, (CONVOLVE,))
+    return plan_blocks(machine, channels, width, rows, (CONVOLVE,), taps=taps)
 
 
 def plan_upsample_tiles(machine: Machine, channels: tuple[int, int], width: int, rows: int) -> Blocks | None:
@@ -131,6 +141,7 @@ def plan_blocks(
     rows: int,
     filters: tuple[Filters, ...],
     some: int | None = None,
+    taps: int = 1,
 ) -> Blocks | None:
     """For (in, out) channels and strips of so many rows of the source; None where there is no kernel for these.
 
@@ -142,7 +153,7 @@ def plan_blocks(
         return None
     step = library.tile_rows()
     fixed = threads, library.tile_pad(), library.tile_panel(), library.tile_depth(), min(narrow, some or narrow)
-    one = Blocks(wide, narrow, width, len(filters[0].taps), step, *fixed, filters, library)
+    one = Blocks(wide, narrow, width, len(filters[0].taps), step, *fixed, filters, library, taps)
     room = max(_SCRATCH_BYTES, threads * _THREAD_BYTES) // one.scratch_bytes * step
     share = math.ceil(math.ceil(rows / TILE) * math.ceil(width / TILE) / threads / step) * step
     return one._replace(block=max(step, min(_BLOCK_TILES // step * step, room, share)))
@@ -156,5 +167,6 @@ def declare(library: CDLL) -> None:
         *[c_int] * 6,
         *(c_void_p, c_ssize_t),
         *[c_int] * 3,
+        *(c_ssize_t, c_int, c_int),
     ]
     library.tile_convolve.restype = None

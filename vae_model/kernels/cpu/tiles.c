@@ -128,6 +128,16 @@ static inline void upsample_back(const float *products, ptrdiff_t plane, const f
     }
 }
 
+static void write_back(const float *products, ptrdiff_t plane, const float *bias, int channels, Target to,
+                       const int *places, Kind kind) {
+    if (kind == CONVOLVE)
+        transform_back(products, plane, bias, channels, to);
+    else if (kind == UPSAMPLE_EVEN)
+        upsample_back(products, plane, bias, channels, to, places, UPSAMPLE_EVEN);
+    else
+        upsample_back(products, plane, bias, channels, to, places, UPSAMPLE_ODD);
+}
+
 /* The planes of products stand in the order of their points, those of one point by row filter and column filter. */
 static void find_places(Kind kind, int *places) {
     int plane = 0, above = 0;
@@ -162,9 +172,9 @@ static inline void multiply(const float *a, const float *panel, int depth, int a
         }
 }
 
-/* The products of `padded` tiles at all points. Weights are read from first to last. */
+/* The products of `padded` tiles at all points, written or added. Weights are read from first to last. */
 static void multiply_block(const float *values, ptrdiff_t plane, const float *weight, float *products, ptrdiff_t made,
-                           int padded, int wide, int narrow, Kind kind) {
+                           int padded, int wide, int narrow, Kind kind, int add) {
     int lines = (LANES * PANEL / LINE * ROWS + padded - 1) / padded;
     for (int p = 0; p < POINTS; p++, values += plane) {
         int filters = ROW_FILTERS[kind][p / SIDE] * COLUMN_FILTERS[kind][p % SIDE];
@@ -174,7 +184,7 @@ static void multiply_block(const float *values, ptrdiff_t plane, const float *we
                 for (int n = 0; n < narrow; n += PANEL, weight += depth * PANEL) {
                     const float *next = weight + depth * PANEL;
                     for (int t = 0; t < padded; t += ROWS, next += depth / LANES * lines * LINE)
-                        multiply(values + t * wide + first * ROWS, weight, depth, first > 0,
+                        multiply(values + t * wide + first * ROWS, weight, depth, add || first > 0,
                                  products + f * made + t * narrow + n * ROWS, next, lines);
                 }
         }
@@ -184,13 +194,16 @@ static void multiply_block(const float *values, ptrdiff_t plane, const float *we
 
 /* window: (have, n, wide), its rows `line` values apart; rows below are zero. weight: see `pack_weight` of packing.py.
    out: (rows, width, narrow), or of twice the width where `kind` upsamples, without the first `skip` rows of results.
-   scratch: for each thread `own` values, enough for `block` tiles, a multiple of ROWS, and products of `some` channels:
-   so many are made at once, and their weights stand together. */
+   scratch: for each thread `own` values, enough for `block` tiles, a multiple of ROWS, of `taps` frames, and products of
+   `some` channels: so many are made at once, and their weights stand together.
+   frames: of a clip, `frame` values apart in the window and one behind the other in `out`. A result sees its own frame and
+   taps - 1 before it, of which there are none before the first; weights are those of the earliest first. */
 void tile_convolve(const float *window, ptrdiff_t line, int have, const float *weight, const float *bias, float *out,
                    int rows, int width, int wide, int narrow, int block, int threads, float *scratch, ptrdiff_t own,
-                   int some, int kind, int skip) {
+                   int some, int kind, int skip, ptrdiff_t frame, int frames, int taps) {
     int scale = kind == CONVOLVE ? 1 : 2, side = scale * TILE, places[FILTERED * FILTERED] = {0};
     int across = (width + TILE - 1) / TILE, tiles = (rows + skip + side - 1) / side * across;
+    ptrdiff_t line_out = (ptrdiff_t)scale * width * narrow;
     int groups = (tiles + ROWS - 1) / ROWS, blocks = (tiles + block - 1) / block, planes = 0;
     blocks = (blocks + threads - 1) / threads * threads; /* all threads get equally many */
     for (int p = 0; p < POINTS; p++) planes += ROW_FILTERS[kind][p / SIDE] * COLUMN_FILTERS[kind][p % SIDE];
@@ -202,29 +215,28 @@ void tile_convolve(const float *window, ptrdiff_t line, int have, const float *w
         int count = tiles - start < padded ? tiles - start : padded;
         if (padded == 0) continue;
         ptrdiff_t plane = (ptrdiff_t)padded * wide + PAD, made = (ptrdiff_t)padded * some + PAD;
-        float *values = scratch + omp_get_thread_num() * own, *products = values + POINTS * plane;
-        for (int t = 0; t < count; t++) {
-            int y = (start + t) / across * TILE, x = (start + t) % across * TILE;
-            transform(window + y * line + (ptrdiff_t)x * wide, line, have - y, wide,
-                      values + t / ROWS * ROWS * wide + t % ROWS * LANES, plane);
-        }
-        for (int n = 0; n < narrow; n += some) {
-            int these = narrow - n < some ? narrow - n : some;
-            const float *shift = bias ? bias + n : 0;
-            multiply_block(values, plane, weight + (ptrdiff_t)n * planes * wide, products, made, padded, wide, these,
-                           kind);
+        float *values = scratch + omp_get_thread_num() * own, *products = values + taps * POINTS * plane;
+        for (int f = 0; f < frames; f++) {
+            float *mine = values + f % taps * POINTS * plane, *result = out + (ptrdiff_t)f * rows * line_out;
             for (int t = 0; t < count; t++) {
-                int y = (start + t) / across * side - skip, x = (start + t) % across * side;
-                Target to = {out + ((ptrdiff_t)y * scale * width + x) * narrow + n, (ptrdiff_t)scale * width * narrow,
-                             y < 0 ? -y : 0, rows - y < side ? rows - y : side,
-                             scale * width - x < side ? scale * width - x : side, narrow};
-                const float *from = products + t / ROWS * ROWS * these + t % ROWS * PANEL;
-                if (kind == CONVOLVE)
-                    transform_back(from, made, shift, these, to);
-                else if (kind == UPSAMPLE_EVEN)
-                    upsample_back(from, made, shift, these, to, places, UPSAMPLE_EVEN);
-                else
-                    upsample_back(from, made, shift, these, to, places, UPSAMPLE_ODD);
+                int y = (start + t) / across * TILE, x = (start + t) % across * TILE;
+                transform(window + f * frame + y * line + (ptrdiff_t)x * wide, line, have - y, wide,
+                          mine + t / ROWS * ROWS * wide + t % ROWS * LANES, plane);
+            }
+            for (int n = 0; n < narrow; n += some) {
+                int these = narrow - n < some ? narrow - n : some;
+                for (int back = 0; back < taps && back <= f; back++)
+                    multiply_block(values + (f - back) % taps * POINTS * plane, plane,
+                                   weight + ((ptrdiff_t)(taps - 1 - back) * narrow + n) * planes * wide, products, made,
+                                   padded, wide, these, kind, back > 0);
+                for (int t = 0; t < count; t++) {
+                    int y = (start + t) / across * side - skip, x = (start + t) % across * side;
+                    Target to = {result + y * line_out + (ptrdiff_t)x * narrow + n, line_out, y < 0 ? -y : 0,
+                                 rows - y < side ? rows - y : side, scale * width - x < side ? scale * width - x : side,
+                                 narrow};
+                    write_back(products + t / ROWS * ROWS * these + t % ROWS * PANEL, made, bias ? bias + n : 0, these, to,
+                               places, kind);
+                }
             }
         }
     }
