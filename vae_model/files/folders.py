@@ -10,9 +10,8 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from ..errors import VAEFileError
 from .kinds import PICKLE_SUFFIXES, SAFETENSORS_SUFFIXES
@@ -25,14 +24,8 @@ _SUBFOLDERS = ("vae", "vqvae", "movq")
 """Where pipelines keep their autoencoder, in the order of preference."""
 _MOST_SHARDS = 1000
 _UNREADABLE = {".msgpack": "Flax's", ".onnx": "ONNX's", ".gguf": "GGUF's", ".xml": "OpenVINO's", ".h5": "Keras's"}
-
-
-@dataclass(frozen=True)
-class Choice:
-    """The files that together are one state dict, and what there is to say about the choice."""
-
-    files: tuple[Path, ...]
-    notes: tuple[str, ...] = ()
+Choice = tuple[tuple[Path, ...], tuple[str, ...]]
+"""The files that together are one state dict, and what there is to say about the choice."""
 
 
 def choose_in_folder(folder: Path, variant: str | None) -> Choice:
@@ -44,7 +37,7 @@ def choose_in_folder(folder: Path, variant: str | None) -> Choice:
     folder, notes = _enter(folder)
     groups = _groups(folder)
     if not groups:
-        return Choice((_only_file(folder),), notes)
+        return (_only_file(folder),), notes
     found = sorted({name for name, _ in groups if name})
     if variant is None and not any(name == "" for name, _ in groups):
         if len(found) > 1:
@@ -57,7 +50,7 @@ def choose_in_folder(folder: Path, variant: str | None) -> Choice:
     wanted = variant or ""
     for ending in ("safetensors", "bin"):
         if (wanted, ending) in groups:
-            return Choice(_complete(folder, groups[wanted, ending]), notes)
+            return _complete(folder, groups[wanted, ending]), notes
     there = ", ".join(found) or "no variant"
     raise VAEFileError(f"{folder}: expected the variant {wanted}, found {there}: choose one of these, or none")
 
@@ -68,17 +61,15 @@ def loose_weights(folder: Path) -> list[Path]:
     return [] if _groups(folder) else _weight_files(folder)
 
 
-def choose_beside(path: Path) -> Choice | None:
-    """The files of which this is one shard, or those that this index lists; None for a file that is whole."""
+def choose_beside(path: Path) -> Choice:
+    """The files of which this is one shard, or those that this index lists; else the file alone."""
     if path.name.endswith(".json") and ".index" in path.name:
-        return Choice(_complete(path.parent, _listed(path)))
+        return _complete(path.parent, _listed(path)), ()
     if path.name in ("config.json", "model_index.json"):
         return choose_in_folder(path.parent, None)
-    names = _siblings(path.name)
-    if len(names) == 1:
-        return None
-    files = _complete(path.parent, names)
-    return Choice(files, (f"{path.name} is one of {len(files)} files, all of them were read",))
+    files = _complete(path.parent, _siblings(path.name))
+    notes = (f"{path.name} is one of {len(files)} files, all of them were read",) if len(files) > 1 else ()
+    return files, notes
 
 
 def _enter(folder: Path) -> tuple[Path, tuple[str, ...]]:
@@ -108,9 +99,8 @@ def _holds_autoencoder(folder: Path) -> bool:
     if not (_groups(folder) or _weight_files(folder)):
         return False
     try:
-        config: Any = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        kind = str(cast("dict[str, object]", config).get("_class_name", "")) if isinstance(config, dict) else ""
-    except (OSError, ValueError, RecursionError):
+        kind = str(json.loads((folder / "config.json").read_text(encoding="utf-8")).get("_class_name", ""))
+    except (OSError, ValueError, RecursionError, AttributeError):  # the last where it holds something else than fields
         kind = ""
     return folder.name in _SUBFOLDERS or "Autoencoder" in kind or kind == "VQModel"
 

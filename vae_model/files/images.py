@@ -21,6 +21,7 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
+from ..errors.listed import first_line
 from .atomic import atomic_path, require_writable
 
 MAX_PIXELS = 2**31 - 1
@@ -71,7 +72,7 @@ def read_image(path: str | os.PathLike[str], channels: int = 3) -> tuple[Tensor,
             f"image: expected a PNG, JPEG, WebP or TIFF image, got {source}: convert it to one of these"
         ) from error
     except _BROKEN_FILE as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        reason = first_line(error)
         raise ValueError(f"image: expected a complete image, got {source}: save or copy it again ({reason})") from error
 
 
@@ -83,7 +84,14 @@ def write_image(x: Tensor, path: str | os.PathLike[str], *, quality: int = 95) -
     Raises:  ValueError, in one line, for an unknown suffix, a wrong shape, a size the format cannot hold, or NaN.
     Memory:  4 bytes per pixel on the host; no full-size float copy.
     """
-    options = _save_options(Path(path), quality)
+    require_image_suffix(path)
+    if not 1 <= quality <= 100:
+        raise ValueError(f"quality: expected 1 to 100, got {quality}: 95 is a good choice")
+    options = dict(_SAVE_OPTIONS[Path(path).suffix.lower()])
+    if options["format"] in ("JPEG", "WEBP"):
+        options["quality"] = quality
+    if options["format"] == "JPEG" and quality >= 90:
+        options["subsampling"] = 0
     if x.ndim == 4 and x.shape[0] == 1:
         x = x[0]
     if x.ndim != 3 or x.shape[2] != 3 or x.numel() == 0 or not x.is_floating_point():
@@ -114,19 +122,6 @@ def require_format(name: str) -> None:
     if f".{name.lower().lstrip('.')}" not in _SAVE_OPTIONS:
         known = ", ".join(suffix.lstrip(".") for suffix in _SAVE_OPTIONS)
         raise ValueError(f"format: expected one of {known}, got {name!r}: choose one of these")
-
-
-def _save_options(path: Path, quality: int) -> dict[str, Any]:
-    require_image_suffix(path)
-    suffix = path.suffix.lower()
-    if not 1 <= quality <= 100:
-        raise ValueError(f"quality: expected 1 to 100, got {quality}: 95 is a good choice")
-    options = dict(_SAVE_OPTIONS[suffix])
-    if options["format"] in ("JPEG", "WEBP"):
-        options["quality"] = quality
-    if options["format"] == "JPEG" and quality >= 90:
-        options["subsampling"] = 0
-    return options
 
 
 def _to_bytes(band: Tensor) -> np.ndarray:

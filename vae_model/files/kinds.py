@@ -5,6 +5,7 @@ Source of the numbers: the formats' own descriptions (GGUF, HDF5, PNG, JPEG, zip
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from ..errors import VAEFileError
@@ -14,21 +15,20 @@ SAFETENSORS_SUFFIXES = (".safetensors", ".sft")
 MOST_HEADER_BYTES = 100_000_000
 """The longest header that safetensors itself reads."""
 _PYTORCH = "get the VAE as .safetensors"
-_UNPACK = "unpack it and give the weight file in it"
+_TEXT = rb"(?i)[\xef\xbb\xbf \t\r\n]*"
 _OTHERS: tuple[tuple[bytes, str, str], ...] = (
-    (b"GGUF", "a GGUF file of quantised weights", _PYTORCH),
-    (b"lmgg", "a GGML file of quantised weights", _PYTORCH),
-    (b"\x89HDF", "an HDF5 file, as Keras writes it", _PYTORCH),
-    (b"\x93NUMPY", "an array of numpy", _PYTORCH),
-    (b"\x89PNG", "a picture", "give the VAE's weight file"),
-    (b"\xff\xd8\xff", "a picture", "give the VAE's weight file"),
-    (b"RIFF", "a picture or a sound", "give the VAE's weight file"),
-    (b"7z\xbc\xaf", "a packed archive", _UNPACK),
-    (b"Rar!", "a packed archive", _UNPACK),
-    (b"\x1f\x8b", "a packed archive", _UNPACK),
-    (b"\xfd7zXZ", "a packed archive", _UNPACK),
+    (rb"\Z", "an empty file", "download it again"),
+    (_TEXT + rb"<(!doctype|html|\?xml|head)", "a web page saved under this name", "download the file itself"),
+    (_TEXT + rb"version https://git-lfs", "a Git LFS pointer", "fetch the file itself with `git lfs pull`"),
+    (rb"GGUF", "a GGUF file of quantised weights", _PYTORCH),
+    (rb"lmgg", "a GGML file of quantised weights", _PYTORCH),
+    (rb"\x89HDF", "an HDF5 file, as Keras writes it", _PYTORCH),
+    (rb"\x93NUMPY", "an array of numpy", _PYTORCH),
+    (rb"\x89PNG|\xff\xd8\xff", "a picture", "give the VAE's weight file"),
+    (rb"RIFF", "a picture or a sound", "give the VAE's weight file"),
+    (rb"7z\xbc\xaf|Rar!|\x1f\x8b|\xfd7zXZ", "a packed archive", "unpack it and give the weight file in it"),
 )
-"""(first bytes, what such a file is, what to do)."""
+"""(first bytes as a regular expression, what such a file is, what to do)."""
 _OTHER_SUFFIXES = {
     ".gguf": ("a GGUF file of quantised weights", _PYTORCH),
     ".onnx": ("an ONNX program", _PYTORCH),
@@ -41,30 +41,8 @@ _OTHER_SUFFIXES = {
 """The same by endings, for what has no mark of its own."""
 
 
-def read_head(path: Path) -> bytes:
-    """The first bytes; VAEFileError where there are none, or where they are those of a stand-in for the file."""
-    try:
-        with path.open("rb") as file:
-            head = file.read(512)
-    except OSError as error:
-        reason = error.strerror or type(error).__name__
-        raise VAEFileError(f"{path}: expected a readable file, got {reason}: check its permissions") from error
-    if not head:
-        raise VAEFileError(f"{path}: expected weights, found an empty file: download it again")
-    text = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
-    if text.startswith((b"<!doctype", b"<html", b"<?xml", b"<head")):
-        raise VAEFileError(
-            f"{path}: expected weights, found a web page saved under this name: download the file itself"
-        )
-    if text.startswith(b"version https://git-lfs"):
-        raise VAEFileError(
-            f"{path}: expected weights, found a Git LFS pointer: fetch the file itself with `git lfs pull`"
-        )
-    return head
-
-
 def is_safetensors(path: Path, head: bytes) -> bool:
-    """Whether this is to be read as safetensors, else as one of torch's pickles; VAEFileError for other files.
+    """Whether a file that begins so is to be read as safetensors, else as a pickle of torch's; VAEFileError for others.
 
     The bytes decide, the ending only where they could be either: a renamed file is what it was before.
     """
@@ -73,7 +51,7 @@ def is_safetensors(path: Path, head: bytes) -> bool:
     if head.startswith(b"PK\x03\x04") or (head.startswith(b"\x80") and head[1:2] <= b"\x05"):
         return False
     suffix = path.suffix.lower()
-    found = next(((what, remedy) for mark, what, remedy in _OTHERS if head.startswith(mark)), None)
+    found = next(((what, remedy) for mark, what, remedy in _OTHERS if re.match(mark, head)), None)
     what, remedy = found or _OTHER_SUFFIXES.get(suffix, ("", ""))
     if what:
         raise VAEFileError(f"{path}: expected weights, found {what}: {remedy}")

@@ -10,10 +10,11 @@ import json
 import math
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
 
+from ..errors.listed import on_one_line
 from .kinds import MOST_HEADER_BYTES
 
 BITS = {
@@ -45,23 +46,6 @@ def explain(path: Path, reason: str) -> str:
         if 8 + length > size:
             return f"expected at least {8 + length} bytes of safetensors, found {size}: {_AGAIN}"
         text = b"{" + file.read(length - 1)
-    wrong = _wrong_value(text)
-    if isinstance(wrong, str):
-        return wrong
-    header, needed = wrong, 8 + length + _end(wrong)
-    if needed > size:
-        return f"expected {needed} bytes of safetensors, found {size}: {_AGAIN}"
-    if needed < size:
-        return f"expected {needed} bytes, as its header tells, found {size}: download it again, or get another version"
-    new = [(name, entry["dtype"]) for name, entry in header.items() if entry["dtype"] not in BITS]
-    if new:
-        found = f"{new[0][1]} in {_shown(new[0][0])}"
-        return f"expected numbers that this safetensors knows, found {found}: get the float16 or float32 version"
-    return f"expected safetensors, found what its reader refuses ({reason}): {WRITTEN_SO}"
-
-
-def _wrong_value(text: bytes) -> str | dict[str, Any]:
-    """The entries of a header, or what is wrong in it."""
     twice: list[str] = []
 
     def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -69,45 +53,57 @@ def _wrong_value(text: bytes) -> str | dict[str, Any]:
         return dict(pairs)
 
     try:
-        header: Any = json.loads(text, object_pairs_hook=once)
+        header: dict[str, Any] = json.loads(text, object_pairs_hook=once)
     except (ValueError, RecursionError):
         return "expected a header in JSON, found damage in it: download the file again"
-    told = header.pop(_METADATA, None)
-    odd = {name: value for name, value in _items(told) if not isinstance(value, str)}
-    if odd or not isinstance(told, (dict, type(None))):
-        field = f"{_METADATA}.{next(iter(odd))}" if odd else _METADATA
-        value = next(iter(odd.values())) if odd else told
-        return f"expected text in {_shown(field)}, found {_shown(value)}: {WRITTEN_SO}"
+    for wrong in _wrong_values(header, twice):
+        return f"{wrong}: {WRITTEN_SO}"
+    needed = 8 + length + max((entry["data_offsets"][1] for entry in header.values()), default=0)
+    if needed > size:
+        return f"expected {needed} bytes of safetensors, found {size}: {_AGAIN}"
+    if needed < size:
+        return f"expected {needed} bytes, as its header tells, found {size}: download it again, or get another version"
     for name, entry in header.items():
-        wrong = _wrong_entry(_shown(name), entry)
-        if wrong:
-            return f"{wrong}: {WRITTEN_SO}"
+        if entry["dtype"] not in BITS:
+            found = f"{entry['dtype']} in {_shown(name)}"
+            return f"expected numbers that this safetensors knows, found {found}: get the float16 or float32 version"
+    return f"expected safetensors, found what its reader refuses ({reason}): {WRITTEN_SO}"
+
+
+def _wrong_values(header: dict[str, Any], twice: list[str]) -> Iterator[str]:
+    """What is wrong in a header, of which only the first counts: each look relies on those before it."""
+    told = header.pop(_METADATA, None)
+    if not isinstance(told, (dict, type(None))):
+        yield f"expected text in {_METADATA}, found {_shown(told)}"
+    for name, value in cast("dict[str, Any]", told or {}).items():
+        if not isinstance(value, str):
+            yield f"expected text in {_shown(f'{_METADATA}.{name}')}, found {_shown(value)}"
+    for name, entry in header.items():
+        yield from _wrong_entry(_shown(name), entry)
     end = 0
     for name, entry in sorted(header.items(), key=lambda item: item[1]["data_offsets"]):
-        if entry["data_offsets"][0] != end:
-            found = entry["data_offsets"][0]
-            return f"expected {_shown(name)} to begin at byte {end}, found {found} in its data_offsets: {WRITTEN_SO}"
-        end = entry["data_offsets"][1]
-    if twice:
-        return f"expected every name once in the header, found {_shown(twice[0])} twice: {WRITTEN_SO}"
-    return header
+        start, next_end = entry["data_offsets"]
+        if start != end:
+            yield f"expected {_shown(name)} to begin at byte {end}, found {start} in its data_offsets"
+        end = next_end
+    for name in twice:
+        yield f"expected every name once in the header, found {_shown(name)} twice"
 
 
-def _wrong_entry(name: str, entry: Any) -> str:
-    """What is wrong with what the header tells of one tensor; nothing where it is right."""
+def _wrong_entry(name: str, entry: Any) -> Iterator[str]:
+    """The same in what it tells of one tensor."""
     if not isinstance(entry, dict) or not {*cast("dict[str, Any]", entry)} >= _FIELDS:
-        return f"expected {', '.join(sorted(_FIELDS))} of {name}, found {_shown(entry)}"
+        yield f"expected {', '.join(sorted(_FIELDS))} of {name}, found {_shown(entry)}"
     kind, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
     if not isinstance(kind, str) or not _KIND.fullmatch(kind):
-        return f"expected a kind of numbers such as F16 as dtype of {name}, found {_shown(kind)}"
+        yield f"expected a kind of numbers such as F16 as dtype of {name}, found {_shown(kind)}"
     if not _are_counts(shape):
-        return f"expected whole numbers as shape of {name}, found {_shown(shape)}"
+        yield f"expected whole numbers as shape of {name}, found {_shown(shape)}"
     if not _are_counts(offsets) or len(offsets) != 2 or offsets[0] > offsets[1]:
-        return f"expected begin and end as data_offsets of {name}, found {_shown(offsets)}"
+        yield f"expected begin and end as data_offsets of {name}, found {_shown(offsets)}"
     needed, there = math.prod(shape) * BITS.get(kind, 0) // 8, offsets[1] - offsets[0]
     if kind in BITS and needed != there:
-        return f"expected {needed} bytes for {name}, {kind} of shape {_shown(shape)}, found {there} in its data_offsets"
-    return ""
+        yield f"expected {needed} bytes for {name}, {kind} of shape {_shown(shape)}, found {there} in its data_offsets"
 
 
 def _are_counts(values: Any) -> bool:
@@ -116,16 +112,6 @@ def _are_counts(values: Any) -> bool:
     return all(type(value) is int and 0 <= value < 2**64 for value in cast("list[Any]", values))
 
 
-def _items(told: Any) -> list[tuple[str, Any]]:
-    return list(cast("Mapping[str, Any]", told).items()) if isinstance(told, dict) else []
-
-
-def _end(header: Mapping[str, Any]) -> int:
-    return max((entry["data_offsets"][1] for entry in header.values()), default=0)
-
-
-def _shown(value: Any, most: int = 80) -> str:
+def _shown(value: Any) -> str:
     """A name or value of the header, on one line."""
-    text = value if isinstance(value, str) else json.dumps(value)
-    text = text if text.isprintable() else ascii(text)
-    return text if len(text) <= most else f"{text[:most]}..."
+    return on_one_line(value if isinstance(value, str) else json.dumps(value))

@@ -52,19 +52,21 @@ Name = tuple[str, str]
 """A module, and what it is asked for."""
 
 
-def beside_weights(names: Iterable[Name]) -> list[str] | None:
-    """The listed things among all names of a pickle, sorted; None where any name is neither these nor of weights."""
-    beside = sorted({".".join(name) for name in names if not _is_listed(name, _OF_TORCH)})
-    return None if unlisted(names) else beside
+def beside_weights(names: Iterable[Name]) -> list[str]:
+    """What a pickle names beside what weights need, sorted."""
+    return _others(names, _OF_TORCH)
 
 
 def unlisted(names: Iterable[Name]) -> list[str]:
     """The names for which a file is refused, sorted."""
-    return sorted(".".join(name) for name in names if not _is_listed(name, (*_OF_TORCH, *_BESIDE)))
+    return _others(names, (*_OF_TORCH, *_BESIDE))
 
 
-def _is_listed(name: Name, rows: tuple[tuple[str, str], ...]) -> bool:
-    return any(re.fullmatch(module, name[0]) and re.fullmatch(attribute, name[1]) for module, attribute in rows)
+def _others(names: Iterable[Name], rows: tuple[tuple[str, str], ...]) -> list[str]:
+    def is_listed(name: Name) -> bool:
+        return any(re.fullmatch(module, name[0]) and re.fullmatch(attribute, name[1]) for module, attribute in rows)
+
+    return sorted(".".join(name) for name in names if not is_listed(name))
 
 
 class StandIn(dict[Any, Any]):

@@ -75,9 +75,9 @@ class _Numbers:
         self.storage, self.dtype = storage, dtype
 
 
-def _tensor(numbers: Any, offset: int, size: Any, stride: Any, dtype: torch.dtype) -> Tensor:
-    """A tensor over a storage, within its bounds."""
-    if not isinstance(numbers, _Numbers):
+def _tensor(numbers: Any, offset: int, size: Any, stride: Any, dtype: torch.dtype, grad: Any, facts: Any) -> Tensor:
+    """A tensor over a storage, within its bounds. `grad` is a flag, `facts` a dictionary or none, as for torch."""
+    if not isinstance(grad, bool) or not isinstance(facts, dict | None) or not isinstance(numbers, _Numbers):
         raise Refused("Unsupported tensor")
     last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
     room = numbers.storage.nbytes() // dtype.itemsize
@@ -89,28 +89,19 @@ def _tensor(numbers: Any, offset: int, size: Any, stride: Any, dtype: torch.dtyp
 def _rebuild(
     numbers: Any, offset: int, size: Any, stride: Any, grad: Any = False, hooks: Any = None, facts: Any = None
 ) -> Tensor:
-    _require_facts(grad, facts)
-    return _tensor(numbers, offset, size, stride, getattr(numbers, "dtype", torch.uint8))
+    return _tensor(numbers, offset, size, stride, getattr(numbers, "dtype", torch.uint8), grad, facts)
 
 
 def _rebuild_v3(
     numbers: Any, offset: int, size: Any, stride: Any, grad: Any, hooks: Any, dtype: torch.dtype, facts: Any = None
 ) -> Tensor:
-    _require_facts(grad, facts)
-    return _tensor(numbers, offset, size, stride, dtype)
+    return _tensor(numbers, offset, size, stride, dtype, grad, facts)
 
 
 def _rebuild_parameter(data: Any, grad: Any, hooks: Any, state: Any = None) -> Tensor:
-    _require_facts(grad, None)
-    if not isinstance(data, Tensor):
+    if not isinstance(grad, bool) or not isinstance(data, Tensor):
         raise Refused("Unsupported parameter")
     return data
-
-
-def _require_facts(grad: Any, facts: Any) -> None:
-    """Whether gradients are wanted, and what else a tensor is; torch takes nothing else there, either."""
-    if not isinstance(grad, bool) or not isinstance(facts, dict | None):
-        raise Refused("Unsupported facts")
 
 
 def _rebuild_sparse(layout: Any, data: tuple[Any, ...]) -> Tensor:

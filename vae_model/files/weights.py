@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
@@ -17,11 +18,10 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from ..errors import VAEFileError
-from ..errors.listed import first_line
-from .folders import Choice, choose_beside, choose_in_folder
-from .hyper_parameters import told_settings
-from .kinds import is_safetensors, read_head
-from .nested import flatten
+from ..errors.listed import first_line, on_one_line
+from .content import flatten, told_settings
+from .folders import choose_beside, choose_in_folder
+from .kinds import is_safetensors
 from .pickles import unpickle
 from .safetensors_header import explain
 
@@ -54,30 +54,38 @@ def open_weights(source: str | os.PathLike[str] | Mapping[str, Any], variant: st
         return _from_mapping("the state dict", source, {})
     path = Path(source)
     if path.is_dir():
-        try:
-            return _open_choice(choose_in_folder(path, variant))
-        except OSError as error:
-            reason = error.strerror or type(error).__name__
-            raise VAEFileError(f"{path}: expected a readable folder, got {reason}: check its permissions") from error
+        with _readable(path, "folder"):
+            return _open_all(*choose_in_folder(path, variant))
     if not path.is_file():
         raise VAEFileError(f"{path}: expected a weight file, found none there: check the path")
     if variant is not None:
         raise VAEFileError(f"{path}: expected a folder of variants, got one file: leave out the variant {variant}")
-    choice = choose_beside(path)
-    return _open_file(path) if choice is None else _open_choice(choice)
+    return _open_all(*choose_beside(path))
 
 
-def _open_choice(choice: Choice) -> Weights:
-    parts = [_open_file(path) for path in choice.files]
+@contextmanager
+def _readable(path: Path, kind: str) -> Generator[None, None, None]:
+    """VAEFileError where the system does not let this be read."""
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or first_line(error, 160)
+        raise VAEFileError(f"{path}: expected a readable {kind}, got {reason}: check its permissions") from error
+
+
+def _open_all(files: Sequence[Path], notes: tuple[str, ...]) -> Weights:
+    parts = [_open_file(path) for path in files]
     whole = parts[0] if len(parts) == 1 else _join(parts)
-    return replace(whole, notes=(*choice.notes, *whole.notes))
+    return replace(whole, notes=(*notes, *whole.notes))
 
 
 def _open_file(path: Path) -> Weights:
-    head = read_head(path)
     metadata, notes = _read_config(path.with_name("config.json"))
-    if is_safetensors(path, head):
-        return replace(_open_safetensors(path, metadata), notes=notes)
+    with _readable(path, "file"):
+        with path.open("rb") as file:
+            head = file.read(512)
+        if is_safetensors(path, head):
+            return replace(_open_safetensors(path, metadata), notes=notes)
     content, more = unpickle(path, head)
     return replace(_from_mapping(str(path), content, metadata | told_settings(content)), notes=(*notes, *more))
 
@@ -126,10 +134,6 @@ def _open_safetensors(path: Path, metadata: dict[str, str]) -> Weights:
         slices = {name: file.get_slice(name) for name in names}
         shapes = {name: tuple(part.get_shape()) for name, part in slices.items()}
         dtypes = {name: _SAFETENSORS_DTYPES.get(part.get_dtype(), torch.uint8) for name, part in slices.items()}
-    except OSError as error:
-        raise VAEFileError(
-            f"{path}: expected a readable file, got {first_line(error, 160)}: check its permissions"
-        ) from error
     except (SafetensorError, ValueError, OverflowError) as error:
         raise VAEFileError(f"{path}: {explain(path, first_line(error, 160))}") from error
     return Weights(str(path), shapes, dtypes, file.get_tensor, metadata | dict(file.metadata() or {}))
@@ -161,9 +165,3 @@ def _from_mapping(name: str, content: Mapping[str, Any], metadata: dict[str, str
     shapes = {key: tuple(tensor.shape) for key, tensor in tensors.items()}
     dtypes = {key: tensor.dtype for key, tensor in tensors.items()}
     return Weights(name, shapes, dtypes, read, metadata, dictionaries, frozenset(odd))
-
-
-def on_one_line(name: str, most: int = 80) -> str:
-    """A key, or another text of a file, as an error may show it, whatever characters are in it."""
-    shown = name if name.isprintable() else ascii(name)
-    return shown if len(shown) <= most else f"{shown[:most]}..."
