@@ -10,12 +10,14 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from ..errors import VAEFileError
+from ..errors.listed import on_one_line, some
+from ..families.hints import HALVES
 from ..families.layout import IGNORED, PREFIXES, SCALARS, Layout
 from ..families.other_models import OTHER_MODELS
 from ..families.spellings import module_shape
 from ..families.table import FAMILIES, all_layouts
 from ..files.latents import TENSOR_KEY
-from ..files.weights import Weights, on_one_line
+from ..files.weights import Weights
 from .candidates import TOP, Candidate, choose
 from .keys import count_levels, count_per_level, to_ours, to_theirs
 
@@ -48,6 +50,11 @@ class Detected:
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Our key -> the shape that our module expects there."""
         return {ours: module_shape(ours, self.weights.shapes[theirs]) for ours, theirs in self.keys.items()}
+
+    @property
+    def halves(self) -> list[str]:
+        """What is there of encoder and decoder."""
+        return [half for half in HALVES if any(key.startswith(f"{half}.") for key in self.keys)]
 
     def file_name_of(self, key: str) -> str:
         """What the file would call our key."""
@@ -122,10 +129,9 @@ def _where(prefix: str, dictionaries: Collection[str]) -> tuple[str, ...]:
 
 def _left_out(left: Mapping[str, int]) -> tuple[str, ...]:
     """A note of what training leaves beside a model."""
-    if not left:
-        return ()
-    listed = ", ".join(f"{on_one_line(name)} ({count})" for name, count in sorted(left.items())[:4])
-    return (f"left out are tensors beside the autoencoder: {listed}{', ...' if len(left) > 4 else ''}",)
+    listed = [f"{on_one_line(name)} ({count})" for name, count in sorted(left.items())[:4]]
+    more = ", ..." if len(left) > 4 else ""
+    return (f"left out are tensors beside the autoencoder: {', '.join(listed)}{more}",) if left else ()
 
 
 def _name_other_model(names: Collection[str]) -> str | None:
@@ -157,7 +163,6 @@ def _explain_no_match(shapes: Shapes) -> str:
     )
 
 
-def shorten(names: list[str], most: int = 4) -> str:
+def shorten(names: list[str]) -> str:
     """The first few names, sorted, and how many more there are."""
-    listed = ", ".join(on_one_line(name) for name in sorted(names)[:most])
-    return listed if len(names) <= most else f"{listed} and {len(names) - most} more"
+    return some(on_one_line(name) for name in sorted(names))

@@ -49,9 +49,7 @@ def _layers(model: nn.Module, without: tuple[str, ...]) -> dict[str, nn.Module]:
 
 def _compare(one: nn.Module | None, other: nn.Module | None) -> list[str]:
     """Texts "<what it is> as <what it was read as>"."""
-    if one is None or other is None:
-        return [f"{_kind(one)} as {_kind(other)}"]
-    if _kind(one) != _kind(other):
+    if one is None or other is None or _kind(one) != _kind(other):
         return [f"{_kind(one)} as {_kind(other)}"]
     shown = [_IN_PLACE.sub("", layer.extra_repr()) for layer in (one, other)]
     if shown[0] != shown[1]:

@@ -7,16 +7,16 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from ..errors import InputError
 from ..families.table import FAMILIES, family_of
 from ..notes import tell
-from .averaged import TAKEN, has_average, with_average
+from .candidates import TAKEN
 from .difference import differences
-from .given import autoencoder_in, is_of_diffusers
+from .given import autoencoder_in, has_average, is_of_diffusers, with_average
 from .load import LoadedModel, build_empty, inspect_model, load_model
-from .save import default_layout, to_layout
+from .save import layout_named, to_layout
 
 
 def load_module(
@@ -35,37 +35,23 @@ def load_module(
     """
     model: Any = autoencoder_in(given, "load_vae")
     with with_average(model) as (whole, passing):
-        state = _state(whole)
+        source: Any = whole
+        is_foreign = is_of_diffusers(source)
+        state = source.state_dict() if is_foreign else to_layout(source, layout_named(source))
         if passing:
             state = {key: tensor.detach().clone() for key, tensor in state.items()}
-        loaded = _load(whole, state, dtype, config, latent_format)
-    if not has_average(model):
-        return loaded
-    tell(type(model).__name__, [TAKEN])
-    return replace(loaded, notes=(TAKEN, *loaded.notes))
-
-
-def _state(model: nn.Module) -> dict[str, Tensor]:
-    """The tensors under the names of a file."""
-    return model.state_dict() if is_of_diffusers(model) else to_layout(model, default_layout(model))
-
-
-def _load(
-    model: Any,
-    state: dict[str, Tensor],
-    dtype: torch.dtype | None,
-    config: Mapping[str, Any] | None,
-    latent_format: str | None,
-) -> LoadedModel:
-    told = {**model.config} if is_of_diffusers(model) else family_of(model).settings(model)
-    parts, family, own_config, _ = inspect_model(state, told)
-    if not is_of_diffusers(model):
-        found = differences(model, build_empty(parts, family, own_config))
+        told = {**source.config} if is_foreign else family_of(source).settings(source)
+        parts, family, own_config, _ = inspect_model(state, told)
+        found = [] if is_foreign else differences(source, build_empty(parts, family, own_config))
         if found:
             raise InputError(
                 f"load_vae: expected a model that weights and settings tell, got one that would be read with "
                 f"{found[0]}: run it by its own encode and decode"
             )
-    told, given = ({key: str(value) for key, value in one.items()} for one in (told, config or {}))
-    both = FAMILIES[family].join_hints(told, given)
-    return load_model(state, dtype=dtype, config=both, latent_format=latent_format)
+    hints = ({key: str(value) for key, value in one.items()} for one in (told, config or {}))
+    both = FAMILIES[family].join_hints(*hints)
+    loaded = load_model(state, dtype=dtype, config=both, latent_format=latent_format)
+    if not has_average(model):
+        return loaded
+    tell(type(model).__name__, [TAKEN])
+    return replace(loaded, notes=(TAKEN, *loaded.notes))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from torch import nn
@@ -11,6 +12,7 @@ from torch import nn
 from ..errors import InputError
 from ..families.ldm.autoencoder import AutoencodingEngine
 from ..families.ldm.coder import Decoder, Encoder
+from ..families.ldm.engine import AbstractAutoencoder
 
 _WAYS = "a VAE of load_vae, its model or a training's module"
 
@@ -59,3 +61,26 @@ def _half(coder: Encoder | Decoder) -> AutoencodingEngine:
 def is_of_diffusers(model: nn.Module) -> bool:
     """Whether it is of one of diffusers' classes, whose names and configuration are those of its folders."""
     return type(model).__module__.partition(".")[0] == "diffusers"
+
+
+@contextmanager
+def with_average(model: Any) -> Generator[tuple[nn.Module, bool], None, None]:
+    """(the model that is to be read or saved, whether its weights are there for this moment alone).
+
+    A training's module, or a model that keeps a moving average, is taken with its average, as what a training writes.
+    An average that has not moved yet is none: weights may have been loaded since it was made.
+    """
+    if hasattr(model, "finished"):  # a module of `training`, which holds its model
+        with model.finished() as whole:
+            yield whole, True
+    elif isinstance(model, AbstractAutoencoder) and model.use_ema and int(model.model_ema.num_updates):
+        with model.ema_scope():
+            yield model, True
+    else:
+        yield model, False
+
+
+def has_average(model: Any) -> bool:
+    """Whether `with_average` takes one."""
+    average = getattr(model, "model_ema", None)
+    return average is not None and (hasattr(model, "finished") or bool(int(average.num_updates)))

@@ -26,35 +26,33 @@ _PLACEHOLDER = re.compile(r"\{(\w+)(~|\+1|:\w+)?\}")
 
 
 @cache
-def _compile(template: str) -> re.Pattern[str]:
-    """A template as a regular expression; the group of {i~} is called i_flip, of {k+1} k_plus, of {i:j} i_row_j."""
-    parts: list[str] = []
-    end = 0
-    for match in _PLACEHOLDER.finditer(template):
-        suffix = {"~": "_flip", "+1": "_plus", None: ""}.get(match[2]) or (match[2] or "").replace(":", "_row_")
-        parts += [re.escape(template[end : match.start()]), f"(?P<{match[1]}{suffix}>{_PATTERNS[match[1]]})"]
-        end = match.end()
-    return re.compile("".join(parts) + re.escape(template[end:]))
+def _compile(template: str) -> tuple[re.Pattern[str], list[tuple[str, str]]]:
+    """A template as a regular expression with a group for each placeholder; of these, name and what follows on it."""
+    first, *rest = _PLACEHOLDER.split(template)
+    names, ways, texts = rest[::3], rest[1::3], rest[2::3]
+    groups = (f"({_PATTERNS[name]}){re.escape(text)}" for name, text in zip(names, texts, strict=True))
+    return re.compile(re.escape(first) + "".join(groups)), [(n, w or "") for n, w in zip(names, ways, strict=True)]
 
 
 def _rewrite(key: str, source: str, target: str, levels: int, per_level: int) -> str | None:
-    match = _compile(source).fullmatch(key)
+    pattern, places = _compile(source)
+    match = pattern.fullmatch(key)
     if match is None:
         return None
     values: dict[str, str] = {}
-    for group, text in match.groupdict().items():
-        if group.endswith("_flip"):
+    for (name, how), text in zip(places, match.groups(), strict=True):
+        if how == "~":
             text = str(levels - 1 - int(text))
-        elif group.endswith("_plus"):
+        elif how == "+1":
             text = str(int(text) - 1)
-        elif "_row_" in group:
+        elif how:
             text, number = (str(part) for part in divmod(int(text), per_level))
-            if (group.endswith("_last")) != (int(number) == per_level - 1):
+            if (how == ":last") != (int(number) == per_level - 1):
                 return None
-            values[group.split("_")[2]] = number
+            values[how[1:]] = number
         if text.startswith("-"):
             return None
-        values[group.split("_")[0]] = text
+        values[name] = text
     if ":j}" in target and int(values["j"]) >= per_level - 1:
         return None
 

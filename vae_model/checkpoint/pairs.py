@@ -6,11 +6,12 @@ What is in the files decides; only where several fit do their names pair them.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 
 from ..errors import VAEFileError
+from ..families.hints import HALVES
 from ..families.table import FAMILIES
 from ..files.folders import loose_weights
 from ..files.weights import open_weights
@@ -19,25 +20,6 @@ from .detect import Detected, detect
 _MOST_FILES = 16
 """In a folder that is looked through; opening a pickle takes time."""
 _HALF = re.compile(r"(?<![a-z])(en|de)c(oder)?(?![a-z])")
-
-
-@dataclass(frozen=True)
-class _File:
-    """One autoencoder, or half of one, in a folder."""
-
-    path: Path
-    found: Detected
-
-    @property
-    def half(self) -> str:
-        """encoder, decoder, or nothing for a whole one."""
-        halves = {key.partition(".")[0] for key in self.found.keys} & {"encoder", "decoder"}
-        return halves.pop() if len(halves) == 1 else ""
-
-    @property
-    def called(self) -> str:
-        """As an error names it."""
-        return f"{self.path.name} ({self.half} alone)" if self.half else self.path.name
 
 
 def pair_in_folder(folder: Path, part: str | None) -> list[Detected] | None:
@@ -49,50 +31,46 @@ def pair_in_folder(folder: Path, part: str | None) -> list[Detected] | None:
     files = loose_weights(folder)
     if not 1 < len(files) <= _MOST_FILES:
         return None
-    found = [one for one in (_look(path, part) for path in files) if one is not None]
-    if not any(one.half for one in found):
+    looked = ((path, _look(path, part)) for path in files)
+    found = {path: one for path, one in looked if one is not None}
+    halves = {half: [path for path, one in found.items() if one.halves == [half]] for half in HALVES}
+    if not any(halves.values()):
         return None
-    pairs = _pairs(found)
+    pairs = [two for two in product(*halves.values()) if _are_one(*(found[path] for path in two))]
+    if len({path for two in pairs for path in two}) != 2 * len(pairs):  # a file is in several: names decide
+        pairs = [two for two in pairs if len({_HALF.sub("", path.name.lower()) for path in two}) == 1] or pairs
     if len(pairs) == 1 and len(found) == 2:
-        note = f"taken are the halves {' and '.join(one.path.name for one in pairs[0])} of {folder}"
-        return [replace(one.found, notes=(note, *one.found.notes)) for one in pairs[0]]
-    paired = {one.path for pair in pairs for one in pair}
-    names = [" + ".join(one.path.name for one in pair) for pair in pairs]
-    names += [one.called for one in found if one.path not in paired]
-    if not pairs and not all(one.half for one in found):
+        note = f"taken are the halves {' and '.join(path.name for path in pairs[0])} of {folder}"
+        return [replace(found[path], notes=(note, *found[path].notes)) for path in pairs[0]]
+    names = [" + ".join(path.name for path in two) for two in pairs]
+    paired = {path for two in pairs for path in two}
+    alone = {path: f" ({half} alone)" for half, paths in halves.items() for path in paths}
+    names += [path.name + alone.get(path, "") for path in found if path not in paired]
+    if pairs:
+        remedy = f"choose one, as in --vae {' --vae '.join(map(str, pairs[0]))}, in Python by a list"
+    elif len(alone) < len(found):
         remedy = "give the file of the whole one"
-    elif not pairs:
-        remedy = "give a file of a whole VAE, or both halves of one"
     else:
-        remedy = f"choose one, as in --vae {' --vae '.join(str(one.path) for one in pairs[0])}, in Python by a list"
+        remedy = "give a file of a whole VAE, or both halves of one"
     raise VAEFileError(f"{folder}: expected a folder with one VAE, found {', '.join(names)}: {remedy}")
 
 
-def _look(path: Path, part: str | None) -> _File | None:
+def _look(path: Path, part: str | None) -> Detected | None:
     """What a file is; None where it is no autoencoder, which the folder may hold, too."""
     try:
-        return _File(path, detect(open_weights(path), part))
+        return detect(open_weights(path), part)
     except VAEFileError:
         return None
 
 
-def _pairs(found: list[_File]) -> list[tuple[_File, _File]]:
-    """Encoders and decoders of one configuration; by their names, where one file would be in several pairs."""
-    halves = {half: [one for one in found if one.half == half] for half in ("encoder", "decoder")}
-    pairs = [pair for pair in product(halves["encoder"], halves["decoder"]) if _are_one(*pair)]
-    if len({one.path for pair in pairs for one in pair}) == 2 * len(pairs):
-        return pairs
-    return [pair for pair in pairs if len({_HALF.sub("", one.path.name.lower()) for one in pair}) == 1] or pairs
-
-
-def _are_one(encoder: _File, decoder: _File) -> bool:
+def _are_one(encoder: Detected, decoder: Detected) -> bool:
     """Whether the two are halves of one autoencoder by their shapes."""
-    family = encoder.found.layout.family
-    if family != decoder.found.layout.family:
+    family = encoder.layout.family
+    if family != decoder.layout.family:
         return False
     try:
-        joined = FAMILIES[family].infer(encoder.found.shapes | decoder.found.shapes, {})
-        alone = FAMILIES[family].infer(encoder.found.shapes, {})
+        joined = FAMILIES[family].infer(encoder.shapes | decoder.shapes, {})
+        alone = FAMILIES[family].infer(encoder.shapes, {})
     except (KeyError, IndexError, ValueError, ZeroDivisionError):
         return False
     return joined.latent_channels == alone.latent_channels
