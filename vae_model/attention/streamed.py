@@ -157,7 +157,7 @@ def streamed_attention(
     q: Tensor, blocks: Iterable[tuple[Tensor, Tensor]], check: Callable[[], None] = lambda: None
 ) -> Tensor:
     """q (B, n, C) over blocks of keys and values (B, m, C) -> (B, n, C)."""
-    attention: StreamedAttention | LargeStreamedAttention | None = None
+    attention: _Streamed | None = None
     for k, v in blocks:
         attention = attention or begin(q, v.shape[2])
         attention.add(k, v, check)

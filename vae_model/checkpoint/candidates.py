@@ -9,7 +9,7 @@ it stays what it is.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Set
 from dataclasses import dataclass, replace
 
 from ..errors import VAEFileError
@@ -18,7 +18,7 @@ from ..families.layout import PREFIXES, WRAPPERS, Layout
 from ..families.table import FAMILIES, all_layouts
 from ..files.weights import Weights
 from ..notes import Warned
-from .keys import to_ours, to_theirs
+from .keys import core_names, to_ours
 
 TOP = "."
 """What the file itself is called, where a part of it is to be named."""
@@ -54,7 +54,8 @@ def _find_candidates(weights: Weights, bare: Mapping[str, str]) -> list[Candidat
     for prefix in sorted(_prefixes(bare)):
         names = {name[len(prefix) :]: theirs for name, theirs in bare.items() if name.startswith(prefix)}
         rows = tuple(layout for layout in all_layouts() if _fits(layout, names.keys()))
-        if rows and (_is_usual(prefix, weights.dictionaries) or _is_whole(rows[0], names.keys())):
+        is_usual = prefix in weights.dictionaries or all(f"{word}." in PREFIXES for word in prefix.split(".")[:-1])
+        if rows and (is_usual or _is_whole(rows[0], names.keys())):
             found.append(Candidate(prefix, rows, names))
     return [one for one in found if not any(_is_inside(one, other) for other in found)]
 
@@ -110,8 +111,8 @@ def _named(found: list[Candidate], part: str, bare: Mapping[str, str], file: str
         remedy = "found the file itself to be one: leave out the part"
         raise VAEFileError(f"{file}: expected an autoencoder in {part!r}, {remedy}")
     if len(named) != 1:
-        there = choices([one.part for one in (named or found)], wanted) or "none"
-        raise VAEFileError(f"{file}: expected an autoencoder in {part!r}, found {there}: choose one of these")
+        listed = choices([one.part for one in (named or found)], wanted) or "none"
+        raise VAEFileError(f"{file}: expected an autoencoder in {part!r}, found {listed}: choose one of these")
     return named[0]
 
 
@@ -122,12 +123,9 @@ def _averaged_names(one: Candidate, bare: Mapping[str, str]) -> dict[str, str] |
     parents = [".".join((*words[:count], "")) for count in range(len(words), -1, -1)] if shadows else []
     found: dict[str, str] = {}
     for name, theirs in one.names.items():
-        for parent in parents:
-            spelled = (name, one.prefix[len(parent) :] + name, theirs[len(parent) :])
-            keys = [f"{parent}{_SHADOWS}{spelling.replace('.', '')}" for spelling in spelled]
-            found |= next(({name: bare[key]} for key in keys if key in shadows), {})
-            if name in found:
-                break
+        spelled = ((parent, (name, one.prefix[len(parent) :] + name, theirs[len(parent) :])) for parent in parents)
+        keys = (f"{parent}{_SHADOWS}{word.replace('.', '')}" for parent, words in spelled for word in words)
+        found |= next(({name: bare[key]} for key in keys if key in shadows), {})
     if not found:
         return None
     return {name: theirs for name, theirs in one.names.items() if not name.startswith(_SHADOWS)} | found
@@ -135,8 +133,6 @@ def _averaged_names(one: Candidate, bare: Mapping[str, str]) -> dict[str, str] |
 
 def _without_wrappers(shapes: Collection[str]) -> dict[str, str]:
     """Names without the parts that wrapping put into them -> the names. Where two become one, they stay as they are."""
-    if not any(word in name for name in shapes for word in WRAPPERS):
-        return {name: name for name in shapes}
     bare: dict[str, str] = {}
     for name in shapes:
         short = ".".join(word for word in name.split(".") if word not in WRAPPERS)
@@ -152,20 +148,10 @@ def _prefixes(names: Collection[str]) -> set[str]:
     return {prefix for prefix in found if not prefix or prefix.endswith(".")}
 
 
-def _is_usual(prefix: str, dictionaries: Collection[str]) -> bool:
-    return prefix in dictionaries or all(f"{word}." in PREFIXES for word in prefix.split(".")[:-1])
-
-
-def _fits(layout: Layout, names: Collection[str]) -> bool:
-    if not all(name in names for name in layout.required) or any(name in names for name in layout.forbidden):
-        return False
-    return any(mark in names for mark in layout.marks)
+def _fits(layout: Layout, names: Set[str]) -> bool:
+    return names >= {*layout.required} and names.isdisjoint(layout.forbidden) and not names.isdisjoint(layout.marks)
 
 
 def _is_whole(layout: Layout, names: Collection[str]) -> bool:
     """Whether all is there that every file of a layout holds; of layouts with names of their own, one name will do."""
-    family = FAMILIES[layout.family]
-    if not family.plain_names:
-        return True
-    needed = family.core_keys(layout.name)
-    return all((to_theirs(key, layout, 4) or key) in names for key in needed)
+    return not FAMILIES[layout.family].plain_names or all(name in names for name in core_names(layout))

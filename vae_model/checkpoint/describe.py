@@ -22,6 +22,8 @@ from .load import build_empty, inspect_model, notes_of
 NOTHING_UNTOLD = "nothing that is needed"
 LAW_PIXELS = 4096
 """Side of the image at which memory laws are read off: strips hardly count there."""
+_UNTILED = "untiled {}, 1024 x 1024, 16-bit"
+_EXACT = f"exact {{}}, elements per pixel (16-bit at {LAW_PIXELS} x {LAW_PIXELS})"
 
 
 def _laws(model: Any, config: Config, direction: str) -> str:
@@ -67,10 +69,8 @@ def describe_vae(
     for half, direction in (("decoder", "decode"), ("encoder", "encode")):
         if half in halves:
             peak = row.untiled_elements(config, direction) * 1024**2 * 2
-            facts[f"untiled {direction}, 1024 x 1024, 16-bit"] = f"{format_bytes(peak)} of activations"
-            facts[f"exact {direction}, elements per pixel (16-bit at {LAW_PIXELS} x {LAW_PIXELS})"] = _laws(
-                model, config, direction
-            )
+            facts[_UNTILED.format(direction)] = f"{format_bytes(peak)} of activations"
+            facts[_EXACT.format(direction)] = _laws(model, config, direction)
     facts["latents"] = row.convention(config)
     facts["scale and shift"] = row.scale_and_shift(config, hints)
     facts["not told by the weights"] = "; ".join(row.untold(config, hints)) or NOTHING_UNTOLD
@@ -95,7 +95,6 @@ def card(facts: Mapping[str, object]) -> dict[str, object]:
         rows["not told"] = facts["not told by the weights"]
     direction = "decode" if "decoder" in str(facts["halves"]) else "encode"
     side = f"{LAW_PIXELS} x {LAW_PIXELS}"
-    exact = facts[f"exact {direction}, elements per pixel (16-bit at {side})"]
-    rows[f"untiled {direction}"] = f"{facts[f'untiled {direction}, 1024 x 1024, 16-bit']}, 1024 x 1024 in 16 bits"
-    rows[f"exact {direction}"] = f"elements per pixel, {side} in 16 bits: {exact}"
+    rows[f"untiled {direction}"] = f"{facts[_UNTILED.format(direction)]}, 1024 x 1024 in 16 bits"
+    rows[f"exact {direction}"] = f"elements per pixel, {side} in 16 bits: {facts[_EXACT.format(direction)]}"
     return rows

@@ -19,7 +19,7 @@ from ..families.table import FAMILIES, all_layouts
 from ..files.latents import TENSOR_KEY
 from ..files.weights import Weights
 from .candidates import TOP, Candidate, choose
-from .keys import count_levels, count_per_level, to_ours, to_theirs
+from .keys import core_names, count_levels, count_per_level, to_ours, to_theirs
 
 _SAMPLES = "samples"
 """What a host's dictionary of latents calls them."""
@@ -86,15 +86,6 @@ def detect(weights: Weights, part: str | None = None) -> Detected:
     return detected
 
 
-def _present_prefixes(shapes: Shapes) -> list[str]:
-    """The empty prefix, then every chain of up to three known prefixes that some key begins with."""
-    found = [""]
-    for _ in range(3):
-        longer = [old + new for old in found for new in PREFIXES if (old + new) not in found]
-        found += [prefix for prefix in longer if any(name.startswith(prefix) for name in shapes)]
-    return found
-
-
 def _translate(weights: Weights, found: Candidate) -> Detected:
     layout, prefix = found.rows[0], found.prefix
     levels, per_level = count_levels(found.names), count_per_level(found.names)
@@ -147,14 +138,11 @@ def _explain_no_match(shapes: Shapes) -> str:
             f"expected an autoencoder, found latents, {sides}: give the VAE's weight file here; "
             "exact-vae decode makes pictures of latents, and vae.decode of their tensor"
         )
-    bare = {name.removeprefix(prefix) for prefix in _present_prefixes(shapes) for name in shapes}
-    scored: list[tuple[float, Layout, list[str]]] = []
-    for layout in all_layouts():
-        needed = FAMILIES[layout.family].core_keys(layout.name)
-        theirs = [to_theirs(key, layout, 4) or key for key in needed]
-        missing = [key for key in theirs if key not in bare]
-        scored.append((len(missing) / len(theirs), layout, missing))
-    _, layout, missing = min(scored, key=lambda row: row[0])
+    bare = {*shapes}
+    for _ in range(3):  # known prefixes may stand one behind the other
+        bare |= {name.removeprefix(prefix) for prefix in PREFIXES for name in bare}
+    lacking = [(layout, [name for name in core_names(layout) if name not in bare]) for layout in all_layouts()]
+    layout, missing = min(lacking, key=lambda row: len(row[1]) / len(core_names(row[0])))
     found = _name_other_model(shapes) or f"{len(shapes)} other tensors"
     lacks = f", missing {shorten(missing)}" if missing else ""
     return (

@@ -54,12 +54,10 @@ def _compare(one: nn.Module | None, other: nn.Module | None) -> list[str]:
     shown = [_IN_PLACE.sub("", layer.extra_repr()) for layer in (one, other)]
     if shown[0] != shown[1]:
         return [f"({shown[0]}) as ({shown[1]})"]
-    decides: tuple[str, ...] = getattr(_known(one), "decides", ())
+    usual = ("align_corners",) if isinstance(one, nn.Upsample) else ()
+    decides: tuple[str, ...] = getattr(_known(one), "decides", usual)
     pairs = [(name, *(getattr(layer, name, None) for layer in (one, other))) for name in decides]
-    found = [f"{name} {ours} as {theirs}" for name, ours, theirs in pairs if ours != theirs and hasattr(one, name)]
-    if isinstance(one, nn.Upsample) and one.align_corners != getattr(other, "align_corners", None):
-        found.append(f"align_corners {one.align_corners} as {getattr(other, 'align_corners', None)}")
-    return found
+    return [f"{name} {ours} as {theirs}" for name, ours, theirs in pairs if ours != theirs and hasattr(one, name)]
 
 
 def _kind(layer: Any) -> str:

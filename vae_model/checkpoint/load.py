@@ -222,20 +222,22 @@ class WithoutNumbers(TorchFunctionMode):
 
 def build_empty(parts: list[Detected], family: str, config: Config) -> nn.Module:
     """The model on the meta device, without weights; VAEFileError where the files do not hold exactly its tensors."""
+    name, title = " + ".join(part.weights.name for part in parts), FAMILIES[family].title
     try:
         with torch.device("meta"), WithoutNumbers():
             model = FAMILIES[family].build(config)
     except ValueError as error:
-        name = " + ".join(part.weights.name for part in parts)
-        raise VAEFileError(
-            f"{name}: expected a whole {FAMILIES[family].title}, {on_one_line(str(error), 300)}: choose another file"
-        ) from error
-    _check_keys(model, parts, family)
+        reason = on_one_line(str(error), 300)
+        raise VAEFileError(f"{name}: expected a whole {title}, {reason}: choose another file") from error
+    problems = _problems(model, parts)
+    if problems:
+        whole = f"{title} in {parts[-1].layout.name} layout"
+        raise VAEFileError(f"{name}: expected a whole {whole}, found {'; '.join(problems)}: choose another file")
     return model
 
 
-def _check_keys(model: nn.Module, parts: list[Detected], family: str) -> None:
-    """Compare names, shapes and dtypes with the model's before any tensor is read; gather all differences."""
+def _problems(model: nn.Module, parts: list[Detected]) -> list[str]:
+    """What names, shapes and dtypes have that is not the model's, before any tensor is read."""
     expected = {key: tuple(tensor.shape) for key, tensor in model.state_dict().items()}
     given = {key: shape for part in parts for key, shape in part.shapes.items()}
     last = parts[-1]
@@ -255,10 +257,7 @@ def _check_keys(model: nn.Module, parts: list[Detected], family: str) -> None:
         odd = [key for key in numbers if not part.weights.dtypes[key].is_floating_point]
         if odd:
             problems.append(f"not floating point: {shorten(odd)}")
-    if problems:
-        name = " + ".join(part.weights.name for part in parts)
-        title = f"{FAMILIES[family].title} in {last.layout.name} layout"
-        raise VAEFileError(f"{name}: expected a whole {title}, found {'; '.join(problems)}: choose another file")
+    return problems
 
 
 def _read_all(parts: list[Detected], dtype: torch.dtype | None) -> dict[str, Tensor]:

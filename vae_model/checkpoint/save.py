@@ -12,18 +12,18 @@ from typing import Any
 
 import torch
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import nn
 
 from ..errors import InputError, VAEFileError
 from ..errors.listed import on_one_line, some
 from ..families.config import Config
-from ..families.layout import COUNTERS, IGNORED, SCALARS, Layout
+from ..families.layout import COUNTERS, SCALARS
 from ..families.table import FAMILIES, family_of
 from ..files.atomic import atomic_path
 from ..files.dtypes import parse_dtype
 from .difference import differences
 from .given import autoencoder_in, is_of_diffusers, with_average
-from .keys import count_levels, count_per_level, is_attention_weight, to_theirs
+from .keys import layout_named, layouts_of, to_layout
 from .load import build_empty, inspect_model, load_model
 
 logger = logging.getLogger(__name__)
@@ -31,42 +31,6 @@ logger = logging.getLogger(__name__)
 _say_once = cache(logger.warning)
 """A training saves its model many times."""
 _REMEDY = "nothing was written; build it from arguments that a file can hold, or keep its state_dict"
-
-
-def layouts_of(model: nn.Module) -> dict[str, Layout]:
-    """The layouts that a model can be written in, by name; the usual one first."""
-    return {row.name: row for row in family_of(model).layouts}
-
-
-def layout_named(model: nn.Module, layout: str | None = None) -> str:
-    """The layout that is meant: some have a second name; None is the one that a model is usually written in."""
-    rows = layouts_of(model)
-    if layout is None:
-        return next(iter(rows))
-    return next((row.name for row in rows.values() if row.alias and row.alias == layout), layout)
-
-
-def to_layout(model: nn.Module, layout: str) -> dict[str, Tensor]:
-    """The model's tensors under the names (and attention shapes) of that layout; InputError where there is none."""
-    rows = layouts_of(model)
-    if not isinstance(layout, str) or layout not in rows:  # pyright: ignore[reportUnnecessaryIsInstance]
-        raise InputError(f"layout: expected one of {', '.join(rows)}, got {layout!r}: choose one of these")
-    row = rows[layout]
-    state = {key: tensor for key, tensor in model.state_dict().items() if not key.startswith(IGNORED)}
-    levels, per_level = count_levels(state), count_per_level(state)
-    named: dict[str, Tensor] = {}
-    for key, tensor in state.items():
-        theirs = to_theirs(key, row, levels, per_level)
-        if theirs is None and row.left_out:
-            continue  # such a layout holds one half only
-        if theirs is None:
-            first = next(iter(rows))
-            way = "no layout has one; keep its state_dict" if layout == first else f"save in the {first} layout"
-            raise InputError(f"layout {layout}: expected a place for {key}, found none: {way}")
-        if row.linear_attention and is_attention_weight(key):
-            tensor = tensor.flatten(1)  # (C, C)
-        named[theirs] = tensor
-    return named | family_of(model).beside(model, layout, named)
 
 
 def save(
@@ -147,13 +111,10 @@ def _require_same(
     name: str,
     settings: Mapping[str, str] | None = None,
 ) -> list[str]:
-    """Nothing where `source` is read as `model`, and what other programs would make of it.
+    """What other programs would make of a file, or of a state dict with such a header, as a note.
 
-    Args:    source: a file or a state dict. layout: of its names. name: how errors call it.
-             settings: of a state dict, what a file's header would hold.
-    Returns: notes, each in one line.
-    Raises:  InputError where the model would come back as another one, or where the programs that the layout belongs to
-             would silently compute something else.
+    InputError where `model` would come back from it as another one, or where the programs that the layout belongs to
+    would silently compute something else.
     """
     try:
         family, config, read = _read_as(source, settings)

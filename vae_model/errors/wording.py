@@ -70,8 +70,9 @@ def in_words(error: Exception, what: str) -> Exception:
         return error
     logger.debug("%s failed", what, exc_info=error)
     text = " ".join(str(error).split())
+    short = text if len(text) <= _MOST else f"{text[:_MOST]}..."
     if isinstance(error, _NO_MEMORY):
-        return MemoryBudgetError(f"{what}: expected enough memory, ran out: free some, or ask for less ({_cut(text)})")
+        return MemoryBudgetError(f"{what}: expected enough memory, ran out: free some, or ask for less ({short})")
     if isinstance(error, ImportError):
         return UnexpectedError(f"{what}: expected the package {error.name or text}, found none: install it")
     if isinstance(error, OSError) and error.strerror:
@@ -81,15 +82,10 @@ def in_words(error: Exception, what: str) -> Exception:
         found = re.search(piece, text)
         if found:
             return InputError(f"{what}: {sentence.format(*found.groups())}")
-    kind = type(error).__name__
     return UnexpectedError(
-        f"{what}: expected no error, got {kind}: {_cut(text)}: check the inputs; the traceback (--debug, or the log) "
-        "tells where, for a report"
+        f"{what}: expected no error, got {type(error).__name__}: {short}: check the inputs; the traceback (--debug, or "
+        "the log) tells where, for a report"
     )
-
-
-def _cut(text: str) -> str:
-    return text if len(text) <= _MOST else f"{text[:_MOST]}..."
 
 
 def one_line(error: Exception, what: str) -> str:

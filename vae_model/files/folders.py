@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import VAEFileError
-from .kinds import PICKLE_SUFFIXES, SAFETENSORS_SUFFIXES
+from ..errors.listed import some
+from .kinds import SUFFIXES
 
 _STEM = "diffusion_pytorch_model"
 _NAME = re.compile(rf"{_STEM}(?:\.([\w-]+?))??(?:-(\d{{5}})-of-(\d{{5}}))?(?:\.([\w-]+))?\.(safetensors|bin)", re.ASCII)
@@ -136,10 +137,9 @@ def _listed(index: Path) -> list[str]:
     """The names of the files that an index lists; they lie beside it."""
     try:
         content: Any = json.loads(index.read_text(encoding="utf-8"))
+        names = sorted({str(name) for name in content["weight_map"].values()})
     except (OSError, ValueError, RecursionError) as error:
         raise VAEFileError(f"{index}: expected an index in JSON, found something else: download it again") from error
-    try:
-        names = sorted({str(name) for name in content["weight_map"].values()})
     except (LookupError, TypeError, AttributeError) as error:
         raise VAEFileError(
             f"{index}: expected an index with a weight_map, found none: get another version of it, or give the weights"
@@ -155,16 +155,14 @@ def _complete(folder: Path, names: Sequence[str]) -> tuple[Path, ...]:
     """The files of those names; VAEFileError naming those that are not there."""
     missing = [name for name in names if not (folder / name).is_file()]
     if missing:
-        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
         raise VAEFileError(
-            f"{folder}: expected all of {len(names)} files, missing {missing[0]}{more}: put them into the folder"
+            f"{folder}: expected all of {len(names)} files, missing {some(missing, 1)}: put them into the folder"
         )
     return tuple(folder / name for name in names)
 
 
 def _weight_files(folder: Path) -> list[Path]:
-    endings = (*SAFETENSORS_SUFFIXES, *PICKLE_SUFFIXES)
-    return [entry for entry in sorted(folder.iterdir()) if entry.suffix.lower() in endings and entry.is_file()]
+    return [entry for entry in sorted(folder.iterdir()) if entry.suffix.lower() in SUFFIXES and entry.is_file()]
 
 
 def _only_file(folder: Path) -> Path:

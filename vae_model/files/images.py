@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps
 from torch import Tensor
+from torch.nn import functional
 
 from ..errors.listed import first_line
 from .atomic import atomic_path, require_writable
@@ -42,6 +43,8 @@ _SAVE_OPTIONS: dict[str, dict[str, Any]] = {
     ".tif": {"format": "TIFF", "compression": "tiff_adobe_deflate"},
     ".tiff": {"format": "TIFF", "compression": "tiff_adobe_deflate"},
 }
+SUFFIXES = tuple(_SAVE_OPTIONS)
+"""What the names of pictures end in."""
 # Largest width or height that the format itself can store.
 _MAX_SIDE = {"JPEG": 65500, "WEBP": 16383}
 
@@ -74,6 +77,28 @@ def read_image(path: str | os.PathLike[str], channels: int = 3) -> tuple[Tensor,
     except _BROKEN_FILE as error:
         reason = first_line(error)
         raise ValueError(f"image: expected a complete image, got {source}: save or copy it again ({reason})") from error
+
+
+def read_photo(path: str | os.PathLike[str], channels: int = 3) -> Tensor:
+    """A picture of any mode, upright, as (channels, H, W) uint8; ValueError where it cannot be read."""
+    pixels = read_image(path, channels)[0][0]  # (H, W, channels)
+    return (pixels * 255).round().to(torch.uint8).permute(2, 0, 1).contiguous()
+
+
+def middle(photo: Tensor, size: int, multiple: int = 32) -> Tensor:
+    """The middle of a (C, H, W) uint8 picture in -1..1: (C, h, w), sides up to `size`, multiples of `multiple`.
+
+    A side below `multiple` is enlarged to it first.
+    """
+    height, width = photo.shape[1:]
+    if min(height, width) < multiple:
+        scale = multiple / min(height, width)
+        larger = (max(multiple, round(height * scale)), max(multiple, round(width * scale)))
+        photo = functional.interpolate(photo[None].float(), size=larger, mode="bilinear")[0]
+        height, width = larger
+    h, w = (min(max(size, multiple), side) // multiple * multiple for side in (height, width))
+    top, left = (height - h) // 2, (width - w) // 2
+    return photo[:, top : top + h, left : left + w].float() / 127.5 - 1
 
 
 def write_image(x: Tensor, path: str | os.PathLike[str], *, quality: int = 95) -> None:
@@ -113,7 +138,7 @@ def write_image(x: Tensor, path: str | os.PathLike[str], *, quality: int = 95) -
 def require_image_suffix(path: str | os.PathLike[str]) -> None:
     """ValueError, before any work, for a file name whose ending is no image format that can be written."""
     if Path(path).suffix.lower() not in _SAVE_OPTIONS:
-        known = ", ".join(_SAVE_OPTIONS)
+        known = ", ".join(SUFFIXES)
         raise ValueError(f"image: expected a file name ending in {known}, got {str(path)!r}: change the suffix")
 
 

@@ -24,7 +24,7 @@ from torch import UntypedStorage
 
 from ..errors import VAEFileError
 from ..errors.listed import first_line
-from .safetensors_header import WRITTEN_SO
+from .kinds import WRITTEN_SO
 from .stand_ins import Name, beside_weights, unlisted
 from .unpickler import Damage, FalseSize, Refused, TooShort, Unpickler
 
@@ -76,12 +76,7 @@ def _found(error: Exception, names: set[Name]) -> str:
 
 
 def _load_archive(path: Path, names: set[Name]) -> Any:
-    """What the pickle in an archive holds. Numbers that are not compressed stay in the mapped file.
-
-    Args:    names: gets (module, name) of everything that the pickle names.
-    Raises:  VAEFileError for archives of other things, and for those that would unpack to far more than they are; as
-             `Unpickler`.
-    """
+    """What the pickle in an archive holds. Numbers that are not compressed stay in the mapped file."""
     try:
         archive = zipfile.ZipFile(path)
     except Exception as error:  # zipfile checks little before it computes with what it reads

@@ -38,8 +38,7 @@ _BESIDE: tuple[tuple[str, str], ...] = (
 _OF_TORCH: tuple[tuple[str, str], ...] = (
     (r"torch|torch\.storage", r"\w+Storage"),
     (r"torch", r"Tensor|Size|device|[a-z]+\d+\w*|bool|half|float|double|long|int|short|strided"),
-    (r"torch\._utils", r"_rebuild_(tensor|tensor_v2|tensor_v3|parameter|parameter_with_state|sparse_tensor)"),
-    (r"torch\._utils", "_rebuild_meta_tensor_no_storage"),
+    (r"torch\._utils", "_rebuild_(tensor(_v2|_v3)?|parameter(_with_state)?|sparse_tensor|meta_tensor_no_storage)"),
     (r"torch\._tensor", "_rebuild_from_type_v2"),
     (r"torch\.serialization", "_get_layout"),
     (r"torch\.nn\.parameter", "Parameter|Buffer"),

@@ -149,6 +149,10 @@ def _require(target: Any, *kinds: type) -> None:
         raise Refused("Unsupported target")
 
 
+def _refuse(reader: Any) -> None:
+    raise Refused("Unsupported operation")
+
+
 _LOOKS: dict[str, Callable[[Any], None]] = {
     "REDUCE": lambda reader: _require_callable(reader.stack[-2]),
     "NEWOBJ": lambda reader: _require_callable(reader.stack[-2]),
@@ -157,10 +161,10 @@ _LOOKS: dict[str, Callable[[Any], None]] = {
     "APPEND": lambda reader: _require(reader.stack[-2], StandIn, list),
     "APPENDS": lambda reader: _require(reader.metastack[-1][-1], StandIn, list),
     "ADDITEMS": lambda reader: _require(reader.metastack[-1][-1], StandIn, set),
+    # What torch does not write, and the one operation that sets memory aside before it reads.
+    **dict.fromkeys(("NEWOBJ_EX", "INST", "OBJ", "EXT1", "EXT2", "EXT4", "BYTEARRAY8"), _refuse),
 }
 """What is looked at before an operation: what it calls, or what it changes."""
-_NEVER = ("NEWOBJ_EX", "INST", "OBJ", "EXT1", "EXT2", "EXT4", "BYTEARRAY8")
-"""What torch does not write, and the one operation that sets memory aside before it reads."""
 _PythonUnpickler: Any = pickle._Unpickler  # pyright: ignore  # the one in C sets aside as much as a pickle tells it to
 
 
@@ -173,10 +177,6 @@ def _guarded(operation: str, look: Callable[[Any], None]) -> Callable[[Any], Non
         run(reader)
 
     return load
-
-
-def _refuse(reader: Any) -> None:
-    raise Refused("Unsupported operation")
 
 
 def _forget_state(reader: Any) -> None:
@@ -195,7 +195,6 @@ class Unpickler(_PythonUnpickler):
     dispatch: ClassVar[dict[int, Any]] = {
         **_PythonUnpickler.dispatch,
         **{getattr(pickle, name)[0]: _guarded(name, look) for name, look in _LOOKS.items()},
-        **{getattr(pickle, name)[0]: _refuse for name in _NEVER},
         pickle.BUILD[0]: _forget_state,
     }
 
