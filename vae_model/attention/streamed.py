@@ -206,13 +206,10 @@ def attention_bytes(
     profile = profile_of(device_type)
     result = batch * tokens * channels * dtype.itemsize
     streamed = streaming_bytes(batch * tokens, keys, channels, dtype, device_type) if profile.streamed_attention else 0
-    sliced = 0 if fused else result + _sliced_bytes(tokens, keys, channels, dtype, profile.slice_bytes)
-    return max(result, streamed, sliced)
-
-
-def _sliced_bytes(tokens: int, keys: int, channels: int, dtype: torch.dtype, most: int) -> int:
-    """Of one image after the other: casts of its keys and values, and a slice of queries with its scores."""
+    if fused:
+        return max(result, streamed)
+    # Of one image after the other: casts of its keys and values, and a slice of queries with its scores.
     compute = 8 if dtype == torch.float64 else 4
     casts = 0 if dtype.itemsize >= compute else 2 * keys * channels * compute
-    rows = min(tokens, max(1, most // (3 * keys * compute)))
-    return casts + rows * compute * (3 * keys + 3 * channels)
+    rows = min(tokens, max(1, profile.slice_bytes // (3 * keys * compute)))
+    return max(streamed, result + casts + rows * compute * (3 * keys + 3 * channels))
