@@ -72,26 +72,20 @@ def is_of_diffusers(model: nn.Module) -> bool:
 
 
 @contextmanager
-def with_average(model: Any) -> Generator[tuple[nn.Module, bool], None, None]:
-    """(the model that is to be read or saved, whether its weights are there for this moment alone).
+def with_average(model: Any) -> Generator[tuple[nn.Module, bool, bool], None, None]:
+    """(the model that is to be read or saved, whether its weights are there for this moment alone, are an average).
 
     A training's module, or a model that keeps a moving average, is taken with its average, as what a training writes.
     An average that has not moved yet is none: weights may have been loaded since it was made.
     """
     if hasattr(model, "finished"):  # a module of `training`, which holds its model
         with model.finished() as whole:
-            yield whole, True
+            yield whole, True, getattr(model, "model_ema", None) is not None
     elif isinstance(model, AbstractAutoencoder) and model.use_ema and int(model.model_ema.num_updates):
         with model.ema_scope():
-            yield model, True
+            yield model, True, True
     else:
-        yield model, False
-
-
-def has_average(model: Any) -> bool:
-    """Whether `with_average` takes one."""
-    average = getattr(model, "model_ema", None)
-    return average is not None and (hasattr(model, "finished") or bool(int(average.num_updates)))
+        yield model, False, False
 
 
 def load_module(
@@ -109,7 +103,7 @@ def load_module(
     settings tell.
     """
     model: Any = autoencoder_in(given, "load_vae")
-    with with_average(model) as (whole, passing):
+    with with_average(model) as (whole, passing, averaged):
         source: Any = whole
         is_foreign = is_of_diffusers(source)
         state = source.state_dict() if is_foreign else to_layout(source, layout_named(source))
@@ -126,7 +120,7 @@ def load_module(
     hints = ({key: str(value) for key, value in one.items()} for one in (told, config or {}))
     both = FAMILIES[family].join_hints(*hints)
     loaded = load_model(state, dtype=dtype, config=both, latent_format=latent_format)
-    if not has_average(model):
+    if not averaged:
         return loaded
     tell(type(model).__name__, [TAKEN])
     return replace(loaded, notes=(TAKEN, *loaded.notes))

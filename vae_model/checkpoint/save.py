@@ -59,7 +59,7 @@ def save(
     target, kind = _target(path), _float_dtype(dtype)
     if is_of_diffusers(model):
         model = load_model(model.state_dict(), config=model.config).model
-    with with_average(model) as (whole, _):
+    with with_average(model) as (whole, *_):
         _write(whole, target, layout, kind, header)
 
 
