@@ -21,8 +21,7 @@ from ..families.layout import COUNTERS
 from ..families.table import FAMILIES
 from ..files.weights import open_weights
 from ..notes import tell
-from .detect import Detected, detect, shorten
-from .pairs import pair_in_folder
+from .detect import Detected, detect, pair_in_folder, shorten
 
 Source = str | os.PathLike[str] | Mapping[str, Any]
 
