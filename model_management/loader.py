@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from ..vae_model.bundled import BUNDLED, BUNDLED_FILE
-from ..vae_model.checkpoint.from_module import load_module
+from ..vae_model.checkpoint.given import load_module
 from ..vae_model.checkpoint.load import Source, load_model
 from ..vae_model.errors import InputError, VAEFileError
 from ..vae_model.errors.wording import speaks_plainly

@@ -11,7 +11,7 @@ from typing import Any
 
 _NAMES = {
     "families.ldm.engine": "AbstractAutoencoder",
-    "attention": "normal_attention pytorch_attention slice_attention xformers_attention",
+    "attention.backends": "normal_attention pytorch_attention slice_attention xformers_attention",
     "families.ldm.autoencoder": "AutoencoderKL AutoencodingEngine AutoencodingEngineLegacy",
     "families.ldm.coder": "Decoder Encoder",
     "families.ldm.distribution": "DiagonalGaussianDistribution",

@@ -5,7 +5,7 @@ import torch
 from exact_vae.benchmarks.meter import LiveTensorMeter
 from exact_vae.model_management import attention
 from exact_vae.model_management.host import LocalHost
-from exact_vae.vae_model.attention.workspace import attention_bytes
+from exact_vae.vae_model.attention.streamed import attention_bytes
 from exact_vae.vae_model.checkpoint.load import load_model
 from exact_vae.vae_model.families.ldm.autoencoder import build_kl
 from exact_vae.vae_model.families.ldm.config import KLConfig, LevelsConfig

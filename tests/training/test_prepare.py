@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 import torch
 from exact_vae.__main__ import main
-from exact_vae.vae_model.evaluation.photos import read_photo
-from exact_vae.vae_model.files.images import read_image
+from exact_vae.vae_model.files.images import read_image, read_photo
 from exact_vae.vae_model.training.photo_set import PhotoSet
 from PIL import Image
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 from torch.utils.data import Dataset, Sampler
 
-from ..evaluation.photos import middle
+from ..files.images import middle
 from .photo_set import PhotoSet
 
 Item = tuple[int, int, int]

@@ -17,7 +17,7 @@ from PIL import Image
 from torch import Tensor
 
 from ..errors.listed import some
-from ..evaluation.photos import SUFFIXES, read_photo
+from ..files.images import SUFFIXES, read_photo
 from .config import ConfigError
 
 logger = logging.getLogger(__name__)
