@@ -12,10 +12,10 @@ from exact_vae.vae_model.evaluation.photos import middle, read_photo
 from exact_vae.vae_model.families.ldm.autoencoder import build_kl
 from exact_vae.vae_model.families.ldm.config import SMALL
 from exact_vae.vae_model.files.images import write_image
+from exact_vae.vae_model.training.architecture import START_LOGVAR, STARTS
 from exact_vae.vae_model.training.config import ConfigError
 from exact_vae.vae_model.training.crops import CentreCrops, RandomCrops, Timetable
 from exact_vae.vae_model.training.photo_set import PhotoSet, find_pictures
-from exact_vae.vae_model.training.start import START_LOGVAR, STARTS
 from PIL import Image
 
 

@@ -21,7 +21,7 @@ from ..files.atomic import atomic_path, remove_leftovers
 from .best import Best
 from .checks import Epochs, is_due
 from .config import BEST, LAST
-from .divergence import DivergedError, broken, floating_tensors
+from .divergence import DivergedError, broken
 from .trained import Trained
 
 logger = logging.getLogger(__name__)
@@ -175,7 +175,8 @@ def _any(trainer: Trainer, here: bool) -> bool:
 
 def require_sound(trainer: Trainer, pl_module: Any, dtype: torch.dtype) -> None:
     """DivergedError where a weight, an average or the discriminator is not finite, or is too large for the files."""
-    tensors = floating_tensors(pl_module.state_dict())
+    state = pl_module.state_dict()
+    tensors = {name: tensor for name, tensor in state.items() if tensor.is_floating_point()}
     written = [name for name in tensors if not name.startswith("loss.")]
     found = broken(tensors, dict.fromkeys(written, torch.finfo(dtype).max))
     if _any(trainer, bool(found)):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
@@ -18,6 +19,12 @@ SCORE = "best.json"
 SECTIONS = ("model", "optimizer", "data", "trainer", "output")
 FALLBACK_CROP = 256
 """Pixels, where neither the data nor the model say a size."""
+SCHEDULES: dict[str, Callable[[float, float], float]] = {
+    "constant": lambda done, final: 1.0,
+    "linear": lambda done, final: 1.0 - (1.0 - final) * done,
+    "cosine": lambda done, final: final + (1.0 - final) * 0.5 * (1.0 + math.cos(math.pi * done)),
+}
+"""(share of the training that is done, final share) -> share of the peak rate."""
 
 
 class ConfigError(InputError):
@@ -73,10 +80,25 @@ class OptimizerSection:
     """The rate at the end of a falling schedule, as a share of the peak."""
 
     def __post_init__(self) -> None:
-        from .schedule import SCHEDULES
-
         problems = one_of("optimizer.schedule", self.schedule, SCHEDULES)
         require(problems + at_least(self, "optimizer", {"lr": 0, "warm_up": 0, "final_share": 0}))
+
+    @property
+    def both(self) -> tuple[tuple[float, dict[str, Any]], ...]:
+        """(peak rate, its class and arguments) of the autoencoder's optimiser and of the discriminator's."""
+        rate = self.lr if self.discriminator_lr is None else self.discriminator_lr
+        return (
+            (self.lr, {"target": self.target, "params": self.params}),
+            (rate, {"target": self.discriminator_target, "params": self.discriminator_params}),
+        )
+
+    def rate_share(self, batch: int, batches: int) -> float:
+        """The share of the peak rates at batch number `batch` of `batches`: warm-up times curve.
+
+        It follows from the number alone, so that a resumed training needs no state.
+        """
+        rising = min(1.0, (batch + 1) / self.warm_up) if self.warm_up else 1.0
+        return rising * SCHEDULES[self.schedule](min(1.0, batch / batches), self.final_share)
 
 
 @dataclass(frozen=True)

@@ -105,17 +105,15 @@ def _parts(module: Any) -> Any:
 
 def _try_optimizers(settings: OptimizerSection, judged: bool) -> None:
     """One step of each on a weight of its own: some take other arguments, some cannot do a plain step."""
-    wanted = [("", settings.target, settings.params)]
-    wanted += [("discriminator_", settings.discriminator_target, settings.discriminator_params)] if judged else []
-    for prefix, target, params in wanted:
+    for prefix, (rate, how) in zip(("", "discriminator_")[: 1 + judged], settings.both, strict=False):
         weight = nn.Parameter(torch.zeros(2, 2))
         weight.grad = torch.ones(2, 2)
         try:
-            instantiate_optimizer([weight], settings.lr, {"target": target, "params": params}).step()
+            instantiate_optimizer([weight], rate, how).step()
         except (TypeError, ValueError, RuntimeError, KeyError) as error:
             raise ConfigError(
                 f"optimizer.{prefix}target, optimizer.{prefix}params: expected an optimizer of plain steps and its "
-                f"arguments, got {target} with {dict(params)}: change them ({first_line(error)})"
+                f"arguments, got {how['target']} with {dict(how['params'])}: change them ({first_line(error)})"
             ) from error
 
 

@@ -14,7 +14,7 @@ import torch
 from ..errors.listed import some
 from .config import ConfigError, TrainConfig
 from .ddconfig import encoder_arguments
-from .stored import plain
+from .model_module import plain
 
 _FIXED = frozenset(
     {"ddconfig", "decoder_ddconfig", "embed_dim", "train", "ema_decay", "width", "blocks"}
