@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,16 +14,14 @@ import pytest
 import torch
 from exact_vae.vae_model.families.ldm.autoencoder import build_kl
 from exact_vae.vae_model.families.ldm.config import KLConfig, LevelsConfig
-from exact_vae.vae_model.training.checks import batches_of, epochs_of, is_due
-from exact_vae.vae_model.training.crops import Timetable
+from exact_vae.vae_model.training.crops import Timetable, batches_of
 from safetensors.torch import load_file
 
 pytest.importorskip("lightning", reason="the trainer's packages are absent: pip install 'exact-vae[train]'")
 from exact_vae import load_vae
 from exact_vae.tests.training.case import curve, with_params, write_config
 from exact_vae.vae_model.training import checkpoint
-from exact_vae.vae_model.training.best import Best
-from exact_vae.vae_model.training.checkpoint import Checkpoints
+from exact_vae.vae_model.training.checkpoint import Best, Checkpoints, is_due
 from exact_vae.vae_model.training.command import train
 
 # Lightning 2.6 itself uses what torch has deprecated.
@@ -40,7 +39,7 @@ def test_checks_are_at_every_so_many_batches_at_epochs_and_at_the_end() -> None:
     assert checks(10, 500) == [10]
     assert checks(12, 5, accumulate=2) == [6, 10, 12]  # at the first complete step
     assert checks(12, 5, accumulate=4) == [8, 12]
-    of_five = epochs_of(Timetable([(0, 16, 2)], 8), 5)  # 5 pictures, 2 at a time: through after 2.5, 5, 7.5 batches
+    of_five = partial(Timetable([(0, 16, 2)], 8).epochs, pictures=5)  # 2 at a time: through after 2.5, 5, 7.5 batches
     assert checks(8, 500, epochs=of_five) == [3, 5, 8]
     assert checks(8, 4, epochs=of_five) == [3, 4, 5, 8]
     assert checks(8, 500, 2, of_five) == [4, 6, 8]
@@ -78,10 +77,10 @@ def test_a_training_without_a_check_on_the_way_has_one_at_its_end(tmp_path: Path
 
 
 def check(callback: Checkpoints, score: float) -> None:
-    """What Lightning calls behind a check."""
+    """What is called behind a check."""
     module: Any = SimpleNamespace(monitor="val/psnr")
-    trainer: Any = SimpleNamespace(sanity_checking=False, callback_metrics={"val/psnr": torch.tensor(score)})
-    callback.on_validation_end(trainer, module)
+    trainer: Any = SimpleNamespace(callback_metrics={"val/psnr": torch.tensor(score)})
+    callback.keep_best(trainer, module)
 
 
 def test_worse_weights_never_replace_the_best_after_a_crash(tmp_path: Path) -> None:
@@ -116,7 +115,7 @@ def test_the_better_weights_stay_wherever_a_training_is_killed(
 ) -> None:
     """28, then 30 and killed, then from a checkpoint that knows of 28 alone; every weight holds the score it had."""
     model = build_kl(KLConfig(4, 4, *[LevelsConfig(ch=8, widths=(8, 8), num_res_blocks=1)] * 2, num_groups=4))
-    trainer: Any = SimpleNamespace(sanity_checking=False, is_global_zero=True, strategy=SimpleNamespace())
+    trainer: Any = SimpleNamespace(is_global_zero=True, strategy=SimpleNamespace())
     trainer.strategy.barrier = lambda: None
 
     @contextmanager
@@ -127,7 +126,7 @@ def test_the_better_weights_stay_wherever_a_training_is_killed(
         model.decoder.conv_in.bias.data.fill_(score)
         trainer.callback_metrics = {"val/psnr": torch.tensor(score)}
         module: Any = SimpleNamespace(monitor="val/psnr", finished=finished)
-        checkpoints.on_validation_end(trainer, module)
+        checkpoints.keep_best(trainer, module)
 
     def kept() -> float:
         return float(load_file(tmp_path / "best.safetensors")["decoder.conv_in.bias"][0])

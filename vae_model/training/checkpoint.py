@@ -1,7 +1,8 @@
-"""Checkpoints that a full disk cannot spoil, the Ctrl-C that saves one, and the weights for everybody else."""
+"""Checkpoints that a full disk cannot spoil, the Ctrl-C that saves one, the weights and the best weights."""
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 import signal
@@ -14,19 +15,38 @@ from typing import Any
 import torch
 from lightning import Callback, Trainer
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
+from lightning.pytorch.utilities import rank_zero_only
+from safetensors import SafetensorError, safe_open
 
 from ..checkpoint.save import save
 from ..errors.listed import some
 from ..files.atomic import atomic_path, remove_leftovers
-from .best import Best
-from .checks import Epochs, is_due
-from .config import BEST, LAST
+from .config import BEST, LAST, SCORE
 from .divergence import DivergedError, broken
 from .trained import Trained
 
 logger = logging.getLogger(__name__)
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+_LARGER_IS_BETTER = ("val/psnr", "val/ssim", "val/ms_ssim")
+_SCORE_FIELD = "exact_vae.score"
+
+Epochs = Callable[[int], int]
+"""Whole epochs in the first so many batches."""
+
+
+def is_due(done: int, total: int, every: int, accumulate: int = 1, epochs: Epochs | None = None) -> bool:
+    """Whether there is a check after `done` batches.
+
+    At the end always; else at the first complete step (of `accumulate` batches) that has reached a multiple of `every`
+    batches or, where `epochs` is given, the end of one.
+    """
+    if done == total:
+        return True
+    if done % accumulate:
+        return False
+    before = max(0, done - accumulate)
+    return done // every > before // every or (epochs is not None and epochs(done) > epochs(before))
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -50,12 +70,72 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         return torch.load(path, map_location=map_location, weights_only=True)
 
 
+class Best:
+    """The score of `best.safetensors`.
+
+    It stands in the header of that file, so that both are of the same weights wherever a training is killed. A training
+    that goes on from an older checkpoint takes it from there.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.monitor: str | None = None
+        self.value: float | None = None
+
+    def is_beaten(self, monitor: str, value: float) -> bool:
+        """Whether this value is at least as good; it is the best one then. What is not finite never is."""
+        known = None if self.monitor not in (None, monitor) else self.value
+        sign = 1 if monitor in _LARGER_IS_BETTER else -1
+        if not math.isfinite(value) or (known is not None and sign * value < sign * known):
+            return False
+        self.monitor, self.value = monitor, value
+        return True
+
+    @rank_zero_only
+    def write(self) -> None:
+        """The score for people, when the weights are written."""
+        with atomic_path(self.folder / SCORE) as temporary:
+            temporary.write_text(json.dumps(self.state_dict()) + "\n", encoding="utf-8")
+
+    def state_dict(self) -> dict[str, Any]:
+        """The logged value and its name."""
+        return {"monitor": self.monitor, "value": self.value}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take it back, or what the files say, which may be newer."""
+        if "best" in state_dict:  # in older checkpoints, where losses had a minus
+            score = state_dict["best"]
+            state_dict = {"monitor": None, "value": None if score is None else abs(score)}
+        stored = self._read() or state_dict
+        self.monitor, self.value = stored["monitor"], stored["value"]
+
+    def _read(self) -> dict[str, Any] | None:
+        """What the weights say; those of older trainings say nothing, but there is a file beside them."""
+        try:
+            opened: Any = safe_open(str(self.folder / BEST), framework="pt")
+            text = (opened.metadata() or {}).get(_SCORE_FIELD)
+        except (OSError, SafetensorError):
+            text = None
+        try:
+            stored = json.loads(text or (self.folder / SCORE).read_text(encoding="utf-8"))
+            return {"monitor": str(stored["monitor"]), "value": float(stored["value"])}
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+
+    def agree(self, trainer: Trainer) -> None:
+        """All processes go by what the first one has read."""
+        if trainer.world_size > 1:
+            self.monitor, self.value = trainer.strategy.broadcast((self.monitor, self.value))
+
+
 class Checkpoints(Callback):
     """Says when there is a check, writes `last.ckpt`, the weights and the best weights, and ends a training early.
 
-    The first Ctrl-C (or SIGTERM) ends the training at the next complete step, the second at once.
+    It is the last of the callbacks, so that the checkpoint knows of the whole check: a training that is killed in the
+    middle of one makes the batches before it again, and the check. The first Ctrl-C (or SIGTERM) ends the training at
+    the next complete step, the second at once.
 
-    Args:    every, epochs: when there is a check, as in `checks.is_due`.
+    Args:    every, epochs: when there is a check, as in `is_due`.
              max_minutes: after which the training ends, with a check.
     """
 
@@ -119,10 +199,15 @@ class Checkpoints(Callback):
                 self.save(trainer, pl_module)
 
     def on_validation_end(self, trainer: Trainer, pl_module: Any) -> None:
+        """A check is through."""
+        self.keep_best(trainer, pl_module)
+        self.save(trainer, pl_module)
+
+    def keep_best(self, trainer: Trainer, pl_module: Any) -> None:
         """Keep the best weights, if these are."""
         value = trainer.callback_metrics.get(pl_module.monitor or "")
-        if not trainer.sanity_checking and value is not None and self._best.is_beaten(pl_module.monitor, float(value)):
-            self.export(trainer, pl_module, BEST, self._best.header())
+        if value is not None and self._best.is_beaten(pl_module.monitor, float(value)):
+            self.export(trainer, pl_module, BEST, {_SCORE_FIELD: json.dumps(self._best.state_dict())})
             self._best.write()
 
     def save(self, trainer: Trainer, pl_module: Trained) -> None:
@@ -151,21 +236,6 @@ class Checkpoints(Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take it back."""
         self._best.load_state_dict(state_dict)
-
-
-class SaveAfterCheck(Callback):
-    """The last of the callbacks: writes the checkpoint when a check is through, so that the checkpoint knows of it.
-
-    A training that is killed in the middle of a check makes the batches before it again, and the check.
-    """
-
-    def __init__(self, checkpoints: Checkpoints) -> None:
-        self.checkpoints = checkpoints
-
-    def on_validation_end(self, trainer: Trainer, pl_module: Any) -> None:
-        """Save."""
-        if not trainer.sanity_checking:
-            self.checkpoints.save(trainer, pl_module)
 
 
 def _any(trainer: Trainer, here: bool) -> bool:

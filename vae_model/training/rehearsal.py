@@ -39,7 +39,7 @@ def rehearse(module: Trained, stages: Sequence[tuple[float, int, int]], val_side
     """
     if module.ema_decay is not None and not 0 <= module.ema_decay <= 1:
         raise ConfigError(f"model.params.ema_decay: expected 0 to 1, got {module.ema_decay}: choose one between them")
-    _try_own_loss(module, stages, val_side)
+    _try_loss_and_monitor(module, stages, val_side)
     _try_optimizers(module.settings, module.criterion.discriminator is not None)
     with _without_own_loss(module):
         for _, side, count in stages:
@@ -49,19 +49,18 @@ def rehearse(module: Trained, stages: Sequence[tuple[float, int, int]], val_side
     require_savable(module.model, "model.params")
 
 
-def _try_own_loss(module: Trained, stages: Sequence[tuple[float, int, int]], val_side: int | None) -> None:
-    """A loss of one's own, with values and gradients: anything may be in it; and whether it logs what `monitor` names.
+def _try_loss_and_monitor(module: Trained, stages: Sequence[tuple[float, int, int]], val_side: int | None) -> None:
+    """A loss of one's own, with values and gradients: anything may be in it; and whether `monitor` names what is logged.
 
     Raises: ConfigError.
     """
-    last = module.get_last_layer()
-    if not isinstance(module.criterion, GivenLoss) or last is None:
-        return
-    logged: list[str] = []
-    for count, side in [(min(2, count), side) for _, side, count in stages] + [(1, val_side)] * (val_side is not None):
-        logged = try_out(module.criterion, *module.example(count, int(side or 0)), last)
+    last, logged = module.get_last_layer(), module.logged_keys()
+    if isinstance(module.criterion, GivenLoss) and last is not None:
+        sizes = [(min(2, count), side) for _, side, count in stages] + ([] if val_side is None else [(1, val_side)])
+        own = [try_out(module.criterion, *module.example(count, side), last) for count, side in sizes]
+        logged += own[-1]
     if module.monitor is not None and val_side is not None:
-        require(one_of("monitor", module.monitor, (*module.logged_keys(), *logged)))
+        require(one_of("monitor", module.monitor, tuple(logged)))
 
 
 @contextmanager
