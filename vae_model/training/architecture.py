@@ -20,8 +20,7 @@ from ..families.ldm.layers import AttnBlock, ResnetBlock
 from ..families.table import family_of
 from ..notes import tell
 from .arguments import call_checked
-from .config import ConfigError, one_of
-from .ddconfig import encoder_arguments
+from .config import ConfigError, encoder_arguments, one_of
 from .perceptual import OPPONENT
 
 PARTS = ("encoder", "decoder")

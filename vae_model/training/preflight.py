@@ -11,8 +11,7 @@ from typing import Any, cast
 from ..errors import VAEFileError
 from ..files.atomic import require_writable
 from .arguments import unknown_names
-from .config import BEST, LAST, ConfigError, TrainConfig, one_of, require
-from .ddconfig import encoder_arguments
+from .config import BEST, LAST, ConfigError, TrainConfig, encoder_arguments, one_of, require
 from .key_places import MODEL_KEYS
 from .photo_set import find_pictures
 

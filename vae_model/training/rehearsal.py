@@ -50,7 +50,7 @@ def rehearse(module: Trained, stages: Sequence[tuple[float, int, int]], val_side
 
 
 def _try_loss_and_monitor(module: Trained, stages: Sequence[tuple[float, int, int]], val_side: int | None) -> None:
-    """A loss of one's own, with values and gradients: anything may be in it; and whether `monitor` names what is logged.
+    """A loss of one's own, with values and gradients: anything may be in it; and that `monitor` names what is logged.
 
     Raises: ConfigError.
     """

@@ -12,8 +12,7 @@ from typing import Any, cast
 import torch
 
 from ..errors.listed import some
-from .config import ConfigError, TrainConfig
-from .ddconfig import encoder_arguments
+from .config import ConfigError, TrainConfig, encoder_arguments
 from .model_module import plain
 
 _FIXED = frozenset(
