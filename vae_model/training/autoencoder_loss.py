@@ -160,7 +160,3 @@ class DefaultLoss(nn.Module):
         kl = posterior.kl().mean()
         total = rec + self.kl_weight * kl
         return _logged(total, {"rec_loss": rec, "kl_loss": kl, "total_loss": total}, split)
-
-    def judge(self, inputs: Tensor, reconstructions: Tensor, split: str) -> tuple[Tensor, Log]:
-        """There is no discriminator."""
-        raise InputError("default_loss: expected no discriminator step, got one: use AutoencoderLoss")

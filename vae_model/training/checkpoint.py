@@ -79,35 +79,29 @@ class Best:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.monitor: str | None = None
-        self.value: float | None = None
+        self.score: dict[str, Any] = {"monitor": None, "value": None}
 
     def is_beaten(self, monitor: str, value: float) -> bool:
         """Whether this value is at least as good; it is the best one then. What is not finite never is."""
-        known = None if self.monitor not in (None, monitor) else self.value
+        known = None if self.score["monitor"] not in (None, monitor) else self.score["value"]
         sign = 1 if monitor in _LARGER_IS_BETTER else -1
         if not math.isfinite(value) or (known is not None and sign * value < sign * known):
             return False
-        self.monitor, self.value = monitor, value
+        self.score = {"monitor": monitor, "value": value}
         return True
 
     @rank_zero_only
     def write(self) -> None:
         """The score for people, when the weights are written."""
         with atomic_path(self.folder / SCORE) as temporary:
-            temporary.write_text(json.dumps(self.state_dict()) + "\n", encoding="utf-8")
-
-    def state_dict(self) -> dict[str, Any]:
-        """The logged value and its name."""
-        return {"monitor": self.monitor, "value": self.value}
+            temporary.write_text(json.dumps(self.score) + "\n", encoding="utf-8")
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take it back, or what the files say, which may be newer."""
         if "best" in state_dict:  # in older checkpoints, where losses had a minus
             score = state_dict["best"]
             state_dict = {"monitor": None, "value": None if score is None else abs(score)}
-        stored = self._read() or state_dict
-        self.monitor, self.value = stored["monitor"], stored["value"]
+        self.score = self._read() or {name: state_dict[name] for name in self.score}
 
     def _read(self) -> dict[str, Any] | None:
         """What the weights say; those of older trainings say nothing, but there is a file beside them."""
@@ -125,7 +119,7 @@ class Best:
     def agree(self, trainer: Trainer) -> None:
         """All processes go by what the first one has read."""
         if trainer.world_size > 1:
-            self.monitor, self.value = trainer.strategy.broadcast((self.monitor, self.value))
+            self.score = trainer.strategy.broadcast(self.score)
 
 
 class Checkpoints(Callback):
@@ -207,7 +201,7 @@ class Checkpoints(Callback):
         """Keep the best weights, if these are."""
         value = trainer.callback_metrics.get(pl_module.monitor or "")
         if value is not None and self._best.is_beaten(pl_module.monitor, float(value)):
-            self.export(trainer, pl_module, BEST, {_SCORE_FIELD: json.dumps(self._best.state_dict())})
+            self.export(trainer, pl_module, BEST, {_SCORE_FIELD: json.dumps(self._best.score)})
             self._best.write()
 
     def save(self, trainer: Trainer, pl_module: Trained) -> None:
@@ -231,7 +225,7 @@ class Checkpoints(Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed training must know."""
-        return self._best.state_dict()
+        return self._best.score
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take it back."""

@@ -57,21 +57,17 @@ class PhotoSet:
 
     def __init__(self, paths: Sequence[Path], cache_bytes: float = 0, channels: int = 3) -> None:
         self.channels = channels
-        sizes = [(path, _sides(path)) for path in paths]
-        readable = [(path, size) for path, size in sizes if size[0] * size[1]]
-        left_out = [path for path, size in sizes if not size[0] * size[1]]
-        self._names = np.array([os.fsencode(path) for path, _ in readable], dtype=np.bytes_)
-        self._bad = torch.zeros(len(readable), dtype=torch.bool).share_memory_()
-        self._cached: list[Tensor] = []
-        self._shorter = np.array([min(size) for _, size in readable], dtype=np.int32)
-        if channels * sum(width * height for _, (width, height) in readable) <= cache_bytes:
-            pictures = [(path, self._read_or_none(path)) for path, _ in readable]
-            left_out += [path for path, picture in pictures if picture is None]
-            kept = [(path, picture) for path, picture in pictures if picture is not None]
-            self._names = np.array([os.fsencode(path) for path, _ in kept], dtype=np.bytes_)
-            self._bad = torch.zeros(len(kept), dtype=torch.bool).share_memory_()
-            self._cached = [picture for _, picture in kept]
-            self._shorter = np.array([min(picture.shape[1:]) for picture in self._cached], dtype=np.int32)
+        found: list[tuple[Path, tuple[int, int], Tensor | None]] = [(path, _sides(path), None) for path in paths]
+        left_out = [path for path, sides, _ in found if not all(sides)]
+        found = [row for row in found if all(row[1])]
+        if channels * sum(width * height for _, (width, height), _ in found) <= cache_bytes:
+            found = [(path, sides, self._read_or_none(path)) for path, sides, _ in found]
+            left_out += [path for path, _, picture in found if picture is None]
+            found = [row for row in found if row[2] is not None]
+        self._cached = [picture for _, _, picture in found if picture is not None]
+        self._names = np.array([os.fsencode(path) for path, _, _ in found], dtype=np.bytes_)
+        self._shorter = np.array([min(sides) for _, sides, _ in found], dtype=np.int32)
+        self._bad = torch.zeros(len(found), dtype=torch.bool).share_memory_()
         self._left_out = len(left_out)
         if left_out:
             names = some(map(str, left_out), 3)

@@ -17,7 +17,7 @@ from .arguments import checked_values, unknown_names
 from .config import SECTIONS, ConfigError, TrainConfig, require
 from .foreign import translate
 from .key_places import advice_on_option
-from .lightning_words import given_lengths, is_length, require_one_length, settings_of, take_lengths
+from .lightning_words import LENGTHS, given_lengths, is_length, require_one_length, settings_of, take_lengths
 
 logger = logging.getLogger(__name__)
 
@@ -53,13 +53,14 @@ def read_config(name: str, overrides: Sequence[str] = ()) -> TrainConfig:
             value = yaml.load(text, _loader())
         except yaml.YAMLError:
             value = text
-        if is_length(key.split(".")):
-            lengths[key] = value
-            if given_lengths({key: value}):
-                take_lengths(tree)
-            key = key.removeprefix("lightning.")
         keys = tuple(key.split("."))
         settings = settings_of(keys[1], value) if keys[0] == "trainer" and len(keys) == 2 else None
+        if is_length(keys):
+            lengths[key] = value
+            given = given_lengths({key: value})
+            if given:
+                take_lengths(tree)
+            settings = {("trainer", LENGTHS[keys[-1]]): given.get(key)}
         for place, setting in ({keys: value} if settings is None else settings).items():
             _set(tree, place, setting)
     require_one_length(given_lengths(lengths))

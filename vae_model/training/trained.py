@@ -24,7 +24,7 @@ from .batches import require_whole_cells
 from .crops import generator_of
 from .divergence import DivergedError, broken
 from .model_module import ModelModule, as_list
-from .sharded import filled, shard_parts, spread_again, whole_tensors, without_weights
+from .sharded import shard_parts, spread_again, whole_tensors, without_weights
 
 MOST_SKIPPED = 30
 """Steps in a row that a gradient scaler may leave out: it halves its scale each time, from 65536 to below 1e-4."""
@@ -45,7 +45,6 @@ class Trained(ModelModule):
         self.ema_decay, self.model_ema = ema_decay, None
         self._broken = ""
         self._skipped = Counter[int]()
-        self._spread = False
         self._twin: list[nn.Module] = []
         """A copy without weights of a model whose weights are spread; in a list, so that it is no part of this."""
 
@@ -72,8 +71,8 @@ class Trained(ModelModule):
     def configure_model(self) -> None:
         """Spread the weights, where the strategy asks for it, and start the moving average."""
         super().configure_model()
-        if self.device_mesh is not None and not self._spread:
-            self._spread, self._twin = True, [without_weights(self.model)]
+        if self.device_mesh is not None and not self._twin:
+            self._twin = [without_weights(self.model)]
             shard_parts(self.model, self.device_mesh["data_parallel"])
         if self.ema_decay is not None and self.model_ema is None:
             self.model_ema = LitEma(self.model, self.ema_decay)
@@ -145,12 +144,12 @@ class Trained(ModelModule):
         """The model to write out: with the averaged weights where there are any, in one piece. For all processes."""
         self._put_average_in()
         try:
-            if not self._spread:
-                yield self.model
-                return
-            with filled(self._twin[0], whole_tensors(self.model)) as whole:
-                yield whole
+            for twin in self._twin:
+                twin.load_state_dict(whole_tensors(self.model), strict=True, assign=True)
+            yield self._twin[0] if self._twin else self.model
         finally:
+            for twin in self._twin:
+                twin.to("meta")
             self._take_average_out()
 
     def on_validation_epoch_start(self) -> None:
