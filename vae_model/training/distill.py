@@ -111,11 +111,7 @@ class TinyDistillation(Trained):
         if hasattr(self.model, "decoder"):
             y = self.model.decode(z)[0].float()
             nothing = DiagonalGaussianDistribution(torch.cat([z, z], dim=1), deterministic=True)
-            last = self.get_last_layer() if split == "train" else None
-            with self.in_float32():
-                total, log = self.criterion.autoencoder(
-                    wanted, y, nothing, self.batches_done, last, split, self.average
-                )
+            total, log = self.compare(wanted, y, nothing, split)
         if hasattr(self.model, "encoder"):
             error = (self.model.encode(x)[0].float() - z).square().mean()
             total = total + self.latent_weight * error

@@ -179,19 +179,15 @@ class AutoEncoderKL(Trained):
         posterior = DiagonalGaussianDistribution(moments.float() if moments.dtype != torch.float64 else moments)
         y = self.decode(posterior.mean + posterior.std * self.noise_like(posterior.mean, numbers))
         y = y.to(posterior.mean.dtype)
-        with self.in_float32():
-            total, log = self.criterion.autoencoder(
-                x.to(y), y, posterior, self.batches_done, self.get_last_layer(), "train", self.average
-            )
+        total, log = self.compare(x.to(y), y, posterior, "train")
         return total, y, log
 
     def validation_losses(self, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Reconstructions from the means, and their losses."""
         posterior = self.encode(x)
         y = self.decode(posterior.mode()).to(x.dtype)
-        with self.in_float32():
-            wide = DiagonalGaussianDistribution(posterior.parameters.to(x.dtype))
-            _, log = self.criterion.autoencoder(x, y, wide, self.batches_done, self.get_last_layer(), "val")
+        wide = DiagonalGaussianDistribution(posterior.parameters.to(x.dtype))
+        _, log = self.compare(x, y, wide, "val")
         return y, log | {"val/latent_std": wide.mean.std()}
 
     def logged_keys(self) -> list[str]:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -90,16 +89,13 @@ def check_channels(module: Trained) -> None:
             f"lossconfig: expected terms for images of {made} channels, got {', '.join(for_colour)}, for 3 alone: take "
             "l1, mse, gradient or structure"
         )
-    first: Any = next((part for part in _parts(module.criterion.discriminator) if isinstance(part, nn.Conv2d)), None)
+    judging = module.criterion.discriminator or nn.Identity()
+    first = next((part for part in judging.modules() if isinstance(part, nn.Conv2d)), None)
     if first is not None and first.in_channels != made:
         raise ConfigError(
             f"lossconfig.params.in_channels (or disc_in_channels): expected {made} as the images have, "
             f"got {first.in_channels}: change it"
         )
-
-
-def _parts(module: Any) -> Any:
-    return module.modules() if isinstance(module, nn.Module) else ()
 
 
 def _try_optimizers(settings: OptimizerSection, judged: bool) -> None:

@@ -26,15 +26,15 @@ def tell_at_start(module: Trained, config: TrainConfig, train: PhotoSet) -> None
 def unjudged_note(module: Trained, config: TrainConfig) -> str:
     """What there is not without pictures to judge, what there is, and what would bring the rest."""
     drawn, monitor = config.output.grids > 0, module.monitor
-    missing = ["no PSNR and SSIM", *(["no reconstructions"] if drawn else [])]
-    kept = ["checkpoint", "weights", "curve of the loss", *(["samples"] if drawn and hasattr(module, "sample") else [])]
-    remedy = "say data.val=FOLDER to have them"
+    missing = "no PSNR and SSIM" + (", no reconstructions" if drawn else "")
+    sampled = drawn and hasattr(module, "sample")
+    kept = "weights, curve of the loss and samples" if sampled else "weights and curve of the loss"
+    watched, more = f" (model.params.monitor {monitor} has nothing to go by)", ""
     if monitor is None:
-        remedy = f"say data.val=FOLDER to have them, and for {BEST} model.params.monitor={module.logged_keys()[0]}, too"
-    watched = "" if monitor is None else f" (model.params.monitor {monitor} has nothing to go by)"
+        watched, more = "", f", and for {BEST} model.params.monitor={module.logged_keys()[0]}, too"
     return (
-        f"no pictures are given, hence {', '.join(missing)} and no {BEST}{watched}; "
-        f"{_and(kept)} are written all the same: {remedy}"
+        f"no pictures are given, hence {missing} and no {BEST}{watched}; checkpoint, {kept} are written all the same: "
+        f"say data.val=FOLDER to have them{more}"
     )
 
 
@@ -51,7 +51,3 @@ def small_note(shorter_sides: Sequence[int], stages: Sequence[tuple[float, int, 
         f"{sides}), hence squares of these sides are enlarged to it, which makes them soft: lower {setting}, or give "
         "larger pictures"
     )
-
-
-def _and(names: Sequence[str]) -> str:
-    return f"{', '.join(names[:-1])} and {names[-1]}"

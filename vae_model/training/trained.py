@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from ..errors import InputError
 from ..errors.listed import some
 from ..evaluation.metrics import LEAST_SIDE, psnr, ssim
+from ..families.ldm.distribution import DiagonalGaussianDistribution
 from ..families.ldm.ema import LitEma
 from ..families.ldm.instantiate import instantiate_optimizer
 from .batches import require_whole_cells
@@ -108,7 +109,7 @@ class Trained(ModelModule):
             self._note_losses({"train/total_loss": total, **log})
             self._step(optimizers[0], total, waiting=discriminator)
         if discriminator is not None and reconstructions is not None and self.batches_done >= self.criterion.disc_start:
-            with self.in_float32():
+            with torch.autocast(self.device.type, enabled=False):
                 loss, more = self.criterion.judge(x.float(), reconstructions.detach().float(), "train")
             self._note_losses({"train/disc_loss": loss, **more})
             self._step(optimizers[1], loss)
@@ -142,7 +143,7 @@ class Trained(ModelModule):
     @contextmanager
     def finished(self) -> Generator[nn.Module, None, None]:
         """The model to write out: with the averaged weights where there are any, in one piece. For all processes."""
-        self._put_average_in()
+        self.on_validation_epoch_start()
         try:
             for twin in self._twin:
                 twin.load_state_dict(whole_tensors(self.model), strict=True, assign=True)
@@ -154,7 +155,10 @@ class Trained(ModelModule):
 
     def on_validation_epoch_start(self) -> None:
         """Judge the averaged weights; undone by `on_validation_epoch_end`, before any checkpoint is written."""
-        self._put_average_in()
+        spread_again(self.model)
+        if self.model_ema is not None:
+            self.model_ema.store(self.model.parameters())
+            self.model_ema.copy_to(self.model)
 
     def on_validation_epoch_end(self) -> None:
         """Go on with the training weights, if the losses were finite."""
@@ -171,12 +175,6 @@ class Trained(ModelModule):
         if self._skipped[id(optimizer)] > most:
             self._note(["no finite norm of the gradients"])
         self._stop_if_broken()
-
-    def _put_average_in(self) -> None:
-        spread_again(self.model)
-        if self.model_ema is not None:
-            self.model_ema.store(self.model.parameters())
-            self.model_ema.copy_to(self.model)
 
     def _take_average_out(self) -> None:
         spread_again(self.model)
@@ -195,9 +193,13 @@ class Trained(ModelModule):
 
     # The parts of a step.
 
-    def in_float32(self) -> Any:
-        """Without autocast: loss terms are sums of many small numbers."""
-        return torch.autocast(self.device.type, enabled=False)
+    def compare(
+        self, x: Tensor, y: Tensor, posterior: DiagonalGaussianDistribution, split: str
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """(what the autoencoder minimises, values to log). Without autocast: its terms are sums of small numbers."""
+        with torch.autocast(self.device.type, enabled=False):
+            last = self.get_last_layer()
+            return self.criterion.autoencoder(x, y, posterior, self.batches_done, last, split, self.average)
 
     def average(self, tensor: Tensor) -> Tensor:
         """Mean of a tensor over all processes."""
