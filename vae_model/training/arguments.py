@@ -14,13 +14,12 @@ from .key_places import advice
 _NAMES = {int: "a whole number", float: "a number", str: "text", bool: "true or false", type(None): "null"}
 
 
-def call_checked(make: Callable[..., Any], arguments: Mapping[str, Any], where: str, skip: Sequence[str] = ()) -> Any:
+def call_checked(make: Callable[..., Any], arguments: Mapping[str, Any], where: str) -> Any:
     """make(**arguments), after a look at their names and types; ConfigError naming all that is wrong."""
-    owner: Any = make.__init__ if inspect.isclass(make) else make
-    parameters = {n: p for n, p in inspect.signature(make).parameters.items() if n not in skip}
-    hints, problems = get_type_hints(owner), list[str]()
-    values = checked_values(arguments, {name: hints.get(name, object) for name in parameters}, where, problems)
-    required = [n for n, p in parameters.items() if p.default is p.empty and p.kind is not p.VAR_KEYWORD]
+    hints = get_type_hints(make.__init__ if inspect.isclass(make) else make)
+    parameters, problems = inspect.signature(make).parameters, list[str]()
+    values = checked_values(arguments, {name: hints[name] for name in parameters}, where, problems)
+    required = [name for name, parameter in parameters.items() if parameter.default is parameter.empty]
     problems += [f"{where}.{name}: expected a value, got none: add it" for name in required if name not in arguments]
     require(problems)
     return make(**values)

@@ -139,6 +139,11 @@ class DataSection:
             problems.append(f"data.scales: expected numbers of at least 1, got {list(self.scales)}: raise them")
         require(problems)
 
+    @property
+    def all_stages(self) -> tuple[tuple[float, int, int], ...]:
+        """The stages of crop and batch sizes, also where there is one only."""
+        return self.stages or ((0.0, self.crop or FALLBACK_CROP, self.batch_size),)
+
 
 @dataclass(frozen=True)
 class TrainerSection:

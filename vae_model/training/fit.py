@@ -26,7 +26,7 @@ from .crops import Timetable, batches_of
 from .distill import TinyDistillation
 from .divergence import DivergedError
 from .kl_module import AutoEncoderKL
-from .loaders import Photographs, stages_of
+from .loaders import Photographs
 from .photo_set import PhotoSet
 from .preflight import Inputs, check_inputs
 from .record import Pictures, Progress, Record
@@ -89,7 +89,7 @@ def prepare(
         raise ConfigError("data: expected pictures, got only files that cannot be read: name other folders")
     _configure(module, config, len(train))
     factor = module.factor()
-    stages = stages_of(config.data)
+    stages = config.data.all_stages
     wrong = [size for _, size, _ in stages if size % factor]
     if wrong:
         raise ConfigError(f"data.crop: expected multiples of {factor} pixels, got {wrong[0]}: change it")
@@ -130,7 +130,7 @@ def run(prepared: Prepared) -> None:
 
 def _configure(module: Trained, config: TrainConfig, photos: int) -> None:
     """Tell the module how long, how fast and how."""
-    wanted, stages = config.trainer, stages_of(config.data)
+    wanted, stages = config.trainer, config.data.all_stages
     batches = wanted.batches or batches_of(wanted.epochs or 0, photos, stages, processes(config))
     module.total_batches = -(-batches // wanted.accumulate) * wanted.accumulate
     module.accumulate, module.clip, module.seed = wanted.accumulate, wanted.clip, wanted.seed
@@ -152,7 +152,7 @@ def processes(config: TrainConfig) -> int:
 def _checkpoints(config: TrainConfig, module: Trained, photos: int) -> Checkpoints:
     wanted, out = config.trainer, config.output
     every = wanted.check_epochs or (1 if wanted.epochs is not None else None)
-    timetable = Timetable(stages_of(config.data), module.total_batches, processes(config))
+    timetable = Timetable(config.data.all_stages, module.total_batches, processes(config))
     epochs = None if every is None else partial(timetable.epochs, pictures=photos * every)
     return Checkpoints(Path(out.folder), out.weights, out.dtype, wanted.check_every, wanted.max_minutes, epochs)
 
@@ -169,34 +169,35 @@ def _trainer(config: TrainConfig, module: Trained, checkpoints: Checkpoints, pro
     loggers: list[Any] = [CSVLogger(folder, name="log")]
     if importlib.util.find_spec("tensorboard") is not None:
         loggers.append(TensorBoardLogger(folder, name="log"))
-    precision: Any = _precision(wanted.precision, wanted.accelerator)
-    machine = {"accelerator": wanted.accelerator, "devices": wanted.devices, "num_nodes": wanted.num_nodes}
-    make = partial(
-        Trainer,
-        **machine,  # pyright: ignore[reportArgumentType]
-        precision=precision,
-        strategy=_strategy(config, module),
-        max_epochs=1,
-        val_check_interval=1,  # `Checkpoints` decides after every batch
-        check_val_every_n_epoch=None,
-        num_sanity_val_steps=0,
-        limit_val_batches=1.0 if config.data.val else 0,
-        log_every_n_steps=wanted.log_every,
-        logger=loggers,
-        callbacks=[record, *pictures, *bar, checkpoints],
-        plugins=[AtomicCheckpointIO()],
-        enable_checkpointing=False,
-        enable_progress_bar=progress,
-        enable_model_summary=False,
-        use_distributed_sampler=False,
-        deterministic="warn" if torch.cuda.is_available() else True,
-        default_root_dir=folder,
-    )
+    machine: dict[str, Any] = {
+        "accelerator": wanted.accelerator,
+        "devices": wanted.devices,
+        "num_nodes": wanted.num_nodes,
+        "precision": _precision(wanted.precision, wanted.accelerator),
+    }
     try:
-        return make()
+        return Trainer(
+            **machine,
+            strategy=_strategy(config, module),
+            max_epochs=1,
+            val_check_interval=1,  # `Checkpoints` decides after every batch
+            check_val_every_n_epoch=None,
+            num_sanity_val_steps=0,
+            limit_val_batches=1.0 if config.data.val else 0,
+            log_every_n_steps=wanted.log_every,
+            logger=loggers,
+            callbacks=[record, *pictures, *bar, checkpoints],
+            plugins=[AtomicCheckpointIO()],
+            enable_checkpointing=False,
+            enable_progress_bar=progress,
+            enable_model_summary=False,
+            use_distributed_sampler=False,
+            deterministic="warn" if torch.cuda.is_available() else True,
+            default_root_dir=folder,
+        )
     except (MisconfigurationException, ValueError) as error:
-        asked, reason = {**machine, "precision": precision}, " ".join(str(error).split())
-        raise ConfigError(f"trainer: expected what this machine has, got {asked}: change it ({reason})") from error
+        reason = " ".join(str(error).split())
+        raise ConfigError(f"trainer: expected what this machine has, got {machine}: change it ({reason})") from error
 
 
 def _strategy(config: TrainConfig, module: Trained) -> Any:

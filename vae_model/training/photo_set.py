@@ -52,7 +52,7 @@ def find_pictures(sources: Sequence[str], where: str) -> list[Path]:
 class PhotoSet:
     """Pictures by number, of 1, 3 or 4 channels as `read_image` makes them from any file.
 
-    Those that turn out to be unreadable are None, counted in `unreadable`.
+    Those that turn out to be unreadable are None. `shorter_sides` has the shorter side of each in pixels.
     """
 
     def __init__(self, paths: Sequence[Path], cache_bytes: float = 0, channels: int = 3) -> None:
@@ -66,9 +66,8 @@ class PhotoSet:
             found = [row for row in found if row[2] is not None]
         self._cached = [picture for _, _, picture in found if picture is not None]
         self._names = np.array([os.fsencode(path) for path, _, _ in found], dtype=np.bytes_)
-        self._shorter = np.array([min(sides) for _, sides, _ in found], dtype=np.int32)
+        self.shorter_sides = np.array([min(sides) for _, sides, _ in found], dtype=np.int32)
         self._bad = torch.zeros(len(found), dtype=torch.bool).share_memory_()
-        self._left_out = len(left_out)
         if left_out:
             names = some(map(str, left_out), 3)
             logger.warning("%d of %d pictures cannot be read and are left out: %s", len(left_out), len(paths), names)
@@ -78,18 +77,8 @@ class PhotoSet:
 
     @property
     def readable(self) -> int:
-        """How many of the pictures are not known to be unreadable."""
+        """How many of the pictures are not known to be unreadable, in all processes."""
         return len(self) - int(self._bad.sum())
-
-    @property
-    def shorter_sides(self) -> list[int]:
-        """Of every picture the shorter side in pixels, from its header."""
-        return [int(side) for side in self._shorter]
-
-    @property
-    def unreadable(self) -> int:
-        """How many files could not be read so far, in all processes."""
-        return self._left_out + int(self._bad.sum())
 
     def __getitem__(self, index: int) -> Tensor | None:
         """(channels, H, W) uint8, or None for a file whose end is missing or the like."""

@@ -8,7 +8,6 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from ..notes import tell
 from .config import BEST, TrainConfig
-from .loaders import stages_of
 from .photo_set import PhotoSet
 from .trained import Trained
 
@@ -18,7 +17,7 @@ def tell_at_start(module: Trained, config: TrainConfig, train: PhotoSet) -> None
     """The notes, in one process of several."""
     if not config.data.val:
         tell("data.val", [unjudged_note(module, config)])
-    small = small_note(train.shorter_sides, stages_of(config.data))
+    small = small_note(train.shorter_sides.tolist(), config.data.all_stages)
     if small is not None:
         tell("data.train", [small])
 
