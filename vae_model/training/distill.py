@@ -100,11 +100,6 @@ class TinyDistillation(Trained):
         """The weight of the decoder's last convolution, where there is a decoder."""
         return cast(Any, self.model).decoder.layers[-1].weight if hasattr(self.model, "decoder") else None
 
-    def reconstruct(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """(images of the teacher's latents, those latents); without a decoder, the images themselves."""
-        z, _ = self.teach(x)
-        return (self.model.decode(z)[0] if hasattr(self.model, "decoder") else x), z
-
     def _losses(self, x: Tensor, split: str) -> tuple[Tensor, Tensor | None, dict[str, Tensor]]:
         z, wanted = self.teach(x)
         total, y, log = x.new_zeros(()), None, {}

@@ -8,8 +8,7 @@ batches, which take less time than their shapes alone.
 from __future__ import annotations
 
 import math
-from collections.abc import Generator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -40,11 +39,15 @@ def rehearse(module: Trained, stages: Sequence[tuple[float, int, int]], val_side
         raise ConfigError(f"model.params.ema_decay: expected 0 to 1, got {module.ema_decay}: choose one between them")
     _try_loss_and_monitor(module, stages, val_side)
     _try_optimizers(module.settings, module.criterion.discriminator is not None)
-    with _without_own_loss(module):
+    if isinstance(module.criterion, GivenLoss):  # which has been tried with values already
+        module.__dict__["_criterion"] = (module.loss, DefaultLoss())
+    try:
         for _, side, count in stages:
             _try("data.crop, data.batch_size", module, count, side, judged=False)
         if val_side is not None:
             _try("data.val_crop", module, 1, val_side, judged=True)
+    finally:
+        module.__dict__["_criterion"] = None
     require_savable(module.model, "model.params")
 
 
@@ -60,18 +63,6 @@ def _try_loss_and_monitor(module: Trained, stages: Sequence[tuple[float, int, in
         logged += own[-1]
     if module.monitor is not None and val_side is not None:
         require(one_of("monitor", module.monitor, tuple(logged)))
-
-
-@contextmanager
-def _without_own_loss(module: Trained) -> Generator[None, None, None]:
-    """With another loss in the place of one's own, which has been tried with values already."""
-    loss = module.loss
-    if isinstance(module.criterion, GivenLoss):
-        module.__dict__["_criterion"] = (loss, DefaultLoss())
-    try:
-        yield
-    finally:
-        module.__dict__["_criterion"] = None
 
 
 def check_channels(module: Trained) -> None:
@@ -115,9 +106,10 @@ def _try_optimizers(settings: OptimizerSection, judged: bool) -> None:
 def _try(setting: str, module: Trained, count: int, side: int, *, judged: bool) -> None:
     channels = module.image_channels()[0]
     shape = (count, channels, side, side)
+    kept = {name: buffer.clone() for name, buffer in module.named_buffers()}
     module.train(not judged)
     try:
-        with torch.no_grad(), torch.random.fork_rng(devices=[]), _buffers_kept(module):
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
             if math.prod(shape) > SMALL and _fits_as_shapes(module, shape, judged):
                 return
             _batch(module, torch.zeros(*shape), judged)
@@ -128,6 +120,8 @@ def _try(setting: str, module: Trained, count: int, side: int, *, judged: bool) 
         ) from error
     finally:
         module.train()
+        for name, buffer in module.named_buffers():  # what a forward pass counts is put back
+            buffer.copy_(kept[name])
 
 
 def _fits_as_shapes(module: Trained, shape: tuple[int, int, int, int], judged: bool) -> bool:
@@ -152,14 +146,3 @@ def _batch(module: Trained, x: Tensor, judged: bool) -> None:
     _, y, _ = module.training_losses(x, None)
     if module.criterion.discriminator is not None and y is not None:
         module.criterion.judge(x.float(), y.float(), "train")
-
-
-@contextmanager
-def _buffers_kept(module: nn.Module) -> Generator[None, None, None]:
-    """What a forward pass counts is put back."""
-    kept = {name: buffer.clone() for name, buffer in module.named_buffers()}
-    try:
-        yield
-    finally:
-        for name, buffer in module.named_buffers():
-            buffer.copy_(kept[name])
