@@ -17,8 +17,10 @@ from lightning import Trainer
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy
+from lightning.pytorch.utilities import rank_zero_only
 
 from ..exact.sharding.group import leave_together
+from ..notes import tell
 from .arguments import call_checked
 from .checkpoint import AtomicCheckpointIO, Checkpoints
 from .config import FALLBACK_CROP, ConfigError, TrainConfig
@@ -27,12 +29,11 @@ from .distill import TinyDistillation
 from .divergence import DivergedError
 from .kl_module import AutoEncoderKL
 from .loaders import Photographs
-from .photo_set import PhotoSet
+from .photo_set import PhotoSet, small_note
 from .preflight import Inputs, check_inputs
-from .record import Pictures, Progress, Record
+from .record import Pictures, Progress, Record, unjudged_note
 from .rehearsal import check_channels, rehearse
 from .resume import check_checkpoint
-from .start_notes import tell_at_start
 from .trained import Trained
 
 logger = logging.getLogger(__name__)
@@ -99,7 +100,12 @@ def prepare(
         check_checkpoint(inputs.checkpoint, module, config)
     rehearse(module, stages, val_side if val else None)
     data = Photographs(config.data, train, val, multiple, config.trainer.seed)
-    tell_at_start(module, config, train)
+    tell_once = rank_zero_only(tell)  # of several processes
+    if val is None:
+        tell_once("data.val", [unjudged_note(module, config.output.grids > 0)])
+    small = small_note(train.shorter_sides.tolist(), stages)
+    if small is not None:
+        tell_once("data.train", [small])
     checkpoints = _checkpoints(config, module, len(train))
     return Prepared(_trainer(config, module, checkpoints, progress), module, data, inputs.checkpoint, checkpoints)
 

@@ -106,3 +106,18 @@ def _sides(path: Path) -> tuple[int, int]:
             return image.width, image.height
     except (OSError, SyntaxError, ValueError, TypeError, Image.DecompressionBombError):
         return 0, 0
+
+
+def small_note(shorter_sides: Sequence[int], stages: Sequence[tuple[float, int, int]]) -> str | None:
+    """The note, if more than half of the pictures are smaller than the largest crop; sides in pixels."""
+    crop = max(size for _, size, _ in stages)
+    small = sorted(side for side in shorter_sides if side < crop)
+    if 2 * len(small) <= len(shorter_sides):
+        return None
+    setting = "data.crop" if len(stages) == 1 else "the crops of data.stages"
+    sides = f"{small[0]}" if small[0] == small[-1] else f"{small[0]} to {small[-1]}"
+    return (
+        f"{len(small)} of {len(shorter_sides)} pictures are smaller than the crop of {crop} pixels (shorter sides: "
+        f"{sides}), hence squares of these sides are enlarged to it, which makes them soft: lower {setting}, or give "
+        "larger pictures"
+    )

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ..files.atomic import atomic_path
 from ..files.images import write_image
+from .config import BEST
 
 _LOSS_MEMORY = 0.98
 _BOOST = 3.0
@@ -157,3 +158,20 @@ class Progress(TQDMProgressBar):
     def on_train_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         """One batch more."""
         super().on_train_batch_end(trainer, pl_module, outputs, batch, pl_module.batches_done - 1)
+
+
+def unjudged_note(module: Any, drawn: bool) -> str:
+    """Without pictures to judge: what a training will not leave, what it will, and what would bring the rest.
+
+    Args:    drawn: whether `Pictures` are asked for.
+    """
+    missing = "no PSNR and SSIM" + (", no reconstructions" if drawn else "")
+    sampled = drawn and hasattr(module, "sample")
+    kept = "weights, curve of the loss and samples" if sampled else "weights and curve of the loss"
+    watched, more = f" (model.params.monitor {module.monitor} has nothing to go by)", ""
+    if module.monitor is None:
+        watched, more = "", f", and for {BEST} model.params.monitor={module.logged_keys()[0]}, too"
+    return (
+        f"no pictures are given, hence {missing} and no {BEST}{watched}; checkpoint, {kept} are written all the same: "
+        f"say data.val=FOLDER to have them{more}"
+    )
