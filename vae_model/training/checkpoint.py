@@ -15,7 +15,6 @@ from typing import Any
 import torch
 from lightning import Callback, Trainer
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
-from lightning.pytorch.utilities import rank_zero_only
 from safetensors import SafetensorError, safe_open
 
 from ..checkpoint.save import save
@@ -45,7 +44,7 @@ def is_due(done: int, total: int, every: int, accumulate: int = 1, epochs: Epoch
         return True
     if done % accumulate:
         return False
-    before = max(0, done - accumulate)
+    before = done - accumulate
     return done // every > before // every or (epochs is not None and epochs(done) > epochs(before))
 
 
@@ -70,56 +69,25 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         return torch.load(path, map_location=map_location, weights_only=True)
 
 
-class Best:
-    """The score of `best.safetensors`.
+def beats(score: Mapping[str, Any], monitor: str, value: float) -> bool:
+    """Whether a value is at least as good as the best score so far. What is not finite never is."""
+    known = None if score["monitor"] not in (None, monitor) else score["value"]
+    sign = 1 if monitor in _LARGER_IS_BETTER else -1
+    return math.isfinite(value) and (known is None or sign * value >= sign * known)
 
-    It stands in the header of that file, so that both are of the same weights wherever a training is killed. A training
-    that goes on from an older checkpoint takes it from there.
-    """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.score: dict[str, Any] = {"monitor": None, "value": None}
-
-    def is_beaten(self, monitor: str, value: float) -> bool:
-        """Whether this value is at least as good; it is the best one then. What is not finite never is."""
-        known = None if self.score["monitor"] not in (None, monitor) else self.score["value"]
-        sign = 1 if monitor in _LARGER_IS_BETTER else -1
-        if not math.isfinite(value) or (known is not None and sign * value < sign * known):
-            return False
-        self.score = {"monitor": monitor, "value": value}
-        return True
-
-    @rank_zero_only
-    def write(self) -> None:
-        """The score for people, when the weights are written."""
-        with atomic_path(self.folder / SCORE) as temporary:
-            temporary.write_text(json.dumps(self.score) + "\n", encoding="utf-8")
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take it back, or what the files say, which may be newer."""
-        if "best" in state_dict:  # in older checkpoints, where losses had a minus
-            score = state_dict["best"]
-            state_dict = {"monitor": None, "value": None if score is None else abs(score)}
-        self.score = self._read() or {name: state_dict[name] for name in self.score}
-
-    def _read(self) -> dict[str, Any] | None:
-        """What the weights say; those of older trainings say nothing, but there is a file beside them."""
-        try:
-            opened: Any = safe_open(str(self.folder / BEST), framework="pt")
-            text = (opened.metadata() or {}).get(_SCORE_FIELD)
-        except (OSError, SafetensorError):
-            text = None
-        try:
-            stored = json.loads(text or (self.folder / SCORE).read_text(encoding="utf-8"))
-            return {"monitor": str(stored["monitor"]), "value": float(stored["value"])}
-        except (OSError, ValueError, KeyError, TypeError):
-            return None
-
-    def agree(self, trainer: Trainer) -> None:
-        """All processes go by what the first one has read."""
-        if trainer.world_size > 1:
-            self.score = trainer.strategy.broadcast(self.score)
+def _read_score(folder: Path) -> dict[str, Any] | None:
+    """What the best weights say; those of older trainings say nothing, but there is a file beside them."""
+    try:
+        opened: Any = safe_open(str(folder / BEST), framework="pt")
+        text = (opened.metadata() or {}).get(_SCORE_FIELD)
+    except (OSError, SafetensorError):
+        text = None
+    try:
+        stored = json.loads(text or (folder / SCORE).read_text(encoding="utf-8"))
+        return {"monitor": str(stored["monitor"]), "value": float(stored["value"])}
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 class Checkpoints(Callback):
@@ -149,12 +117,15 @@ class Checkpoints(Callback):
         """What is called in the place of a check where there are no pictures to judge."""
         self.saved_after: int | None = None
         """The number of batches in the files, where this run or the one that it goes on from has written any."""
-        self._best = Best(folder)
+        self._score: dict[str, Any] = {"monitor": None, "value": None}
+        """Of the best weights. It stands in the header of their file, so that both are of the same weights wherever a
+        training is killed; in a file for people; and in the checkpoint."""
         self._handlers: dict[int, Any] = {}
 
     def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
         """Listen to the signals that end a training; instead of Lightning, which on SIGTERM ends it without saving."""
-        self._best.agree(trainer)
+        if trainer.world_size > 1:  # all go by what the first one has read
+            self._score = trainer.strategy.broadcast(self._score)
         if trainer.is_global_zero:
             for folder in (self.folder, self.folder / "images"):
                 remove_leftovers(folder)
@@ -200,9 +171,14 @@ class Checkpoints(Callback):
     def keep_best(self, trainer: Trainer, pl_module: Any) -> None:
         """Keep the best weights, if these are."""
         value = trainer.callback_metrics.get(pl_module.monitor or "")
-        if value is not None and self._best.is_beaten(pl_module.monitor, float(value)):
-            self.export(trainer, pl_module, BEST, {_SCORE_FIELD: json.dumps(self._best.score)})
-            self._best.write()
+        if value is None or not beats(self._score, pl_module.monitor, float(value)):
+            return
+        self._score = {"monitor": pl_module.monitor, "value": float(value)}
+        text = json.dumps(self._score)
+        self.export(trainer, pl_module, BEST, {_SCORE_FIELD: text})
+        if trainer.is_global_zero:
+            with atomic_path(self.folder / SCORE) as temporary:
+                temporary.write_text(text + "\n", encoding="utf-8")
 
     def save(self, trainer: Trainer, pl_module: Trained) -> None:
         """Write the full checkpoint and the weights."""
@@ -225,11 +201,14 @@ class Checkpoints(Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed training must know."""
-        return self._best.score
+        return self._score
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take it back."""
-        self._best.load_state_dict(state_dict)
+        """Take it back, or what the files say, which may be newer."""
+        if "best" in state_dict:  # in older checkpoints, where losses had a minus
+            score = state_dict["best"]
+            state_dict = {"monitor": None, "value": None if score is None else abs(score)}
+        self._score = _read_score(self.folder) or {name: state_dict[name] for name in self._score}
 
 
 def _any(trainer: Trainer, here: bool) -> bool:
