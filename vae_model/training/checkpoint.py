@@ -20,13 +20,13 @@ from safetensors import SafetensorError, safe_open
 from ..checkpoint.save import save
 from ..errors.listed import some
 from ..files.atomic import atomic_path, remove_leftovers
+from ..files.dtypes import DTYPES
 from .config import BEST, LAST, SCORE
 from .divergence import DivergedError, broken
 from .trained import Trained
 
 logger = logging.getLogger(__name__)
 
-_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _LARGER_IS_BETTER = ("val/psnr", "val/ssim", "val/ms_ssim")
 _SCORE_FIELD = "exact_vae.score"
 
@@ -110,7 +110,7 @@ class Checkpoints(Callback):
         max_minutes: float | None = None,
         epochs: Epochs | None = None,
     ) -> None:
-        self.folder, self.weights, self.dtype, self.every, self.epochs = folder, weights, _DTYPES[dtype], every, epochs
+        self.folder, self.weights, self.dtype, self.every, self.epochs = folder, weights, DTYPES[dtype], every, epochs
         self.deadline = None if max_minutes is None else time.monotonic() + 60 * max_minutes
         self.interrupted = False
         self.unjudged: list[Callable[[Trainer, Any], None]] = []

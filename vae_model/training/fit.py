@@ -144,8 +144,10 @@ def _configure(module: Trained, config: TrainConfig, photos: int) -> None:
     if config.model.base_learning_rate is not None:
         rate = config.model.base_learning_rate * stages[0][2] * processes(config) * wanted.accumulate
         module.settings = replace(config.optimizer, lr=rate)
+    found = torch.cuda.is_available() or torch.backends.mps.is_available()
+    on_cpu = wanted.accelerator == "cpu" or (wanted.accelerator == "auto" and not found)
     # FSDP spreads ordinary tensors only; on CPUs every GroupNorm would turn its input back (see `GroupNorm`).
-    if wanted.channels_last and wanted.strategy != "fsdp" and not _on_cpu(wanted.accelerator):
+    if wanted.channels_last and wanted.strategy != "fsdp" and not on_cpu:
         module.model.to(memory_format=torch.channels_last)  # pyright: ignore
 
 
@@ -230,12 +232,6 @@ def _check_strategy(config: TrainConfig, module: Trained) -> None:
         )
     if not isinstance(config.trainer.devices, int) or config.trainer.devices < 1:
         raise ConfigError(f"trainer.devices: expected a number with fsdp, got {config.trainer.devices!r}: say how many")
-
-
-def _on_cpu(accelerator: str) -> bool:
-    """Whether Lightning will train on a CPU."""
-    found = torch.cuda.is_available() or torch.backends.mps.is_available()
-    return accelerator == "cpu" or (accelerator == "auto" and not found)
 
 
 def _precision(wanted: str, accelerator: str) -> str:

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, cast
 
 from .config import SECTIONS, ConfigError
-from .lightning_words import UNUSED, WORDS, Settings, settings_of, take_length
+from .lightning_words import UNUSED, WORDS, Settings, settings_of, settle_length
 
 Tree = dict[str, Any]
 Path = tuple[str, ...]
@@ -38,7 +38,7 @@ def translate(tree: Tree) -> tuple[Tree, list[str]]:
     """
     native = cast(Tree, _resolved(tree, tree))
     theirs = "lightning" in native or _is_foreign(native.get("data"))
-    found, unused = take_length(native)
+    found, unused = settle_length(native)
     for path, value in _leaves(_taken_out(native), ()):
         settings = _settings(path, value, found)
         if settings is None:

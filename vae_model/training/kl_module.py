@@ -44,7 +44,7 @@ class AutoEncoderKL(Trained):
              colorize_nlabels: channels of the images, where pictures of them need a projection onto three.
              monitor: the logged value that tells the best weights.
              ema_decay: of the moving average; None for none.
-             start: a name in `start.STARTS`, without `ckpt_path`.
+             start: a name in `architecture.STARTS`, without `ckpt_path`.
              train: which halves are trained; the other stays as it is, its quant convolution too.
              input_key: where the images are in a batch that is a mapping; latent-diffusion's `image_key` is the same.
              decoder_ddconfig: of the decoder, where it differs.

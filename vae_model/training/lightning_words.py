@@ -135,8 +135,8 @@ def is_length(path: Sequence[str]) -> bool:
     return path[-1] in LENGTHS and tuple(path[:-1]) in _TRAINERS
 
 
-def take_length(tree: Mapping[str, Any]) -> tuple[Settings, list[str]]:
-    """Take the length out of a file's content: (it, the keys of another one that is not used, as ours comes first).
+def settle_length(tree: Mapping[str, Any]) -> tuple[Settings, list[str]]:
+    """(the length of a file's content, the keys of another one that is not used, as ours comes first); both taken out.
 
     Raises: ConfigError for a section that holds several.
     """

@@ -21,14 +21,14 @@ from .lightning_words import LENGTHS, given_lengths, is_length, require_one_leng
 
 logger = logging.getLogger(__name__)
 
-CONFIG_FOLDER = Path(__file__).resolve().parent / "configs"
 _BESIDE_PARAMS = ("embed_dim", "monitor", "lossconfig", "ddconfig", "ckpt_path")
 """Arguments of the model that old files have one level higher."""
 
 
 def bundled_configs() -> dict[str, Path]:
     """The configurations that come with the project, by name."""
-    return {path.stem: path for path in sorted(CONFIG_FOLDER.glob("*.yaml"))}
+    folder = Path(__file__).resolve().parent / "configs"
+    return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
 
 
 def read_config(name: str, overrides: Sequence[str] = ()) -> TrainConfig:
