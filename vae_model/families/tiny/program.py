@@ -15,6 +15,7 @@ from ...exact.ops.tiny_block import TinyBlock
 from ...exact.ops.upsample import Upsample
 from ...exact.program import Op, Program, make_program
 from ...exact.read import describe, read_conv, read_norm, require_children, require_plain
+from ..coder import all_parts_of
 
 ACTIVATIONS: dict[type[nn.Module], str] = {nn.ReLU: "relu", nn.SiLU: "silu", nn.GELU: "gelu", nn.Mish: "mish"}
 
@@ -31,16 +32,13 @@ def tiny_program(coder: Any) -> Program:
 
     Raises:  UnsupportedModule, naming the module, for anything without a rule.
     """
-    try:
+    with all_parts_of(coder):
         require_plain(coder)
-        ops = _ops(coder)
-    except (AttributeError, IndexError) as error:
-        raise UnsupportedModule(f"{describe(coder)}: expected all parts of a coder, got {error}") from error
-    return make_program(ops)
+        return make_program(_ops(coder))
 
 
 def _ops(coder: Any) -> list[Op]:
-    """The ops of an EncoderTiny, a DecoderTiny, or their layers alone, without the scalings before and after."""
+    """Without the scalings before and after."""
     bare = type(coder) is nn.Sequential
     if not bare:
         require_children(coder, describe(coder), {"layers"})
