@@ -58,6 +58,9 @@ SANA = {
     "strided_stem": True,
 }
 
+SMALL = kl(16, levels(32, 64, 96, 128), num_groups=16)
+"""The bundled VAE: f8, 16 latent channels, 3.5 million parameters."""
+
 ROWS: dict[str, Row] = {
     "SD1, SD2, SDXL": Row("kl", kl(4, levels(8, 16, 32, 32, blocks=2)), 4, 8),
     "SD3, Flux.1": Row("kl", kl(16, F8, **BARE), 16, 8),

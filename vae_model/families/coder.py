@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -35,7 +35,7 @@ class Coder:
 
 
 @contextmanager
-def all_parts_of(coder: Any) -> Iterator[None]:
+def all_parts_of(coder: Any) -> Generator[None, None, None]:
     """Within it, what a module tree lacks or has otherwise is an UnsupportedModule that names the coder."""
     try:
         yield

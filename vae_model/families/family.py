@@ -41,6 +41,8 @@ class Family(ABC):
     """Whether its decoder mixes the images of a batch as frames of one clip."""
     has_frames: ClassVar[bool] = False
     """Whether its latents have an axis of frames, of which one is run: (B, c, 1, h, w)."""
+    model_class: ClassVar[type[nn.Module]]
+    """Of our models of this family."""
     classes: ClassVar[frozenset[str]]
     """Names of its model's classes, the host's, too."""
     children: ClassVar[frozenset[str]]
@@ -60,9 +62,9 @@ class Family(ABC):
     def build(self, config: Any) -> nn.Module:
         """The model of a configuration, randomly initialised."""
 
-    @abstractmethod
     def owns(self, model: nn.Module) -> bool:
         """Whether a model of ours is one of this family."""
+        return isinstance(model, self.model_class)
 
     def settings(self, model: Any) -> dict[str, str]:
         """What a file of this model must hold beside its weights, as text that `infer` reads back."""

@@ -15,13 +15,9 @@ from torch import Tensor, nn
 from ..argument_kinds import require_kinds
 from ..planes import require_planes
 from ..video.config import VideoConfig
-from ..video.model import VideoDecoder
-from .coder import Decoder, Encoder
 from .config import KLConfig
 from .engine import AbstractAutoencoder
 from .instantiate import instantiate_from_config
-from .regularizer import DiagonalGaussianRegularizer, IdentityRegularizer
-from .unet import Model
 
 RegLog = dict[str, Tensor]
 
@@ -228,20 +224,11 @@ class AutoencoderKL(AutoencodingEngineLegacy):
 
 SAME_ENGINES = (AutoencodingEngine, AutoencodingEngineLegacy, AutoencoderKL)
 """With the same parts these compute the same."""
-CLASSES: dict[str, Callable[..., nn.Module]] = {
-    "Encoder": Encoder,
-    "Decoder": Decoder,
-    "DiagonalGaussianRegularizer": DiagonalGaussianRegularizer,
-    "IdentityRegularizer": IdentityRegularizer,
-    "AutoencodingEngine": AutoencodingEngine,
-    "AutoencodingEngineLegacy": AutoencodingEngineLegacy,
-    "AutoencoderKL": AutoencoderKL,
+OTHER_NAMES: dict[str, Callable[..., nn.Module]] = {
     "AutoencoderKLInferenceWrapper": AutoencoderKL,
     "AutoencoderKLModeOnly": partial(AutoencoderKL, sample_posterior=False),
-    "Model": Model,
-    "VideoDecoder": VideoDecoder,
 }
-"""What configurations may name, whatever package they say it is in."""
+"""What configurations may name beside this package's public names."""
 
 
 def engine_options(config: KLConfig) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
@@ -10,19 +11,17 @@ from torch import Tensor, nn
 from ...exact.layer import UnsupportedModule
 from ...exact.read import describe
 from ..coder import Coder, require_moments
-from ..family import Family, Shapes
+from ..family import Family, Shapes, refuse
 from ..hints import Hints
 from ..latent_formats import Users, users
 from ..layout import Layout
 from ..video.names import VIDEO_DIFFUSERS_MARK, VIDEO_MARKS
 from .autoencoder import AbstractAutoencoder, build_kl
-from .config import KLConfig
-from .diffusers import kl_fields
-from .infer import infer_kl
-from .memory import kl_elements
-from .names import OLD_ATTENTION_MARKS, diffusers_layout, ldm_layout, old_diffusers_layout
+from .config import KLConfig, LevelsConfig
+from .infer import infer_kl, kl_settings
+from .memory import coder_elements
+from .names import DIFFUSERS, LDM, OLD_ATTENTION_MARKS, OLD_DIFFUSERS
 from .program import build_program
-from .settings import kl_settings
 
 RELATIVES = ("bn.running_mean", "quantize.embedding.weight")
 """Keys of families that have all of a KL autoencoder's keys."""
@@ -34,9 +33,9 @@ class KL(Family):
     name = "kl"
     title = "ldm KL autoencoder"
     layouts: ClassVar[tuple[Layout, ...]] = (
-        ldm_layout("kl", forbidden=(*VIDEO_MARKS, *RELATIVES)),
-        diffusers_layout("kl", forbidden=(*OLD_ATTENTION_MARKS, VIDEO_DIFFUSERS_MARK, *RELATIVES)),
-        old_diffusers_layout("kl", forbidden=(VIDEO_DIFFUSERS_MARK, *RELATIVES)),
+        replace(LDM, forbidden=(*VIDEO_MARKS, *RELATIVES)),
+        replace(DIFFUSERS, forbidden=(*OLD_ATTENTION_MARKS, VIDEO_DIFFUSERS_MARK, *RELATIVES)),
+        replace(OLD_DIFFUSERS, forbidden=(VIDEO_DIFFUSERS_MARK, *RELATIVES)),
     )
     fixed: ClassVar[Mapping[str, tuple[str, ...]]] = {"act_fn": ("silu", "swish")}
     users: ClassVar[Mapping[tuple[int, int], tuple[Users, ...]]] = {
@@ -44,6 +43,7 @@ class KL(Family):
         (16, 8): (users("sd3"), users("flux")),
         (4, 4): (Users("Stable Diffusion x4-upscaler", 0.08333),),
     }
+    model_class = AbstractAutoencoder
     classes = frozenset({"AutoencoderKL", "AutoencodingEngine", "AutoencodingEngineLegacy"})
     children = frozenset({"encoder", "decoder", "quant_conv", "post_quant_conv", "regularization", "loss", "model_ema"})
     regularizers: ClassVar[tuple[str, ...]] = ("NoneType", "DiagonalGaussianRegularizer")
@@ -58,9 +58,6 @@ class KL(Family):
 
     def build(self, config: Any) -> nn.Module:
         return build_kl(config)
-
-    def owns(self, model: nn.Module) -> bool:
-        return isinstance(model, AbstractAutoencoder)
 
     def settings(self, model: Any) -> dict[str, str]:
         return kl_settings(model)
@@ -79,7 +76,16 @@ class KL(Family):
         return [] if any(width % 32 for width in widths) else [f"norm_num_groups {config.num_groups}"]
 
     def diffusers_config(self, config: KLConfig, hints: Hints) -> dict[str, Any]:
-        return kl_fields(config)
+        fields = image_fields(config)
+        if config.embed_dim != config.z_channels or not config.double_z:
+            found = f"{config.embed_dim} and {config.z_channels}, variances: {config.double_z}"
+            raise refuse("as many latent channels behind the quant convolutions as before, and variances", found)
+        return fields | {
+            "_class_name": "AutoencoderKL",
+            "mid_block_add_attention": config.encoder is not None and config.encoder.attn_type != "none",
+            "use_post_quant_conv": config.post_quant_conv,
+            "use_quant_conv": config.quant_conv,
+        }
 
     def notes_on_folder(self, fields: Mapping[str, Any]) -> list[str]:
         usual = fields["_class_name"] == "AutoencoderKL" and "scaling_factor" not in fields
@@ -103,7 +109,7 @@ class KL(Family):
         return [] if told else [f"groups of the norms, taken as {config.num_groups}"]
 
     def untiled_elements(self, config: KLConfig, direction: str) -> float:
-        return kl_elements(config, direction)
+        return coder_elements(config, direction, (config.in_channels, config.out_ch))
 
     def encode(self, model: Any, x: Tensor, latent_channels: int) -> Tensor:
         moments, _ = model.encode(x, unregularized=True)
@@ -125,3 +131,31 @@ class KL(Family):
         """The encoder with what comes behind its moments."""
         require_moments(model, coder.program, latent_channels)
         return Coder(coder.program, coder.prepare, lambda rows: rows[:, :latent_channels])
+
+
+def image_fields(config: KLConfig) -> dict[str, Any]:
+    """Of the config.json of every image model; InputError for halves that diffusers cannot build together."""
+    encoder, decoder = config.encoder, config.decoder
+    if encoder is None or decoder is None:
+        raise refuse("encoder and decoder", "one of them")
+    same = (encoder.widths, encoder.num_res_blocks, encoder.attn_type)
+    other = (decoder.widths, decoder.num_res_blocks, decoder.attn_type)
+    if same[1:] != other[1:] or (same != other and config.patch == 1) or encoder.ch != encoder.widths[0]:
+        raise refuse("an encoder as wide and deep as its decoder", f"{same} and {other}")
+    if encoder.attn_type == "linear":
+        raise refuse("ordinary attention", "linear attention")
+    return {
+        "act_fn": "silu",
+        "block_out_channels": list(encoder.widths),
+        "down_block_types": _blocks(encoder, "DownEncoderBlock2D"),
+        "in_channels": config.in_channels,
+        "latent_channels": config.z_channels,
+        "layers_per_block": encoder.num_res_blocks,
+        "norm_num_groups": config.num_groups,
+        "out_channels": config.out_ch,
+        "up_block_types": _blocks(decoder, "UpDecoderBlock2D")[::-1],
+    }
+
+
+def _blocks(levels: LevelsConfig, name: str) -> list[str]:
+    return [f"Attn{name}" if level in levels.attn_levels else name for level in range(len(levels.widths))]

@@ -25,7 +25,7 @@ from ..layout import Layout, Rule
 from .autoencoder import AutoencoderKL, RegLog, engine_options
 from .config import KLConfig
 from .family import KL
-from .names import OWN_RULES, diffusers_layout, ldm_layout
+from .names import DIFFUSERS, LDM
 
 PATCH = 2
 """Side of the squares."""
@@ -73,13 +73,6 @@ class AutoencoderFlux2(AutoencoderKL):
         return super().decode(self.unpack(z), **kwargs)
 
 
-def build_flux2(config: KLConfig, *, sample_posterior: bool = False) -> AutoencoderFlux2:
-    """The model that `config` describes, randomly initialised."""
-    return AutoencoderFlux2(
-        **engine_options(config), batch_norm_eps=config.batch_norm_eps, sample_posterior=sample_posterior
-    )
-
-
 BATCH_NORM = ("bn.running_mean", "bn.running_var", "bn.num_batches_tracked")
 _RULES: tuple[Rule, ...] = tuple((key, key) for key in BATCH_NORM)
 _NESTED_QUANT: tuple[Rule, ...] = (
@@ -94,11 +87,12 @@ class Flux2(KL):
     name = "flux2"
     title = "Flux.2 autoencoder"
     layouts: ClassVar[tuple[Layout, ...]] = (
-        ldm_layout("flux2", (*_NESTED_QUANT, *OWN_RULES, *_RULES), required=("bn.running_mean",)),
-        diffusers_layout("flux2", _RULES, required=("bn.running_mean",)),
+        replace(LDM, family="flux2", rules=(*_NESTED_QUANT, *LDM.rules, *_RULES), required=BATCH_NORM[:1]),
+        replace(DIFFUSERS, family="flux2", rules=(*_RULES, *DIFFUSERS.rules), required=BATCH_NORM[:1]),
     )
     fixed: ClassVar[Mapping[str, tuple[str, ...]]] = {**KL.fixed, "patch_size": ("[2, 2]",)}
     users: ClassVar[Mapping[tuple[int, int], tuple[Users, ...]]] = {(128, 16): (users("flux2"),)}
+    model_class = AutoencoderFlux2
     classes = KL.classes | {"AutoencoderFlux2"}
     children = KL.children | {"bn"}
 
@@ -110,10 +104,8 @@ class Flux2(KL):
         return replace(super().infer(shapes, hints), patch=PATCH, batch_norm_eps=eps)
 
     def build(self, config: Any) -> nn.Module:
-        return build_flux2(config)
-
-    def owns(self, model: nn.Module) -> bool:
-        return isinstance(model, AutoencoderFlux2)
+        numbers = {"batch_norm_eps": config.batch_norm_eps, "sample_posterior": False}
+        return AutoencoderFlux2(**engine_options(config), **numbers)
 
     def settings(self, model: Any) -> dict[str, str]:
         return super().settings(model) | {"batch_norm_eps": repr(model.bn.eps)}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from typing import Any, ClassVar
 
 import torch
@@ -15,11 +16,10 @@ from ..family import Family, Shapes, latent_shape, refuse
 from ..hints import UNKNOWN, Hints
 from ..latent_formats import LATENT_FORMATS, Users, formats_of, users
 from ..layout import SCALARS, Layout
-from .config import TinyConfig
+from .config import TinyConfig, tiny_elements
 from .host import hosted_decoder, hosted_encoder, is_hosted
-from .infer import UPSAMPLE_MODES, build_tiny, infer_tiny
+from .infer import UPSAMPLE_MODES, infer_tiny
 from .latents import join_hints, pipeline_numbers, settle
-from .memory import tiny_elements
 from .model import ACTIVATIONS, AutoencoderTiny
 from .program import limit, tiny_program
 
@@ -76,6 +76,7 @@ class Tiny(Family):
         (32, 8): (users("flux2", "TAEF2, on the normalised latents of Flux.2"),),
     }
     plain_names = True
+    model_class = AutoencoderTiny
     classes = frozenset({"AutoencoderTiny"})
     children = frozenset()
 
@@ -88,10 +89,11 @@ class Tiny(Family):
         return infer_tiny(shapes, hints)
 
     def build(self, config: Any) -> nn.Module:
-        return build_tiny(config)
-
-    def owns(self, model: nn.Module) -> bool:
-        return isinstance(model, AutoencoderTiny)
+        arguments = {field.name: getattr(config, field.name) for field in fields(config)}
+        latent_format = arguments.pop("latent_format")
+        model = AutoencoderTiny(**arguments)
+        model.latent_format = latent_format
+        return model
 
     def settings(self, model: AutoencoderTiny) -> dict[str, str]:
         """All of them, the usual values too: a config.json that happens to lie beside the file is to change nothing."""

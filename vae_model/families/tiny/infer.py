@@ -1,15 +1,13 @@
-"""The configuration of a tiny autoencoder, read from names, shapes and hints, and the model of one."""
+"""The configuration of a tiny autoencoder, read from names, shapes and hints."""
 
 from __future__ import annotations
 
 import re
-from dataclasses import fields
 
 from ..family import Shapes
 from ..hints import Hints, flag, number, word
 from .config import TinyConfig
 from .latents import one_spelling
-from .model import AutoencoderTiny
 
 UPSAMPLE_MODES = ("nearest", "bilinear", "bicubic", "nearest-exact")
 """Of torch's Upsample, those for pictures."""
@@ -68,11 +66,3 @@ def infer_tiny(shapes: Shapes, hints: Hints) -> TinyConfig:
         latent_shift=number(hints, "latent_shift", 0.5),
         force_upcast=flag(hints, "force_upcast"),
     )
-
-
-def build_tiny(config: TinyConfig) -> AutoencoderTiny:
-    """The model that `config` describes, randomly initialised."""
-    arguments = {field.name: getattr(config, field.name) for field in fields(config) if field.name != "latent_format"}
-    model = AutoencoderTiny(**arguments)
-    model.latent_format = config.latent_format
-    return model

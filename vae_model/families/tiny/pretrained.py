@@ -24,8 +24,7 @@ from ...files.atomic import atomic_path, require_writable
 from ...files.weights import Weights, on_one_line, open_weights
 from ...notes import tell
 from .frozen_config import FrozenConfig
-from .local_only import push_to_hub, require_local
-from .model_folder import CONFIG_NAME, folder_of, read_config
+from .model_folder import CONFIG_NAME, folder_of, push_to_hub, read_config, require_local
 
 logger = logging.getLogger(__name__)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any, ClassVar
 
 import torch
@@ -14,13 +14,12 @@ from ..hints import Hints, word
 from ..latent_formats import Users
 from ..layout import Layout
 from ..ldm.config import KLConfig
-from ..ldm.diffusers import kl_fields
 from ..ldm.family import KL
-from ..ldm.memory import kl_elements
-from ..ldm.names import OWN_RULES, diffusers_layout, ldm_layout
+from ..ldm.memory import coder_elements
+from ..ldm.names import DIFFUSERS, LDM
 from .config import VideoConfig
 from .model import TIME_MODES, VideoDecoder
-from .names import VIDEO_DIFFUSERS_BLOCKS, VIDEO_DIFFUSERS_MARK, VIDEO_DIFFUSERS_RULES, VIDEO_MARKS, VIDEO_RULES
+from .names import VIDEO_DIFFUSERS_MARK, VIDEO_DIFFUSERS_RULES, VIDEO_MARKS, VIDEO_RULES
 
 
 class Video(KL):
@@ -29,8 +28,8 @@ class Video(KL):
     name = "video"
     title = "KL autoencoder with temporal decoder"
     layouts: ClassVar[tuple[Layout, ...]] = (
-        ldm_layout("video", (*VIDEO_RULES, *OWN_RULES), marks=VIDEO_MARKS),
-        diffusers_layout("video", VIDEO_DIFFUSERS_RULES, blocks=VIDEO_DIFFUSERS_BLOCKS, marks=(VIDEO_DIFFUSERS_MARK,)),
+        replace(LDM, family="video", marks=VIDEO_MARKS, rules=(*VIDEO_RULES, *LDM.rules)),
+        replace(DIFFUSERS, family="video", marks=(VIDEO_DIFFUSERS_MARK,), rules=VIDEO_DIFFUSERS_RULES),
     )
     fixed: ClassVar[Mapping[str, tuple[str, ...]]] = {**KL.fixed, "merge_strategy": ("learned", "fixed")}
     users: ClassVar[Mapping[tuple[int, int], tuple[Users, ...]]] = {}
@@ -73,7 +72,7 @@ class Video(KL):
 
     def diffusers_config(self, config: KLConfig, hints: Hints) -> dict[str, Any]:
         """For the one network that diffusers has of this kind."""
-        found = kl_fields(config)
+        found = super().diffusers_config(config, hints)
         assert isinstance(config, VideoConfig)
         assert config.encoder is not None
         told = (config.time_mode, config.video_kernel_size, config.num_groups, config.post_quant_conv)
@@ -89,7 +88,8 @@ class Video(KL):
 
     def untiled_elements(self, config: KLConfig, direction: str) -> float:
         assert isinstance(config, VideoConfig)
-        return kl_elements(config, direction, TIME_MODES[config.time_mode])
+        ends = (config.in_channels, config.out_ch)
+        return coder_elements(config, direction, ends, TIME_MODES[config.time_mode])
 
     def decode(self, model: Any, z: Tensor, timesteps: int | None = None) -> Tensor:
         return model.decode(z) if timesteps is None else model.decode(z, timesteps=timesteps)

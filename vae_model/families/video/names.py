@@ -5,6 +5,9 @@ Source of the names: Stability-AI generative-models (MIT) and diffusers (Apache-
 
 from __future__ import annotations
 
+from ..layout import Rule
+from ..ldm.names import ATTENTION, DIFFUSERS_BLOCKS, diffusers_rules
+
 VIDEO_MARKS = (
     "decoder.mid.block_1.mix_factor",
     "decoder.mid.attn_1.mix_factor",
@@ -17,7 +20,7 @@ VIDEO_DIFFUSERS_MARK = "decoder.mid_block.resnets.0.spatial_res_block.norm1.weig
 _OUR_BLOCKS = ("decoder.up.{i}.block.{j}", "decoder.mid.block_{j}")
 _OUR_ATTENTIONS = ("decoder.up.{i}.attn.{j}", "decoder.mid.attn_1")
 
-VIDEO_RULES: tuple[tuple[str, str], ...] = tuple(
+VIDEO_RULES: tuple[Rule, ...] = tuple(
     (template, template)
     for template in (
         *(f"{block}.{name}" for block in _OUR_BLOCKS for name in ("mix_factor", "time_stack.{rest}")),
@@ -31,18 +34,12 @@ VIDEO_RULES: tuple[tuple[str, str], ...] = tuple(
 )
 """What our layout has beside the image model's names."""
 
-_DECODER_BLOCKS = (
-    ("decoder.up_blocks.{i~}.resnets.{j}", "decoder.up.{i}.block.{j}"),
-    ("decoder.mid_block.resnets.0", "decoder.mid.block_1"),
-    ("decoder.mid_block.resnets.1", "decoder.mid.block_2"),
-)
-VIDEO_DIFFUSERS_BLOCKS: tuple[tuple[str, str], ...] = (
-    ("encoder.down_blocks.{i}.resnets.{j}", "encoder.down.{i}.block.{j}"),
-    ("encoder.mid_block.resnets.0", "encoder.mid.block_1"),
-    ("encoder.mid_block.resnets.1", "encoder.mid.block_2"),
-    *((f"{theirs}.spatial_res_block", ours) for theirs, ours in _DECODER_BLOCKS),
-)
-"""Where diffusers keeps the blocks of single frames."""
+
+def _blocks_of(half: str) -> list[Rule]:
+    """Where diffusers keeps the residual blocks of one half, as in the image model."""
+    rules = [rule for rule in DIFFUSERS_BLOCKS if rule[0].startswith((half, "{c}"))]
+    return [(theirs.replace("{c}", half), ours.replace("{c}", half)) for theirs, ours in rules]
+
 
 _TIME_STACK = (
     ("temporal_res_block.norm1.{p}", "time_stack.in_layers.0.{p}"),
@@ -51,8 +48,10 @@ _TIME_STACK = (
     ("temporal_res_block.conv2.{p}", "time_stack.out_layers.3.{p}"),
     ("time_mixer.mix_factor", "mix_factor"),
 )
-VIDEO_DIFFUSERS_RULES: tuple[tuple[str, str], ...] = (
-    *((f"{theirs}.{name}", f"{ours}.{own}") for theirs, ours in _DECODER_BLOCKS for name, own in _TIME_STACK),
+_FRAME_BLOCKS = [(f"{theirs}.spatial_res_block", ours) for theirs, ours in _blocks_of("decoder")]
+VIDEO_DIFFUSERS_RULES: tuple[Rule, ...] = (
+    *((f"{theirs}.{name}", f"{ours}.{own}") for theirs, ours in _blocks_of("decoder") for name, own in _TIME_STACK),
     ("decoder.time_conv_out.{p}", "decoder.conv_out.time_mix_conv.{p}"),
+    *diffusers_rules(ATTENTION, (*_blocks_of("encoder"), *_FRAME_BLOCKS)),
 )
-"""What diffusers' layout has beside them."""
+"""diffusers' layout: in its decoder, blocks of single frames stand beside what mixes these."""

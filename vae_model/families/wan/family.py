@@ -13,9 +13,9 @@ from ..hints import Hints
 from ..latent_formats import Users
 from ..layout import Layout
 from ..ldm.config import LevelsConfig
-from ..ldm.memory import ATTENTION, DOWNSAMPLE, HALVING_UPSAMPLE, level_channels
+from ..ldm.memory import coder_elements
 from .config import WanConfig
-from .model import WanVAE, build_wan
+from .model import WanVAE
 from .names import WAN_DIFFUSERS_MARKS, WAN_DIFFUSERS_RULES, WAN_MARKS, WAN_RULES
 from .program import wan_program
 
@@ -48,6 +48,7 @@ class Wan(Family):
         (16, 8): (Users("Wan 2.1, Qwen-Image and relatives", 1.0, 0.0, _MEANS, _DEVIATIONS),)
     }
     has_frames = True
+    model_class = WanVAE
     classes = frozenset({"WanVAE"})
     children = frozenset({"encoder", "decoder", "conv1", "conv2"})
 
@@ -76,10 +77,7 @@ class Wan(Family):
         )
 
     def build(self, config: Any) -> nn.Module:
-        return build_wan(config)
-
-    def owns(self, model: nn.Module) -> bool:
-        return isinstance(model, WanVAE)
+        return WanVAE(config)
 
     def diffusers_config(self, config: WanConfig, hints: Hints) -> dict[str, Any]:
         """diffusers has the same network in two classes; whose latents they are is all that tells them apart."""
@@ -116,23 +114,7 @@ class Wan(Family):
         return f"{latent_shape(config, ' 1,')} of single frames, raw mean of the posterior"
 
     def untiled_elements(self, config: WanConfig, direction: str) -> float:
-        """As for KL; upsampled planes are convolved to half the channels, with which the next level begins."""
-        encodes = direction == "encode"
-        levels = config.encoder if encodes else config.decoder
-        if levels is None:
-            return 0.0
-        numbers = list(range(len(levels.widths)))
-        start = levels.ch if encodes else levels.widths[-1]
-        worst = level_channels(levels.widths[-1], levels.widths[-1], 2, ATTENTION["vanilla"]) * 4.0 ** -numbers[-1]
-        for level in numbers if encodes else reversed(numbers):
-            width, last = levels.widths[level], level == (numbers[-1] if encodes else 0)
-            resampling = 0 if last else DOWNSAMPLE if encodes else HALVING_UPSAMPLE
-            blocks = levels.num_res_blocks + (not encodes)
-            worst = max(worst, level_channels(start, width, blocks, resampling=resampling) * 4.0**-level)
-            start = width if encodes else width // 2
-        if encodes:
-            return worst + config.in_channels  # the image is held throughout
-        return max(worst, 2.0 * levels.widths[0] + config.out_channels)  # the last norm and convolution
+        return coder_elements(config, direction, config.image_channels, halving=True)
 
     def decoder(self, model: Any) -> Coder:
         self.require_known(model, "decoder", "decode")

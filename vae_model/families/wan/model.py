@@ -107,8 +107,3 @@ class WanVAE(nn.Module):
     def _require(self, name: str) -> None:
         if not hasattr(self, name):
             raise RuntimeError(f"autoencoder: expected a model with {name}, got half a model: load the other file too")
-
-
-def build_wan(config: WanConfig) -> WanVAE:
-    """The model that `config` describes, randomly initialised."""
-    return WanVAE(config)
