@@ -10,9 +10,8 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from ..errors import VAEFileError
-from ..families.layout import IGNORED, PREFIXES, SCALARS, Layout
-from ..families.other_models import OTHER_MODELS
-from ..families.spellings import module_shape
+from ..families.layout import IGNORED, OTHER_MODELS, PREFIXES, SCALARS, Layout
+from ..families.ldm.names import module_shape
 from ..families.table import FAMILIES, all_layouts
 from ..files.latents import TENSOR_KEY
 from ..files.weights import Weights, on_one_line

@@ -17,11 +17,9 @@ from ..exact.layer import UnsupportedModule
 from ..exact.read import describe, require_children
 from .coder import Coder
 from .config import Config
-from .hints import Hints
+from .hints import Hints, Shapes
 from .latent_formats import LATENT_FORMATS, Users, formats_of, with_wanted
 from .layout import Layout
-
-Shapes = Mapping[str, tuple[int, ...]]
 
 
 class Family(ABC):

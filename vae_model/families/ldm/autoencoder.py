@@ -12,8 +12,7 @@ from typing import Any, Literal, cast, overload
 import torch
 from torch import Tensor, nn
 
-from ..argument_kinds import require_kinds
-from ..planes import require_planes
+from ..arguments import require_kinds, require_planes
 from ..video.config import VideoConfig
 from .config import KLConfig
 from .engine import AbstractAutoencoder

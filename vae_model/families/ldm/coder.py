@@ -14,8 +14,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from ..argument_kinds import require_kinds
-from ..planes import require_groups, require_planes, require_sides
+from ..arguments import require_groups, require_kinds, require_planes, require_sides
 from .layers import Downsample, Normalize, ResnetBlock, Upsample, activate_fresh, make_attn
 
 logger = logging.getLogger(__name__)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ...errors import InputError
-from ..planes import require_moments
+from ..arguments import require_moments
 
 
 class DiagonalGaussianDistribution:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ...errors.listed import some
-from ..argument_kinds import AVERAGE, require_kinds
+from ..arguments import AVERAGE, require_kinds
 
 _operations: Any = torch  # its operations on lists, which its optimisers use, have names that begin with an underscore
 

@@ -13,13 +13,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ...attention.backends import AttentionFunction, chosen_attention, takes_images, to_tokens
-from ...attention.backends import normal_attention as normal_attention
-from ...attention.backends import pytorch_attention as pytorch_attention
-from ...attention.backends import slice_attention as slice_attention
-from ...attention.backends import xformers_attention as xformers_attention
 from ...errors import InputError
 from ...group_norm import GroupNorm
-from ..planes import require_planes, require_sides
+from ..arguments import require_planes, require_sides
 
 
 def nonlinearity(x: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ...errors import InputError
-from ..argument_kinds import require_kinds
+from ..arguments import require_kinds
 from .coder import Level, LevelNetwork, make_middle
 from .layers import Normalize, ResnetBlock, activate_fresh, make_attn, nonlinearity
 

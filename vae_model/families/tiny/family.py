@@ -17,11 +17,9 @@ from ..hints import UNKNOWN, Hints
 from ..latent_formats import LATENT_FORMATS, Users, formats_of, users
 from ..layout import SCALARS, Layout
 from .config import TinyConfig, tiny_elements
-from .host import hosted_decoder, hosted_encoder, is_hosted
-from .infer import UPSAMPLE_MODES, infer_tiny
-from .latents import join_hints, pipeline_numbers, settle
+from .infer import UPSAMPLE_MODES, infer_tiny, join_hints, pipeline_numbers, settle
 from .model import ACTIVATIONS, AutoencoderTiny
-from .program import limit, tiny_program
+from .program import hosted_decoder, hosted_encoder, is_hosted, limit, tiny_program
 
 _PATCH = 2
 """Side of the squares of its cells in the latents of Flux.2's own autoencoder."""
@@ -132,7 +130,7 @@ class Tiny(Family):
         same = ("act_fn", "force_upcast", "in_channels", "latent_channels", "latent_magnitude", "latent_shift")
         same = (*same, "out_channels", "upsample_fn", "upsampling_scaling_factor")
         lists = ("decoder_block_out_channels", "encoder_block_out_channels", "num_decoder_blocks", "num_encoder_blocks")
-        scale, shift = pipeline_numbers(config)
+        scale, shift = pipeline_numbers(config.latent_format, config.scaling_factor, config.shift_factor)
         return {
             "_class_name": "AutoencoderTiny",
             **{name: getattr(config, name) for name in same},
@@ -206,6 +204,7 @@ class Tiny(Family):
 
     def decoder(self, model: Any) -> Coder:
         if is_hosted(model):
+            self.require_known(model, "taesd_decoder", "decode")
             return hosted_decoder(model)
         self.require_known(model, "decoder", "decode")
         shift, scale = model.shift_factor, model.scaling_factor
@@ -215,6 +214,7 @@ class Tiny(Family):
 
     def encoder(self, model: Any, latent_channels: int) -> Coder:
         if is_hosted(model):
+            self.require_known(model, "taesd_encoder", "encode")
             return hosted_encoder(model)
         self.require_known(model, "encoder", "encode")
         shift, scale = model.shift_factor, model.scaling_factor

@@ -13,13 +13,13 @@ from torch import Tensor
 
 from ...errors import VAEFileError
 from ...files.weights import Weights
-from ..argument_kinds import TINY, require_kinds
+from ..arguments import TINY, require_kinds
 from ..latent_formats import SPELLINGS
 from .coder import ACTIVATIONS, DecoderTiny, EncoderTiny
 from .coder import AutoencoderTinyBlock as AutoencoderTinyBlock
 from .config import TinyConfig
 from .frozen_config import FrozenConfig
-from .latents import pipeline_numbers, settle
+from .infer import pipeline_numbers, settle
 from .output import AutoencoderTinyOutput, DecoderOutput
 from .pretrained import Pretrained
 from .tiles import run_in_tiles
@@ -101,18 +101,9 @@ class AutoencoderTiny(Pretrained):
         self.tile_sample_min_size = 512
         self.tile_latent_min_size = self.tile_sample_min_size // self.spatial_scale_factor
 
-    def _numbers(self) -> TinyConfig:
-        """What decides which latents are raw."""
-        return TinyConfig(
-            latent_channels=self.config["latent_channels"],
-            scaling_factor=self.scaling_factor,
-            shift_factor=self.shift_factor,
-            latent_format=self.latent_format,
-        )
-
     def _current(self) -> dict[str, Any]:
         """For a config.json: diffusers' numbers are other ones than ours, where it is known whose latents these are."""
-        scale, shift = pipeline_numbers(self._numbers())
+        scale, shift = pipeline_numbers(self.latent_format, self.scaling_factor, self.shift_factor)
         return super()._current() | {"scaling_factor": scale, "shift_factor": shift}
 
     def _header(self) -> dict[str, str]:

@@ -1,22 +1,28 @@
 """Ops of the tiny autoencoder's halves: a plain sequence of convolutions, blocks and upsamples.
 
 Without a norm nothing needs the whole image, so such a program runs in one pass with a halo of rows, and no plane.
+The host's TAESD and TAEF2 are two sequences of layers, and two numbers that may be parameters.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from ...exact.layer import Conv, UnsupportedModule
 from ...exact.ops.convolve import Convolve
+from ...exact.ops.pixel_shuffle import shuffled_first, unshuffled_last
 from ...exact.ops.tiny_block import TinyBlock
 from ...exact.ops.upsample import Upsample
 from ...exact.program import Op, Program, make_program
 from ...exact.read import describe, read_conv, read_norm, require_children, require_plain
-from ..coder import all_parts_of
+from ..coder import Coder, all_parts_of
 
+_PARTS = {"taesd_encoder", "taesd_decoder"}
+_PACKING = ("EncoderFlux2", "DecoderFlux2")
+"""Classes of the host's that have four latent cells in the channels of one, around the sequence that they are."""
 ACTIVATIONS: dict[type[nn.Module], str] = {nn.ReLU: "relu", nn.SiLU: "silu", nn.GELU: "gelu", nn.Mish: "mish"}
 
 
@@ -102,3 +108,43 @@ def _pool(block: Any, name: str) -> tuple[Conv, Any, str, Conv] | None:
 def limit(rows: Tensor) -> Tensor:
     """The tiny decoder's first layer, 3 tanh(x / 3)."""
     return (rows / 3).tanh_().mul_(3)
+
+
+def is_hosted(model: Any) -> bool:
+    """Whether a model is of the host's class."""
+    return any(hasattr(model, part) for part in _PARTS)
+
+
+def hosted_decoder(model: Any) -> Coder:
+    """The decoder; UnsupportedModule, naming the module, for what is not as the host wrote it."""
+    (first, *layers), packed = _layers(model, "taesd_decoder")
+    values = torch.linspace(-9, 9, 7)
+    if list(first.parameters()) or not torch.allclose(first(values), limit(values)):
+        raise UnsupportedModule(f"taesd_decoder.0: expected 3 tanh(x / 3), got {describe(first)}")
+    shift, scale = float(model.vae_shift), float(model.vae_scale)
+    program = tiny_program(nn.Sequential(*layers))
+    if packed:
+        program = shuffled_first(program, None)
+    return Coder(program, lambda rows: limit((rows - shift).mul_(scale)), lambda rows: (rows - 0.5) * 2)
+
+
+def hosted_encoder(model: Any) -> Coder:
+    """The encoder, likewise."""
+    layers, packed = _layers(model, "taesd_encoder")
+    shift, scale = float(model.vae_shift), float(model.vae_scale)
+    program = tiny_program(nn.Sequential(*layers))
+    if packed:
+        program = unshuffled_last(program, None, 4 * program.out_channels)
+    return Coder(program, lambda rows: (rows * 0.5).add_(0.5), lambda rows: rows / scale + shift)
+
+
+def _layers(model: Any, name: str) -> tuple[list[nn.Module], bool]:
+    """The layers of a sequence, and whether it packs; newer hosts give their sequences classes of their own."""
+    require_children(model, describe(model), _PARTS)
+    coder: Any = getattr(model, name)
+    packed = describe(coder) in _PACKING
+    forward = type(coder).__base__.forward if packed else getattr(type(coder), "forward", None)  # pyright: ignore
+    if not isinstance(coder, nn.Sequential) or forward is not nn.Sequential.forward:
+        raise UnsupportedModule(f"{name}: expected a plain sequence of layers, got {describe(coder)}")
+    require_plain(coder)
+    return list(coder), packed

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from ...group_norm import GroupNorm
+from ..arguments import require_planes
 from ..ldm.coder import Decoder
 from ..ldm.layers import AttnBlock, ResnetBlock, activate_fresh
-from ..planes import require_planes
 from .attention import TimeTransformer, frame_embedding
 
 KernelSize = int | Sequence[int]
