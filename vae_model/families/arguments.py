@@ -162,3 +162,10 @@ def require_groups(owner: str, ch: int, widths: Iterable[int], num_groups: int) 
             f"{owner}: expected ch and ch * ch_mult to be multiples of {num_groups}, the groups of its norms, got "
             f"{listed}: take such a ch, or say num_groups={fits} beside it"
         )
+
+
+def half_of(model: Any, name: str) -> Any:
+    """The encoder or the decoder of an autoencoder; RuntimeError for half a model that lacks it."""
+    if not hasattr(model, name):
+        raise RuntimeError(f"autoencoder: expected a model with {name}, got half a model: load the other file too")
+    return getattr(model, name)

@@ -188,11 +188,15 @@ class AttnBlock(nn.Module):
 
     def forward(self, x: Tensor, **_ignored: object) -> Tensor:
         require_planes(x, self.norm.num_channels, type(self).__name__)
+        h = self.attention(x).transpose(1, 2).reshape(x.shape)  # (B, C, H, W)
+        return x + self.proj_out(h)
+
+    def attention(self, x: Tensor) -> Tensor:
+        """What is projected and added: (B, C, H, W) -> (B, H*W, C)."""
         h = self.norm(x)
         q, k, v = (to_tokens(convolution(h)) for convolution in (self.q, self.k, self.v))
         del h
-        h = self.attend(q, k, v).transpose(1, 2).reshape(x.shape)  # (B, C, H, W)
-        return x + self.proj_out(h)
+        return self.attend(q, k, v)
 
 
 class LinAttnBlock(nn.Module):

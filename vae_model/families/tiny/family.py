@@ -15,12 +15,19 @@ from ..coder import Coder
 from ..family import Family, Shapes, latent_shape, refuse
 from ..hints import UNKNOWN, Hints
 from ..latent_formats import LATENT_FORMATS, Users, formats_of, users
-from ..layout import SCALARS, Layout
+from ..layout import SCALARS, Layout, Rule
 from .config import TinyConfig, tiny_elements
 from .infer import UPSAMPLE_MODES, infer_tiny, join_hints, pipeline_numbers, settle
 from .model import ACTIVATIONS, AutoencoderTiny
 from .program import hosted_decoder, hosted_encoder, is_hosted, limit, tiny_program
 
+_MARKS = ("decoder.layers.0.weight", "encoder.layers.0.weight")
+_COMFYUI_MARKS = ("taesd_decoder.1.weight", "taesd_encoder.0.weight")
+_ENCODER, _DECODER = "encoder.layers.{k}.{rest}", "decoder.layers.{k}.{rest}"
+_DIFFUSERS_RULES: tuple[Rule, ...] = (("{c}.layers.{k}.{rest}", "{c}.layers.{k}.{rest}"),)
+_ENCODER_RULES: tuple[Rule, ...] = (("{k}.{rest}", _ENCODER),)
+_DECODER_RULES: tuple[Rule, ...] = (("{k+1}.{rest}", _DECODER),)
+_COMFYUI_RULES: tuple[Rule, ...] = (("taesd_encoder.{k}.{rest}", _ENCODER), ("taesd_decoder.{k+1}.{rest}", _DECODER))
 _PATCH = 2
 """Side of the squares of its cells in the latents of Flux.2's own autoencoder."""
 
@@ -31,41 +38,12 @@ class Tiny(Family):
     name = "tiny"
     title = "TAESD tiny autoencoder"
     layouts: ClassVar[tuple[Layout, ...]] = (
+        Layout("taesd-diffusers", "tiny", _MARKS, _DIFFUSERS_RULES, alias="diffusers", unread="known"),
+        Layout("taesd-encoder", "tiny", ("0.weight",), _ENCODER_RULES, alias="encoder", left_out="decoder"),
         Layout(
-            "taesd-diffusers",
-            "tiny",
-            ("decoder.layers.0.weight", "encoder.layers.0.weight"),
-            (("{c}.layers.{k}.{rest}", "{c}.layers.{k}.{rest}"),),
-            alias="diffusers",
-            unread="known",
+            "taesd-decoder", "tiny", ("1.weight",), _DECODER_RULES, ("0.weight",), alias="decoder", left_out="encoder"
         ),
-        Layout(
-            "taesd-encoder",
-            "tiny",
-            ("0.weight",),
-            (("{k}.{rest}", "encoder.layers.{k}.{rest}"),),
-            alias="encoder",
-            left_out="decoder",
-        ),
-        Layout(
-            "taesd-decoder",
-            "tiny",
-            ("1.weight",),
-            (("{k+1}.{rest}", "decoder.layers.{k}.{rest}"),),
-            ("0.weight",),
-            alias="decoder",
-            left_out="encoder",
-        ),
-        Layout(
-            "taesd-comfyui",
-            "tiny",
-            ("taesd_decoder.1.weight", "taesd_encoder.0.weight"),
-            (
-                ("taesd_encoder.{k}.{rest}", "encoder.layers.{k}.{rest}"),
-                ("taesd_decoder.{k+1}.{rest}", "decoder.layers.{k}.{rest}"),
-            ),
-            alias="comfyui",
-        ),
+        Layout("taesd-comfyui", "tiny", _COMFYUI_MARKS, _COMFYUI_RULES, alias="comfyui"),
     )
     fixed: ClassVar[Mapping[str, tuple[str, ...]]] = {"act_fn": tuple(ACTIVATIONS), "upsample_fn": UPSAMPLE_MODES}
     users: ClassVar[Mapping[tuple[int, int], tuple[Users, ...]]] = {

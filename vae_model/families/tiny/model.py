@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ...errors import VAEFileError
 from ...files.weights import Weights
-from ..arguments import TINY, require_kinds
+from ..arguments import TINY, half_of, require_kinds
 from ..latent_formats import SPELLINGS
 from .coder import ACTIVATIONS, DecoderTiny, EncoderTiny
 from .coder import AutoencoderTinyBlock as AutoencoderTinyBlock
@@ -83,15 +83,9 @@ class AutoencoderTiny(Pretrained):
                 in_channels, latent_channels, num_encoder_blocks, widths, act_fn, midblock_gn, strided_stem
             )
         if decoder_block_out_channels is not None:
+            widths, factor = tuple(decoder_block_out_channels), upsampling_scaling_factor
             self.decoder = DecoderTiny(
-                latent_channels,
-                out_channels,
-                num_decoder_blocks,
-                tuple(decoder_block_out_channels),
-                upsampling_scaling_factor,
-                act_fn,
-                upsample_fn,
-                midblock_gn,
+                latent_channels, out_channels, num_decoder_blocks, widths, factor, act_fn, upsample_fn, midblock_gn
             )
         encoder_factor = 2 ** (len(num_encoder_blocks) - 1)
         decoder_factor = upsampling_scaling_factor ** (len(num_decoder_blocks) - 1)
@@ -150,17 +144,12 @@ class AutoencoderTiny(Pretrained):
         self.enable_tiling(False)
 
     def _run(self, half: str, x: Tensor) -> Tensor:
-        if not hasattr(self, half):
-            raise RuntimeError(f"autoencoder: expected a model with {half}, got half a model: load the other file too")
+        network = half_of(self, half)
+        if self.use_tiling:
+            network = self._tiled_encode if half == "encoder" else self._tiled_decode
         if self.use_slicing and x.shape[0] > 1:
-            return torch.cat([self._run_once(half, image) for image in x.split(1)])
-        return self._run_once(half, x)
-
-    def _run_once(self, half: str, x: Tensor) -> Tensor:
-        if not self.use_tiling:
-            network: Any = getattr(self, half)
-            return network(x)
-        return self._tiled_encode(x) if half == "encoder" else self._tiled_decode(x)
+            return torch.cat([network(image) for image in x.split(1)])
+        return network(x)
 
     def _tiled_encode(self, x: Tensor) -> Tensor:
         """Images to latents in overlapping tiles; approximate."""

@@ -84,9 +84,11 @@ class Wan(Family):
         encoder, decoder, qwen = config.encoder, config.decoder, hints.get("_class_name") == QWEN_CLASS
         if encoder is None or decoder is None:
             raise refuse("encoder and decoder", "one of them")
-        factors, decoder_factors = [width / encoder.ch for width in encoder.widths], _decoder_factors(encoder, decoder)
+        factors = [width / encoder.ch for width in encoder.widths]
+        unit = decoder.widths[0] / factors[0]  # in which the decoder's first width is as the encoder's
         whole = all(factor == int(factor) for factor in factors)
-        if encoder.num_res_blocks != decoder.num_res_blocks or not whole or decoder_factors != factors:
+        in_proportion = [width / unit for width in decoder.widths] == factors
+        if encoder.num_res_blocks != decoder.num_res_blocks or not whole or not in_proportion:
             raise refuse("an encoder as deep as its decoder, widths in proportion", f"{encoder} and {decoder}")
         fields: dict[str, Any] = {
             "_class_name": QWEN_CLASS if qwen else "AutoencoderKLWan",
@@ -104,7 +106,7 @@ class Wan(Family):
         if qwen:
             return fields | {"input_channels": config.in_channels}
         if encoder.widths != decoder.widths:
-            fields["decoder_base_dim"] = int(decoder.widths[0] / factors[0])
+            fields["decoder_base_dim"] = int(unit)
         return fields | {"in_channels": config.in_channels, "out_channels": config.out_channels}
 
     def formats(self, config: Any) -> list[str]:
@@ -145,9 +147,3 @@ def _row_of_levels(shapes: Shapes, row: str) -> tuple[list[int], int, list[bool]
         else:
             return widths, blocks[0], over_time
         number += 1
-
-
-def _decoder_factors(encoder: LevelsConfig, decoder: LevelsConfig) -> list[float]:
-    """The decoder's widths in the unit in which its first is as the encoder's."""
-    unit = decoder.widths[0] * encoder.ch / encoder.widths[0]
-    return [width / unit for width in decoder.widths]
