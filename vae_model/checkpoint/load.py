@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import VAEFileError
-from ..families.config import Config
+from ..families.family import Config
 from ..families.hints import HALVES, join_halves, wrong_ones
 from ..families.layout import COUNTERS
 from ..families.table import FAMILIES

@@ -12,7 +12,7 @@ from typing import Any
 from torch import nn
 
 from ..errors import InputError, VAEFileError
-from ..families.config import Config
+from ..families.family import Config
 from ..families.layout import Layout
 from ..families.table import FAMILIES, family_of
 from ..files.weights import on_one_line

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ..arguments import half_of, require_kinds, require_planes
-from ..video.config import VideoConfig
+from ..video.model import VideoConfig
 from .config import KLConfig
 from .engine import AbstractAutoencoder
 from .instantiate import instantiate_from_config

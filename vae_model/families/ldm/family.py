@@ -15,13 +15,21 @@ from ..family import Family, Shapes, refuse
 from ..hints import Hints
 from ..latent_formats import Users, users
 from ..layout import Layout
-from ..video.names import VIDEO_DIFFUSERS_MARK, VIDEO_MARKS
 from .autoencoder import AbstractAutoencoder, build_kl
 from .config import KLConfig, LevelsConfig
 from .infer import infer_kl, kl_settings
 from .memory import coder_elements
 from .names import DIFFUSERS, LDM, OLD_ATTENTION_MARKS, OLD_DIFFUSERS
 from .program import build_program
+
+VIDEO_MARKS = (
+    "decoder.mid.block_1.mix_factor",
+    "decoder.mid.attn_1.mix_factor",
+    "decoder.conv_out.time_mix_conv.weight",
+)
+"""A file under our names with one of these has a temporal decoder."""
+VIDEO_DIFFUSERS_MARK = "decoder.mid_block.resnets.0.spatial_res_block.norm1.weight"
+"""A diffusers file with this has one."""
 
 RELATIVES = ("bn.running_mean", "quantize.embedding.weight")
 """Keys of families that have all of a KL autoencoder's keys."""

@@ -31,12 +31,6 @@ PATCH = 2
 """Side of the squares."""
 
 
-def latent_scale_shift(bn: Any, eps: float, like: Tensor) -> tuple[Tensor, Tensor]:
-    """Deviation and mean of a BatchNorm's stored statistics, (C, 1, 1) each, on the device of `like` and as precise."""
-    mean, variance = (stored.to(like)[:, None, None] for stored in (bn.running_mean, bn.running_var))
-    return torch.sqrt(variance + eps), mean
-
-
 class AutoencoderFlux2(AutoencoderKL):
     """AutoencoderKL with `bn`: latents (B, 4 * embed_dim, h, w), normalised, of 2 * f pixels a cell.
 
@@ -47,16 +41,22 @@ class AutoencoderFlux2(AutoencoderKL):
         super().__init__(embed_dim, **options)
         self.bn = nn.BatchNorm2d(PATCH**2 * embed_dim, eps=batch_norm_eps, affine=False)
 
+    def _scale_shift(self, like: Tensor) -> tuple[Tensor, Tensor]:
+        """Deviation and mean of the stored statistics, (C, 1, 1) each, on the device of `like` and as precise."""
+        stored: Any = self.bn
+        mean, variance = (one.to(like)[:, None, None] for one in (stored.running_mean, stored.running_var))
+        return torch.sqrt(variance + self.bn.eps), mean
+
     def pack(self, z: Tensor) -> Tensor:
         """(B, c, h, w) -> normalised (B, 4c, h // 2, w // 2)."""
         height, width = (side // PATCH * PATCH for side in z.shape[2:])
         packed = functional.pixel_unshuffle(z[:, :, :height, :width], PATCH)
-        deviation, mean = latent_scale_shift(self.bn, self.bn.eps, packed)
+        deviation, mean = self._scale_shift(packed)
         return (packed - mean) / deviation
 
     def unpack(self, z: Tensor) -> Tensor:
         """The inverse: (B, 4c, h, w) -> (B, c, 2h, 2w)."""
-        deviation, mean = latent_scale_shift(self.bn, self.bn.eps, z)
+        deviation, mean = self._scale_shift(z)
         return functional.pixel_shuffle(z * deviation + mean, PATCH)
 
     def encode(  # pyright: ignore[reportIncompatibleMethodOverride]

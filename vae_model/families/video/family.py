@@ -1,4 +1,7 @@
-"""Stable Video Diffusion's autoencoder as a family: of KL, with a decoder that mixes the frames of a group."""
+"""Stable Video Diffusion's autoencoder as a family: of KL, with a decoder that mixes the frames of a group.
+
+Source of the names: Stability-AI generative-models (MIT; ours, ComfyUI's) and diffusers (Apache-2.0), read as facts.
+"""
 
 from __future__ import annotations
 
@@ -12,14 +15,51 @@ from torch import Tensor, nn
 from ..family import Shapes, refuse
 from ..hints import Hints, word
 from ..latent_formats import Users
-from ..layout import Layout
+from ..layout import Layout, Rule
 from ..ldm.config import KLConfig
-from ..ldm.family import KL
+from ..ldm.family import KL, VIDEO_DIFFUSERS_MARK, VIDEO_MARKS
 from ..ldm.memory import coder_elements
-from ..ldm.names import DIFFUSERS, LDM
-from .config import VideoConfig
-from .model import TIME_MODES, VideoDecoder
-from .names import VIDEO_DIFFUSERS_MARK, VIDEO_DIFFUSERS_RULES, VIDEO_MARKS, VIDEO_RULES
+from ..ldm.names import ATTENTION, DIFFUSERS, DIFFUSERS_BLOCKS, LDM, diffusers_rules
+from .model import TIME_MODES, VideoConfig, VideoDecoder
+
+_OUR_BLOCKS = ("decoder.up.{i}.block.{j}", "decoder.mid.block_{j}")
+_OUR_ATTENTIONS = ("decoder.up.{i}.attn.{j}", "decoder.mid.attn_1")
+
+VIDEO_RULES: tuple[Rule, ...] = tuple(
+    (template, template)
+    for template in (
+        *(f"{block}.{name}" for block in _OUR_BLOCKS for name in ("mix_factor", "time_stack.{rest}")),
+        *(
+            f"{attention}.{name}"
+            for attention in _OUR_ATTENTIONS
+            for name in ("mix_factor", "time_mix_block.{rest}", "video_time_embed.{rest}")
+        ),
+        "decoder.conv_out.time_mix_conv.{p}",
+    )
+)
+"""What our layout has beside the image model's names."""
+
+
+def _blocks_of(half: str) -> list[Rule]:
+    """Where diffusers keeps the residual blocks of one half, as in the image model."""
+    rules = [rule for rule in DIFFUSERS_BLOCKS if rule[0].startswith((half, "{c}"))]
+    return [(theirs.replace("{c}", half), ours.replace("{c}", half)) for theirs, ours in rules]
+
+
+_TIME_STACK = (
+    ("temporal_res_block.norm1.{p}", "time_stack.in_layers.0.{p}"),
+    ("temporal_res_block.conv1.{p}", "time_stack.in_layers.2.{p}"),
+    ("temporal_res_block.norm2.{p}", "time_stack.out_layers.0.{p}"),
+    ("temporal_res_block.conv2.{p}", "time_stack.out_layers.3.{p}"),
+    ("time_mixer.mix_factor", "mix_factor"),
+)
+_FRAME_BLOCKS = [(f"{theirs}.spatial_res_block", ours) for theirs, ours in _blocks_of("decoder")]
+VIDEO_DIFFUSERS_RULES: tuple[Rule, ...] = (
+    *((f"{theirs}.{name}", f"{ours}.{own}") for theirs, ours in _blocks_of("decoder") for name, own in _TIME_STACK),
+    ("decoder.time_conv_out.{p}", "decoder.conv_out.time_mix_conv.{p}"),
+    *diffusers_rules(ATTENTION, (*_blocks_of("encoder"), *_FRAME_BLOCKS)),
+)
+"""diffusers' layout: in its decoder, blocks of single frames stand beside what mixes these."""
 
 
 class Video(KL):

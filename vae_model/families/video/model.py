@@ -7,6 +7,7 @@ Source: Stability-AI generative-models `sgm/modules/autoencoding/temporal_ae.py`
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from ...group_norm import GroupNorm
 from ..arguments import require_planes
 from ..ldm.coder import Decoder
+from ..ldm.config import KLConfig
 from ..ldm.layers import AttnBlock, ResnetBlock, activate_fresh
 from .attention import TimeTransformer, frame_embedding
 
@@ -29,6 +31,31 @@ TIME_MODES = {
     "only-last-conv": ("conv_out",),
 }
 """Which layers of the decoder mix frames. Stable Video Diffusion: conv-only."""
+
+
+@dataclass(frozen=True)
+class VideoConfig(KLConfig):
+    """An ldm autoencoder whose decoder mixes the frames of a group: Stable Video Diffusion."""
+
+    time_mode: str = "conv-only"
+    """Which layers mix, a name in TIME_MODES."""
+    video_kernel_size: tuple[int, int, int] = (3, 1, 1)
+    """Of the convolutions over (frames, rows, columns)."""
+    merge_strategy: str = "learned"
+    """Whether the shares are learned or fixed; no tensor tells."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.decoder is None:
+            raise ValueError("video autoencoder: expected a decoder, got none: load the encoder as an image model")
+
+    def ddconfig(self, part: str) -> dict[str, Any] | None:
+        """Keyword arguments of Encoder or VideoDecoder."""
+        options = super().ddconfig(part)
+        if options is None or part == "encoder":
+            return options
+        names = ("time_mode", "video_kernel_size", "merge_strategy")
+        return options | {name: getattr(self, name) for name in names}
 
 
 def to_frames(x: Tensor, timesteps: int | None) -> Tensor:
