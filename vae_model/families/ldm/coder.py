@@ -29,10 +29,9 @@ def _warn_unknown(owner: str, ignored: dict[str, Any], *of_the_other_half: str) 
 def _call_with_known(layer: nn.Module, h: Tensor, options: dict[str, Any]) -> Tensor:
     """Call a layer with those of `options` that its forward accepts."""
     if options:
-        parameters = inspect.signature(layer.forward).parameters.values()
-        if not any(p.kind is p.VAR_KEYWORD for p in parameters):
-            names = {p.name for p in parameters}
-            options = {name: value for name, value in options.items() if name in names}
+        known = inspect.signature(layer.forward).parameters
+        if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in known.values()):
+            options = {name: value for name, value in options.items() if name in known}
     return layer(h, **options)
 
 

@@ -145,22 +145,15 @@ class KLConfig(HalvesConfig):
         levels = self.halves.get(part)
         if levels is None:
             return None
-        ends = {"tanh_out": self.tanh_out, "give_pre_end": self.give_pre_end} if part == "decoder" else {}
-        return ends | {
-            "ch": levels.ch,
-            "out_ch": self.out_ch,
-            "ch_mult": tuple(
-                width // levels.ch if width % levels.ch == 0 else width / levels.ch for width in levels.widths
-            ),
-            "num_res_blocks": levels.num_res_blocks,
+        ends = ("tanh_out", "give_pre_end") if part == "decoder" else ()
+        of_model = ("out_ch", "in_channels", "z_channels", "double_z", *ends)
+        of_half = ("ch", "num_res_blocks", "attn_type", "dropout", "resamp_with_conv", "conv_shortcut")
+        factors = (width // levels.ch if width % levels.ch == 0 else width / levels.ch for width in levels.widths)
+        return {
+            **{name: getattr(self, name) for name in of_model},
+            **{name: getattr(levels, name) for name in of_half},
+            "ch_mult": tuple(factors),
             "attn_resolutions": tuple(NOMINAL_RESOLUTION // 2**level for level in levels.attn_levels),
-            "in_channels": self.in_channels,
             "resolution": NOMINAL_RESOLUTION,
-            "z_channels": self.z_channels,
-            "double_z": self.double_z,
-            "attn_type": levels.attn_type,
             "num_groups": self.num_groups if levels.num_groups is None else levels.num_groups,
-            "dropout": levels.dropout,
-            "resamp_with_conv": levels.resamp_with_conv,
-            "conv_shortcut": levels.conv_shortcut,
         }

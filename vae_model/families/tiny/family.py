@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
 from typing import Any, ClassVar
 
 import torch
@@ -65,7 +64,7 @@ class Tiny(Family):
         return infer_tiny(shapes, hints)
 
     def build(self, config: Any) -> nn.Module:
-        arguments = {field.name: getattr(config, field.name) for field in fields(config)}
+        arguments = dict(vars(config))
         latent_format = arguments.pop("latent_format")
         model = AutoencoderTiny(**arguments)
         model.latent_format = latent_format
@@ -73,24 +72,18 @@ class Tiny(Family):
 
     def settings(self, model: AutoencoderTiny) -> dict[str, str]:
         """All of them, the usual values too: a config.json that happens to lie beside the file is to change nothing."""
-        found = {name: str(model.config[name]) for name in ("act_fn", "upsample_fn")}
-        found["upsampling_scaling_factor"] = repr(model.config["upsampling_scaling_factor"])
+        found = {name: str(model.config[name]) for name in ("act_fn", "upsample_fn", "upsampling_scaling_factor")}
         found |= {name: repr(float(getattr(model, name))) for name in ("latent_magnitude", "latent_shift")}
-        found["force_upcast"] = str(bool(model.force_upcast))
-        found["latent_format"] = model.latent_format or UNKNOWN
-        numbers = (model.scaling_factor, model.shift_factor)
-        told = {name: repr(float(number)) for name, number in zip(SCALARS, numbers, strict=True)}
-        return found | (told if _knows_scale(model) else {})
+        found |= {"force_upcast": str(bool(model.force_upcast)), "latent_format": model.latent_format or UNKNOWN}
+        return found | {name: repr(number) for name, number in _told_numbers(model).items()}
 
     def join_hints(self, told: Mapping[str, str], given: Mapping[str, str]) -> dict[str, str]:
         return join_hints(told, given)
 
     def beside(self, model: AutoencoderTiny, layout: str, named: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Scale and shift, as ComfyUI keeps them."""
-        if layout != "taesd-comfyui" or not _knows_scale(model):
-            return {}
-        values = (model.scaling_factor, model.shift_factor)
-        return {name: torch.tensor(float(value)) for name, value in zip(SCALARS, values, strict=True)}
+        told = _told_numbers(model) if layout == "taesd-comfyui" else {}
+        return {name: torch.tensor(number) for name, number in told.items()}
 
     def unread_settings(self, config: TinyConfig) -> list[str]:
         usual, names = TinyConfig(), ("act_fn", "upsample_fn", "upsampling_scaling_factor")
@@ -201,6 +194,8 @@ class Tiny(Family):
         return Coder(program, lambda rows: (rows + 1).div_(2), lambda rows: rows / scale + shift)
 
 
-def _knows_scale(model: AutoencoderTiny) -> bool:
-    """Whether someone said what the latents are: by a name, or by other numbers than the arguments' defaults."""
-    return model.latent_format is not None or (model.scaling_factor, model.shift_factor) != (1.0, 0.0)
+def _told_numbers(model: AutoencoderTiny) -> dict[str, float]:
+    """Scale and shift, where someone said what the latents are: by a name, or by others than the defaults."""
+    numbers = (model.scaling_factor, model.shift_factor)
+    known = model.latent_format is not None or numbers != (1.0, 0.0)
+    return {name: float(number) for name, number in zip(SCALARS, numbers, strict=True)} if known else {}

@@ -216,7 +216,8 @@ class Pretrained(nn.Module):
             raise InputError("safe_serialization: expected True, got False: only safetensors are written")
         if not is_main_process:
             return
-        weights, config = Path(folder) / f"{_weights_name(variant)}.safetensors", Path(folder) / CONFIG_NAME
+        name = WEIGHTS_NAME if variant is None else f"{WEIGHTS_NAME}.{variant}"
+        weights, config = Path(folder) / f"{name}.safetensors", Path(folder) / CONFIG_NAME
         require_writable(weights)
         state = {key: tensor.detach().to("cpu").contiguous() for key, tensor in self.state_dict().items()}
         with atomic_path(weights) as first, atomic_path(config) as second:
@@ -255,10 +256,6 @@ class Pretrained(nn.Module):
                 f"{type(self).__name__}: expected the network that its config describes, got other layers: "
                 "save its state dict"
             )
-
-
-def _weights_name(variant: str | None) -> str:
-    return WEIGHTS_NAME if variant is None else f"{WEIGHTS_NAME}.{variant}"
 
 
 def _check_header(weights: Weights, config: Mapping[str, Any], changes: Mapping[str, Any]) -> None:

@@ -52,30 +52,25 @@ def _ops(coder: Any) -> list[Op]:
             raise UnsupportedModule(f"{describe(coder)}: expected EncoderTiny or DecoderTiny")
     ops: list[Op] = []
     layers: list[Any] = list((coder if bare else coder.layers).children())
-    upsample = False
-    for index, layer in enumerate(layers):
-        name = f"layers.{index}"
+    for index, (before, layer, follower) in enumerate(zip([None, *layers], layers, [*layers[1:], None], strict=False)):
+        name, upsampled = f"layers.{index}", isinstance(before, nn.Upsample)
         if isinstance(layer, nn.Upsample):
-            if layer.scale_factor != 2.0 or layer.mode != "nearest" or upsample:
+            if layer.scale_factor != 2.0 or layer.mode != "nearest":
                 raise UnsupportedModule(f"{name}: expected nearest x2, got {layer}")
-            upsample = True
-            continue
-        if isinstance(layer, nn.Conv2d):
+            if not isinstance(follower, nn.Conv2d):
+                raise UnsupportedModule(f"{name}: expected a convolution after the upsample, got {describe(follower)}")
+        elif isinstance(layer, nn.Conv2d):
             stride = int(layer.stride[0])
             conv = read_conv(layer, name, stride=stride if stride in (1, 2) else 1)
-            follower = layers[index + 1] if index + 1 < len(layers) else None
             activation = _activation(follower, f"layers.{index + 1}") if type(follower) in ACTIVATIONS else None
-            ops.append(Upsample(conv) if upsample else Convolve(conv, after=activation))
-            if upsample and activation:
+            if upsampled and activation:
                 raise UnsupportedModule(f"{name}: expected no activation after an upsample")
-            upsample = False
+            ops.append(Upsample(conv) if upsampled else Convolve(conv, after=activation))
         elif hasattr(layer, "fuse"):
             ops.append(_block(layer, name))
-        elif type(layer) not in ACTIVATIONS or not index or not isinstance(layers[index - 1], nn.Conv2d):
+        elif type(layer) not in ACTIVATIONS or not isinstance(before, nn.Conv2d):
             raise UnsupportedModule(f"{name}: expected a convolution or a block, got {describe(layer)}")
-        if upsample:
-            raise UnsupportedModule(f"{name}: expected a convolution after the upsample, got {describe(layer)}")
-    if upsample or not ops or not isinstance(ops[0], Convolve):
+    if not ops or not isinstance(ops[0], Convolve):
         raise UnsupportedModule(f"{describe(coder)}: expected convolutions at both ends of its layers")
     return ops
 

@@ -6,7 +6,7 @@ Source of the names: Stability-AI generative-models (MIT; ours, ComfyUI's) and d
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import fields, replace
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import torch
@@ -83,7 +83,7 @@ class Video(KL):
         sizes = [shapes[key][2:] for key in kernels if key in shapes] or [(3, 1, 1)]
         frames, rows, columns = sizes[0]
         return VideoConfig(
-            **{field.name: getattr(image, field.name) for field in fields(image)},
+            **vars(image),
             time_mode=next((mode for mode, mixing in TIME_MODES.items() if set(mixing) == found), "conv-only"),
             video_kernel_size=(frames, rows, columns),
             merge_strategy=word(hints, "merge_strategy", "learned"),
