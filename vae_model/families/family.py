@@ -184,14 +184,15 @@ class Family(ABC):
 
     def untold(self, config: Any, hints: Hints) -> list[str]:
         """What neither weights nor header nor config.json tell, in sentences' parts."""
-        return self.untold_scale(config, hints)
-
-    def untold_scale(self, config: Any, hints: Hints) -> list[str]:
-        """The numbers between raw latents and the diffusion model, where several could be meant."""
+        found = self.untold_settings(config, hints)
         if not hints.keys().isdisjoint(("scaling_factor", "latents_mean")) or len(self.users_of(config)) == 1:
-            return []
+            return found
         known = self.listed_users(config)
-        return [f"scale and shift of the diffusion model{f': {known}' if known else ''}"]
+        return [*found, f"scale and shift of the diffusion model{f': {known}' if known else ''}"]
+
+    def untold_settings(self, config: Any, hints: Hints) -> list[str]:
+        """The same of what is no number between latents."""
+        return []
 
     def listed_users(self, config: Any) -> str:
         """Those that are known, with their numbers."""

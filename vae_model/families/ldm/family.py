@@ -150,11 +150,7 @@ class KL(Family):
         told = super().convention(config)
         return told if config.double_z else told.removesuffix(" mean of the posterior")
 
-    def untold(self, config: KLConfig, hints: Hints) -> list[str]:
-        return [*self.untold_groups(config, hints), *self.untold_scale(config, hints)]
-
-    def untold_groups(self, config: KLConfig, hints: Hints) -> list[str]:
-        """The one number that no shape tells of a KL autoencoder."""
+    def untold_settings(self, config: KLConfig, hints: Hints) -> list[str]:
         told = any(name.endswith("norm_num_groups") for name in hints)
         return [] if told else [f"groups of the norms, taken as {config.num_groups}"]
 

@@ -127,9 +127,9 @@ class Flux2(KL):
         side = config.patch
         return f"{latent_shape(config)}, squares of {side} x {side} in channels, normalised by the file's statistics"
 
-    def untold(self, config: KLConfig, hints: Hints) -> list[str]:
+    def untold_settings(self, config: KLConfig, hints: Hints) -> list[str]:
         eps = [] if "batch_norm_eps" in hints else [f"eps of the statistics, taken as {config.batch_norm_eps:g}"]
-        return [*self.untold_groups(config, hints), *eps, *self.untold_scale(config, hints)]
+        return [*super().untold_settings(config, hints), *eps]
 
     def encode(self, model: Any, x: Tensor, latent_channels: int) -> Tensor:
         moments, _ = model.encode(x, unregularized=True)

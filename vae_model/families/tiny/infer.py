@@ -20,38 +20,26 @@ UPSAMPLE_MODES = ("nearest", "bilinear", "bicubic", "nearest-exact")
 """Of torch's Upsample, those for pictures."""
 
 
-def _tiny_layers(shapes: Shapes, half: str) -> list[str]:
-    """The kind of each numbered layer of half a tiny model: conv, block, or none (activation, upsampling)."""
-    numbers = [int(m[1]) for m in (re.match(rf"{half}\.layers\.(\d{{1,4}})\.", key) for key in shapes) if m]
-    kinds: list[str] = []
-    for position in range(max(numbers, default=-1) + 1):
+def _half(shapes: Shapes, half: str) -> tuple[list[tuple[int, ...]], list[int], list[int]]:
+    """Of half a tiny model: the shapes of its convolutions, the blocks behind each, the numbers of all its layers."""
+    numbers = {int(m[1]) for m in (re.match(rf"{half}\.layers\.(\d{{1,4}})\.", key) for key in shapes) if m}
+    convs, blocks = list[tuple[int, ...]](), list[int]()
+    for position in sorted(numbers):  # the others are activations and upsamples
         layer = f"{half}.layers.{position}"
-        block = f"{layer}.conv.0.weight" in shapes
-        kinds.append("block" if block else "conv" if f"{layer}.weight" in shapes else "none")
-    return kinds
-
-
-def _stages(kinds: list[str]) -> tuple[int, ...]:
-    """Blocks between consecutive convolutions."""
-    stages: list[int] = []
-    for kind in kinds:
-        if kind == "conv":
-            stages.append(0)
-        elif kind == "block":
-            stages[-1] += 1
-    return tuple(stages[:-1])
+        if f"{layer}.conv.0.weight" in shapes:
+            blocks[-1] += 1
+        elif f"{layer}.weight" in shapes:
+            convs.append(shapes[f"{layer}.weight"])
+            blocks.append(0)
+    return convs, blocks, sorted(numbers)
 
 
 def infer_tiny(shapes: Shapes, hints: Hints) -> TinyConfig:
     """Stages from the order of convolutions and blocks, widths from the convolutions."""
-    encoder_kinds, decoder_kinds = _tiny_layers(shapes, "encoder"), _tiny_layers(shapes, "decoder")
-    if "block" not in encoder_kinds + decoder_kinds:
+    encoder, encoder_blocks, numbers = _half(shapes, "encoder")
+    decoder, decoder_blocks, _ = _half(shapes, "decoder")
+    if not any(encoder_blocks + decoder_blocks):
         raise ValueError("found no residual block")
-    convs = {
-        half: [shapes[f"{half}.layers.{number}.weight"] for number, kind in enumerate(kinds) if kind == "conv"]
-        for half, kinds in (("encoder", encoder_kinds), ("decoder", decoder_kinds))
-    }
-    encoder, decoder = convs["encoder"], convs["decoder"]
     defaults = TinyConfig()
     told = one_spelling(hints)
     return TinyConfig(
@@ -60,10 +48,10 @@ def infer_tiny(shapes: Shapes, hints: Hints) -> TinyConfig:
         out_channels=decoder[-1][0] if decoder else 3,
         encoder_block_out_channels=tuple(shape[0] for shape in encoder[:-1]) if encoder else None,
         decoder_block_out_channels=tuple(shape[0] for shape in decoder[:-1]) if decoder else None,
-        num_encoder_blocks=_stages(encoder_kinds) if encoder else defaults.num_encoder_blocks,
-        num_decoder_blocks=_stages(decoder_kinds) if decoder else defaults.num_decoder_blocks,
+        num_encoder_blocks=tuple(encoder_blocks[:-1]) if encoder else defaults.num_encoder_blocks,
+        num_decoder_blocks=tuple(decoder_blocks[:-1]) if decoder else defaults.num_decoder_blocks,
         midblock_gn=any(".pool." in key for key in shapes),
-        strided_stem=encoder_kinds[:2] == ["conv", "none"],
+        strided_stem=len(numbers) > 1 and numbers[0] == 0 and numbers[1] > 1,
         scaling_factor=number(told, "vae_scale", 1.0),
         shift_factor=number(told, "vae_shift", 0.0),
         act_fn=word(hints, "act_fn", defaults.act_fn),

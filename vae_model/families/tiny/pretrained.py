@@ -171,11 +171,10 @@ class Pretrained(nn.Module):
     @classmethod
     def _described_in(cls: type[_Model], place: Path, changes: Mapping[str, Any]) -> _Model:
         """The model of a folder's config.json without weights, on the meta device."""
+        config = read_config(place)
         try:
             with torch.device("meta"), torch.inference_mode(False):
-                return cls.from_config(read_config(place), **changes)
-        except VAEFileError:
-            raise
+                return cls.from_config(config, **changes)
         except InputError as error:
             if changes:
                 raise
