@@ -233,7 +233,7 @@ def engine_options(config: KLConfig) -> dict[str, Any]:
         "ddconfig": encoder or decoder or {},
         "decoder_ddconfig": decoder,
         "decoder_target": "VideoDecoder" if isinstance(config, VideoConfig) else "Decoder",
-        "parts": tuple(name for name, part in (("encoder", encoder), ("decoder", decoder)) if part is not None),
+        "parts": tuple(config.halves),
         "use_quant_conv": config.quant_conv,
         "use_post_quant_conv": config.post_quant_conv,
     }

@@ -75,14 +75,14 @@ class Tiny(Family):
         found = {name: str(model.config[name]) for name in ("act_fn", "upsample_fn", "upsampling_scaling_factor")}
         found |= {name: repr(float(getattr(model, name))) for name in ("latent_magnitude", "latent_shift")}
         found |= {"force_upcast": str(bool(model.force_upcast)), "latent_format": model.latent_format or UNKNOWN}
-        return found | {name: repr(number) for name, number in _told_numbers(model).items()}
+        return found | {name: repr(number) for name, number in model.told_numbers().items()}
 
     def join_hints(self, told: Mapping[str, str], given: Mapping[str, str]) -> dict[str, str]:
         return join_hints(told, given)
 
     def beside(self, model: AutoencoderTiny, layout: str, named: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Scale and shift, as ComfyUI keeps them."""
-        told = _told_numbers(model) if layout == "taesd-comfyui" else {}
+        told = model.told_numbers() if layout == "taesd-comfyui" else {}
         return {name: torch.tensor(number) for name, number in told.items()}
 
     def unread_settings(self, config: TinyConfig) -> list[str]:
@@ -192,10 +192,3 @@ class Tiny(Family):
         program = tiny_program(model.encoder)
         program = program if model.latent_patch == 1 else unshuffled_last(program, None, latent_channels)
         return Coder(program, lambda rows: (rows + 1).div_(2), lambda rows: rows / scale + shift)
-
-
-def _told_numbers(model: AutoencoderTiny) -> dict[str, float]:
-    """Scale and shift, where someone said what the latents are: by a name, or by others than the defaults."""
-    numbers = (model.scaling_factor, model.shift_factor)
-    known = model.latent_format is not None or numbers != (1.0, 0.0)
-    return {name: float(number) for name, number in zip(SCALARS, numbers, strict=True)} if known else {}

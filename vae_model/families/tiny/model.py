@@ -100,11 +100,17 @@ class AutoencoderTiny(Pretrained):
         scale, shift = pipeline_numbers(self.latent_format, self.scaling_factor, self.shift_factor)
         return super()._current() | {"scaling_factor": scale, "shift_factor": shift}
 
+    def told_numbers(self) -> dict[str, float]:
+        """Scale and shift, where someone said what the latents are: by a name, or by others than the defaults."""
+        if self.latent_format is None and (self.scaling_factor, self.shift_factor) == (1.0, 0.0):
+            return {}
+        return {"vae_scale": float(self.scaling_factor), "vae_shift": float(self.shift_factor)}
+
     def _header(self) -> dict[str, str]:
         """Whose latents these are, as `save` writes it."""
         if self.latent_format is None:
             return {}
-        numbers = {"vae_scale": repr(float(self.scaling_factor)), "vae_shift": repr(float(self.shift_factor))}
+        numbers = {name: repr(number) for name, number in self.told_numbers().items()}
         return {"latent_format": self.latent_format} | numbers
 
     def _take_told(self, weights: Weights, changes: Mapping[str, Any]) -> None:
