@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from ..errors import VAEFileError
 from ..families.layout import IGNORED, OTHER_MODELS, PREFIXES, SCALARS, Layout
-from ..families.ldm.names import module_shape
+from ..families.spellings import module_shape
 from ..families.table import FAMILIES, all_layouts
 from ..files.latents import TENSOR_KEY
 from ..files.weights import Weights, on_one_line

@@ -69,12 +69,12 @@ class Family(ABC):
     """Whether its decoder mixes the images of a batch as frames of one clip."""
     has_frames: ClassVar[bool] = False
     """Whether its latents have an axis of frames, of which one is run: (B, c, 1, h, w)."""
-    model_class: ClassVar[type[nn.Module]]
-    """Of our models of this family."""
     classes: ClassVar[frozenset[str]]
     """Names of its model's classes, the host's, too."""
     children: ClassVar[frozenset[str]]
     """What such a model may consist of; with other parts it may compute something that nobody here knows of."""
+    model_class: ClassVar[type[nn.Module]]
+    """Of our models of this family."""
 
     # -- files ------------------------------------------------------------------------------------------------------
 

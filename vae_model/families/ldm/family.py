@@ -56,9 +56,9 @@ class KL(Family):
         (16, 8): (users("sd3"), users("flux")),
         (4, 4): (Users("Stable Diffusion x4-upscaler", 0.08333),),
     }
-    model_class = AbstractAutoencoder
     classes = frozenset({"AutoencoderKL", "AutoencodingEngine", "AutoencodingEngineLegacy"})
     children = frozenset({"encoder", "decoder", "quant_conv", "post_quant_conv", "regularization", "loss", "model_ema"})
+    model_class = AbstractAutoencoder
     regularizers: ClassVar[tuple[str, ...]] = ("NoneType", "DiagonalGaussianRegularizer")
 
     def core_keys(self, layout: str) -> tuple[str, ...]:

@@ -92,9 +92,9 @@ class Flux2(KL):
     )
     fixed: ClassVar[Mapping[str, tuple[str, ...]]] = {**KL.fixed, "patch_size": ("[2, 2]",)}
     users: ClassVar[Mapping[tuple[int, int], tuple[Users, ...]]] = {(128, 16): (users("flux2"),)}
-    model_class = AutoencoderFlux2
     classes = KL.classes | {"AutoencoderFlux2"}
     children = KL.children | {"bn"}
+    model_class = AutoencoderFlux2
 
     def core_keys(self, layout: str) -> tuple[str, ...]:
         return (*super().core_keys(layout), *BATCH_NORM[:2])

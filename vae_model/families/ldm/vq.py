@@ -83,9 +83,9 @@ class VQ(KL):
     )
     fixed: ClassVar[Mapping[str, tuple[str, ...]]] = {**KL.fixed, "norm_type": ("group",)}
     users: ClassVar[Mapping[tuple[int, int], tuple[Users, ...]]] = {}
-    model_class = AutoencoderVQ
     classes = KL.classes | {"AutoencoderVQ"}
     children = KL.children | {"quantize"}
+    model_class = AutoencoderVQ
     regularizers = (*KL.regularizers, "IdentityRegularizer")
 
     def core_keys(self, layout: str) -> tuple[str, ...]:

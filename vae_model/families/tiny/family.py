@@ -51,9 +51,9 @@ class Tiny(Family):
         (32, 8): (users("flux2", "TAEF2, on the normalised latents of Flux.2"),),
     }
     plain_names = True
-    model_class = AutoencoderTiny
     classes = frozenset({"AutoencoderTiny"})
     children = frozenset()
+    model_class = AutoencoderTiny
 
     def core_keys(self, layout: str) -> tuple[str, ...]:
         encoder = ("encoder.layers.0.weight", "encoder.layers.1.conv.0.weight", "encoder.layers.2.weight")

@@ -48,9 +48,9 @@ class Wan(Family):
         (16, 8): (Users("Wan 2.1, Qwen-Image and relatives", 1.0, 0.0, _MEANS, _DEVIATIONS),)
     }
     has_frames = True
-    model_class = WanVAE
     classes = frozenset({"WanVAE"})
     children = frozenset({"encoder", "decoder", "conv1", "conv2"})
+    model_class = WanVAE
 
     def core_keys(self, layout: str) -> tuple[str, ...]:
         first = ("conv1.weight", "middle.0.residual.2.weight", "middle.1.to_qkv.weight")
