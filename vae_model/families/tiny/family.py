@@ -98,14 +98,12 @@ class Tiny(Family):
             raise refuse("a network of TAESD's kind", "TAEF2's or TAESana's")
         if len({*encoder, *decoder}) > 1:
             raise refuse("stages of one width", f"{encoder} and {decoder}")
-        same = ("act_fn", "force_upcast", "in_channels", "latent_channels", "latent_magnitude", "latent_shift")
-        same = (*same, "out_channels", "upsample_fn", "upsampling_scaling_factor")
-        lists = ("decoder_block_out_channels", "encoder_block_out_channels", "num_decoder_blocks", "num_encoder_blocks")
+        ours = ("latent_format", "midblock_gn", "strided_stem")
+        told = {name: value for name, value in vars(config).items() if name not in ours}
         scale, shift = pipeline_numbers(config.latent_format, config.scaling_factor, config.shift_factor)
         return {
             "_class_name": "AutoencoderTiny",
-            **{name: getattr(config, name) for name in same},
-            **{name: list(getattr(config, name)) for name in lists},
+            **{name: list(value) if isinstance(value, tuple) else value for name, value in told.items()},
             "scaling_factor": scale,
             "shift_factor": shift,
         }
