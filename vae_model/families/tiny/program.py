@@ -54,11 +54,11 @@ def _ops(coder: Any) -> list[Op]:
     layers: list[Any] = list((coder if bare else coder.layers).children())
     for index, (before, layer, follower) in enumerate(zip([None, *layers], layers, [*layers[1:], None], strict=False)):
         name, upsampled = f"layers.{index}", isinstance(before, nn.Upsample)
+        if upsampled and not isinstance(layer, nn.Conv2d):
+            raise UnsupportedModule(f"{name}: expected a convolution after the upsample, got {describe(layer)}")
         if isinstance(layer, nn.Upsample):
             if layer.scale_factor != 2.0 or layer.mode != "nearest":
                 raise UnsupportedModule(f"{name}: expected nearest x2, got {layer}")
-            if not isinstance(follower, nn.Conv2d):
-                raise UnsupportedModule(f"{name}: expected a convolution after the upsample, got {describe(follower)}")
         elif isinstance(layer, nn.Conv2d):
             stride = int(layer.stride[0])
             conv = read_conv(layer, name, stride=stride if stride in (1, 2) else 1)
@@ -70,7 +70,7 @@ def _ops(coder: Any) -> list[Op]:
             ops.append(_block(layer, name))
         elif type(layer) not in ACTIVATIONS or not isinstance(before, nn.Conv2d):
             raise UnsupportedModule(f"{name}: expected a convolution or a block, got {describe(layer)}")
-    if not ops or not isinstance(ops[0], Convolve):
+    if not ops or not isinstance(ops[0], Convolve) or isinstance(layers[-1], nn.Upsample):
         raise UnsupportedModule(f"{describe(coder)}: expected convolutions at both ends of its layers")
     return ops
 
