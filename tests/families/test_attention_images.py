@@ -54,10 +54,10 @@ def test_images_go_in_and_come_out(name: str, shape: tuple[int, ...]) -> None:
 
 def test_slice_attention_takes_the_documents_inner_form() -> None:
     q, k, v = images(2, 6, 5, 3)
-    out = layers.slice_attention(q.flatten(2).transpose(1, 2), k.flatten(2), v.flatten(2))
+    out = attention.slice_attention(q.flatten(2).transpose(1, 2), k.flatten(2), v.flatten(2))
     torch.testing.assert_close(out.reshape(q.shape), by_hand(q, k, v), **CLOSE)
     with pytest.raises(ValueError, match=r"got \(2, 6, 15\), \(2, 6, 15\) and .*or call normal_attention$"):
-        layers.slice_attention(q.flatten(2), k.flatten(2), v.flatten(2))
+        attention.slice_attention(q.flatten(2), k.flatten(2), v.flatten(2))
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from exact_vae.tests.families.table import SMALL
 from exact_vae.vae_model.evaluation.metrics import psnr
 from exact_vae.vae_model.families.ldm.autoencoder import build_kl
-from exact_vae.vae_model.families.ldm.config import SMALL
 from exact_vae.vae_model.files.images import middle, read_photo, write_image
 from exact_vae.vae_model.training.architecture import START_LOGVAR, STARTS
 from exact_vae.vae_model.training.config import ConfigError

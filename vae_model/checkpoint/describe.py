@@ -12,7 +12,7 @@ from ..bundled import files_named
 from ..errors.bytesize import format_bytes
 from ..exact.layer import UnsupportedModule
 from ..exact.plan.search import make_plan
-from ..families.config import Config
+from ..families.family import Config
 from ..families.hints import HALVES
 from ..families.layout import COUNTERS
 from ..families.table import FAMILIES, decoder_of, encoder_of

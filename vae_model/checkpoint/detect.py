@@ -17,8 +17,7 @@ from pathlib import Path
 from ..errors import VAEFileError
 from ..errors.listed import on_one_line, some
 from ..families.hints import HALVES
-from ..families.layout import IGNORED, PREFIXES, SCALARS, Layout
-from ..families.other_models import OTHER_MODELS
+from ..families.layout import IGNORED, OTHER_MODELS, PREFIXES, SCALARS, Layout
 from ..families.spellings import module_shape
 from ..families.table import FAMILIES, all_layouts
 from ..files.folders import loose_weights

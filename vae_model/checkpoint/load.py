@@ -15,7 +15,7 @@ from torch.overrides import TorchFunctionMode
 
 from ..errors import VAEFileError
 from ..errors.listed import on_one_line
-from ..families.config import Config
+from ..families.family import Config
 from ..families.hints import join_halves, wrong_ones
 from ..families.layout import COUNTERS
 from ..families.table import FAMILIES

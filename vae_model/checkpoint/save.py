@@ -16,7 +16,7 @@ from torch import nn
 
 from ..errors import InputError, VAEFileError
 from ..errors.listed import on_one_line, some
-from ..families.config import Config
+from ..families.family import Config
 from ..families.layout import COUNTERS, SCALARS
 from ..families.table import FAMILIES, family_of
 from ..files.atomic import atomic_path
