@@ -1,4 +1,8 @@
-"""The edge of every node: inputs that are there, and errors in one line. The host's log has the traceback."""
+"""The edge of every node: inputs as ComfyUI reads them, checked and unpacked, results packed, errors in one line.
+
+What travels along a workflow's wires are LATENT dictionaries, IMAGE batches and MASKs. The host's log has an error's
+traceback.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +19,25 @@ from .oom import is_oom
 
 P = ParamSpec("P")
 R = TypeVar("R")
+GIB = 2**30
+
+MEMORY_INPUT = {
+    "memory": (
+        "FLOAT",
+        {
+            "default": 0.0,
+            "min": 0.0,
+            "max": 1024.0,
+            "step": 0.01,  # The page rounds what is typed to it, and 0 means something else than a little.
+            "tooltip": "GiB that the run may use above the weights. 0: automatic, from what is free.",
+        },
+    )
+}
+
+
+def integer(default: int, least: int, step: int, tooltip: str, most: int = 4096) -> tuple[str, dict[str, Any]]:
+    """An input of whole numbers."""
+    return "INT", {"default": default, "min": least, "max": most, "step": step, "tooltip": tooltip}
 
 
 def in_one_line(method: Callable[P, R]) -> Callable[P, R]:
@@ -56,11 +79,13 @@ def _require_vae(vae: Any) -> Any:
     return vae
 
 
-def _require_samples(samples: Any) -> Any:
+def _take_samples(samples: Any) -> Any:
+    """The tensor of a LATENT; of a nested one the first."""
     latent: Any = cast("dict[str, Any]", samples).get("samples") if isinstance(samples, dict) else samples
-    if not (isinstance(samples, dict) and (isinstance(latent, Tensor) or getattr(latent, "is_nested", False))):
+    latent = latent.unbind()[0] if getattr(latent, "is_nested", False) else latent
+    if not (isinstance(samples, dict) and isinstance(latent, Tensor)):
         raise InputError(f"samples: expected a latent, got {_found(latent)}: connect what samples or encodes")
-    return {**cast("dict[str, Any]", samples), "samples": _widened(latent)} if isinstance(latent, Tensor) else samples
+    return _widened(latent)
 
 
 def _require_pixels(pixels: Any) -> Any:
@@ -81,8 +106,29 @@ def _require_mask(mask: Any) -> Any:
 
 CHECKS: dict[str, Callable[[Any], Any]] = {
     "vae": _require_vae,
-    "samples": _require_samples,
+    "samples": _take_samples,
     "pixels": _require_pixels,
     "mask": _require_mask,
 }
-"""What becomes of inputs, by their names, which are the same at every node."""
+"""What a node's method gets for an input, by its name, which is the same at every node."""
+
+
+def flatten_frames(images: Tensor) -> Tensor:
+    """Video frames (B, T, H, W, C) as a batch of images (B * T, H, W, C); images as they are."""
+    return images.reshape(-1, *images.shape[-3:]) if images.ndim == 5 else images
+
+
+def image_channels(pixels: Any, vae: Any) -> Any:
+    """Images (..., C) without alpha, unless the VAE takes it: ours say so, the host's take what they give."""
+    return pixels[..., : max(3, getattr(vae, "input_channels", getattr(vae, "output_channels", 3)))]
+
+
+def memory_bytes(gib: float) -> int | None:
+    """Bytes of a memory input; None where it is 0, automatic."""
+    return None if gib == 0 else int(gib * GIB)
+
+
+def with_report(vae: Any, result: Any) -> dict[str, Any]:
+    """A node's result with what the VAE tells of its last run, for the node to show."""
+    report = getattr(vae, "last_report", None)
+    return {"ui": {"exact_vae": [] if report is None else [report.as_dict()]}, "result": (result,)}

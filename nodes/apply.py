@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..model_management.exact_vae import make_exact
-from ..model_management.node_edge import in_one_line
-from ..model_management.values import MEMORY_INPUT, memory_bytes
+from ..model_management.node_edge import MEMORY_INPUT, in_one_line, memory_bytes
 
 
 class VAEApply:

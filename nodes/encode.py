@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..model_management.exact_vae import make_exact
-from ..model_management.node_edge import in_one_line
-from ..model_management.values import MEMORY_INPUT, image_channels, memory_bytes, with_report
+from ..model_management.node_edge import MEMORY_INPUT, image_channels, in_one_line, memory_bytes, with_report
 
 PIXELS = ("IMAGE", {"tooltip": "The image, float 0..1. Cropped centrally to whole latent cells; alpha is dropped."})
 VAE_INPUT = ("VAE", {"tooltip": "The VAE of the model that will use the latent. Any loader's."})

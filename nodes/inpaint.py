@@ -6,8 +6,7 @@ from typing import Any
 
 from ..model_management.exact_vae import make_exact
 from ..model_management.masks import grey_out, grow_mask
-from ..model_management.node_edge import in_one_line
-from ..model_management.values import MEMORY_INPUT, image_channels, memory_bytes, with_report
+from ..model_management.node_edge import MEMORY_INPUT, image_channels, in_one_line, integer, memory_bytes, with_report
 
 
 class VAEEncodeForInpaint:
@@ -32,10 +31,7 @@ class VAEEncodeForInpaint:
                 "pixels": ("IMAGE", {"tooltip": "The image, float 0..1."}),
                 "vae": ("VAE", {"tooltip": "The VAE of the model that will inpaint. Any loader's."}),
                 "mask": ("MASK", {"tooltip": "1 where the image shall be made anew."}),
-                "grow_mask_by": (
-                    "INT",
-                    {"default": 6, "min": 0, "max": 64, "step": 1, "tooltip": "Pixels by which the noise mask grows."},
-                ),
+                "grow_mask_by": integer(6, 0, 1, "Pixels by which the noise mask grows.", most=64),
             },
             "optional": MEMORY_INPUT,
         }

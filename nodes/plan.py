@@ -4,11 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..model_management.node_edge import in_one_line
+from ..model_management.node_edge import MEMORY_INPUT, in_one_line, integer, memory_bytes
 from ..model_management.vae_plan import plan_text
-from ..model_management.values import MEMORY_INPUT, memory_bytes
-
-_SIDE: dict[str, Any] = {"default": 2048, "min": 16, "max": 65536, "step": 8}
 
 
 class VAEPlan:
@@ -31,8 +28,8 @@ class VAEPlan:
         return {
             "required": {
                 "vae": ("VAE", {"tooltip": "The VAE to plan for."}),
-                "width": ("INT", {**_SIDE, "tooltip": "Width of the image in pixels."}),
-                "height": ("INT", {**_SIDE, "tooltip": "Height of the image in pixels."}),
+                "width": integer(2048, 16, 8, "Width of the image in pixels.", most=65536),
+                "height": integer(2048, 16, 8, "Height of the image in pixels.", most=65536),
             },
             "optional": {
                 "direction": (["decode", "encode"], {"default": "decode", "tooltip": "What would be done."}),

@@ -5,63 +5,30 @@ from __future__ import annotations
 from typing import Any
 
 from ..model_management.exact_vae import make_exact
-from ..model_management.node_edge import in_one_line
-from ..model_management.values import (
+from ..model_management.node_edge import (
     MEMORY_INPUT,
     flatten_frames,
     image_channels,
+    in_one_line,
+    integer,
     memory_bytes,
-    take_samples,
     with_report,
 )
 
 VAE_INPUT = ("VAE", {"tooltip": "The VAE of the model that makes or uses the latent."})
 
 TILE_INPUTS: dict[str, Any] = {
-    "tile_size": (
-        "INT",
-        {
-            "default": 512,
-            "min": 64,
-            "max": 4096,
-            "step": 32,
-            "tooltip": "exact: height of a strip in pixels. blend: side of a tile; memory grows with its square.",
-        },
+    "tile_size": integer(
+        512, 64, 32, "exact: height of a strip in pixels. blend: side of a tile; memory grows with its square."
     ),
-    "overlap": (
-        "INT",
-        {
-            "default": 64,
-            "min": 0,
-            "max": 4096,
-            "step": 32,
-            "advanced": True,
-            "tooltip": "exact: unused. blend: pixels that tiles share, at most a quarter of a tile; more costs time.",
-        },
+    "overlap": integer(
+        64, 0, 32, "exact: unused. blend: pixels that tiles share, at most a quarter of a tile; more costs time."
     ),
-    "temporal_size": (
-        "INT",
-        {
-            "default": 64,
-            "min": 8,
-            "max": 4096,
-            "step": 4,
-            "advanced": True,
-            "tooltip": "Video VAEs only: frames at a time. Unused for images.",
-        },
-    ),
-    "temporal_overlap": (
-        "INT",
-        {
-            "default": 8,
-            "min": 4,
-            "max": 4096,
-            "step": 4,
-            "advanced": True,
-            "tooltip": "Video VAEs only: frames shared. Unused for images.",
-        },
-    ),
+    "temporal_size": integer(64, 8, 4, "Video VAEs only: frames at a time. Unused for images."),
+    "temporal_overlap": integer(8, 4, 4, "Video VAEs only: frames shared. Unused for images."),
 }
+for _name in ("overlap", "temporal_size", "temporal_overlap"):
+    TILE_INPUTS[_name][1]["advanced"] = True
 
 ENCODE_INPUTS: dict[str, Any] = {**TILE_INPUTS, "tile_size": ("INT", {**TILE_INPUTS["tile_size"][1], "step": 64})}
 """As the core has them: its encoder's tiles grow in steps of 64 pixels, its decoder's in steps of 32."""
@@ -120,7 +87,7 @@ class VAEDecodeTiled:
     @in_one_line
     def decode(
         self,
-        samples: dict[str, Any],
+        samples: Any,
         vae: Any,
         tile_size: int = 512,
         overlap: int = 64,
@@ -135,7 +102,7 @@ class VAEDecodeTiled:
         side, shared = tile_size // f, fit_overlap(tile_size, overlap) // f
         frames, shared_frames = (None, None) if t is None else fit_frames(temporal_size // t, temporal_overlap // t)
         images = vae.decode_tiled(
-            take_samples(samples),
+            samples,
             tile_x=side,
             tile_y=side,
             overlap=shared,
