@@ -28,8 +28,7 @@ from ..vae_model.runs.exact import run_exact
 from ..vae_model.runs.run import Run
 from ..vae_model.vae import VAE
 from .comfy_host import ComfyHost, is_comfyui, output_dtype
-from .frames import image_shape, images_like, latents_like, one_frame, video_obstacle
-from .obstacle import BLEND, OPTIONS, correct_factors, factor_of, half_for, half_of
+from .obstacle import BLEND, OPTIONS, VIDEO, correct_factors, factor_of, half_for, half_of, runs_frames
 
 logger = logging.getLogger(__name__)
 
@@ -257,3 +256,33 @@ def _rows(tile_x: int | None, tile_y: int | None, scale: float) -> int | None:
     """Strip height in rows of the result for tiles of so many rows of the input."""
     sides = [side for side in (tile_x, tile_y) if side is not None]
     return max(1, int(min(sides) * scale)) if sides else None
+
+
+def one_frame(z: Any) -> Any:
+    """(B, c, 1, h, w) as (B, c, h, w); anything else as it is."""
+    return z[:, :, 0] if getattr(z, "ndim", 0) == 5 and z.shape[2] == 1 else z
+
+
+def images_like(vae: Any, z: Any, images: Tensor) -> Tensor:
+    """Images (B, H, W, C) decoded from z as the host returns them: with an axis of frames where z has one."""
+    return images[:, None] if z.ndim == 5 and runs_frames(vae) else images
+
+
+def latents_like(vae: Any, z: Tensor) -> Tensor:
+    """Latents (B, c, h, w) as the host returns them: with an axis of frames from a VAE of videos."""
+    return z[:, :, None] if runs_frames(vae) else z
+
+
+def video_obstacle(vae: Any, pixels: Any, not_video: bool | None) -> str | None:
+    """Why a batch of images is not to be run image by image, None where it may be."""
+    as_images = getattr(vae, "not_video", False) if not_video is None else not_video
+    if as_images or len(pixels) == 1 or not runs_frames(vae):
+        return None
+    return VIDEO.format(len(pixels))
+
+
+def image_shape(vae: Any, shape: Any) -> tuple[int, int] | None:
+    """Height and width in the shape of a batch of images or single frames, None for other shapes."""
+    if len(shape) == 5 and runs_frames(vae) and int(shape[2]) == 1:
+        return int(shape[3]), int(shape[4])
+    return (int(shape[2]), int(shape[3])) if len(shape) == 4 and getattr(vae, "latent_dim", 2) == 2 else None

@@ -1,4 +1,8 @@
-"""Why a VAE of the host must run by its own method: what the engine has no rule for, or what it was asked for."""
+"""What the engine runs of a VAE of the host, and why that must else run by its own method.
+
+Of its video VAEs these are single frames. To such a VAE a batch of images is one video, unless `not_video` says
+otherwise; latents are (B, c, T, h, w).
+"""
 
 from __future__ import annotations
 
@@ -7,9 +11,9 @@ from typing import Any
 from ..vae_model.exact.layer import UnsupportedModule
 from ..vae_model.exact.program import Program
 from ..vae_model.families.coder import Coder
-from ..vae_model.families.table import decoder_of, encoder_of
-from .frames import VIDEO, runs_frames
+from ..vae_model.families.table import decoder_of, encoder_of, family_knowing
 
+VIDEO = "expected a single frame, got a video of {}"
 BLEND = "blended tiles were asked for"
 OPTIONS = "called with options that only the VAE itself knows"
 
@@ -63,3 +67,9 @@ def _image_channels(vae: Any, channels: int) -> int:
     """Channels of an image once the VAE has cut off or filled in what it does not want."""
     fills = getattr(vae, "pad_channel_value", None) is not None
     return vae.output_channels if fills else min(channels, vae.output_channels)
+
+
+def runs_frames(vae: Any) -> bool:
+    """Whether this is a VAE of videos that the engine may know as one of single frames."""
+    family = family_knowing(vae.first_stage_model)
+    return getattr(vae, "latent_dim", 2) == 3 and family is not None and family.has_frames
