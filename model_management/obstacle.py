@@ -11,19 +11,12 @@ from typing import Any
 from ..vae_model.exact.layer import UnsupportedModule
 from ..vae_model.exact.program import Program
 from ..vae_model.families.coder import Coder
-from ..vae_model.families.table import decoder_of, encoder_of, family_knowing
+from ..vae_model.families.table import family_knowing
+from ..vae_model.runs.run import half_of
 
 VIDEO = "expected a single frame, got a video of {}"
 BLEND = "blended tiles were asked for"
 OPTIONS = "called with options that only the VAE itself knows"
-
-
-def half_of(vae: Any, what: str) -> Coder:
-    """The decoder or encoder of a VAE as it is now; UnsupportedModule where the engine has no rule for it."""
-    model = vae.first_stage_model
-    if what == "decode":
-        return decoder_of(model)
-    return encoder_of(model, vae.latent_channels).behind(vae.process_input)
 
 
 def factor_of(program: Program, what: str) -> int:

@@ -19,9 +19,10 @@ from ..vae_model.exact.plan.plan import Plan
 from ..vae_model.exact.program import Program
 from ..vae_model.families.table import decoder_of, encoder_of
 from ..vae_model.notes import tell
+from ..vae_model.runs.run import half_of
 from .devices import parse_device, parse_dtype, vae_device, vae_dtype
 from .host import LocalHost
-from .obstacle import factor_of, half_for, half_of
+from .obstacle import factor_of, half_for
 
 
 def plan_text(vae: Any, direction: str, width: int, height: int, memory: int | None) -> str:
