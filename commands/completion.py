@@ -1,11 +1,11 @@
-"""`exact-vae completion bash | zsh`: a script that completes commands, options and values, made from the parser."""
+"""What the parser knows of commands and options: a script that completes them, and words that are none of them."""
 
 from __future__ import annotations
 
 import argparse
 import shlex
-from collections.abc import Mapping
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple, NoReturn
 
 VALUES = {
     "--method": ("exact", "untiled", "blend"),
@@ -75,15 +75,34 @@ def completion_script(parser: argparse.ArgumentParser, shell: str) -> str:
 
 
 def _read(parser: argparse.ArgumentParser) -> tuple[dict[str, list[Option]], dict[str, str]]:
-    """The options of every command, and what each command is for. argparse has no public way to ask."""
-    kind = argparse._SubParsersAction  # pyright: ignore[reportPrivateUsage]
-    rows = next(action for action in parser._actions if isinstance(action, kind))  # pyright: ignore[reportPrivateUsage]
-    helps = {row.dest: row.help or "" for row in rows._choices_actions}  # pyright: ignore[reportPrivateUsage]
-    options = {
-        name: [_option(action) for action in command._actions]  # pyright: ignore[reportPrivateUsage]
-        for name, command in rows.choices.items()
-    }
-    return options, helps
+    """The options of every command, and what each command is for."""
+    group = _commands(parser)
+    helps = {row.dest: row.help or "" for row in group._choices_actions}
+    return {name: [_option(action) for action in one._actions] for name, one in group.choices.items()}, helps
+
+
+def _commands(parser: argparse.ArgumentParser) -> Any:
+    """argparse's own record of the commands, which it has no public way to ask for."""
+    return next(action for action in parser._actions if isinstance(action, argparse._SubParsersAction))  # pyright: ignore
+
+
+def commands_of(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
+    """The parser of every command, by its name."""
+    return dict(_commands(parser).choices)
+
+
+def refuse_words(parser: argparse.ArgumentParser, options: argparse.Namespace, words: Sequence[str]) -> NoReturn:
+    """End with exit code 2: the command's usage, and which of the words belong to other commands."""
+    from .vae_option import other_half
+
+    flags = {name: {flag for one in rows for flag in one.flags} for name, rows in _read(parser)[0].items()}
+    said = f"unrecognized arguments: {' '.join(words)}"
+    for word in words:
+        option = word.partition("=")[0]
+        owners = [name for name, known in flags.items() if option in known]
+        if word.startswith("-") and owners:
+            said += f"; {option} is an option of {', '.join(owners)}"
+    commands_of(parser)[options.command].error(f"{said}{other_half(getattr(options, 'vae', None), words)}")
 
 
 def _option(action: argparse.Action) -> Option:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,7 +36,7 @@ def add_sample(commands: Any, parents: list[argparse.ArgumentParser]) -> None:
 def run_sample(options: argparse.Namespace) -> int:
     """Draw, decode and write; returns the exit code."""
     from ..vae_model.files.images import write_image
-    from .bar import open_bar
+    from .jobs import open_bar
     from .vae_option import chosen_vae
 
     alone, count = _settle(options)
@@ -140,13 +141,11 @@ def tiled(pictures: list[Tensor]) -> Tensor:
     """Pictures (H, W, 3) of one size side by side, white between them, in about as many rows as columns."""
     import torch
 
-    columns = next(number for number in range(1, len(pictures) + 1) if number * number >= len(pictures))
-    height, width, _ = pictures[0].shape
+    columns = math.isqrt(len(pictures) - 1) + 1
     rows = -(-len(pictures) // columns)
+    height, width, _ = pictures[0].shape
     sheet = torch.ones(rows * (height + _GAP) - _GAP, columns * (width + _GAP) - _GAP, 3)
     for number, picture in enumerate(pictures):
-        top, left = (
-            place * (side + _GAP) for place, side in zip(divmod(number, columns), (height, width), strict=True)
-        )
-        sheet[top : top + height, left : left + width] = picture
+        row, column = divmod(number, columns)
+        sheet[row * (height + _GAP) :, column * (width + _GAP) :][:height, :width] = picture
     return sheet

@@ -10,7 +10,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any, Literal, overload
 
 import torch
@@ -83,7 +82,7 @@ def soft_empty_cache(force: bool = False) -> None:
 
 def _driver_free_bytes(backend: Any, device: torch.device) -> int:
     """Free bytes by torch.cuda or torch.xpu, which name the same things alike; older torch.xpu lacks some of them."""
-    reserved_bytes = _stats(backend, device).get("reserved_bytes.all.current", 0)
+    reserved_bytes = backend.memory_stats(device).get("reserved_bytes.all.current", 0)
     total_bytes = int(backend.get_device_properties(device).total_memory)
     if hasattr(backend, "mem_get_info"):
         driver_free_bytes = int(backend.mem_get_info(device)[0])
@@ -98,9 +97,5 @@ def _driver_free_bytes(backend: Any, device: torch.device) -> int:
 
 def _inactive_bytes(backend: Any, device: torch.device) -> int:
     """Bytes that PyTorch's allocator holds and no tensor uses."""
-    stats = _stats(backend, device)
+    stats = backend.memory_stats(device)
     return max(0, stats.get("reserved_bytes.all.current", 0) - stats.get("active_bytes.all.current", 0))
-
-
-def _stats(backend: Any, device: torch.device) -> Mapping[str, int]:
-    return backend.memory_stats(device)
