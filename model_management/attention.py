@@ -66,8 +66,6 @@ def attend(
     k: Tensor,
     v: Tensor,
     *,
-    get_free_memory: Callable[[torch.device], int] = get_free_memory,
-    soft_empty_cache: Callable[[], None] = soft_empty_cache,
     table: Mapping[str, Callable[..., Tensor]] = ATTENTION,
     check: Callable[[], None] = lambda: None,
     max_bytes: int | None = None,
@@ -91,7 +89,8 @@ def attend(
     if max_bytes is not None and not is_fused(width, q.dtype, q.device):
         free_bytes = min(free_bytes, max_bytes)
     names = _candidates(tokens, width, q.dtype, q.device, free_bytes, batch)
-    timed = table is ATTENTION and profile_of(q.device.type).streamed_attention and not _needs_gradient(q, k, v)
+    learns = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (q, k, v))
+    timed = table is ATTENTION and profile_of(q.device.type).streamed_attention and not learns
     if tokens >= WORTH_TIMING and timed:
         names = [*fastest_first((*names[:-1], "streamed"), width, q.dtype, q.device), names[-1]]
     for name in names[:-1]:
@@ -99,7 +98,7 @@ def attend(
         if result is not None:
             return result
         soft_empty_cache()
-    return _attend_sliced(table[names[-1]], q, k, v, get_free_memory, soft_empty_cache, max_bytes)
+    return _attend_sliced(table[names[-1]], q, k, v, max_bytes)
 
 
 @cache
@@ -156,14 +155,10 @@ def attend_by(name: str | None, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         if result is not None:
             return result
         soft_empty_cache()
-    return _attend_sliced(ATTENTION["sliced"], q, k, v, get_free_memory, soft_empty_cache)
+    return _attend_sliced(ATTENTION["sliced"], q, k, v)
 
 
 set_choice(attend_by)
-
-
-def _needs_gradient(*tensors: Tensor) -> bool:
-    return torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
 
 
 def _stoppable(
@@ -251,13 +246,7 @@ def _attempt(
 
 
 def _attend_sliced(
-    function: Callable[..., Tensor],
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    get_free_memory: Callable[[torch.device], int],
-    soft_empty_cache: Callable[[], None],
-    most_bytes: int | None = None,
+    function: Callable[..., Tensor], q: Tensor, k: Tensor, v: Tensor, most_bytes: int | None = None
 ) -> Tensor:
     """Begin with a quarter of the free memory for scores and halve it until it works or one query is left.
 

@@ -193,16 +193,13 @@ def _send(report: Report, fraction: float, done: bool) -> None:
     node, prompt = _executing(server)
     if server is None or node is None:
         return
-    plan = report.plan
     data = {
         "node": node,
         "display_node": _shown_for(node),
         "prompt_id": prompt,
         "fraction": fraction,
         "line": report.line if done else report.running_line(fraction),
-        "budget_bytes": None if plan is None else plan.device_budget,
-        "plan_bytes": None if plan is None else plan.peak_bytes,
-        "peak_bytes": report.peak_bytes,
+        **report.memory,
         "done": done,
         "report": report.as_dict() if done and report.stopped is None else None,
         "stopped": report.stopped,

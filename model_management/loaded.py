@@ -64,9 +64,15 @@ class LoadedModels:
             self.free_memory(_bytes_to_move(model, device) + memory_required, device, keep=stay)
             self._places.pop(model, None)
             self._places[model] = device
-            if not _try_move(model, device):
-                self._evict(device, keep=stay, enough=lambda: False)
+            try:
                 _move(model, device)
+            except (RuntimeError, MemoryError) as error:  # what had moved already stays there
+                if not is_oom(error):
+                    raise
+            else:
+                return
+            self._evict(device, keep=stay, enough=lambda: False)
+            _move(model, device)
 
     def unload_model(self, model: nn.Module) -> None:
         """Move `model` to the offload device and forget it. A model that was never loaded is moved all the same."""
@@ -122,17 +128,6 @@ def _move(model: nn.Module, device: torch.device) -> bool:
     # tensors already, because they were made so, must be moved so: else they are of use in neither mode.
     with torch.inference_mode(any(tensor.is_inference() for tensor in _tensors(model))), torch.no_grad():
         model.to(device)
-    return True
-
-
-def _try_move(model: nn.Module, device: torch.device) -> bool:
-    """Whether the move had memory enough. What had already moved when it ran out stays there."""
-    try:
-        _move(model, device)
-    except (RuntimeError, MemoryError) as error:
-        if not is_oom(error):
-            raise
-        return False
     return True
 
 

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ..vae_model.errors import InputError
 from ..vae_model.errors.wording import in_words, is_foreign
+from ..vae_model.runs.checks import widened
 from .oom import is_oom
 
 P = ParamSpec("P")
@@ -67,11 +68,6 @@ def _found(value: Any) -> str:
     return "nothing" if value is None else type(value).__name__
 
 
-def _widened(x: Tensor) -> Tensor:
-    """Numbers of 8 bits as float32, which is exact; PyTorch computes nothing with them."""
-    return x.float() if x.is_floating_point() and x.dtype.itemsize == 1 else x
-
-
 def _require_vae(vae: Any) -> Any:
     if not (hasattr(vae, "decode") and hasattr(vae, "encode")):
         remedy = "the checkpoint may hold none, connect a VAE loader" if vae is None else "connect a VAE loader"
@@ -85,7 +81,7 @@ def _take_samples(samples: Any) -> Any:
     latent = latent.unbind()[0] if getattr(latent, "is_nested", False) else latent
     if not (isinstance(samples, dict) and isinstance(latent, Tensor)):
         raise InputError(f"samples: expected a latent, got {_found(latent)}: connect what samples or encodes")
-    return _widened(latent)
+    return widened(latent)
 
 
 def _require_pixels(pixels: Any) -> Any:
@@ -95,7 +91,7 @@ def _require_pixels(pixels: Any) -> Any:
         )
     if not pixels.is_floating_point():
         raise InputError(f"pixels: expected floats in 0..1, got {pixels.dtype}: divide by the largest possible value")
-    return _widened(pixels)
+    return widened(pixels)
 
 
 def _require_mask(mask: Any) -> Any:

@@ -50,16 +50,13 @@ def half_for(vae: Any, what: str, x: Any) -> Coder:
         raise UnsupportedModule(f"expected a batch of 4 dimensions, got {axes}")
     half = half_of(vae, what)
     wanted = half.program.in_channels
-    channels = int(x.shape[1]) if what == "decode" else _image_channels(vae, int(x.shape[3]))
+    channels = int(x.shape[1 if what == "decode" else 3])
+    if what == "encode":  # of an image once the VAE has cut off or filled in what it does not want
+        fills = getattr(vae, "pad_channel_value", None) is not None
+        channels = vae.output_channels if fills else min(channels, vae.output_channels)
     if channels != wanted:
         raise UnsupportedModule(f"expected {wanted} channels, got {channels}")
     return half
-
-
-def _image_channels(vae: Any, channels: int) -> int:
-    """Channels of an image once the VAE has cut off or filled in what it does not want."""
-    fills = getattr(vae, "pad_channel_value", None) is not None
-    return vae.output_channels if fills else min(channels, vae.output_channels)
 
 
 def runs_frames(vae: Any) -> bool:

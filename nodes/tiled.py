@@ -55,11 +55,6 @@ def method_option(vae: Any, method: str) -> dict[str, str]:
     return {"method": method} if hasattr(vae, "last_report") else {}
 
 
-def fit_overlap(tile_size: int, overlap: int) -> int:
-    """The overlap in pixels, at most a quarter of the tile, as the core's nodes have it."""
-    return min(overlap, tile_size // 4)
-
-
 def fit_frames(size: int, overlap: int) -> tuple[int, int]:
     """Frames at a time, at least 2, and frames shared, 1 to half of that."""
     size = max(2, size)
@@ -99,7 +94,7 @@ class VAEDecodeTiled:
         """Decode in pieces; the temporal inputs are for video VAEs of the host."""
         vae = make_exact(vae, memory_bytes(memory))
         f, t = vae.spacial_compression_decode(), vae.temporal_compression_decode()
-        side, shared = tile_size // f, fit_overlap(tile_size, overlap) // f
+        side, shared = tile_size // f, min(overlap, tile_size // 4) // f
         frames, shared_frames = (None, None) if t is None else fit_frames(temporal_size // t, temporal_overlap // t)
         images = vae.decode_tiled(
             samples,
@@ -149,7 +144,7 @@ class VAEEncodeTiled:
             image_channels(pixels, vae),
             tile_x=tile_size,
             tile_y=tile_size,
-            overlap=fit_overlap(tile_size, overlap),
+            overlap=min(overlap, tile_size // 4),
             tile_t=temporal_size,
             overlap_t=temporal_overlap,
             **method_option(vae, method),
