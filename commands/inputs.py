@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,16 +21,13 @@ def gather_inputs(paths: Sequence[Path], command: str) -> list[Path]:
 
     InputError for a folder that holds none. Folders within it are left alone.
     """
+    wanted: Callable[[Path], bool] = is_latent if command == "decode" else lambda file: file.suffix.lower() in PICTURES
     files: list[Path] = []
     for path in paths:
         if not path.is_dir():
             files.append(path)
             continue
-        files_there = sorted(file for file in path.iterdir() if file.is_file())
-        if command == "encode":
-            found = [file for file in files_there if file.suffix.lower() in PICTURES]
-        else:
-            found = [file for file in files_there if is_latent(file)]
+        found = sorted(file for file in path.iterdir() if file.is_file() and wanted(file))
         if not found:
             what = f"pictures ({', '.join(PICTURES)})" if command == "encode" else "latents (.safetensors, .latent)"
             raise InputError(f"{command}: expected a folder with {what}, found none in {path}: name another folder")

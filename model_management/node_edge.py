@@ -36,6 +36,15 @@ MEMORY_INPUT = {
 }
 
 
+def inputs(required: dict[str, Any], optional: dict[str, Any]) -> staticmethod[[], dict[str, Any]]:
+    """A node's INPUT_TYPES, in the core's order where a node of the core's is its like."""
+
+    def asked() -> dict[str, Any]:
+        return {"required": dict(required), "optional": dict(optional)}
+
+    return staticmethod(asked)
+
+
 def integer(default: int, least: int, step: int, tooltip: str, most: int = 4096) -> tuple[str, dict[str, Any]]:
     """An input of whole numbers."""
     return "INT", {"default": default, "min": least, "max": most, "step": step, "tooltip": tooltip}

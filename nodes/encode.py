@@ -6,7 +6,15 @@ from typing import Any
 
 from ..model_management.exact_vae import make_exact
 from ..model_management.masks import grey_out, grow_mask
-from ..model_management.node_edge import MEMORY_INPUT, image_channels, in_one_line, integer, memory_bytes, with_report
+from ..model_management.node_edge import (
+    MEMORY_INPUT,
+    image_channels,
+    in_one_line,
+    inputs,
+    integer,
+    memory_bytes,
+    with_report,
+)
 
 PIXELS = ("IMAGE", {"tooltip": "The image, float 0..1. Cropped centrally to whole latent cells; alpha is dropped."})
 VAE_INPUT = ("VAE", {"tooltip": "The VAE of the model that will use the latent. Any loader's."})
@@ -26,11 +34,7 @@ class VAEEncode:
     RETURN_TYPES = ("LATENT",)
     OUTPUT_TOOLTIPS = ("The latent, raw as the core's nodes make it.",)
     SEARCH_ALIASES = ("exact encode", "encode image", "image to latent", "low memory encode", "tiled encode")
-
-    @classmethod
-    def INPUT_TYPES(cls) -> dict[str, Any]:
-        """Inputs as ComfyUI reads them."""
-        return {"required": {"pixels": PIXELS, "vae": VAE_INPUT}, "optional": MEMORY_INPUT}
+    INPUT_TYPES = inputs({"pixels": PIXELS, "vae": VAE_INPUT}, MEMORY_INPUT)
 
     @in_one_line
     def encode(self, pixels: Any, vae: Any, memory: float = 0.0) -> dict[str, Any]:
@@ -52,19 +56,15 @@ class VAEEncodeForInpaint:
     RETURN_TYPES = ("LATENT",)
     OUTPUT_TOOLTIPS = ("The latent with its noise mask.",)
     SEARCH_ALIASES = ("inpaint", "masked encode", "exact inpaint", "tiled inpaint encode")
-
-    @classmethod
-    def INPUT_TYPES(cls) -> dict[str, Any]:
-        """Inputs as ComfyUI reads them, in the core's order."""
-        return {
-            "required": {
-                "pixels": ("IMAGE", {"tooltip": "The image, float 0..1."}),
-                "vae": ("VAE", {"tooltip": "The VAE of the model that will inpaint. Any loader's."}),
-                "mask": ("MASK", {"tooltip": "1 where the image shall be made anew."}),
-                "grow_mask_by": integer(6, 0, 1, "Pixels by which the noise mask grows.", most=64),
-            },
-            "optional": MEMORY_INPUT,
-        }
+    INPUT_TYPES = inputs(
+        {
+            "pixels": ("IMAGE", {"tooltip": "The image, float 0..1."}),
+            "vae": ("VAE", {"tooltip": "The VAE of the model that will inpaint. Any loader's."}),
+            "mask": ("MASK", {"tooltip": "1 where the image shall be made anew."}),
+            "grow_mask_by": integer(6, 0, 1, "Pixels by which the noise mask grows.", most=64),
+        },
+        MEMORY_INPUT,
+    )
 
     @in_one_line
     def encode(self, pixels: Any, vae: Any, mask: Any, grow_mask_by: int = 6, memory: float = 0.0) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..model_management.node_edge import MEMORY_INPUT, in_one_line, integer, memory_bytes
+from ..model_management.node_edge import MEMORY_INPUT, in_one_line, inputs, integer, memory_bytes
 from ..model_management.vae_plan import plan_text
 
 
@@ -21,21 +21,17 @@ class VAEPlan:
     OUTPUT_TOOLTIPS = ("The plan as text.",)
     OUTPUT_NODE = True
     SEARCH_ALIASES = ("vae memory", "memory estimate", "vram estimate")
-
-    @classmethod
-    def INPUT_TYPES(cls) -> dict[str, Any]:
-        """Inputs as ComfyUI reads them."""
-        return {
-            "required": {
-                "vae": ("VAE", {"tooltip": "The VAE to plan for."}),
-                "width": integer(2048, 16, 8, "Width of the image in pixels.", most=65536),
-                "height": integer(2048, 16, 8, "Height of the image in pixels.", most=65536),
-            },
-            "optional": {
-                "direction": (["decode", "encode"], {"default": "decode", "tooltip": "What would be done."}),
-                **MEMORY_INPUT,
-            },
-        }
+    INPUT_TYPES = inputs(
+        {
+            "vae": ("VAE", {"tooltip": "The VAE to plan for."}),
+            "width": integer(2048, 16, 8, "Width of the image in pixels.", most=65536),
+            "height": integer(2048, 16, 8, "Height of the image in pixels.", most=65536),
+        },
+        {
+            "direction": (["decode", "encode"], {"default": "decode", "tooltip": "What would be done."}),
+            **MEMORY_INPUT,
+        },
+    )
 
     @in_one_line
     def plan(self, vae: Any, width: int, height: int, direction: str = "decode", memory: float = 0.0) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from ..model_management.node_edge import (
     flatten_frames,
     image_channels,
     in_one_line,
+    inputs,
     integer,
     memory_bytes,
     with_report,
@@ -70,14 +71,9 @@ class VAEDecodeTiled:
     HAS_INTERMEDIATE_OUTPUT = True  # the page is sent the line again when the result comes from the host\'s cache
     RETURN_TYPES = ("IMAGE",)
     OUTPUT_TOOLTIPS = ("The decoded image, float 0..1.",)
-
-    @classmethod
-    def INPUT_TYPES(cls) -> dict[str, Any]:
-        """Inputs as ComfyUI reads them, in the core's order."""
-        return {
-            "required": {"samples": ("LATENT", {"tooltip": "The latent to decode."}), "vae": VAE_INPUT, **TILE_INPUTS},
-            "optional": MORE_INPUTS,
-        }
+    INPUT_TYPES = inputs(
+        {"samples": ("LATENT", {"tooltip": "The latent to decode."}), "vae": VAE_INPUT, **TILE_INPUTS}, MORE_INPUTS
+    )
 
     @in_one_line
     def decode(
@@ -117,14 +113,9 @@ class VAEEncodeTiled:
     HAS_INTERMEDIATE_OUTPUT = True  # the page is sent the line again when the result comes from the host\'s cache
     RETURN_TYPES = ("LATENT",)
     OUTPUT_TOOLTIPS = ("The latent, raw as the core's nodes make it.",)
-
-    @classmethod
-    def INPUT_TYPES(cls) -> dict[str, Any]:
-        """Inputs as ComfyUI reads them, in the core's order."""
-        return {
-            "required": {"pixels": ("IMAGE", {"tooltip": "The image to encode."}), "vae": VAE_INPUT, **ENCODE_INPUTS},
-            "optional": MORE_INPUTS,
-        }
+    INPUT_TYPES = inputs(
+        {"pixels": ("IMAGE", {"tooltip": "The image to encode."}), "vae": VAE_INPUT, **ENCODE_INPUTS}, MORE_INPUTS
+    )
 
     @in_one_line
     def encode(
