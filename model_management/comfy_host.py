@@ -52,16 +52,6 @@ def management() -> Any:
     return sys.modules["comfy.model_management"]
 
 
-def vae_device() -> torch.device:
-    """Where the host computes VAEs."""
-    return cast(torch.device, management().vae_device())
-
-
-def vae_dtype(device: torch.device) -> torch.dtype:
-    """The dtype the host gives to VAEs of the KL family on a device, by its options and the device."""
-    return cast(torch.dtype, management().vae_dtype(device, [torch.bfloat16, torch.float32]))
-
-
 class ComfyHost(LocalHost):
     """Memory, weights, interruption and progress by ComfyUI's rules for one model, which `patcher` stands for."""
 

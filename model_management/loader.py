@@ -27,6 +27,9 @@ __all__ = ["BUNDLED", "load_vae"]
 
 logger = logging.getLogger(__name__)
 
+_BEST_FIRST = [torch.bfloat16, torch.float32]
+"""Dtypes that VAEs of the KL family bear."""
+
 
 @speaks_plainly("load_vae")
 def load_vae(
@@ -65,8 +68,9 @@ def load_vae(
     _require_sources(path_or_paths)
     _require_options(config, host, variant, part)
     inside = comfy_host.is_comfyui() and host is None
-    target = (comfy_host if inside else devices).vae_device() if device == "auto" else parse_device(device)
-    kind = (comfy_host if inside else devices).vae_dtype(target) if dtype == "auto" else parse_dtype(dtype)
+    surroundings: Any = comfy_host.management() if inside else devices  # which have these two names in common
+    target = surroundings.vae_device() if device == "auto" else parse_device(device)
+    kind = surroundings.vae_dtype(target, _BEST_FIRST) if dtype == "auto" else parse_dtype(dtype)
     if isinstance(path_or_paths, str) and path_or_paths == BUNDLED:
         if not BUNDLED_FILE.is_file():
             raise VAEFileError(f"{BUNDLED_FILE.name}: expected the bundled VAE, found none: install the project again")
