@@ -6,22 +6,22 @@ Exit codes: 0 done, 1 some inputs failed, 2 nothing was done (wrong usage, no su
 from __future__ import annotations
 
 import argparse
-import contextlib
 import gc
 import json
 import logging
 import os
 import sys
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
 from . import __version__
-from .commands.completion import VALUES
+from .commands.completion import VALUES, completion_script, refuse_words
 from .commands.sample import add_sample, run_sample
 
 _SHORT = ("plan", "info")
-"""Commands that read a header and compute a little."""
+"""Commands that read a header and compute a little. Nothing is collected while they run: one pass over all that PyTorch
+has made takes longer than the command itself."""
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -134,15 +134,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options.overrides += rest  # options of other trainers among them, which are told what they are here
         rest = []
     if rest:
-        from .commands.usage import refuse_words
-
         refuse_words(parser, options, rest)
-    if getattr(options, "debug", False):
-        show_tracebacks()
+    if getattr(options, "debug", False):  # all that this package logs, the tracebacks of worded errors among it
+        logger = logging.getLogger(__package__)
+        logger.addHandler(logging.StreamHandler())
+        logger.setLevel(logging.DEBUG)
+    paused = options.command in _SHORT and gc.isenabled()
     try:
-        with _paused_collector(options.command in _SHORT):
-            _show_notes(options)
-            return _run(options, parser)
+        if paused:
+            gc.disable()
+        return _run(options, parser)
     except KeyboardInterrupt:
         print("exact-vae: interrupted; files that were finished are whole", file=sys.stderr)
         return 1
@@ -154,16 +155,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         print(f"exact-vae: {one_line(error, options.command)}", file=sys.stderr)
         return 2
+    finally:
+        if paused:
+            gc.enable()
 
 
 def _run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
-    """The command that was chosen; the exit code."""
+    """The command that was chosen; the exit code. What is told about the files that are read goes to stderr."""
+    from .vae_model.notes import show_on_stderr
+
+    show_on_stderr(not getattr(options, "quiet", True))
     ours = {"info": _info, "plan": _plan, "convert": _convert, "train": _train, "sample": run_sample}
     if options.command in ours:
         return ours[options.command](options)
     if options.command == "completion":
-        from .commands.completion import completion_script
-
         print(completion_script(parser, options.shell))
         return 0
     if options.command == "evaluate":
@@ -173,34 +178,6 @@ def _run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
     from .commands.run import run_files
 
     return run_files(options)
-
-
-@contextlib.contextmanager
-def _paused_collector(short: bool) -> Generator[None]:
-    """Nothing is collected in a command that is over before it counts: one pass over all that PyTorch has made takes
-    longer than the command itself."""
-    paused = short and gc.isenabled()
-    if paused:
-        gc.disable()
-    try:
-        yield
-    finally:
-        if paused:
-            gc.enable()
-
-
-def show_tracebacks() -> None:
-    """Everything that this package logs goes to stderr, the tracebacks of worded errors among it."""
-    logger = logging.getLogger(__package__)
-    logger.addHandler(logging.StreamHandler())
-    logger.setLevel(logging.DEBUG)
-
-
-def _show_notes(options: argparse.Namespace) -> None:
-    """What is told about the files that are read goes to stderr."""
-    from .vae_model.notes import show_on_stderr
-
-    show_on_stderr(not getattr(options, "quiet", True))
 
 
 def _convert(options: argparse.Namespace) -> int:

@@ -148,17 +148,14 @@ def find_torch() -> Torch | None:
     return Torch(f"torch=={version}", str(Path(spec.origin).parents[1])) if numbers >= OLDEST_TORCH else None
 
 
-def choose_torch(asked: str | None, stamp: Stamp | None, python: str) -> Torch:
-    if asked is not None:
-        return Torch(asked)
-    return stamp.torch if stamp and stamp.python == python else find_torch() or Torch(DEFAULT_TORCH)
-
-
 def prepare(extra: str, asked: str | None) -> None:
     """Make the environment ready for the command that needs `extra`; ready already costs a fraction of a second."""
     python = f"{sys.version_info[0]}.{sys.version_info[1]}"
     stamp = read_stamp()
-    torch = choose_torch(asked, stamp, python)
+    if asked is not None:
+        torch = Torch(asked)
+    else:
+        torch = stamp.torch if stamp and stamp.python == python else find_torch() or Torch(DEFAULT_TORCH)
     wanted = Stamp(hashlib.sha256((ROOT / "pyproject.toml").read_bytes()).hexdigest(), python, torch, [extra])
     found = probe()
     same = stamp is not None and stamp[:3] == wanted[:3]

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from case import LEVELS
-from exact_vae.vae_model.attention import streamed, streamed_large
+from exact_vae.vae_model.attention import streamed
 from exact_vae.vae_model.exact.memory.spill import Spill
 from exact_vae.vae_model.exact.plan.search import make_plan
 from exact_vae.vae_model.exact.program import Program
@@ -31,7 +31,7 @@ GIB = 1024**3
 SLICES = 2
 
 
-class FewSlices(streamed_large.LargeStreamedAttention):
+class FewSlices(streamed.LargeStreamedAttention):
     """Takes the first slices only; without data there is nothing to be wrong."""
 
     def __init__(self, q: Tensor, values: int) -> None:

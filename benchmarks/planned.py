@@ -37,11 +37,11 @@ def program_of(model: Any, direction: str) -> Program:
 
 def plan_case(case: Case, *, prefer: str | None = None, budget_bytes: int | None = None) -> Any:
     """A plan for this machine as the library makes it, within `budget_bytes` or what is free."""
-    from exact_vae.model_management.budget import budgets
+    from exact_vae.model_management.host import LocalHost
     from exact_vae.vae_model.exact.plan.search import make_plan
 
     device = case.models.device
-    budget, host = budgets(device, budget_bytes)
+    budget, host = LocalHost().budgets(device, budget_bytes)
     if prefer == "spill":
         host = get_free_memory("cpu")  # On a CPU the library spills nothing; here it is told to.
     program = program_of(case.models.ours, case.direction)

@@ -1,11 +1,11 @@
-"""`exact-vae completion bash | zsh`: a script that completes commands, options and values, made from the parser."""
+"""What the parser knows of commands and options: a script that completes them, and words that are none of them."""
 
 from __future__ import annotations
 
 import argparse
 import shlex
-from collections.abc import Mapping
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NoReturn
 
 VALUES = {
     "--method": ("exact", "untiled", "blend"),
@@ -60,55 +60,65 @@ _exact_vae() {
 if [ "$funcstack[1]" = _exact_vae ]; then _exact_vae "$@"; else compdef _exact_vae exact-vae; fi"""
 
 
-class Option(NamedTuple):
-    """One option or positional (no flags) of a command."""
-
-    flags: tuple[str, ...]
-    values: tuple[str, ...]
-    takes_value: bool
-    help: str
-
-
 def completion_script(parser: argparse.ArgumentParser, shell: str) -> str:
     """The script for "bash" or "zsh", to be evaluated by the shell or kept where it looks for completions."""
     return {"bash": _bash, "zsh": _zsh}[shell](*_read(parser))
 
 
-def _read(parser: argparse.ArgumentParser) -> tuple[dict[str, list[Option]], dict[str, str]]:
-    """The options of every command, and what each command is for. argparse has no public way to ask."""
-    kind = argparse._SubParsersAction  # pyright: ignore[reportPrivateUsage]
-    rows = next(action for action in parser._actions if isinstance(action, kind))  # pyright: ignore[reportPrivateUsage]
-    helps = {row.dest: row.help or "" for row in rows._choices_actions}  # pyright: ignore[reportPrivateUsage]
-    options = {
-        name: [_option(action) for action in command._actions]  # pyright: ignore[reportPrivateUsage]
-        for name, command in rows.choices.items()
-    }
-    return options, helps
+def _read(parser: argparse.ArgumentParser) -> tuple[dict[str, list[argparse.Action]], dict[str, str]]:
+    """The options and positionals (no flags) of every command, and what each command is for."""
+    group = _commands(parser)
+    helps = {row.dest: row.help or "" for row in group._choices_actions}
+    return {name: one._actions for name, one in group.choices.items()}, helps
 
 
-def _option(action: argparse.Action) -> Option:
+def _commands(parser: argparse.ArgumentParser) -> Any:
+    """argparse's own record of the commands, which it has no public way to ask for."""
+    return next(action for action in parser._actions if isinstance(action, argparse._SubParsersAction))  # pyright: ignore
+
+
+def commands_of(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
+    """The parser of every command, by its name."""
+    return dict(_commands(parser).choices)
+
+
+def refuse_words(parser: argparse.ArgumentParser, options: argparse.Namespace, words: Sequence[str]) -> NoReturn:
+    """End with exit code 2: the command's usage, and which of the words belong to other commands."""
+    from .vae_option import other_half
+
+    flags = {name: {flag for one in rows for flag in one.option_strings} for name, rows in _read(parser)[0].items()}
+    said = f"unrecognized arguments: {' '.join(words)}"
+    for word in words:
+        option = word.partition("=")[0]
+        owners = [name for name, known in flags.items() if option in known]
+        if word.startswith("-") and owners:
+            said += f"; {option} is an option of {', '.join(owners)}"
+    commands_of(parser)[options.command].error(f"{said}{other_half(getattr(options, 'vae', None), words)}")
+
+
+def _values(action: argparse.Action) -> list[str]:
+    """What an option or positional takes, where that is a list."""
     listed = next((VALUES[flag] for flag in action.option_strings if flag in VALUES), ())
-    values = tuple(map(str, action.choices)) if action.choices is not None else listed
-    return Option(tuple(action.option_strings), values, action.nargs != 0, action.help or "")
+    return [str(value) for value in (listed if action.choices is None else action.choices)]
 
 
-def _bash(commands: Mapping[str, list[Option]], helps: Mapping[str, str]) -> str:
+def _bash(commands: Mapping[str, list[argparse.Action]], helps: Mapping[str, str]) -> str:
     values = [
-        f'            {name}:{flag}) words="{" ".join(option.values)}" ;;'
+        f'            {name}:{flag}) words="{" ".join(_values(option))}" ;;'
         for name, options in commands.items()
         for option in options
-        for flag in option.flags or (name,)
-        if option.values
+        for flag in option.option_strings or (name,)
+        if _values(option)
     ]
     flags = [
-        f'            {name}) words="{" ".join(flag for option in options for flag in option.flags)}" ;;'
+        f'            {name}) words="{" ".join(flag for option in options for flag in option.option_strings)}" ;;'
         for name, options in commands.items()
     ]
     first = " ".join([*helps, "--help", "--version"])
     return _BASH % {"commands": first, "values": "\n".join(values), "options": "\n".join(flags)}
 
 
-def _zsh(commands: Mapping[str, list[Option]], helps: Mapping[str, str]) -> str:
+def _zsh(commands: Mapping[str, list[argparse.Action]], helps: Mapping[str, str]) -> str:
     options = [
         f"    {name}) _arguments {' '.join(shlex.quote(row) for option in rows for row in _zsh_rows(option))} ;;"
         for name, rows in commands.items()
@@ -117,10 +127,11 @@ def _zsh(commands: Mapping[str, list[Option]], helps: Mapping[str, str]) -> str:
     return _ZSH % {"commands": described, "options": "\n".join(options)}
 
 
-def _zsh_rows(option: Option) -> list[str]:
+def _zsh_rows(option: argparse.Action) -> list[str]:
     """As zsh's `_arguments` takes them: `--flag[help]:value:(words)`; files where there is no list."""
-    values = f"({' '.join(option.values)})" if option.values else "_files"
-    if not option.flags:
+    values = f"({' '.join(_values(option))})" if _values(option) else "_files"
+    if not option.option_strings:
         return [f"*:argument:{values}"]
-    text = option.help.translate({ord(mark): None for mark in "[]:"})
-    return [f"*{flag}[{text}]" + (f":value:{values}" if option.takes_value else "") for flag in option.flags]
+    text = (option.help or "").translate({ord(mark): None for mark in "[]:"})
+    value = "" if option.nargs == 0 else f":value:{values}"
+    return [f"*{flag}[{text}]{value}" for flag in option.option_strings]

@@ -19,7 +19,7 @@ def run_evaluate(options: argparse.Namespace) -> int:
     from ..model_management.loader import BUNDLED, load_vae
     from ..vae_model.evaluation.contact_sheet import require_sheet_name, write_sheet
     from ..vae_model.evaluation.evaluate import evaluate, find_photos
-    from .bar import open_bar
+    from .jobs import open_bar
     from .vae_option import vae_files
 
     if options.sheet is not None:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError, safe_open
-from torch import Tensor
 
 from ..vae_model.errors import InputError
 from ..vae_model.files.images import read_image
@@ -21,12 +21,12 @@ def gather_inputs(paths: Sequence[Path], command: str) -> list[Path]:
 
     InputError for a folder that holds none. Folders within it are left alone.
     """
+    wanted: Callable[[Path], bool] = is_latent if command == "decode" else lambda file: file.suffix.lower() in PICTURES
     files: list[Path] = []
     for path in paths:
         if not path.is_dir():
             files.append(path)
             continue
-        wanted = _is_picture_name if command == "encode" else is_latent
         found = sorted(file for file in path.iterdir() if file.is_file() and wanted(file))
         if not found:
             what = f"pictures ({', '.join(PICTURES)})" if command == "encode" else "latents (.safetensors, .latent)"
@@ -35,21 +35,12 @@ def gather_inputs(paths: Sequence[Path], command: str) -> list[Path]:
     return files
 
 
-def read_picture(source: Path) -> tuple[Tensor, list[str]]:
-    """`read_image`; what is a latent or a model is told as such."""
+def read_input(source: Path, command: str) -> Any:
+    """`read_image` for encode, `read_latent` for decode; a file of another kind is told as such."""
     try:
-        return read_image(source)
+        return read_image(source) if command == "encode" else read_latent(source)
     except ValueError as error:
-        require_kind(source, "encode", error)
-        raise
-
-
-def read_latent_file(source: Path) -> Tensor:
-    """`read_latent`; what is a picture is told as such."""
-    try:
-        return read_latent(source)
-    except ValueError as error:
-        require_kind(source, "decode", error)
+        require_kind(source, command, error)
         raise
 
 
@@ -75,10 +66,6 @@ def is_latent(path: Path) -> bool:
             return TENSOR_KEY in file.keys()  # noqa: SIM118  # it is no mapping
     except (SafetensorError, OSError):
         return False
-
-
-def _is_picture_name(path: Path) -> bool:
-    return path.suffix.lower() in PICTURES
 
 
 def _is_picture(path: Path) -> bool:

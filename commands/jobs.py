@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import chain, count
 from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
 
 from ..vae_model.errors import InputError
 from ..vae_model.errors.wording import one_line
 from ..vae_model.files.atomic import require_writable
-from .bar import open_bar
 
 Work = Callable[[Path, Path, Callable[[float], None]], "Result"]
 """(input, output, progress) -> what came of it."""
@@ -67,6 +70,16 @@ def _numbered(targets: Sequence[Path]) -> list[Path]:
         names.append(next(path for path in paths if str(path).casefold() not in taken))
         taken.add(str(names[-1]).casefold())  # some file systems do not tell cases apart
     return names
+
+
+def open_bar(total: float, what: str, *, quiet: bool, count: bool = False) -> tqdm[Any]:
+    """A progress bar on stderr, to be used in `with`; none where that is no terminal. What failed never fills it.
+
+    Args:    count: whether the total is a number of files, to be shown.
+    """
+    numbers = "{n:.4g}/{total} " if count else ""
+    layout = "{desc}: {percentage:3.0f}%|{bar}| " + numbers + "[{elapsed} elapsed, {remaining} left]"
+    return tqdm(total=total, desc=what, disable=quiet or not sys.stderr.isatty(), bar_format=layout)
 
 
 def run_jobs(sources: Sequence[Path], outputs: Sequence[Path], work: Work, *, what: str, quiet: bool) -> list[Outcome]:

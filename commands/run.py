@@ -19,7 +19,7 @@ from ..vae_model.files.images import require_format, require_image_suffix, write
 from ..vae_model.files.latents import are_raw, require_latent_suffix, write_latent
 from ..vae_model.runs.methods import check_method
 from ..vae_model.vae import VAE
-from .inputs import gather_inputs, read_latent_file, read_picture, require_kind
+from .inputs import gather_inputs, read_input, require_kind
 from .jobs import Outcome, Result, name_outputs, run_jobs
 from .vae_option import chosen_vae, require_no_half, vae_files
 
@@ -44,29 +44,20 @@ def run_files(options: argparse.Namespace) -> int:
     if options.output is not None and options.output.suffix and any(path.is_dir() for path in options.inputs):
         raise InputError(f"-o: expected a folder for a folder of inputs, got {options.output}: name a folder")
     targets = name_outputs(inputs, options.output, suffix)
-    kept = [options.no_clobber and _is_there(target) for target in targets]
-    pairs = [pair for pair, keep in zip(zip(inputs, targets, strict=True), kept, strict=True) if not keep]
-    done = iter(_run_all(pairs, options) if pairs else [])
-    outcomes = [
-        Outcome(source, 0.0, Result([target], (), ["kept as it was"]), None) if keep else next(done)
-        for source, target, keep in zip(inputs, targets, kept, strict=True)
-    ]
-    return _report(outcomes, options)
-
-
-def _run_all(pairs: list[tuple[Path, Path]], options: argparse.Namespace) -> list[Outcome]:
-    """Load the VAE and run every (input, output)."""
-    vae = chosen_vae(options)
+    kept = [target for target in targets if options.no_clobber and _is_there(target)]
+    vae = chosen_vae(options) if len(kept) < len(targets) else None
     work = _encode_file if options.command == "encode" else _decode_file
 
     def run_one(source: Path, target: Path, progress: Callable[[float], None]) -> Result:
+        if vae is None or target in kept:
+            return Result([target], (), ["kept as it was"])
         if options.output is None and _is_there(target):  # decoding photo.safetensors must not replace the photo
             require_kind(source, options.command)
             raise InputError(f"output: expected no such file yet, found {target}: name it with -o to replace it")
         return work(vae, source, target, method=options.method, memory=options.memory, progress=progress)
 
-    sources, targets = [source for source, _ in pairs], [target for _, target in pairs]
-    return run_jobs(sources, targets, run_one, what=options.command, quiet=options.quiet or options.json)
+    quiet = options.quiet or options.json
+    return _report(run_jobs(inputs, targets, run_one, what=options.command, quiet=quiet), options)
 
 
 def _is_there(target: Path) -> bool:
@@ -96,7 +87,7 @@ def _run_sharded(options: argparse.Namespace, suffix: str) -> int:
 
 
 def _encode_file(vae: VAE, source: Path, target: Path, **run: Any) -> Result:
-    pixels, notes = read_picture(source)
+    pixels, notes = read_input(source, "encode")
     latent = vae.encode(pixels, **run)
     f = vae.downscale_ratio
     height, width = (side * f for side in latent.shape[-2:])
@@ -110,7 +101,7 @@ def _encode_file(vae: VAE, source: Path, target: Path, **run: Any) -> Result:
 
 
 def _decode_file(vae: VAE, source: Path, target: Path, **run: Any) -> Result:
-    result = _write_images(vae.decode(read_latent_file(source), **run), target)
+    result = _write_images(vae.decode(read_input(source, "decode"), **run), target)
     if not are_raw(source) and _knows_raw(vae):
         result.notes.append("these latents are not raw but a tiny VAE's own: encode again with --latent-format")
     elif are_raw(source) and not _knows_raw(vae):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,19 +35,24 @@ def add_sample(commands: Any, parents: list[argparse.ArgumentParser]) -> None:
 
 def run_sample(options: argparse.Namespace) -> int:
     """Draw, decode and write; returns the exit code."""
+    import torch
+
     from ..vae_model.files.images import write_image
-    from .bar import open_bar
+    from .jobs import open_bar
     from .vae_option import chosen_vae
 
     alone, count = _settle(options)
     width, height = parse_size(options.size)
     vae = chosen_vae(options)
-    drawn = tell_size(vae, width, height)
+    cells = _cells(vae, width, height)
     written: list[Path] = []
     kept: list[Tensor] = []
     with open_bar(count, "sample", quiet=options.quiet or options.json, count=True) as bar:
         for seed in range(options.seed, options.seed + count):
-            picture = as_rgb(vae.decode(draw(vae, width, height, seed), memory=options.memory)[0])
+            # A latent of normal noise that follows from the seed alone, on every device.
+            z = torch.randn(1, vae.latent_channels, *cells, generator=torch.Generator().manual_seed(seed))
+            picture = vae.decode(z, memory=options.memory)[0]  # (H, W, C): grey becomes RGB, opacity goes
+            picture = picture[..., :3] if picture.shape[-1] >= 3 else picture[..., :1].expand(-1, -1, 3)
             if options.output is not None:
                 written.append(options.output if alone else options.output / f"sample_{seed}.png")
                 write_image(picture, written[-1])
@@ -57,6 +63,7 @@ def run_sample(options: argparse.Namespace) -> int:
         write_image(tiled(kept), options.sheet)
         written.append(options.sheet)
     if options.json:
+        drawn = "x".join(str(cell * vae.upscale_ratio) for cell in reversed(cells))
         told = {"command": "sample", "seed": options.seed, "size": drawn, "outputs": [str(path) for path in written]}
         print(json.dumps(told))
     elif not options.quiet:
@@ -102,15 +109,16 @@ def names_a_picture(output: Path) -> bool:
     return True
 
 
-def tell_size(vae: VAE, width: int, height: int) -> str:
-    """ "WxH" of what is drawn, told where it is not what was asked for."""
+def _cells(vae: VAE, width: int, height: int) -> tuple[int, int]:
+    """Rows and columns of the latent, whole cells; what is drawn is told where it is not what was asked for."""
     from ..vae_model.notes import tell
 
     f = vae.upscale_ratio
-    drawn = "x".join(str(-(-side // f) * f) for side in (width, height))
-    if drawn != f"{width}x{height}":
+    rows, columns = -(-height // f), -(-width // f)
+    if (columns * f, rows * f) != (width, height):
+        drawn = f"{columns * f}x{rows * f}"
         tell("--size", [f"expected whole cells of {f} pixels, got {width}x{height}: drawing {drawn}"])
-    return drawn
+    return rows, columns
 
 
 def parse_size(text: str) -> tuple[int, int]:
@@ -121,32 +129,15 @@ def parse_size(text: str) -> tuple[int, int]:
     raise ValueError(f"--size: expected WxH in pixels, got {text!r}: write for example 512x768")
 
 
-def draw(vae: VAE, width: int, height: int, seed: int) -> Tensor:
-    """A latent (1, C, h, w) of normal noise that follows from the seed alone, on every device; sides round up to
-    whole cells."""
-    import torch
-
-    cells = [-(-side // vae.upscale_ratio) for side in (height, width)]
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randn(1, vae.latent_channels, *cells, generator=generator)
-
-
-def as_rgb(picture: Tensor) -> Tensor:
-    """(H, W, C) as (H, W, 3): grey in all three, without opacity."""
-    return picture[..., :3] if picture.shape[-1] >= 3 else picture[..., :1].expand(-1, -1, 3)
-
-
 def tiled(pictures: list[Tensor]) -> Tensor:
     """Pictures (H, W, 3) of one size side by side, white between them, in about as many rows as columns."""
     import torch
 
-    columns = next(number for number in range(1, len(pictures) + 1) if number * number >= len(pictures))
-    height, width, _ = pictures[0].shape
+    columns = math.isqrt(len(pictures) - 1) + 1
     rows = -(-len(pictures) // columns)
+    height, width, _ = pictures[0].shape
     sheet = torch.ones(rows * (height + _GAP) - _GAP, columns * (width + _GAP) - _GAP, 3)
     for number, picture in enumerate(pictures):
-        top, left = (
-            place * (side + _GAP) for place, side in zip(divmod(number, columns), (height, width), strict=True)
-        )
-        sheet[top : top + height, left : left + width] = picture
+        row, column = divmod(number, columns)
+        sheet[row * (height + _GAP) :, column * (width + _GAP) :][:height, :width] = picture
     return sheet

@@ -10,11 +10,10 @@ import torch
 from torch import Tensor
 
 from ..vae_model.errors.bytesize import parse_bytes
-from ..vae_model.exact.sharding.distributed import DistributedRanks, connect, local_rank
+from ..vae_model.exact.sharding.distributed import connect, local_rank
 from ..vae_model.exact.sharding.traffic import KINDS, describe
 from ..vae_model.files.latents import read_latent
 from ..vae_model.runs.sharded import decode_sharded, require_sharded
-from ..vae_model.vae import VAE
 from .jobs import Outcome, Result, name_outputs, run_jobs
 from .vae_option import chosen_vae
 
@@ -40,34 +39,21 @@ def decode_files(
         ranks.meet("start")
 
         def run_one(source: Path, target: Path, progress: Callable[[float], None]) -> Result:
-            return _decode_one(vae, ranks, budget, source, target, progress, write)
+            with ranks.together():
+                z = read_latent(source)
+            before = ranks.traffic.numbers()
+            images = decode_sharded(vae, z, ranks, budget, neighbours=local_rank()[1], progress=progress)
+            everyone = ranks.meet("traffic", ranks.traffic.since(before))
+            if images is None:
+                return Result([], tuple(z.shape))
+            result = write(images, target)
+            for rank, sent in enumerate(everyone):
+                result.notes.append(describe(rank, ranks.count, dict(zip(KINDS, sent, strict=True))))
+            return result
 
         outcomes = run_jobs(inputs, outputs, run_one, what="decode", quiet=quiet or ranks.rank > 0)
         ranks.meet("item")  # a process that ends with an error takes the others with it, so rank 0 writes first
         return ranks.rank, outcomes
-
-
-def _decode_one(
-    vae: VAE,
-    ranks: DistributedRanks,
-    budget: int | None,
-    source: Path,
-    target: Path,
-    progress: Callable[[float], None],
-    write: Callable[[Tensor, Path], Result],
-) -> Result:
-    with ranks.together():
-        z = read_latent(source)
-    before = ranks.traffic.numbers()
-    images = decode_sharded(vae, z, ranks, budget, neighbours=local_rank()[1], progress=progress)
-    everyone = ranks.meet("traffic", ranks.traffic.since(before))
-    if images is None:
-        return Result([], tuple(z.shape))
-    result = write(images, target)
-    result.notes.extend(
-        describe(rank, ranks.count, dict(zip(KINDS, sent, strict=True))) for rank, sent in enumerate(everyone)
-    )
-    return result
 
 
 def shard_device(text: str) -> torch.device:

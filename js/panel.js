@@ -2,10 +2,10 @@
 // What a node shows of its run: one line; a bar of progress while it runs, of memory afterwards; amounts; warnings.
 
 import { clampFraction, formatPercent, memoryMarks, wholePercent } from "./format.js";
-import { addStyle, make } from "./style.js";
+import { make, makeBox } from "./style.js";
 
 /**
- * @typedef {{element: HTMLElement, content: HTMLElement, showStarted: () => void, showProgress: (event: any) => void,
+ * @typedef {import("./style.js").Box & {showStarted: () => void, showProgress: (event: any) => void,
  *   showReport: (report: any) => void, showStopped: (word: string, reason?: string) => void}} Panel
  */
 
@@ -14,11 +14,7 @@ import { addStyle, make } from "./style.js";
  * @returns {Panel}
  */
 export function createPanel(compact = false) {
-  addStyle();
-  const element = make("div", "");
-  element.setAttribute("role", "group");
-  element.setAttribute("aria-label", "ExactVAE");
-  const content = make("div", "content");
+  const { element, content } = makeBox("ExactVAE");
   const line = make("div", "line");
   line.setAttribute("role", "status");
   const dot = make("span", "dot");
@@ -29,7 +25,6 @@ export function createPanel(compact = false) {
   const legend = make("div", "legend");
   const warnings = make("div", "warnings");
   content.append(line, track, legend, warnings);
-  element.append(content);
   let percent = "";
 
   /** @param {string} text @param {"running" | "exact" | "other" | "failed"} state */
@@ -76,7 +71,7 @@ export function createPanel(compact = false) {
       setLine(report.line, report.exact ? "exact" : "other");
       drawMemory(track, setMemory(report));
       if (compact) track.hidden = true;
-      warnings.replaceChildren(...listWarnings(report).map(warningEntry));
+      warnings.replaceChildren(...(report.warnings ?? []).map(warningEntry));
     },
     showStopped(word, reason = "") {
       const failed = word === "failed";
@@ -89,10 +84,9 @@ export function createPanel(compact = false) {
 
 /** @param {HTMLElement} track @param {number} fraction */
 function drawProgress(track, fraction) {
-  const old = track.firstElementChild;
-  const done = old instanceof HTMLElement && old.classList.contains("exact-vae-done") ? old : make("div", "done");
+  const done = make("div", "done");
   done.style.width = `${fraction * 100}%`;
-  if (done !== old) track.replaceChildren(done);
+  track.replaceChildren(done);
   const range = { "aria-valuemin": "0", "aria-valuemax": "100", "aria-valuenow": `${wholePercent(fraction)}` };
   setRole(track, { role: "progressbar", "aria-label": "Progress", ...range });
   track.hidden = false;
@@ -127,12 +121,6 @@ function legendEntry({ name, text }) {
   swatch.setAttribute("aria-hidden", "true");
   entry.append(swatch, text);
   return entry;
-}
-
-/** @param {any} report @returns {string[]} */
-function listWarnings(report) {
-  const texts = Array.isArray(report.warnings) ? report.warnings : [];
-  return texts.filter((/** @type {unknown} */ text) => typeof text === "string");
 }
 
 /** @param {string} text */

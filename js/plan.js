@@ -8,7 +8,7 @@ import { app } from "../../scripts/app.js";
 import { joinText } from "./format.js";
 import { findNode } from "./graph.js";
 import { guard } from "./guard.js";
-import { addStyle, make } from "./style.js";
+import { make, makeBox } from "./style.js";
 import { addPanel } from "./widget.js";
 
 const NODE = "ExactVAEPlan";
@@ -21,18 +21,13 @@ const texts = new WeakMap();
 function textOf(node) {
   let text = texts.get(node);
   if (text === undefined) {
-    addStyle();
-    const element = make("div", "");
-    element.setAttribute("role", "group");
-    element.setAttribute("aria-label", "Plan");
-    const content = make("div", "content");
+    const box = makeBox("Plan");
     text = make("pre", "text");
     text.tabIndex = 0; // A wide table is scrolled with the arrow keys.
-    content.append(text);
-    element.append(content);
+    box.content.append(text);
     texts.set(node, text);
     if (node.size[0] < MIN_WIDTH) node.setSize([MIN_WIDTH, node.size[1]]);
-    addPanel(node, "exact_vae_plan", element, content);
+    addPanel(node, "exact_vae_plan", box);
   }
   return text;
 }

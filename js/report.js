@@ -6,8 +6,7 @@
 import { api } from "../../scripts/api.js";
 // @ts-ignore
 import { app } from "../../scripts/app.js";
-import { findCaller, findPlace } from "./caller.js";
-import { findNode, isOurs, listNodes } from "./graph.js";
+import { findCaller, findNode, findPlace, isOurs, listNodes } from "./graph.js";
 import { guard } from "./guard.js";
 import { createPanel } from "./panel.js";
 import { addRun, chooseReport, createKeeper, isReport, reportOf } from "./runs.js";
@@ -45,7 +44,7 @@ function show(node, draw) {
   let entry = shown.get(node);
   if (entry === undefined) {
     const panel = createPanel(!isOurs(node));
-    entry = { panel, widget: addPanel(node, "exact_vae_report", panel.element, panel.content) };
+    entry = { panel, widget: addPanel(node, "exact_vae_report", panel) };
     shown.set(node, entry);
   }
   draw(entry.panel);

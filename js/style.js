@@ -51,7 +51,7 @@ const CSS = `
 `;
 
 /** Puts the rules into the page, once. */
-export function addStyle() {
+function addStyle() {
   if (document.getElementById(ID)) return;
   const style = document.createElement("style");
   style.id = ID;
@@ -68,4 +68,16 @@ export function make(tag, ...names) {
   const element = document.createElement(tag);
   element.classList.add(...names.map((name) => (name ? `exact-vae-${name}` : "exact-vae")));
   return element;
+}
+
+/** @typedef {{element: HTMLElement, content: HTMLElement}} Box what a node shows, and what has the natural height */
+/** @param {string} label for screen readers @returns {Box} */
+export function makeBox(label) {
+  addStyle();
+  const element = make("div", "");
+  element.setAttribute("role", "group");
+  element.setAttribute("aria-label", label);
+  const content = make("div", "content");
+  element.append(content);
+  return { element, content };
 }

@@ -12,11 +12,10 @@ const MARGIN = 8;
 /**
  * @param {any} node
  * @param {string} name
- * @param {HTMLElement} element what the node shows
- * @param {HTMLElement} content the part of it that has the natural height
+ * @param {import("./style.js").Box} box
  * @returns {Placed}
  */
-export function addPanel(node, name, element, content) {
+export function addPanel(node, name, { element, content }) {
   let height = 30;
   /** @type {{before: number, after: number} | null} */
   let grown = null;

@@ -1,4 +1,4 @@
-"""Which attention back end fits a call, and running it so that running out of memory is never the end.
+"""Which attention back end fits a call and is fast here, and running it so that no memory error is the end.
 
 A VAE's attention is one head as wide as the channels (512 in most), over all positions of the latent at once. What
 decides is whether a back end writes down all N x N scores. Sources for what PyTorch's kernels take:
@@ -8,15 +8,16 @@ aten/src/ATen/native/transformers (sdp_utils_cpp.h, cuda/sdp_utils.cpp, cuda/att
 from __future__ import annotations
 
 import importlib
+import time
 from collections.abc import Callable, Mapping
 from functools import cache, partial
+from statistics import median
 
 import torch
 from torch import Tensor
 
 from ..vae_model.attention.backends import ATTENTION, set_choice
 from ..vae_model.kernels.profile import profile_of
-from .attention_speed import WORTH_TIMING, fastest_first
 from .memory import get_free_memory, soft_empty_cache
 from .oom import is_oom
 
@@ -25,6 +26,9 @@ _ELEMENT_LIMIT = 2**31
 _FLASH_WIDTH = 256
 # The scores, their softmax, and one more copy for a cast.
 _SCORE_COPIES = 3
+WORTH_TIMING = 8192
+"""Keys from which on choosing matters more than the trial costs."""
+_REPEATS = 3
 
 
 @cache
@@ -62,8 +66,6 @@ def attend(
     k: Tensor,
     v: Tensor,
     *,
-    get_free_memory: Callable[[torch.device], int] = get_free_memory,
-    soft_empty_cache: Callable[[], None] = soft_empty_cache,
     table: Mapping[str, Callable[..., Tensor]] = ATTENTION,
     check: Callable[[], None] = lambda: None,
     max_bytes: int | None = None,
@@ -87,7 +89,8 @@ def attend(
     if max_bytes is not None and not is_fused(width, q.dtype, q.device):
         free_bytes = min(free_bytes, max_bytes)
     names = _candidates(tokens, width, q.dtype, q.device, free_bytes, batch)
-    timed = table is ATTENTION and profile_of(q.device.type).streamed_attention and not _needs_gradient(q, k, v)
+    learns = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (q, k, v))
+    timed = table is ATTENTION and profile_of(q.device.type).streamed_attention and not learns
     if tokens >= WORTH_TIMING and timed:
         names = [*fastest_first((*names[:-1], "streamed"), width, q.dtype, q.device), names[-1]]
     for name in names[:-1]:
@@ -95,7 +98,40 @@ def attend(
         if result is not None:
             return result
         soft_empty_cache()
-    return _attend_sliced(table[names[-1]], q, k, v, get_free_memory, soft_empty_cache, max_bytes)
+    return _attend_sliced(table[names[-1]], q, k, v, max_bytes)
+
+
+@cache
+def fastest_first(names: tuple[str, ...], width: int, dtype: torch.dtype, device: torch.device) -> tuple[str, ...]:
+    """`names` of the table of back ends, the fastest first; those that do not take the call come last."""
+    return rank(names, ATTENTION, width, dtype, device)
+
+
+def rank(
+    names: tuple[str, ...],
+    table: Mapping[str, Callable[..., Tensor]],
+    width: int,
+    dtype: torch.dtype,
+    device: torch.device,
+) -> tuple[str, ...]:
+    """Time every back end on a small call of the same kind, in turn, after a warm-up."""
+    queries, keys = profile_of(device.type).trial_tokens
+    q = torch.zeros((1, queries, width), dtype=dtype, device=device)
+    k = torch.zeros((1, keys, width), dtype=dtype, device=device)
+    seconds: dict[str, list[float]] = {name: [] for name in names}
+    for _ in range(_REPEATS + 1):
+        for name in names:
+            try:
+                started = time.perf_counter()
+                table[name](q, k, k, max_bytes=None)
+                if device.type == "cuda":
+                    torch.cuda.synchronize(device)
+                seconds[name].append(time.perf_counter() - started)
+            except (RuntimeError, MemoryError, NotImplementedError) as error:
+                if not isinstance(error, NotImplementedError) and not is_oom(error):
+                    raise
+                seconds[name].append(float("inf"))
+    return tuple(sorted(names, key=lambda name: median(seconds[name][1:])))
 
 
 def is_fused(width: int, dtype: torch.dtype, device: torch.device) -> bool:
@@ -119,14 +155,10 @@ def attend_by(name: str | None, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         if result is not None:
             return result
         soft_empty_cache()
-    return _attend_sliced(ATTENTION["sliced"], q, k, v, get_free_memory, soft_empty_cache)
+    return _attend_sliced(ATTENTION["sliced"], q, k, v)
 
 
 set_choice(attend_by)
-
-
-def _needs_gradient(*tensors: Tensor) -> bool:
-    return torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
 
 
 def _stoppable(
@@ -214,13 +246,7 @@ def _attempt(
 
 
 def _attend_sliced(
-    function: Callable[..., Tensor],
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    get_free_memory: Callable[[torch.device], int],
-    soft_empty_cache: Callable[[], None],
-    most_bytes: int | None = None,
+    function: Callable[..., Tensor], q: Tensor, k: Tensor, v: Tensor, most_bytes: int | None = None
 ) -> Tensor:
     """Begin with a quarter of the free memory for scores and halve it until it works or one query is left.
 

@@ -17,8 +17,10 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from ..vae_model.checkpoint.load import LoadedModel
 from ..vae_model.exact.stream.context import own_weights
 from ..vae_model.host import Report
+from ..vae_model.vae import VAE
 from . import memory, oom
 from .host import LocalHost
 
@@ -48,28 +50,6 @@ def find_file(folder: str, name: str) -> str:
 def management() -> Any:
     """`comfy.model_management`."""
     return sys.modules["comfy.model_management"]
-
-
-def new_patcher(model: nn.Module, load_device: torch.device) -> Any:
-    """A patcher by which the host loads and unloads a model of ours like its own."""
-    return import_module("comfy.model_patcher").ModelPatcher(
-        model, load_device=load_device, offload_device=management().vae_offload_device()
-    )
-
-
-def vae_device() -> torch.device:
-    """Where the host computes VAEs."""
-    return cast(torch.device, management().vae_device())
-
-
-def intermediate_device() -> torch.device:
-    """Where the host wants finished images."""
-    return cast(torch.device, management().intermediate_device())
-
-
-def vae_dtype(device: torch.device) -> torch.dtype:
-    """The dtype the host gives to VAEs of the KL family on a device, by its options and the device."""
-    return cast(torch.dtype, management().vae_dtype(device, [torch.bfloat16, torch.float32]))
 
 
 class ComfyHost(LocalHost):
@@ -151,22 +131,65 @@ def output_dtype() -> torch.dtype:
     return torch.float32 if ask is None else cast(torch.dtype, ask())
 
 
+class HostedVAE(VAE):
+    """A VAE of ours inside ComfyUI: what the host's nodes change of it, patcher and devices, counts at the next run.
+
+    They clone `patcher`, patch the clone and put it here, on this object or on a shallow copy.
+    """
+
+    def __init__(  # pyright: ignore[reportInconsistentConstructor]
+        self, loaded: LoadedModel, *, device: torch.device, dtype: torch.dtype
+    ) -> None:
+        # By a patcher the host loads and unloads a model of ours like its own.
+        self.patcher = import_module("comfy.model_patcher").ModelPatcher(
+            loaded.model, load_device=device, offload_device=management().vae_offload_device()
+        )
+        output_device = management().intermediate_device()
+        super().__init__(loaded, self._new_host(), device=device, dtype=dtype, output_device=output_device)
+        self.not_video = False  # as the host's own VAEs take a batch
+
+    @property
+    def host(self) -> ComfyHost:
+        """The host's memory, weights and progress, by the patcher that is here now."""
+        if self._host.patcher is not self.patcher:
+            self._host = self._new_host()
+        return self._host
+
+    def _new_host(self) -> ComfyHost:
+        # Layers of ours are moved as a whole: the host casts and offloads only its own one by one.
+        return ComfyHost(self.patcher, full_load=True)
+
+    def vae_output_dtype(self) -> torch.dtype:
+        """What the host wants between nodes."""
+        return output_dtype()
+
+    def decode(self, *args: Any, **options: Any) -> Tensor:
+        """As VAE's, in the host's dtype; `samples_in` is the host's word for `samples`."""
+        return super().decode(*args, **_named(options, "samples_in", "samples")).to(self.vae_output_dtype())
+
+    def encode(self, *args: Any, **options: Any) -> Tensor:
+        """As VAE's, in the host's dtype; `pixel_samples` is the host's word for `pixels`."""
+        return super().encode(*args, **_named(options, "pixel_samples", "pixels")).to(self.vae_output_dtype())
+
+
+def _named(options: dict[str, Any], theirs: str, ours: str) -> dict[str, Any]:
+    """With our name for an argument."""
+    return {ours if name == theirs else name: value for name, value in options.items()}
+
+
 def _send(report: Report, fraction: float, done: bool) -> None:
     """To the page that runs the workflow; never an error of the run."""
     server = getattr(getattr(sys.modules.get("server"), "PromptServer", None), "instance", None)
     node, prompt = _executing(server)
     if server is None or node is None:
         return
-    plan = report.plan
     data = {
         "node": node,
         "display_node": _shown_for(node),
         "prompt_id": prompt,
         "fraction": fraction,
         "line": report.line if done else report.running_line(fraction),
-        "budget_bytes": None if plan is None else plan.device_budget,
-        "plan_bytes": None if plan is None else plan.peak_bytes,
-        "peak_bytes": report.peak_bytes,
+        **report.memory,
         "done": done,
         "report": report.as_dict() if done and report.stopped is None else None,
         "stopped": report.stopped,

@@ -16,6 +16,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import TypeAlias
 
 ROOT = Path("/")
 
@@ -35,17 +36,10 @@ class HostMemory:
         return HostMemory(min(self.total_bytes, other.total_bytes), min(self.available_bytes, other.available_bytes))
 
 
-@dataclass(frozen=True)
-class _GroupFiles:
-    """The names one version of cgroups gives to limit, usage and the page cache that can be dropped at once."""
-
-    limit: str
-    usage: str
-    reclaimable: str
-
-
-_V2 = _GroupFiles("memory.max", "memory.current", "inactive_file")
-_V1 = _GroupFiles("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+_Files: TypeAlias = tuple[str, str, str]
+_V2 = ("memory.max", "memory.current", "inactive_file")
+_V1 = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+"""The names of a version for limit, usage and, in memory.stat, the page cache that can be dropped at once."""
 
 
 def host_memory(root: Path = ROOT) -> HostMemory:
@@ -59,14 +53,15 @@ def machine_memory(root: Path = ROOT) -> HostMemory:
     """Main memory of the machine, whoever uses it. OSError where the system does not tell."""
     if sys.platform == "win32":
         return _windows_memory()
-    if sys.platform == "darwin":
-        text = subprocess.run(["/usr/bin/vm_stat"], capture_output=True, text=True, check=True, timeout=10).stdout
-        return HostMemory(_mac_total_bytes(), parse_vm_stat(text))
     meminfo = _read_text(root / "proc/meminfo")
     if meminfo is not None:
         return parse_meminfo(meminfo)
     page_bytes = os.sysconf("SC_PAGE_SIZE")
-    return HostMemory(os.sysconf("SC_PHYS_PAGES") * page_bytes, os.sysconf("SC_AVPHYS_PAGES") * page_bytes)
+    total_bytes = os.sysconf("SC_PHYS_PAGES") * page_bytes
+    if sys.platform == "darwin":
+        text = subprocess.run(["/usr/bin/vm_stat"], capture_output=True, text=True, check=True, timeout=10).stdout
+        return HostMemory(total_bytes, parse_vm_stat(text))
+    return HostMemory(total_bytes, os.sysconf("SC_AVPHYS_PAGES") * page_bytes)
 
 
 def parse_meminfo(text: str) -> HostMemory:
@@ -101,7 +96,7 @@ def container_memory(root: Path = ROOT) -> HostMemory | None:
     return tightest
 
 
-def _groups(root: Path) -> Iterator[tuple[Path, _GroupFiles]]:
+def _groups(root: Path) -> Iterator[tuple[Path, _Files]]:
     """The folders of all groups this process is in, innermost first; they need not exist."""
     mount = root / "sys/fs/cgroup"
     for line in (_read_text(root / "proc/self/cgroup") or "").splitlines():
@@ -122,12 +117,13 @@ def _upwards(mount: Path, group: str) -> Iterator[Path]:
         yield mount.joinpath(*parts[:length])
 
 
-def _read_group(folder: Path, files: _GroupFiles) -> HostMemory | None:
-    limit_bytes = _read_number(folder / files.limit)
+def _read_group(folder: Path, files: _Files) -> HostMemory | None:
+    limit, usage, reclaimable = files
+    limit_bytes = _read_number(folder / limit)
     if limit_bytes is None or limit_bytes >= _NO_LIMIT_BYTES:
         return None
-    usage_bytes = _read_number(folder / files.usage) or 0
-    cached = re.search(rf"^{files.reclaimable} (\d+)$", _read_text(folder / "memory.stat") or "", re.MULTILINE)
+    usage_bytes = _read_number(folder / usage) or 0
+    cached = re.search(rf"^{reclaimable} (\d+)$", _read_text(folder / "memory.stat") or "", re.MULTILINE)
     usage_bytes = max(0, usage_bytes - (int(cached[1]) if cached else 0))
     return HostMemory(limit_bytes, max(0, limit_bytes - usage_bytes))
 
@@ -145,39 +141,15 @@ def _read_text(path: Path) -> str | None:
         return None
 
 
-def _mac_total_bytes() -> int:
-    if sys.platform != "darwin":
-        raise OSError("expected macOS: read this number only there")
-    size = ctypes.c_uint64()
-    length = ctypes.c_size_t(ctypes.sizeof(size))
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.sysctlbyname(b"hw.memsize", ctypes.byref(size), ctypes.byref(length), None, ctypes.c_size_t(0)):
-        raise OSError(ctypes.get_errno(), "sysctl hw.memsize failed")
-    return size.value
-
-
-class _MemoryStatus(ctypes.Structure):
-    """MEMORYSTATUSEX of the Windows API."""
-
-    _fields_ = (
-        ("dwLength", ctypes.c_uint32),
-        ("dwMemoryLoad", ctypes.c_uint32),
-        ("ullTotalPhys", ctypes.c_uint64),
-        ("ullAvailPhys", ctypes.c_uint64),
-        ("ullTotalPageFile", ctypes.c_uint64),
-        ("ullAvailPageFile", ctypes.c_uint64),
-        ("ullTotalVirtual", ctypes.c_uint64),
-        ("ullAvailVirtual", ctypes.c_uint64),
-        ("ullAvailExtendedVirtual", ctypes.c_uint64),
-    )
-
-
 def _windows_memory() -> HostMemory:
     if sys.platform != "win32":
         raise OSError("expected Windows: read these numbers only there")
-    status = _MemoryStatus(dwLength=ctypes.sizeof(_MemoryStatus))
+    # MEMORYSTATUSEX of the Windows API as numbers of 64 bits: its own size, then total and available bytes of RAM, of
+    # RAM with the page file and of addresses; the last one is reserved.
+    status = (ctypes.c_uint64 * 8)(64)
     kernel = ctypes.WinDLL("kernel32", use_last_error=True)
-    if not kernel.GlobalMemoryStatusEx(ctypes.byref(status)):
+    if not kernel.GlobalMemoryStatusEx(status):
         raise ctypes.WinError(ctypes.get_last_error())
+    _, total_bytes, available_bytes, _, with_page_file = status[:5]
     # Windows promises no more memory than RAM and page file together hold, so the smaller of the two is what is left.
-    return HostMemory(status.ullTotalPhys, min(status.ullAvailPhys, status.ullAvailPageFile))
+    return HostMemory(total_bytes, min(available_bytes, with_page_file))

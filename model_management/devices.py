@@ -124,24 +124,16 @@ def _computes_well(device: torch.device, dtype: torch.dtype) -> bool:
         return True
     if dtype not in (torch.bfloat16, torch.float16):
         return False
+    is_float16 = dtype == torch.float16
     if device.type == "cuda":
-        return _cuda_computes_well(device, dtype)
-    if device.type == "mps":
-        return dtype == torch.float16 or _macos_major() >= 14
-    if device.type == "xpu":
-        return dtype == torch.float16 or bool(getattr(torch.xpu, "is_bf16_supported", lambda: True)())
-    return False
-
-
-def _cuda_computes_well(device: torch.device, dtype: torch.dtype) -> bool:
-    properties = cast(Any, torch.cuda).get_device_properties(device)
-    if torch.version.hip is not None:
-        return dtype == torch.float16 or _HIP_BFLOAT16.match(properties.gcnArchName) is not None
-    if dtype == torch.bfloat16:
+        properties = cast(Any, torch.cuda).get_device_properties(device)
+        if torch.version.hip is not None:
+            return is_float16 or _HIP_BFLOAT16.match(properties.gcnArchName) is not None
+        if is_float16:
+            return bool(properties.major >= 6) and _BROKEN_FLOAT16.search(properties.name) is None
         return bool(properties.major >= 8)
-    return bool(properties.major >= 6) and _BROKEN_FLOAT16.search(properties.name) is None
-
-
-def _macos_major() -> int:
-    """14 for macOS 14.x; 0 elsewhere."""
-    return int(platform.mac_ver()[0].split(".")[0] or 0)
+    if device.type == "mps":
+        return is_float16 or int(platform.mac_ver()[0].split(".")[0] or 0) >= 14
+    if device.type == "xpu":
+        return is_float16 or bool(getattr(torch.xpu, "is_bf16_supported", lambda: True)())
+    return False

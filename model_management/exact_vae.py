@@ -12,7 +12,7 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -25,11 +25,10 @@ from ..vae_model.families.coder import Coder
 from ..vae_model.host import ENDLESS, Report, Watch
 from ..vae_model.runs.checks import crop_centre
 from ..vae_model.runs.exact import run_exact
-from ..vae_model.runs.run import Run
+from ..vae_model.runs.run import Run, half_of
 from ..vae_model.vae import VAE
 from .comfy_host import ComfyHost, is_comfyui, output_dtype
-from .frames import image_shape, images_like, latents_like, one_frame, video_obstacle
-from .obstacle import BLEND, OPTIONS, correct_factors, factor_of, half_for, half_of
+from .obstacle import BLEND, OPTIONS, VIDEO, correct_factors, factor_of, half_for, runs_frames
 
 logger = logging.getLogger(__name__)
 
@@ -56,6 +55,28 @@ def make_exact(vae: Any, memory: int | str | None = None) -> Any:
 def _exact_class(kind: type) -> type:
     """The exact class of a host's class; the same one every time."""
     return type("ExactVAE", (ExactVAE, kind), {"__doc__": ExactVAE.__doc__})
+
+
+def _estimate(what: str) -> Any:
+    """The engine's estimate of what a run takes; for what it has no rule for that which the host has set."""
+    name = f"memory_used_{what}"
+
+    def planned_bytes(vae: Any, shape: Any, dtype: torch.dtype) -> int:
+        try:
+            sides = image_shape(vae, shape)
+            if sides is not None:
+                program = half_of(vae, what).program
+                budget = ENDLESS if vae.memory_limit is None else vae.memory_limit
+                size = (1, program.in_channels, *sides)
+                return vae.exact_host.make_plan(program, size, dtype, vae.device, budget).peak_bytes
+        except UnsupportedModule:
+            pass
+        return int(vars(vae)[name](shape, dtype))
+
+    def keep(vae: Any, estimate: Callable[[Any, torch.dtype], int]) -> None:
+        vars(vae)[name] = estimate
+
+    return property(lambda vae: partial(planned_bytes, vae), keep)
 
 
 class ExactVAE:
@@ -118,23 +139,10 @@ class ExactVAE:
         call = _Call("encode_tiled_3d", (pixel_samples, *args), options, lambda z: z.unsqueeze(2))
         return self._exact_call(call, one_frame(pixel_samples).movedim(1, -1))
 
-    @property
-    def memory_used_decode(self: Any) -> Callable[[Any, torch.dtype], int]:
-        """(shape of latents, dtype) -> bytes of a decode that nothing keeps short; the host asks for far more."""
-        return lambda shape, dtype: self._exact_planned_bytes("decode", shape, dtype)
-
-    @memory_used_decode.setter
-    def memory_used_decode(self: Any, estimate: Callable[[Any, torch.dtype], int]) -> None:
-        vars(self)["memory_used_decode"] = estimate
-
-    @property
-    def memory_used_encode(self: Any) -> Callable[[Any, torch.dtype], int]:
-        """(shape of pixels (B, C, H, W), dtype) -> bytes, likewise."""
-        return lambda shape, dtype: self._exact_planned_bytes("encode", shape, dtype)
-
-    @memory_used_encode.setter
-    def memory_used_encode(self: Any, estimate: Callable[[Any, torch.dtype], int]) -> None:
-        vars(self)["memory_used_encode"] = estimate
+    memory_used_decode = _estimate("decode")
+    """(shape of latents, dtype) -> bytes of a decode that nothing keeps short; the host asks for far more."""
+    memory_used_encode = _estimate("encode")
+    """(shape of pixels (B, C, H, W), dtype) -> bytes, likewise."""
 
     # -- running -----------------------------------------------------------------------------------------------------
 
@@ -170,14 +178,12 @@ class ExactVAE:
         report = self.last_report = Report.of(self, call.what, len(x), height, width)
         with torch.inference_mode(), host.running(self.device), Watch(report, host.tell, self.device) as watch:
             run = Run(
+                vae=self,
                 what=call.what,
                 x=x,
                 out=out.movedim(-1, 1) if decodes else out,
                 write=self._exact_write_pixels if decodes else Tensor.copy_,
-                make_half=lambda: half_of(self, call.what),
-                module=self.first_stage_model,
                 host=host,
-                device=self.device,
                 dtype=self.vae_dtype,
                 budget=self.memory_limit,
                 watch=watch,
@@ -208,20 +214,6 @@ class ExactVAE:
                 report.height, report.width = result.shape[-3], result.shape[-2]
         self.exact_host.show(report)
         return result
-
-    # -- planning ----------------------------------------------------------------------------------------------------
-
-    def _exact_planned_bytes(self: Any, what: str, shape: Any, dtype: torch.dtype) -> int:
-        try:
-            sides = image_shape(self, shape)
-            if sides is not None:
-                program = half_of(self, what).program
-                budget = ENDLESS if self.memory_limit is None else self.memory_limit
-                size = (1, program.in_channels, *sides)
-                return self.exact_host.make_plan(program, size, dtype, self.device, budget).peak_bytes
-        except UnsupportedModule:
-            pass
-        return int(vars(self)[f"memory_used_{what}"](shape, dtype))
 
 
 @dataclass(frozen=True)
@@ -257,3 +249,33 @@ def _rows(tile_x: int | None, tile_y: int | None, scale: float) -> int | None:
     """Strip height in rows of the result for tiles of so many rows of the input."""
     sides = [side for side in (tile_x, tile_y) if side is not None]
     return max(1, int(min(sides) * scale)) if sides else None
+
+
+def one_frame(z: Any) -> Any:
+    """(B, c, 1, h, w) as (B, c, h, w); anything else as it is."""
+    return z[:, :, 0] if getattr(z, "ndim", 0) == 5 and z.shape[2] == 1 else z
+
+
+def images_like(vae: Any, z: Any, images: Tensor) -> Tensor:
+    """Images (B, H, W, C) decoded from z as the host returns them: with an axis of frames where z has one."""
+    return images[:, None] if z.ndim == 5 and runs_frames(vae) else images
+
+
+def latents_like(vae: Any, z: Tensor) -> Tensor:
+    """Latents (B, c, h, w) as the host returns them: with an axis of frames from a VAE of videos."""
+    return z[:, :, None] if runs_frames(vae) else z
+
+
+def video_obstacle(vae: Any, pixels: Any, not_video: bool | None) -> str | None:
+    """Why a batch of images is not to be run image by image, None where it may be."""
+    as_images = getattr(vae, "not_video", False) if not_video is None else not_video
+    if as_images or len(pixels) == 1 or not runs_frames(vae):
+        return None
+    return VIDEO.format(len(pixels))
+
+
+def image_shape(vae: Any, shape: Any) -> tuple[int, int] | None:
+    """Height and width in the shape of a batch of images or single frames, None for other shapes."""
+    if len(shape) == 5 and runs_frames(vae) and int(shape[2]) == 1:
+        return int(shape[3]), int(shape[4])
+    return (int(shape[2]), int(shape[3])) if len(shape) == 4 and getattr(vae, "latent_dim", 2) == 2 else None

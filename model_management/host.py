@@ -15,9 +15,24 @@ from ..vae_model.exact.program import Program
 from ..vae_model.exact.stream.context import own_weights
 from ..vae_model.host import ENDLESS, Host, Report
 from . import attention, loaded, memory, oom
-from .budget import budgets
 
 __all__ = ["Host", "LocalHost"]
+
+RESERVE_SHARE = 0.1
+RESERVE_BYTES = 256 * 1024**2
+"""Kept free on the device: a convolution library's workspace, fragmentation, other programs."""
+HOST_SHARE = 0.5
+"""Of the free main memory, for strips that wait there; pinned memory beyond half of it is refused by some systems."""
+
+
+def device_reserve(free_bytes: int) -> int:
+    """Bytes to leave free: a tenth, and a quarter GiB unless that is most of what there is."""
+    return max(int(RESERVE_SHARE * free_bytes), min(RESERVE_BYTES, free_bytes // 4))
+
+
+def is_main_memory(device: torch.device) -> bool:
+    """Whether the device's memory is the main memory: strips then have nowhere else to wait."""
+    return device.type == "cpu"
 
 
 class LocalHost(Host):
@@ -52,8 +67,14 @@ class LocalHost(Host):
         return attention.is_fused(channels, dtype, device)
 
     def budgets(self, device: torch.device, budget: int | None, sharing: int = 1) -> tuple[int, int]:
-        device_budget, host_budget = budgets(device, budget, self.get_free_memory, sharing)
-        return device_budget, host_budget if self._host_budget is None else self._host_budget
+        """See `Host`: the one rule of runs, nodes and the command line."""
+        if budget is None:
+            free_bytes = self.get_free_memory(device) // (sharing if device.type == "cpu" else 1)
+            budget = max(1, free_bytes - device_reserve(free_bytes))
+        if self._host_budget is not None:
+            return budget, self._host_budget
+        waiting = 0 if is_main_memory(device) else self.get_free_memory(torch.device("cpu")) // sharing
+        return budget, int(HOST_SHARE * waiting)
 
     def make_plan(
         self,

@@ -9,7 +9,6 @@ from __future__ import annotations
 import threading
 import weakref
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -20,14 +19,6 @@ from ..vae_model.errors.bytesize import parse_bytes
 from .devices import as_device, canonical_device, vae_device, vae_offload_device
 from .memory import get_free_memory, soft_empty_cache
 from .oom import is_oom
-
-
-@dataclass
-class _Entry:
-    """A model and the device it was put on."""
-
-    reference: weakref.ref[nn.Module]
-    device: torch.device
 
 
 class LoadedModels:
@@ -46,14 +37,14 @@ class LoadedModels:
         self._offload_device = canonical_device(offload_device or vae_offload_device())
         self._get_free_memory = get_free_memory
         self._soft_empty_cache = soft_empty_cache
-        self._entries: list[_Entry] = []  # The one used longest ago comes first.
+        # The one used longest ago comes first.
+        self._places: weakref.WeakKeyDictionary[nn.Module, torch.device] = weakref.WeakKeyDictionary()
         self._lock = threading.RLock()
 
     def current(self) -> list[nn.Module]:
         """The live models on devices other than the offload device, the one used longest ago first."""
         with self._lock:
-            self._entries = [entry for entry in self._entries if entry.reference() is not None]
-            return [model for entry in self._entries if (model := entry.reference()) is not None]
+            return list(self._places)
 
     def load_model(
         self, model: nn.Module, device: torch.device, memory_required: int = 0, keep: Sequence[nn.Module] = ()
@@ -71,17 +62,23 @@ class LoadedModels:
                 return
             stay = [model, *keep]
             self.free_memory(_bytes_to_move(model, device) + memory_required, device, keep=stay)
-            self._forget(model)
-            self._entries.append(_Entry(weakref.ref(model), device))
-            if not _try_move(model, device):
-                self._evict(device, keep=stay, enough=lambda: False)
+            self._places.pop(model, None)
+            self._places[model] = device
+            try:
                 _move(model, device)
+            except (RuntimeError, MemoryError) as error:  # what had moved already stays there
+                if not is_oom(error):
+                    raise
+            else:
+                return
+            self._evict(device, keep=stay, enough=lambda: False)
+            _move(model, device)
 
     def unload_model(self, model: nn.Module) -> None:
         """Move `model` to the offload device and forget it. A model that was never loaded is moved all the same."""
         with self._lock:
             moved = _move(model, self._offload_device)
-            self._forget(model)
+            self._places.pop(model, None)
             if moved:
                 self._soft_empty_cache()
 
@@ -104,19 +101,13 @@ class LoadedModels:
     def _evict(self, device: torch.device, keep: Sequence[nn.Module], enough: Callable[[], bool]) -> int:
         freed_bytes = 0
         for model in self.current():
-            if any(model is kept for kept in keep) or self._device_of(model) != device:
+            if any(model is kept for kept in keep) or self._places.get(model) != device:
                 continue
             if enough():
                 break
             freed_bytes += _bytes_to_move(model, self._offload_device)
             self.unload_model(model)
         return freed_bytes
-
-    def _device_of(self, model: nn.Module) -> torch.device | None:
-        return next((entry.device for entry in self._entries if entry.reference() is model), None)
-
-    def _forget(self, model: nn.Module) -> None:
-        self._entries = [entry for entry in self._entries if entry.reference() not in (None, model)]
 
 
 def _tensors(model: nn.Module) -> Iterable[Tensor]:
@@ -137,17 +128,6 @@ def _move(model: nn.Module, device: torch.device) -> bool:
     # tensors already, because they were made so, must be moved so: else they are of use in neither mode.
     with torch.inference_mode(any(tensor.is_inference() for tensor in _tensors(model))), torch.no_grad():
         model.to(device)
-    return True
-
-
-def _try_move(model: nn.Module, device: torch.device) -> bool:
-    """Whether the move had memory enough. What had already moved when it ran out stays there."""
-    try:
-        _move(model, device)
-    except (RuntimeError, MemoryError) as error:
-        if not is_oom(error):
-            raise
-        return False
     return True
 
 

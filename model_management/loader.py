@@ -11,21 +11,24 @@ import torch
 from torch import nn
 
 from ..vae_model.bundled import BUNDLED, BUNDLED_FILE
-from ..vae_model.checkpoint.from_module import load_module
+from ..vae_model.checkpoint.given import load_module
 from ..vae_model.checkpoint.load import Source, load_model
 from ..vae_model.errors import InputError, VAEFileError
 from ..vae_model.errors.wording import speaks_plainly
 from ..vae_model.families.table import FAMILIES
 from ..vae_model.host import Host
 from ..vae_model.vae import VAE
-from . import comfy_host
-from .devices import output_device, parse_device, parse_dtype, vae_device, vae_dtype
+from . import comfy_host, devices
+from .comfy_host import HostedVAE
+from .devices import output_device, parse_device, parse_dtype
 from .host import LocalHost
-from .hosted_vae import HostedVAE
 
 __all__ = ["BUNDLED", "load_vae"]
 
 logger = logging.getLogger(__name__)
+
+_BEST_FIRST = [torch.bfloat16, torch.float32]
+"""Dtypes that VAEs of the KL family bear."""
 
 
 @speaks_plainly("load_vae")
@@ -65,8 +68,9 @@ def load_vae(
     _require_sources(path_or_paths)
     _require_options(config, host, variant, part)
     inside = comfy_host.is_comfyui() and host is None
-    target = _auto_device(inside) if device == "auto" else parse_device(device)
-    kind = _auto_dtype(inside, target) if dtype == "auto" else parse_dtype(dtype)
+    surroundings: Any = comfy_host.management() if inside else devices  # which have these two names in common
+    target = surroundings.vae_device() if device == "auto" else parse_device(device)
+    kind = surroundings.vae_dtype(target, _BEST_FIRST) if dtype == "auto" else parse_dtype(dtype)
     if isinstance(path_or_paths, str) and path_or_paths == BUNDLED:
         if not BUNDLED_FILE.is_file():
             raise VAEFileError(f"{BUNDLED_FILE.name}: expected the bundled VAE, found none: install the project again")
@@ -123,11 +127,3 @@ def _require_sources(given: Any) -> None:
         raise InputError(
             f"load_vae: expected a file, a folder, a state dict or a pair of them, got {found}: name a VAE file"
         )
-
-
-def _auto_device(inside_comfyui: bool) -> torch.device:
-    return comfy_host.vae_device() if inside_comfyui else vae_device()
-
-
-def _auto_dtype(inside_comfyui: bool, device: torch.device) -> torch.dtype:
-    return comfy_host.vae_dtype(device) if inside_comfyui else vae_dtype(device)

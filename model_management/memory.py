@@ -10,7 +10,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any, Literal, overload
 
 import torch
@@ -42,8 +41,7 @@ def get_free_memory(device: torch.device | str | None = None, torch_free_too: bo
     """
     device = get_torch_device() if device is None else as_device(device)
     if device.type in _DRIVER_KINDS:
-        backend = getattr(torch, device.type)
-        free_bytes, cached_bytes = _driver_free_bytes(backend, device), _inactive_bytes(backend, device)
+        free_bytes, cached_bytes = _driver_bytes(getattr(torch, device.type), device)
     elif device.type == "privateuseone":
         free_bytes = cached_bytes = DIRECTML_BYTES
     elif device.type == "mps":
@@ -81,9 +79,14 @@ def soft_empty_cache(force: bool = False) -> None:
         torch.mps.empty_cache()
 
 
-def _driver_free_bytes(backend: Any, device: torch.device) -> int:
-    """Free bytes by torch.cuda or torch.xpu, which name the same things alike; older torch.xpu lacks some of them."""
-    reserved_bytes = _stats(backend, device).get("reserved_bytes.all.current", 0)
+def _driver_bytes(backend: Any, device: torch.device) -> tuple[int, int]:
+    """Free bytes, and those of them in blocks that PyTorch's allocator holds and no tensor uses.
+
+    By torch.cuda or torch.xpu, which name the same things alike; older torch.xpu lacks some of them.
+    """
+    stats = backend.memory_stats(device)
+    reserved_bytes = stats.get("reserved_bytes.all.current", 0)
+    cached_bytes = max(0, reserved_bytes - stats.get("active_bytes.all.current", 0))
     total_bytes = int(backend.get_device_properties(device).total_memory)
     if hasattr(backend, "mem_get_info"):
         driver_free_bytes = int(backend.mem_get_info(device)[0])
@@ -93,14 +96,4 @@ def _driver_free_bytes(backend: Any, device: torch.device) -> int:
     if hasattr(backend, "get_per_process_memory_fraction"):
         allowed_bytes = int(total_bytes * backend.get_per_process_memory_fraction(device))
         driver_free_bytes = min(driver_free_bytes, allowed_bytes - reserved_bytes)
-    return max(0, driver_free_bytes) + _inactive_bytes(backend, device)
-
-
-def _inactive_bytes(backend: Any, device: torch.device) -> int:
-    """Bytes that PyTorch's allocator holds and no tensor uses."""
-    stats = _stats(backend, device)
-    return max(0, stats.get("reserved_bytes.all.current", 0) - stats.get("active_bytes.all.current", 0))
-
-
-def _stats(backend: Any, device: torch.device) -> Mapping[str, int]:
-    return backend.memory_stats(device)
+    return max(0, driver_free_bytes) + cached_bytes, cached_bytes

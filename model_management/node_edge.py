@@ -1,4 +1,8 @@
-"""The edge of every node: inputs that are there, and errors in one line. The host's log has the traceback."""
+"""The edge of every node: inputs as ComfyUI reads them, checked and unpacked, results packed, errors in one line.
+
+What travels along a workflow's wires are LATENT dictionaries, IMAGE batches and MASKs. The host's log has an error's
+traceback.
+"""
 
 from __future__ import annotations
 
@@ -11,10 +15,39 @@ from torch import Tensor
 
 from ..vae_model.errors import InputError
 from ..vae_model.errors.wording import in_words, is_foreign
+from ..vae_model.runs.checks import widened
 from .oom import is_oom
 
 P = ParamSpec("P")
 R = TypeVar("R")
+GIB = 2**30
+
+MEMORY_INPUT = {
+    "memory": (
+        "FLOAT",
+        {
+            "default": 0.0,
+            "min": 0.0,
+            "max": 1024.0,
+            "step": 0.01,  # The page rounds what is typed to it, and 0 means something else than a little.
+            "tooltip": "GiB that the run may use above the weights. 0: automatic, from what is free.",
+        },
+    )
+}
+
+
+def inputs(required: dict[str, Any], optional: dict[str, Any]) -> staticmethod[[], dict[str, Any]]:
+    """A node's INPUT_TYPES, in the core's order where a node of the core's is its like."""
+
+    def asked() -> dict[str, Any]:
+        return {"required": dict(required), "optional": dict(optional)}
+
+    return staticmethod(asked)
+
+
+def integer(default: int, least: int, step: int, tooltip: str, most: int = 4096) -> tuple[str, dict[str, Any]]:
+    """An input of whole numbers."""
+    return "INT", {"default": default, "min": least, "max": most, "step": step, "tooltip": tooltip}
 
 
 def in_one_line(method: Callable[P, R]) -> Callable[P, R]:
@@ -44,11 +77,6 @@ def _found(value: Any) -> str:
     return "nothing" if value is None else type(value).__name__
 
 
-def _widened(x: Tensor) -> Tensor:
-    """Numbers of 8 bits as float32, which is exact; PyTorch computes nothing with them."""
-    return x.float() if x.is_floating_point() and x.dtype.itemsize == 1 else x
-
-
 def _require_vae(vae: Any) -> Any:
     if not (hasattr(vae, "decode") and hasattr(vae, "encode")):
         remedy = "the checkpoint may hold none, connect a VAE loader" if vae is None else "connect a VAE loader"
@@ -56,11 +84,13 @@ def _require_vae(vae: Any) -> Any:
     return vae
 
 
-def _require_samples(samples: Any) -> Any:
+def _take_samples(samples: Any) -> Any:
+    """The tensor of a LATENT; of a nested one the first."""
     latent: Any = cast("dict[str, Any]", samples).get("samples") if isinstance(samples, dict) else samples
-    if not (isinstance(samples, dict) and (isinstance(latent, Tensor) or getattr(latent, "is_nested", False))):
+    latent = latent.unbind()[0] if getattr(latent, "is_nested", False) else latent
+    if not (isinstance(samples, dict) and isinstance(latent, Tensor)):
         raise InputError(f"samples: expected a latent, got {_found(latent)}: connect what samples or encodes")
-    return {**cast("dict[str, Any]", samples), "samples": _widened(latent)} if isinstance(latent, Tensor) else samples
+    return widened(latent)
 
 
 def _require_pixels(pixels: Any) -> Any:
@@ -70,7 +100,7 @@ def _require_pixels(pixels: Any) -> Any:
         )
     if not pixels.is_floating_point():
         raise InputError(f"pixels: expected floats in 0..1, got {pixels.dtype}: divide by the largest possible value")
-    return _widened(pixels)
+    return widened(pixels)
 
 
 def _require_mask(mask: Any) -> Any:
@@ -81,8 +111,29 @@ def _require_mask(mask: Any) -> Any:
 
 CHECKS: dict[str, Callable[[Any], Any]] = {
     "vae": _require_vae,
-    "samples": _require_samples,
+    "samples": _take_samples,
     "pixels": _require_pixels,
     "mask": _require_mask,
 }
-"""What becomes of inputs, by their names, which are the same at every node."""
+"""What a node's method gets for an input, by its name, which is the same at every node."""
+
+
+def flatten_frames(images: Tensor) -> Tensor:
+    """Video frames (B, T, H, W, C) as a batch of images (B * T, H, W, C); images as they are."""
+    return images.reshape(-1, *images.shape[-3:]) if images.ndim == 5 else images
+
+
+def image_channels(pixels: Any, vae: Any) -> Any:
+    """Images (..., C) without alpha, unless the VAE takes it: ours say so, the host's take what they give."""
+    return pixels[..., : max(3, getattr(vae, "input_channels", getattr(vae, "output_channels", 3)))]
+
+
+def memory_bytes(gib: float) -> int | None:
+    """Bytes of a memory input; None where it is 0, automatic."""
+    return None if gib == 0 else int(gib * GIB)
+
+
+def with_report(vae: Any, result: Any) -> dict[str, Any]:
+    """A node's result with what the VAE tells of its last run, for the node to show."""
+    report = getattr(vae, "last_report", None)
+    return {"ui": {"exact_vae": [] if report is None else [report.as_dict()]}, "result": (result,)}

@@ -1,4 +1,8 @@
-"""Why a VAE of the host must run by its own method: what the engine has no rule for, or what it was asked for."""
+"""What the engine runs of a VAE of the host, and why that must else run by its own method.
+
+Of its video VAEs these are single frames. To such a VAE a batch of images is one video, unless `not_video` says
+otherwise; latents are (B, c, T, h, w).
+"""
 
 from __future__ import annotations
 
@@ -7,19 +11,12 @@ from typing import Any
 from ..vae_model.exact.layer import UnsupportedModule
 from ..vae_model.exact.program import Program
 from ..vae_model.families.coder import Coder
-from ..vae_model.families.table import decoder_of, encoder_of
-from .frames import VIDEO, runs_frames
+from ..vae_model.families.table import family_knowing
+from ..vae_model.runs.run import half_of
 
+VIDEO = "expected a single frame, got a video of {}"
 BLEND = "blended tiles were asked for"
 OPTIONS = "called with options that only the VAE itself knows"
-
-
-def half_of(vae: Any, what: str) -> Coder:
-    """The decoder or encoder of a VAE as it is now; UnsupportedModule where the engine has no rule for it."""
-    model = vae.first_stage_model
-    if what == "decode":
-        return decoder_of(model)
-    return encoder_of(model, vae.latent_channels).behind(vae.process_input)
 
 
 def factor_of(program: Program, what: str) -> int:
@@ -53,13 +50,16 @@ def half_for(vae: Any, what: str, x: Any) -> Coder:
         raise UnsupportedModule(f"expected a batch of 4 dimensions, got {axes}")
     half = half_of(vae, what)
     wanted = half.program.in_channels
-    channels = int(x.shape[1]) if what == "decode" else _image_channels(vae, int(x.shape[3]))
+    channels = int(x.shape[1 if what == "decode" else 3])
+    if what == "encode":  # of an image once the VAE has cut off or filled in what it does not want
+        fills = getattr(vae, "pad_channel_value", None) is not None
+        channels = vae.output_channels if fills else min(channels, vae.output_channels)
     if channels != wanted:
         raise UnsupportedModule(f"expected {wanted} channels, got {channels}")
     return half
 
 
-def _image_channels(vae: Any, channels: int) -> int:
-    """Channels of an image once the VAE has cut off or filled in what it does not want."""
-    fills = getattr(vae, "pad_channel_value", None) is not None
-    return vae.output_channels if fills else min(channels, vae.output_channels)
+def runs_frames(vae: Any) -> bool:
+    """Whether this is a VAE of videos that the engine may know as one of single frames."""
+    family = family_knowing(vae.first_stage_model)
+    return getattr(vae, "latent_dim", 2) == 3 and family is not None and family.has_frames

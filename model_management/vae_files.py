@@ -6,11 +6,8 @@ from typing import NamedTuple
 
 from ..vae_model.bundled import BUNDLED
 from ..vae_model.errors import InputError
-from ..vae_model.families.latent_formats import LATENT_FORMATS, TINY_FORMATS
+from ..vae_model.families.latent_formats import TINY_FORMATS
 from .comfy_host import find_file, list_files
-
-TINY_SCALES = {pair: (LATENT_FORMATS[name].scale, LATENT_FORMATS[name].shift) for pair, name in TINY_FORMATS.items()}
-"""Scale and shift between the raw latents of a model and what its tiny autoencoder works on, by the pair's name."""
 
 
 class Found(NamedTuple):
@@ -44,11 +41,10 @@ def _tiny_pairs() -> dict[str, tuple[str, str]]:
     """Encoder and decoder file of every tiny VAE that has both."""
     files = list_files("vae_approx")
     pairs: dict[str, tuple[str, str]] = {}
-    for name in TINY_SCALES:
-        halves = [
-            next((file for file in files if file.startswith(f"{name}_{half}.")), None)
-            for half in ("encoder", "decoder")
-        ]
-        if halves[0] is not None and halves[1] is not None:
-            pairs[name] = (halves[0], halves[1])
+    for name in TINY_FORMATS:
+        encoders, decoders = (
+            [file for file in files if file.startswith(f"{name}_{half}coder.")] for half in ("en", "de")
+        )
+        if encoders and decoders:
+            pairs[name] = encoders[0], decoders[0]
     return pairs

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from ..vae_model.bundled import files_named
 from ..vae_model.checkpoint.load import build_empty, inspect_model, notes_of
@@ -19,9 +18,10 @@ from ..vae_model.exact.plan.plan import Plan
 from ..vae_model.exact.program import Program
 from ..vae_model.families.table import decoder_of, encoder_of
 from ..vae_model.notes import tell
+from ..vae_model.runs.run import half_of
 from .devices import parse_device, parse_dtype, vae_device, vae_dtype
 from .host import LocalHost
-from .obstacle import factor_of, half_for, half_of
+from .obstacle import factor_of, half_for
 
 
 def plan_text(vae: Any, direction: str, width: int, height: int, memory: int | None) -> str:
@@ -39,7 +39,10 @@ def plan_text(vae: Any, direction: str, width: int, height: int, memory: int | N
         return f"This VAE runs by its own method: expected a VAE of ComfyUI or of ours, got {type(made).__name__}"
     try:
         require_half(getattr(vae, "first_stage_model", None), f"{direction}r", direction)
-        program = (half_of(vae, direction) if ours else half_for(vae, direction, _example(vae, direction))).program
+        # The kind of input that such a VAE is given, without its numbers.
+        shape = (1, vae.latent_channels, 1, 1) if direction == "decode" else (1, 1, 1, vae.output_channels)
+        example = torch.empty(shape, device="meta")
+        program = (half_of(vae, direction) if ours else half_for(vae, direction, example)).program
         host = vae.host if ours else vae.exact_host
         shape = _input_shape(program, direction, width, height, crops=getattr(vae, "crop_input", True))
         plan = host.make_plan(program, shape, vae.vae_dtype, vae.device, vae.memory_limit)
@@ -49,12 +52,6 @@ def plan_text(vae: Any, direction: str, width: int, height: int, memory: int | N
         return f"This VAE runs {'untiled' if ours else 'by its own method'}: {reason}"
     head = f"{direction} {width} x {height}, {str(vae.vae_dtype).removeprefix('torch.')}, {vae.device}: {plan.name}"
     return f"{head}\n{plan.table()}"
-
-
-def _example(vae: Any, direction: str) -> Tensor:
-    """The kind of input that such a VAE is given, without its numbers."""
-    shape = (1, vae.latent_channels, 1, 1) if direction == "decode" else (1, 1, 1, vae.output_channels)
-    return torch.empty(shape, device="meta")
 
 
 def plan_file(

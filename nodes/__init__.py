@@ -2,8 +2,7 @@
 
 from .apply import VAEApply
 from .decode import VAEDecode
-from .encode import VAEEncode
-from .inpaint import VAEEncodeForInpaint
+from .encode import VAEEncode, VAEEncodeForInpaint
 from .loader import VAELoader
 from .plan import VAEPlan
 from .tiled import VAEDecodeTiled, VAEEncodeTiled

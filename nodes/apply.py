@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..model_management.exact_vae import make_exact
-from ..model_management.node_edge import in_one_line
-from ..model_management.values import MEMORY_INPUT, memory_bytes
+from ..model_management.node_edge import MEMORY_INPUT, in_one_line, inputs, memory_bytes
 
 
 class VAEApply:
@@ -22,11 +21,7 @@ class VAEApply:
     RETURN_TYPES = ("VAE",)
     OUTPUT_TOOLTIPS = ("The same VAE, exact. A VAE of an unknown structure runs as before and says so in the log.",)
     SEARCH_ALIASES = ("exact vae", "tiled vae", "low memory vae", "vae patch")
-
-    @classmethod
-    def INPUT_TYPES(cls) -> dict[str, Any]:
-        """Inputs as ComfyUI reads them."""
-        return {"required": {"vae": ("VAE", {"tooltip": "Any VAE."})}, "optional": MEMORY_INPUT}
+    INPUT_TYPES = inputs({"vae": ("VAE", {"tooltip": "Any VAE."})}, MEMORY_INPUT)
 
     @in_one_line
     def apply(self, vae: Any, memory: float = 0.0) -> tuple[Any]:

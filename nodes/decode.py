@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..model_management.exact_vae import make_exact
-from ..model_management.node_edge import in_one_line
-from ..model_management.values import MEMORY_INPUT, flatten_frames, memory_bytes, take_samples, with_report
+from ..model_management.node_edge import MEMORY_INPUT, flatten_frames, in_one_line, inputs, memory_bytes, with_report
 
 SAMPLES = ("LATENT", {"tooltip": "The latent to decode: raw model latents, (batch, channels, height, width)."})
 VAE_INPUT = ("VAE", {"tooltip": "The VAE that belongs to the model which made the latent. Any loader's."})
@@ -26,14 +25,10 @@ class VAEDecode:
     RETURN_TYPES = ("IMAGE",)
     OUTPUT_TOOLTIPS = ("The decoded image, float 0..1.",)
     SEARCH_ALIASES = ("exact decode", "decode latent", "latent to image", "low memory decode", "tiled decode")
-
-    @classmethod
-    def INPUT_TYPES(cls) -> dict[str, Any]:
-        """Inputs as ComfyUI reads them."""
-        return {"required": {"samples": SAMPLES, "vae": VAE_INPUT}, "optional": MEMORY_INPUT}
+    INPUT_TYPES = inputs({"samples": SAMPLES, "vae": VAE_INPUT}, MEMORY_INPUT)
 
     @in_one_line
-    def decode(self, samples: dict[str, Any], vae: Any, memory: float = 0.0) -> dict[str, Any]:
+    def decode(self, samples: Any, vae: Any, memory: float = 0.0) -> dict[str, Any]:
         """Decode; MemoryBudgetError, one line, where the memory does not suffice."""
         vae = make_exact(vae, memory_bytes(memory))
-        return with_report(vae, flatten_frames(vae.decode(take_samples(samples))))
+        return with_report(vae, flatten_frames(vae.decode(samples)))

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..model_management.node_edge import in_one_line
+from ..model_management.node_edge import MEMORY_INPUT, in_one_line, inputs, integer, memory_bytes
 from ..model_management.vae_plan import plan_text
-from ..model_management.values import MEMORY_INPUT, memory_bytes
-
-_SIDE: dict[str, Any] = {"default": 2048, "min": 16, "max": 65536, "step": 8}
 
 
 class VAEPlan:
@@ -24,21 +21,17 @@ class VAEPlan:
     OUTPUT_TOOLTIPS = ("The plan as text.",)
     OUTPUT_NODE = True
     SEARCH_ALIASES = ("vae memory", "memory estimate", "vram estimate")
-
-    @classmethod
-    def INPUT_TYPES(cls) -> dict[str, Any]:
-        """Inputs as ComfyUI reads them."""
-        return {
-            "required": {
-                "vae": ("VAE", {"tooltip": "The VAE to plan for."}),
-                "width": ("INT", {**_SIDE, "tooltip": "Width of the image in pixels."}),
-                "height": ("INT", {**_SIDE, "tooltip": "Height of the image in pixels."}),
-            },
-            "optional": {
-                "direction": (["decode", "encode"], {"default": "decode", "tooltip": "What would be done."}),
-                **MEMORY_INPUT,
-            },
-        }
+    INPUT_TYPES = inputs(
+        {
+            "vae": ("VAE", {"tooltip": "The VAE to plan for."}),
+            "width": integer(2048, 16, 8, "Width of the image in pixels.", most=65536),
+            "height": integer(2048, 16, 8, "Height of the image in pixels.", most=65536),
+        },
+        {
+            "direction": (["decode", "encode"], {"default": "decode", "tooltip": "What would be done."}),
+            **MEMORY_INPUT,
+        },
+    )
 
     @in_one_line
     def plan(self, vae: Any, width: int, height: int, direction: str = "decode", memory: float = 0.0) -> dict[str, Any]:

@@ -5,63 +5,31 @@ from __future__ import annotations
 from typing import Any
 
 from ..model_management.exact_vae import make_exact
-from ..model_management.node_edge import in_one_line
-from ..model_management.values import (
+from ..model_management.node_edge import (
     MEMORY_INPUT,
     flatten_frames,
     image_channels,
+    in_one_line,
+    inputs,
+    integer,
     memory_bytes,
-    take_samples,
     with_report,
 )
 
 VAE_INPUT = ("VAE", {"tooltip": "The VAE of the model that makes or uses the latent."})
 
 TILE_INPUTS: dict[str, Any] = {
-    "tile_size": (
-        "INT",
-        {
-            "default": 512,
-            "min": 64,
-            "max": 4096,
-            "step": 32,
-            "tooltip": "exact: height of a strip in pixels. blend: side of a tile; memory grows with its square.",
-        },
+    "tile_size": integer(
+        512, 64, 32, "exact: height of a strip in pixels. blend: side of a tile; memory grows with its square."
     ),
-    "overlap": (
-        "INT",
-        {
-            "default": 64,
-            "min": 0,
-            "max": 4096,
-            "step": 32,
-            "advanced": True,
-            "tooltip": "exact: unused. blend: pixels that tiles share, at most a quarter of a tile; more costs time.",
-        },
+    "overlap": integer(
+        64, 0, 32, "exact: unused. blend: pixels that tiles share, at most a quarter of a tile; more costs time."
     ),
-    "temporal_size": (
-        "INT",
-        {
-            "default": 64,
-            "min": 8,
-            "max": 4096,
-            "step": 4,
-            "advanced": True,
-            "tooltip": "Video VAEs only: frames at a time. Unused for images.",
-        },
-    ),
-    "temporal_overlap": (
-        "INT",
-        {
-            "default": 8,
-            "min": 4,
-            "max": 4096,
-            "step": 4,
-            "advanced": True,
-            "tooltip": "Video VAEs only: frames shared. Unused for images.",
-        },
-    ),
+    "temporal_size": integer(64, 8, 4, "Video VAEs only: frames at a time. Unused for images."),
+    "temporal_overlap": integer(8, 4, 4, "Video VAEs only: frames shared. Unused for images."),
 }
+for _name in ("overlap", "temporal_size", "temporal_overlap"):
+    TILE_INPUTS[_name][1]["advanced"] = True
 
 ENCODE_INPUTS: dict[str, Any] = {**TILE_INPUTS, "tile_size": ("INT", {**TILE_INPUTS["tile_size"][1], "step": 64})}
 """As the core has them: its encoder's tiles grow in steps of 64 pixels, its decoder's in steps of 32."""
@@ -88,11 +56,6 @@ def method_option(vae: Any, method: str) -> dict[str, str]:
     return {"method": method} if hasattr(vae, "last_report") else {}
 
 
-def fit_overlap(tile_size: int, overlap: int) -> int:
-    """The overlap in pixels, at most a quarter of the tile, as the core's nodes have it."""
-    return min(overlap, tile_size // 4)
-
-
 def fit_frames(size: int, overlap: int) -> tuple[int, int]:
     """Frames at a time, at least 2, and frames shared, 1 to half of that."""
     size = max(2, size)
@@ -108,19 +71,14 @@ class VAEDecodeTiled:
     HAS_INTERMEDIATE_OUTPUT = True  # the page is sent the line again when the result comes from the host\'s cache
     RETURN_TYPES = ("IMAGE",)
     OUTPUT_TOOLTIPS = ("The decoded image, float 0..1.",)
-
-    @classmethod
-    def INPUT_TYPES(cls) -> dict[str, Any]:
-        """Inputs as ComfyUI reads them, in the core's order."""
-        return {
-            "required": {"samples": ("LATENT", {"tooltip": "The latent to decode."}), "vae": VAE_INPUT, **TILE_INPUTS},
-            "optional": MORE_INPUTS,
-        }
+    INPUT_TYPES = inputs(
+        {"samples": ("LATENT", {"tooltip": "The latent to decode."}), "vae": VAE_INPUT, **TILE_INPUTS}, MORE_INPUTS
+    )
 
     @in_one_line
     def decode(
         self,
-        samples: dict[str, Any],
+        samples: Any,
         vae: Any,
         tile_size: int = 512,
         overlap: int = 64,
@@ -132,10 +90,10 @@ class VAEDecodeTiled:
         """Decode in pieces; the temporal inputs are for video VAEs of the host."""
         vae = make_exact(vae, memory_bytes(memory))
         f, t = vae.spacial_compression_decode(), vae.temporal_compression_decode()
-        side, shared = tile_size // f, fit_overlap(tile_size, overlap) // f
+        side, shared = tile_size // f, min(overlap, tile_size // 4) // f
         frames, shared_frames = (None, None) if t is None else fit_frames(temporal_size // t, temporal_overlap // t)
         images = vae.decode_tiled(
-            take_samples(samples),
+            samples,
             tile_x=side,
             tile_y=side,
             overlap=shared,
@@ -155,14 +113,9 @@ class VAEEncodeTiled:
     HAS_INTERMEDIATE_OUTPUT = True  # the page is sent the line again when the result comes from the host\'s cache
     RETURN_TYPES = ("LATENT",)
     OUTPUT_TOOLTIPS = ("The latent, raw as the core's nodes make it.",)
-
-    @classmethod
-    def INPUT_TYPES(cls) -> dict[str, Any]:
-        """Inputs as ComfyUI reads them, in the core's order."""
-        return {
-            "required": {"pixels": ("IMAGE", {"tooltip": "The image to encode."}), "vae": VAE_INPUT, **ENCODE_INPUTS},
-            "optional": MORE_INPUTS,
-        }
+    INPUT_TYPES = inputs(
+        {"pixels": ("IMAGE", {"tooltip": "The image to encode."}), "vae": VAE_INPUT, **ENCODE_INPUTS}, MORE_INPUTS
+    )
 
     @in_one_line
     def encode(
@@ -182,7 +135,7 @@ class VAEEncodeTiled:
             image_channels(pixels, vae),
             tile_x=tile_size,
             tile_y=tile_size,
-            overlap=fit_overlap(tile_size, overlap),
+            overlap=min(overlap, tile_size // 4),
             tile_t=temporal_size,
             overlap_t=temporal_overlap,
             **method_option(vae, method),

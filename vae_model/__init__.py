@@ -11,15 +11,14 @@ from typing import Any
 
 _NAMES = {
     "families.ldm.engine": "AbstractAutoencoder",
-    "attention": "normal_attention pytorch_attention slice_attention xformers_attention",
+    "attention.backends": "normal_attention pytorch_attention slice_attention xformers_attention",
     "families.ldm.autoencoder": "AutoencoderKL AutoencodingEngine AutoencodingEngineLegacy",
     "families.ldm.coder": "Decoder Encoder",
-    "families.ldm.distribution": "DiagonalGaussianDistribution",
+    "families.ldm.distribution": "DiagonalGaussianDistribution DiagonalGaussianRegularizer IdentityRegularizer",
     "families.ldm.ema": "LitEma",
     "errors": "InputError MemoryBudgetError VAEFileError",
     "families.ldm.instantiate": "get_obj_from_str instantiate_from_config",
     "families.ldm.layers": "AttnBlock Downsample LinAttnBlock Normalize ResnetBlock Upsample make_attn nonlinearity",
-    "families.ldm.regularizer": "DiagonalGaussianRegularizer IdentityRegularizer",
     "families.tiny.model": "AutoencoderTiny",
     "families.tiny.coder": "AutoencoderTinyBlock DecoderTiny EncoderTiny",
     "families.tiny.output": "AutoencoderTinyOutput DecoderOutput",

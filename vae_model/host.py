@@ -150,27 +150,19 @@ class Report:
         """For people, while the run lasts."""
         return " · ".join([self.method, *([self.schedule] if self.schedule else []), f"{fraction:.0%}"])
 
+    @property
+    def memory(self) -> dict[str, int | None]:
+        """Bytes of the plan, by their names for programs, and what was measured."""
+        plan = self.plan
+        planned = (None, None, None) if plan is None else (plan.device_budget, plan.peak_bytes, plan.host_bytes)
+        named = zip(("budget_bytes", "plan_bytes", "host_bytes"), planned, strict=True)
+        return {**dict(named), "peak_bytes": self.peak_bytes}
+
     def as_dict(self) -> dict[str, Any]:
         """For programs."""
-        plan = self.plan
-        return {
-            "line": self.line,
-            "exact": self.exact,
-            "reason": self.reason,
-            "what": self.what,
-            "width": self.width,
-            "height": self.height,
-            "images": self.images,
-            "schedule": self.schedule,
-            "budget_bytes": None if plan is None else plan.device_budget,
-            "plan_bytes": None if plan is None else plan.peak_bytes,
-            "host_bytes": None if plan is None else plan.host_bytes,
-            "peak_bytes": self.peak_bytes,
-            "seconds": round(self.seconds, 3),
-            "dtype": self.dtype,
-            "device": self.device,
-            "warnings": list(self.warnings),
-        }
+        names = ("line", "exact", "reason", "what", "width", "height", "images", "schedule", "dtype", "device")
+        facts = {name: getattr(self, name) for name in names}
+        return {**facts, **self.memory, "seconds": round(self.seconds, 3), "warnings": list(self.warnings)}
 
 
 class Watch:
@@ -204,11 +196,7 @@ class Watch:
         if self._device.type == "cuda":
             self.report.peak_bytes = max(0, torch.cuda.max_memory_allocated(self._device) - self._before)
         if isinstance(error[1], BaseException):
-            self.report.stopped = _why(error[1])
+            name = type(error[1]).__name__  # the user's cancel comes without words, under a name that hosts choose
+            word = "cancelled" if "Interrupt" in name else name
+            self.report.stopped = next(iter(str(error[1]).splitlines()), word)
         self._tell(self.report, 1.0 if error[0] is None else self._fraction, True)
-
-
-def _why(error: BaseException) -> str:
-    """An error in one line. The user's cancel comes without words, under a name that hosts choose."""
-    name = type(error).__name__
-    return next(iter(str(error).splitlines()), "cancelled" if "Interrupt" in name else name)

@@ -13,9 +13,8 @@ from .checkpoint.load import LoadedModel
 from .errors.bytesize import parse_bytes
 from .errors.wording import needs_half
 from .exact.plan.plan import Plan
-from .families.coder import Coder
 from .families.ldm.layers import set_attention
-from .families.table import FAMILIES, decode_raw, decoder_of, encode_raw, encoder_of
+from .families.table import FAMILIES, decode_raw, encode_raw
 from .host import Host, Report, Watch
 from .host_names import HostNames, add_alpha, take_not_video, take_vae_options
 from .runs.checks import (
@@ -30,8 +29,7 @@ from .runs.checks import (
 )
 from .runs.clips import frames_of_latents, frames_of_pixels
 from .runs.methods import check_method, perform
-from .runs.output import plain_output
-from .runs.run import ModelRun, Progress
+from .runs.run import ModelRun, Progress, plain_output
 
 
 class VAE(HostNames):
@@ -234,14 +232,12 @@ class VAE(HostNames):
         report = self.last_report = Report.of(self, what, len(x), height, width, method)
         with Watch(report, self.host.tell, self.device) as watch, plain_output(shape, self.output_device) as out:
             run = ModelRun(
+                vae=self,
                 what=what,
                 x=x,
                 out=out.movedim(-1, 1) if decodes else out,
                 write=(lambda place, rows: self.process_output(place.copy_(rows))) if decodes else Tensor.copy_,
-                make_half=self._decoder_half if decodes else self._encoder_half,
-                module=self.first_stage_model,
                 host=self.host,
-                device=self.device,
                 dtype=dtype,
                 budget=self.memory_limit if memory is None else parse_bytes(memory),
                 watch=watch,
@@ -258,12 +254,6 @@ class VAE(HostNames):
             kept = self.last_plan = None if method == "exact" else self.last_plan
             self.last_plan = perform(run, method) or kept
         return out
-
-    def _decoder_half(self) -> Coder:
-        return decoder_of(self.first_stage_model)
-
-    def _encoder_half(self) -> Coder:
-        return encoder_of(self.first_stage_model, self.latent_channels).behind(self.process_input)
 
     def _decode_raw(self, z: Tensor, timesteps: int | None = None) -> Tensor:
         return decode_raw(self.first_stage_model, z, timesteps)

@@ -5,7 +5,7 @@ import torch
 from exact_vae.benchmarks.meter import LiveTensorMeter
 from exact_vae.model_management import attention
 from exact_vae.model_management.host import LocalHost
-from exact_vae.vae_model.attention.workspace import attention_bytes
+from exact_vae.vae_model.attention.streamed import attention_bytes
 from exact_vae.vae_model.checkpoint.load import load_model
 from exact_vae.vae_model.families.ldm.autoencoder import build_kl
 from exact_vae.vae_model.families.ldm.config import KLConfig, LevelsConfig
@@ -63,9 +63,8 @@ def test_scores_are_given_no_more_than_was_planned(monkeypatch: pytest.MonkeyPat
 
     tokens = torch.zeros(1, 2048, 8)
     for free_bytes in (2**40, 2**19):
-        attention.attend(
-            tokens, tokens, tokens, table={"sliced": note}, get_free_memory=lambda d, f=free_bytes: f, max_bytes=2**20
-        )
+        monkeypatch.setattr(attention, "get_free_memory", lambda device, free=free_bytes: free)
+        attention.attend(tokens, tokens, tokens, table={"sliced": note}, max_bytes=2**20)
     assert given == [2**20, 2**17]
 
 

@@ -164,12 +164,10 @@ class Surroundings:
         self.calls: list[object] = []
 
     def attend(self, *qkv: Tensor, **table: Callable[..., Tensor]) -> Tensor:
-        return attend(
-            *qkv,
-            get_free_memory=lambda device: self.free_bytes,
-            soft_empty_cache=lambda: self.calls.append("empty"),
-            table={**ATTENTION, **table},
-        )
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(attention, "get_free_memory", lambda device: self.free_bytes)
+            patch.setattr(attention, "soft_empty_cache", lambda: self.calls.append("empty"))
+            return attend(*qkv, table={**ATTENTION, **table})
 
     def slices_that_fit_below(self, max_fitting_bytes: int) -> Callable[..., Tensor]:
         def sliced(q: Tensor, k: Tensor, v: Tensor, *, max_bytes: int) -> Tensor:
@@ -237,7 +235,7 @@ def test_slices_too_stay_below_2_to_the_31_elements() -> None:
     assert here.calls == ["empty", 3 * 8 * (2**31 - 1)]
 
 
-def test_the_failed_attempts_tensors_are_gone_before_the_cache_is_emptied() -> None:
+def test_the_failed_attempts_tensors_are_gone_before_the_cache_is_emptied(monkeypatch: pytest.MonkeyPatch) -> None:
     kept: list[weakref.ref[Tensor]] = []
 
     def fails_holding_a_tensor(q: Tensor, *_: Tensor, **__: object) -> Tensor:
@@ -246,12 +244,9 @@ def test_the_failed_attempts_tensors_are_gone_before_the_cache_is_emptied() -> N
         raise torch.cuda.OutOfMemoryError("CUDA out of memory.")
 
     alive: list[bool] = []
-    attend(
-        *inputs(),
-        get_free_memory=lambda device: 10**9,
-        soft_empty_cache=lambda: alive.append(kept[-1]() is not None),
-        table={**ATTENTION, "pytorch": fails_holding_a_tensor},
-    )
+    monkeypatch.setattr(attention, "get_free_memory", lambda device: 10**9)
+    monkeypatch.setattr(attention, "soft_empty_cache", lambda: alive.append(kept[-1]() is not None))
+    attend(*inputs(), table={**ATTENTION, "pytorch": fails_holding_a_tensor})
     assert alive == [False]
 
 

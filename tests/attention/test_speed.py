@@ -7,8 +7,7 @@ from typing import Any
 import pytest
 import torch
 from exact_vae.model_management import attention
-from exact_vae.model_management.attention import attend
-from exact_vae.model_management.attention_speed import fastest_first, rank
+from exact_vae.model_management.attention import attend, fastest_first, rank
 from exact_vae.vae_model.attention.backends import ATTENTION, pytorch_attention
 from torch import Tensor
 

@@ -7,8 +7,14 @@ from itertools import pairwise
 import pytest
 import torch
 from exact_vae.benchmarks.meter import LiveTensorMeter
-from exact_vae.vae_model.attention.streamed import StreamedAttention, begin, streaming_bytes
-from exact_vae.vae_model.attention.streamed_large import LargeStreamedAttention, large_bytes, runs_large
+from exact_vae.vae_model.attention.streamed import (
+    LargeStreamedAttention,
+    StreamedAttention,
+    begin,
+    large_bytes,
+    runs_large,
+    streaming_bytes,
+)
 from torch import Tensor
 from torch.nn import functional
 

@@ -12,7 +12,7 @@ from exact_vae.vae_model.checkpoint.save import layouts_of, to_layout
 from exact_vae.vae_model.errors import InputError
 from exact_vae.vae_model.families.ldm.config import LevelsConfig
 from exact_vae.vae_model.families.table import FAMILIES
-from exact_vae.vae_model.families.video.config import VideoConfig
+from exact_vae.vae_model.families.video.model import VideoConfig
 from torch import Tensor
 
 _VIDEO = VideoConfig(4, 4, levels(8, 16), levels(8, 16), num_groups=4, quant_conv=False, post_quant_conv=False)

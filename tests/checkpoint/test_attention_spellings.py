@@ -14,7 +14,7 @@ from exact_vae.vae_model.checkpoint.load import load_model
 from exact_vae.vae_model.checkpoint.save import layouts_of, to_layout
 from exact_vae.vae_model.errors import VAEFileError
 from exact_vae.vae_model.families.table import decode_raw, encode_raw
-from exact_vae.vae_model.families.video.config import VideoConfig
+from exact_vae.vae_model.families.video.model import VideoConfig
 from torch import Tensor
 
 pytestmark = pytest.mark.usefixtures("inference")

@@ -13,7 +13,7 @@ import torch
 from exact_vae import load_vae, save
 from exact_vae.__main__ import main
 from exact_vae.tests.training.case import TINY, with_params, write_config
-from exact_vae.vae_model.checkpoint.averaged import TAKEN
+from exact_vae.vae_model.checkpoint.candidates import TAKEN
 from exact_vae.vae_model.errors import VAEFileError
 from exact_vae.vae_model.families.ldm.autoencoder import AutoencoderKL, AutoencodingEngine
 from safetensors.torch import load_file

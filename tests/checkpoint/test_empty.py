@@ -7,8 +7,7 @@ from typing import Any
 import pytest
 import torch
 from exact_vae.tests.families.table import ROWS
-from exact_vae.vae_model.checkpoint.empty import WithoutNumbers
-from exact_vae.vae_model.checkpoint.load import load_model
+from exact_vae.vae_model.checkpoint.load import WithoutNumbers, load_model
 from exact_vae.vae_model.families.table import FAMILIES
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode

@@ -7,7 +7,7 @@ import pytest
 import torch
 from exact_vae import load_vae
 from exact_vae.vae_model.families.ldm.autoencoder import AutoencoderKL
-from exact_vae.vae_model.files.hyper_parameters import told_settings
+from exact_vae.vae_model.files.weights import told_settings
 
 DDCONFIG: dict[str, Any] = {
     "ch": 8, "out_ch": 3, "in_channels": 3, "ch_mult": (1, 2), "num_res_blocks": 1, "attn_resolutions": (),

@@ -9,11 +9,11 @@ import torch
 from exact_vae.vae_model.checkpoint.load import LoadedModel, load_model
 from exact_vae.vae_model.checkpoint.save import save, to_layout
 from exact_vae.vae_model.errors import InputError
-from exact_vae.vae_model.families.config import Config
+from exact_vae.vae_model.families.family import Config
 from exact_vae.vae_model.families.ldm.config import KLConfig, LevelsConfig
 from exact_vae.vae_model.families.table import FAMILIES, all_layouts
 from exact_vae.vae_model.families.tiny.config import TinyConfig
-from exact_vae.vae_model.families.video.config import VideoConfig
+from exact_vae.vae_model.families.video.model import VideoConfig
 from exact_vae.vae_model.families.wan.config import WanConfig
 from safetensors.torch import load_file
 from torch import Tensor, nn

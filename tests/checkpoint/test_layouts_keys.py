@@ -8,7 +8,7 @@ from exact_vae.vae_model.checkpoint.detect import detect
 from exact_vae.vae_model.checkpoint.keys import count_levels, is_attention_weight, to_ours, to_theirs
 from exact_vae.vae_model.checkpoint.load import inspect_model
 from exact_vae.vae_model.checkpoint.save import to_layout
-from exact_vae.vae_model.families.config import Config
+from exact_vae.vae_model.families.family import Config
 from exact_vae.vae_model.families.layout import Layout
 from exact_vae.vae_model.families.ldm.config import KLConfig, LevelsConfig
 from exact_vae.vae_model.families.table import FAMILIES, all_layouts

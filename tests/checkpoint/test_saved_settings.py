@@ -20,7 +20,7 @@ import torch
 from exact_vae import load_vae
 from exact_vae.tests.checkpoint.saved_models import MAKERS, Made, make
 from exact_vae.tests.exactness import TOLERANCE
-from exact_vae.vae_model.checkpoint.save import default_layout, layouts_of, save
+from exact_vae.vae_model.checkpoint.save import layout_named, layouts_of, save
 from exact_vae.vae_model.errors import InputError
 from exact_vae.vae_model.families.table import decode_raw, encode_raw
 from exact_vae.vae_model.vae import VAE
@@ -39,7 +39,7 @@ def test_what_is_saved_comes_back(family: str, tmp_path: Path) -> None:
     outcomes: Counter[str] = Counter()
     for seed in range(CASES):
         made, rng = make(family, seed), Random(seed)
-        own = default_layout(made.model)
+        own = layout_named(made.model)
         layout = rng.choice([own, own, *layouts_of(made.model)])
         outcome = run_case(made, layout, rng, tmp_path, f"{family}, seed {seed}, {layout}: {made.arguments}")
         if made.savable and outcome != COMES_BACK:
@@ -59,7 +59,7 @@ def run_case(made: Made, layout: str, rng: Random, folder: Path, told: str) -> s
         text = str(refusal)
         assert "\n" not in text, told
         assert not list(folder.iterdir()), told
-        assert layout != default_layout(made.model) or not made.savable, f"{told}: {text}"
+        assert layout != layout_named(made.model) or not made.savable, f"{told}: {text}"
         return "refused in a layout of others" if made.savable else "refused for what no file holds"
     left_out = layouts_of(made.model)[layout].left_out
     if made.savable:

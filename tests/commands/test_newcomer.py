@@ -212,6 +212,6 @@ def test_wrong_words(
 
 def test_every_command_is_in_the_table() -> None:
     from exact_vae.__main__ import make_parser
-    from exact_vae.commands.usage import commands_of
+    from exact_vae.commands.completion import commands_of
 
     assert {typed.partition(" ")[0] for typed in LINES} == {*commands_of(make_parser()), "paint"}

@@ -8,7 +8,7 @@ import pytest
 import torch
 from exact_vae import VAE
 from exact_vae.__main__ import main
-from exact_vae.model_management import budget, memory
+from exact_vae.model_management import host, memory
 from exact_vae.nodes import NODE_CLASS_MAPPINGS
 
 MIB = 2**20
@@ -35,7 +35,7 @@ def test_the_three_plans_are_one(
 ) -> None:
     direction, (width, height), allowed, free, apart = CASES[name]
     monkeypatch.setattr(memory, "get_free_memory", lambda device: free)
-    monkeypatch.setattr(budget, "is_main_memory", lambda device: not apart)
+    monkeypatch.setattr(host, "is_main_memory", lambda device: not apart)
     words = ["plan", "--vae", str(small_file), "--size", f"{width}x{height}", "--direction", direction]
     words += ["--dtype", "float32", "--device", "cpu"] + ([] if allowed is None else ["--memory", f"{allowed}MiB"])
     assert main([*words, "--json"]) == 0
@@ -62,7 +62,7 @@ def test_what_is_said_about_main_memory_is_kept(
     small_file: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(memory, "get_free_memory", lambda device: 8 * GIB)
-    monkeypatch.setattr(budget, "is_main_memory", lambda device: False)
+    monkeypatch.setattr(host, "is_main_memory", lambda device: False)
     words = ["plan", "--vae", str(small_file), "--size", "256x192", "--device", "cpu", "--json"]
     found: list[int] = []
     for more in ([], ["--host-memory", "0"], ["--host-memory", "1GiB"]):

@@ -11,8 +11,7 @@ import pytest
 import torch
 from exact_vae import VAE, InputError, VAEFileError, load_vae, save
 from exact_vae.__main__ import main, make_parser
-from exact_vae.commands.completion import VALUES
-from exact_vae.commands.usage import commands_of
+from exact_vae.commands.completion import VALUES, commands_of
 from exact_vae.vae_model.families.table import all_layouts
 from exact_vae.vae_model.families.tiny.model import AutoencoderTiny
 from exact_vae.vae_model.files.latents import write_latent

@@ -15,7 +15,7 @@ from exact_vae.vae_model.exact.program import Program
 from exact_vae.vae_model.exact.schedule import uniform
 from exact_vae.vae_model.families.ldm.config import LevelsConfig
 from exact_vae.vae_model.families.wan.config import WanConfig
-from exact_vae.vae_model.families.wan.model import build_wan
+from exact_vae.vae_model.families.wan.model import WanVAE
 from exact_vae.vae_model.families.wan.program import wan_program
 from exact_vae.vae_model.kernels import methods as choice
 from exact_vae.vae_model.kernels.cpu.kernels import kernels
@@ -102,7 +102,7 @@ def wide(name: str) -> tuple[Program, Callable[[Tensor], Tensor]]:
         double = copy.deepcopy(family.module)
         return family.to(torch.float32).program, double
     levels = LevelsConfig(32, (32, 64, 64), 1)
-    model = build_wan(WanConfig(16, levels, levels, (False, False))).requires_grad_(False)
+    model = WanVAE(WanConfig(16, levels, levels, (False, False))).requires_grad_(False)
     for parameter in model.parameters():
         parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.1 + (parameter.ndim in (3, 4)))
     double: Any = copy.deepcopy(model).double()

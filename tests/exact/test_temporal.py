@@ -20,8 +20,7 @@ from exact_vae.vae_model.exact.stream.run import run_program
 from exact_vae.vae_model.families.ldm.autoencoder import build_kl
 from exact_vae.vae_model.families.ldm.config import LevelsConfig
 from exact_vae.vae_model.families.table import decoder_of
-from exact_vae.vae_model.families.video.config import VideoConfig
-from exact_vae.vae_model.families.video.model import VideoDecoder
+from exact_vae.vae_model.families.video.model import VideoConfig, VideoDecoder
 from torch import Tensor, nn
 from torch.utils._python_dispatch import _disable_current_modes
 

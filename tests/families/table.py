@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from exact_vae.vae_model.families.config import Config
+from exact_vae.vae_model.families.family import Config
 from exact_vae.vae_model.families.ldm.config import KLConfig, LevelsConfig
 from exact_vae.vae_model.families.table import FAMILIES
 from exact_vae.vae_model.families.tiny.config import TinyConfig
@@ -57,6 +57,9 @@ SANA = {
     "num_decoder_blocks": (3, 3, 3, 3, 3, 1),
     "strided_stem": True,
 }
+
+SMALL = kl(16, levels(32, 64, 96, 128), num_groups=16)
+"""The bundled VAE: f8, 16 latent channels, 3.5 million parameters."""
 
 ROWS: dict[str, Row] = {
     "SD1, SD2, SDXL": Row("kl", kl(4, levels(8, 16, 32, 32, blocks=2)), 4, 8),

@@ -11,7 +11,6 @@ import exact_vae
 import pytest
 import torch
 from exact_vae.model_management import attention as management
-from exact_vae.model_management import attention_speed
 from exact_vae.vae_model.attention import backends as attention
 from exact_vae.vae_model.families.ldm import layers
 from exact_vae.vae_model.families.ldm.autoencoder import AutoencoderKL
@@ -54,10 +53,10 @@ def test_images_go_in_and_come_out(name: str, shape: tuple[int, ...]) -> None:
 
 def test_slice_attention_takes_the_documents_inner_form() -> None:
     q, k, v = images(2, 6, 5, 3)
-    out = layers.slice_attention(q.flatten(2).transpose(1, 2), k.flatten(2), v.flatten(2))
+    out = attention.slice_attention(q.flatten(2).transpose(1, 2), k.flatten(2), v.flatten(2))
     torch.testing.assert_close(out.reshape(q.shape), by_hand(q, k, v), **CLOSE)
     with pytest.raises(ValueError, match=r"got \(2, 6, 15\), \(2, 6, 15\) and .*or call normal_attention$"):
-        layers.slice_attention(q.flatten(2), k.flatten(2), v.flatten(2))
+        attention.slice_attention(q.flatten(2), k.flatten(2), v.flatten(2))
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -226,7 +225,7 @@ def test_a_training_is_not_timed_and_has_its_gradient(monkeypatch: pytest.Monkey
     """From many positions on, back ends are tried against each other; one of them has no gradient."""
     monkeypatch.setattr(management, "WORTH_TIMING", 4)
     monkeypatch.setattr(management, "fastest_first", lambda names, *_: ("streamed",))
-    assert attention_speed.WORTH_TIMING > 4
+    assert management.WORTH_TIMING > 4
     q, k, v = (x.requires_grad_() for x in images(2, 6, 5, 3))
     weights = images(2, 6, 5, 3)[0]
     wanted = torch.autograd.grad((by_hand(q, k, v) * weights).sum(), (q, k, v))

@@ -102,7 +102,9 @@ def test_pytorch_attention_gives_way_to_slices(monkeypatch: pytest.MonkeyPatch) 
     torch.testing.assert_close(attention.attend(q, k, v, table={**ATTENTION, "pytorch": full}), scores @ v, **CLOSE)
 
 
-def test_out_of_memory_is_pytorchs_error_and_the_cache_is_emptied_outside_of_it() -> None:
+def test_out_of_memory_is_pytorchs_error_and_the_cache_is_emptied_outside_of_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """B15."""
     assert is_oom(torch.OutOfMemoryError("CUDA out of memory."))
     assert not is_oom(RuntimeError("shapes differ"))
@@ -115,7 +117,8 @@ def test_out_of_memory_is_pytorchs_error_and_the_cache_is_emptied_outside_of_it(
         emptied.append(sys.exc_info()[0])
 
     q, k, v = randn(3, 1, 5, 4)
-    attention.attend(q, k, v, soft_empty_cache=empty, table={**ATTENTION, "pytorch": full, "streamed": full})
+    monkeypatch.setattr(attention, "soft_empty_cache", empty)
+    attention.attend(q, k, v, table={**ATTENTION, "pytorch": full, "streamed": full})
     assert emptied
     assert set(emptied) == {None}
 

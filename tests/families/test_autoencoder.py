@@ -6,7 +6,6 @@ from typing import Any
 import pytest
 import torch
 from exact_vae.vae_model.families.ldm.autoencoder import (
-    CLASSES,
     AutoencoderKL,
     AutoencodingEngine,
     AutoencodingEngineLegacy,
@@ -14,11 +13,15 @@ from exact_vae.vae_model.families.ldm.autoencoder import (
 )
 from exact_vae.vae_model.families.ldm.coder import Decoder, Encoder
 from exact_vae.vae_model.families.ldm.config import KLConfig, LevelsConfig
-from exact_vae.vae_model.families.ldm.distribution import DiagonalGaussianDistribution
+from exact_vae.vae_model.families.ldm.distribution import (
+    DiagonalGaussianDistribution,
+    DiagonalGaussianRegularizer,
+    IdentityRegularizer,
+)
 from exact_vae.vae_model.families.ldm.instantiate import instantiate_from_config
-from exact_vae.vae_model.families.ldm.regularizer import DiagonalGaussianRegularizer, IdentityRegularizer
 from torch import Tensor, nn
 
+CLASSES = {kind.__name__: kind for kind in (Encoder, Decoder, DiagonalGaussianRegularizer)}
 DD: dict[str, Any] = {
     "ch": 4,
     "out_ch": 3,

@@ -5,12 +5,12 @@ from typing import Any
 
 import torch
 from exact_vae import load_vae
+from exact_vae.tests.families.table import SMALL
 from exact_vae.vae_model.bundled import BUNDLED_FILE
 from exact_vae.vae_model.checkpoint.load import load_model
 from exact_vae.vae_model.evaluation.metrics import psnr
-from exact_vae.vae_model.evaluation.photos import middle, read_photo
-from exact_vae.vae_model.families.ldm.config import SMALL
 from exact_vae.vae_model.families.ldm.layers import AttnBlock
+from exact_vae.vae_model.files.images import middle, read_photo
 from exact_vae.vae_model.group_norm import GroupNorm
 
 

@@ -8,8 +8,11 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-from exact_vae.vae_model.families.ldm.distribution import DiagonalGaussianDistribution
-from exact_vae.vae_model.families.ldm.regularizer import DiagonalGaussianRegularizer, IdentityRegularizer
+from exact_vae.vae_model.families.ldm.distribution import (
+    DiagonalGaussianDistribution,
+    DiagonalGaussianRegularizer,
+    IdentityRegularizer,
+)
 from torch import Tensor, distributions
 
 # float64 sums of a hundred values around 1, in another order.

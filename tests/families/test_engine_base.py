@@ -13,11 +13,10 @@ from exact_vae.vae_model.checkpoint.save import to_layout
 from exact_vae.vae_model.errors import InputError
 from exact_vae.vae_model.families.ldm.autoencoder import AutoencoderKL, AutoencodingEngine, build_kl
 from exact_vae.vae_model.families.ldm.config import KLConfig, LevelsConfig
-from exact_vae.vae_model.families.ldm.distribution import DiagonalGaussianDistribution
+from exact_vae.vae_model.families.ldm.distribution import DiagonalGaussianDistribution, DiagonalGaussianRegularizer
 from exact_vae.vae_model.families.ldm.ema import LitEma
 from exact_vae.vae_model.families.ldm.engine import AbstractAutoencoder
 from exact_vae.vae_model.families.ldm.instantiate import OPTIMIZERS, instantiate_optimizer
-from exact_vae.vae_model.families.ldm.regularizer import DiagonalGaussianRegularizer
 from exact_vae.vae_model.families.table import decoder_of
 from torch import Tensor, nn
 

@@ -14,14 +14,13 @@ from exact_vae import VAE, load_vae
 from exact_vae.vae_model.checkpoint.load import load_model
 from exact_vae.vae_model.errors import VAEFileError
 from exact_vae.vae_model.families.ldm.autoencoder import (
-    CLASSES,
     AutoencoderKL,
     AutoencodingEngine,
     AutoencodingEngineLegacy,
 )
 from exact_vae.vae_model.families.ldm.coder import Decoder, Encoder
+from exact_vae.vae_model.families.ldm.distribution import DiagonalGaussianRegularizer
 from exact_vae.vae_model.families.ldm.instantiate import instantiate_from_config
-from exact_vae.vae_model.families.ldm.regularizer import DiagonalGaussianRegularizer
 from exact_vae.vae_model.families.ldm.unet import Model
 from torch import Tensor, nn
 
@@ -112,17 +111,17 @@ def test_old_configurations_name_our_classes_and_run_nothing_else() -> None:
     assert [type(part) for part in engine().children()] == [Encoder, Decoder, DiagonalGaussianRegularizer]
     params = {"embed_dim": 5, "monitor": "val/rec_loss", "ddconfig": DD, "lossconfig": {"target": "torch.nn.Identity"}}
     for target in ("ldm.models.autoencoder.AutoencoderKL", "sgm.models.autoencoder.AutoencoderKLInferenceWrapper"):
-        model = instantiate_from_config({"target": target, "params": params}, CLASSES)
+        model = instantiate_from_config({"target": target, "params": params})
         assert type(model) is AutoencoderKL
         assert model.loss_config == {"target": "torch.nn.Identity"}
     unet = {"ch": 32, "out_ch": 3, "num_res_blocks": 1, "in_channels": 3, "ch_mult": (1,)}
-    made = instantiate_from_config({"target": "ldm.modules.diffusionmodules.model.Model", "params": unet}, CLASSES)
+    made = instantiate_from_config({"target": "ldm.modules.diffusionmodules.model.Model", "params": unet})
     assert type(made) is Model
-    assert instantiate_from_config("__is_first_stage__", CLASSES) is None
+    assert instantiate_from_config("__is_first_stage__") is None
     with pytest.raises(KeyError, match="`target`"):
-        instantiate_from_config({"params": {}}, CLASSES)
+        instantiate_from_config({"params": {}})
     with pytest.raises(ValueError, match=r"got 'os.system'"):
-        instantiate_from_config({"target": "os.system", "params": {"command": "true"}}, CLASSES)
+        instantiate_from_config({"target": "os.system", "params": {"command": "true"}})
 
 
 def test_the_decoder_may_have_its_own_configuration() -> None:

@@ -6,9 +6,10 @@ import pytest
 import torch
 from exact_vae.benchmarks.meter import LiveTensorMeter
 from exact_vae.model_management.host import LocalHost
+from exact_vae.tests.families.table import SMALL
 from exact_vae.vae_model.checkpoint.load import LoadedModel
-from exact_vae.vae_model.families.config import Config
-from exact_vae.vae_model.families.ldm.config import SMALL, KLConfig, LevelsConfig
+from exact_vae.vae_model.families.family import Config
+from exact_vae.vae_model.families.ldm.config import KLConfig, LevelsConfig
 from exact_vae.vae_model.families.table import FAMILIES
 from exact_vae.vae_model.families.tiny.config import TinyConfig
 from exact_vae.vae_model.families.wan.config import WanConfig

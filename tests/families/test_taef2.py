@@ -11,8 +11,7 @@ import torch
 from exact_vae import load_vae
 from exact_vae.vae_model.checkpoint.load import LoadedModel, load_model
 from exact_vae.vae_model.evaluation.metrics import psnr
-from exact_vae.vae_model.evaluation.photos import middle, read_photo
-from exact_vae.vae_model.files.images import read_image
+from exact_vae.vae_model.files.images import middle, read_image, read_photo
 from torch import Tensor
 from torch.nn import functional
 

@@ -15,7 +15,7 @@ from exact_vae.vae_model.checkpoint.save import save, to_layout
 from exact_vae.vae_model.errors import InputError, MemoryBudgetError, VAEFileError
 from exact_vae.vae_model.families.ldm.autoencoder import AutoencoderKL, build_kl
 from exact_vae.vae_model.families.ldm.config import LevelsConfig
-from exact_vae.vae_model.families.video.config import VideoConfig
+from exact_vae.vae_model.families.video.model import VideoConfig
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 

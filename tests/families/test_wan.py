@@ -23,7 +23,7 @@ from exact_vae.vae_model.families.ldm.config import LevelsConfig
 from exact_vae.vae_model.families.table import decoder_of, encoder_of
 from exact_vae.vae_model.families.wan.config import WanConfig
 from exact_vae.vae_model.families.wan.layers import RMS_norm
-from exact_vae.vae_model.families.wan.model import build_wan
+from exact_vae.vae_model.families.wan.model import WanVAE
 from exact_vae.vae_model.files.latents import read_latent, write_latent
 from torch import Tensor
 
@@ -125,7 +125,7 @@ def test_half_a_file(model: Any, half: str, layout: str) -> None:
     if half == "encoder":
         config = WanConfig(16, ROW.config.encoder, None, (False, True, True))
     conv = "conv1." if half == "encoder" else "conv2."
-    part = build_wan(config)
+    part = WanVAE(config)
     part.load_state_dict({k: v for k, v in model.state_dict().items() if k.startswith((half, conv))})
     loaded: Any = load_model(to_layout(part, layout))
     assert loaded.config == config
@@ -226,7 +226,7 @@ def test_sixteen_bits_err_no_more_than_untiled(model: Any, dtype: torch.dtype) -
 def test_plans_of_the_full_width(direction: str, share: float) -> None:
     levels = LevelsConfig(96, (96, 192, 384, 384), 2)
     with META:
-        model: Any = build_wan(WanConfig(16, levels, levels, (False, True, True))).half().eval()
+        model: Any = WanVAE(WanConfig(16, levels, levels, (False, True, True))).half().eval()
     program = (decoder_of(model) if direction == "decode" else encoder_of(model, 16)).program
     shape = (1, 16, 25, 33) if direction == "decode" else (1, 3, 200, 264)
     resident = make_plan(program, shape, torch.float16, AMPLE, device_type="meta")

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from exact_vae.model_management import Host, LocalHost, budget, get_free_memory, loaded, memory
+from exact_vae.model_management import Host, LocalHost, get_free_memory, host, loaded, memory
 from exact_vae.tests.exact.programs import build_program
 from exact_vae.vae_model.attention.backends import pytorch_attention
 from exact_vae.vae_model.errors import MemoryBudgetError
@@ -102,15 +102,15 @@ def test_without_a_limit_a_plan_has_what_is_free_less_a_reserve(
     ("free_bytes", "reserve"), [(100 * 2**30, 10 * 2**30), (1 * 2**30, 256 * 2**20), (400, 100), (0, 0)]
 )
 def test_the_reserve_is_a_tenth_or_a_quarter_gib_but_never_most_of_what_there_is(free_bytes: int, reserve: int) -> None:
-    assert budget.device_reserve(free_bytes) == reserve
+    assert host.device_reserve(free_bytes) == reserve
 
 
 def test_strips_wait_in_half_of_the_main_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         memory, "get_free_memory", lambda device: 4 * 2**30 if torch.device(device).type == "cpu" else 2**30
     )
-    assert budget.budgets(torch.device("cuda"), 12345) == (12345, 2 * 2**30)
-    assert budget.budgets(torch.device("cuda"), None) == (2**30 - 256 * 2**20, 2 * 2**30)
+    assert LocalHost().budgets(torch.device("cuda"), 12345) == (12345, 2 * 2**30)
+    assert LocalHost().budgets(torch.device("cuda"), None) == (2**30 - 256 * 2**20, 2 * 2**30)
 
 
 def test_a_strip_height_reaches_the_plan(program: Program) -> None:

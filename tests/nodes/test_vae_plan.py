@@ -5,10 +5,10 @@ from typing import Any
 import pytest
 import torch
 from exact_vae import load_vae
-from exact_vae.model_management import obstacle
 from exact_vae.model_management.exact_vae import make_exact
 from exact_vae.model_management.vae_plan import plan_text
 from exact_vae.nodes import NODE_CLASS_MAPPINGS
+from exact_vae.vae_model.runs import run
 
 
 def test_a_vae_of_ours_with_a_hook_runs_untiled_and_the_plan_says_so() -> None:
@@ -27,7 +27,7 @@ def test_a_vae_of_ours_with_a_hook_runs_untiled_and_the_plan_says_so() -> None:
 
 def test_a_mistake_of_ours_is_no_property_of_the_vae(monkeypatch: pytest.MonkeyPatch) -> None:
     vae = load_vae("bundled", device="cpu", dtype="float32")
-    monkeypatch.setattr(obstacle, "decoder_of", lambda model: model.no_such_attribute_of_ours)
+    monkeypatch.setattr(run, "decoder_of", lambda model: model.no_such_attribute_of_ours)
     with pytest.raises(AttributeError, match="no_such_attribute_of_ours"):
         plan_text(vae, "decode", 256, 256, None)
 
@@ -45,7 +45,7 @@ def test_nor_does_it_send_a_vae_of_the_host_to_its_own_method(
     made, apply = make_exact(vae), NODE_CLASS_MAPPINGS["ExactVAEApply"]()
     x = torch.zeros(1, 4, 4, 4) if direction == "decode" else torch.zeros(1, 32, 32, 3)
     shape = x.shape if direction == "decode" else x.movedim(-1, 1).shape
-    monkeypatch.setattr(obstacle, f"{direction}r_of", lambda model, *more: model.no_such_attribute_of_ours)
+    monkeypatch.setattr(run, f"{direction}r_of", lambda model, *more: model.no_such_attribute_of_ours)
     stub_host.forget()
     for call in (
         lambda: apply.apply(stub_host.make_vae()),

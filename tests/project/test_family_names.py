@@ -39,10 +39,9 @@ TRAINED = {  # two kinds of training, of one family each, under the names that c
     "vae_model/training/config.py": "autoencoderkl",
     "vae_model/training/distill.py": "autoencoderkl taesd tiny",
     "vae_model/training/fit.py": "autoencoderkl tiny",
-    "vae_model/training/foreign_model.py": "autoencoderkl",
+    "vae_model/training/foreign.py": "autoencoderkl",
     "vae_model/training/key_places.py": '"kl" autoencoderkl tiny',
     "vae_model/training/kl_module.py": "autoencoderkl",
-    "vae_model/training/start.py": "autoencoderkl",
 }
 WRITTEN_BY_OTHERS = {  # names of files and folders as they lie on people's disks
     "model_management/vae_files.py": "tiny",

@@ -17,7 +17,7 @@ from exact_vae.tests.families.table import ROWS, hints, random_model
 from exact_vae.vae_model.checkpoint.save import to_layout
 from exact_vae.vae_model.evaluation.evaluate import reconstruct
 from exact_vae.vae_model.files.latents import read_latent, write_latent
-from exact_vae.vae_model.runs.output import plain_output
+from exact_vae.vae_model.runs.run import plain_output
 from torch import Tensor, nn
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,16 +14,14 @@ import pytest
 import torch
 from exact_vae.vae_model.families.ldm.autoencoder import build_kl
 from exact_vae.vae_model.families.ldm.config import KLConfig, LevelsConfig
-from exact_vae.vae_model.training.checks import batches_of, epochs_of, is_due
-from exact_vae.vae_model.training.crops import Timetable
+from exact_vae.vae_model.training.crops import Timetable, batches_of
 from safetensors.torch import load_file
 
 pytest.importorskip("lightning", reason="the trainer's packages are absent: pip install 'exact-vae[train]'")
 from exact_vae import load_vae
 from exact_vae.tests.training.case import curve, with_params, write_config
 from exact_vae.vae_model.training import checkpoint
-from exact_vae.vae_model.training.best import Best
-from exact_vae.vae_model.training.checkpoint import Checkpoints
+from exact_vae.vae_model.training.checkpoint import Checkpoints, is_due
 from exact_vae.vae_model.training.command import train
 
 # Lightning 2.6 itself uses what torch has deprecated.
@@ -40,7 +39,7 @@ def test_checks_are_at_every_so_many_batches_at_epochs_and_at_the_end() -> None:
     assert checks(10, 500) == [10]
     assert checks(12, 5, accumulate=2) == [6, 10, 12]  # at the first complete step
     assert checks(12, 5, accumulate=4) == [8, 12]
-    of_five = epochs_of(Timetable([(0, 16, 2)], 8), 5)  # 5 pictures, 2 at a time: through after 2.5, 5, 7.5 batches
+    of_five = partial(Timetable([(0, 16, 2)], 8).epochs, pictures=5)  # 2 at a time: through after 2.5, 5, 7.5 batches
     assert checks(8, 500, epochs=of_five) == [3, 5, 8]
     assert checks(8, 4, epochs=of_five) == [3, 4, 5, 8]
     assert checks(8, 500, 2, of_five) == [4, 6, 8]
@@ -77,32 +76,37 @@ def test_a_training_without_a_check_on_the_way_has_one_at_its_end(tmp_path: Path
     assert (tmp_path / "run" / "best.safetensors").exists()
 
 
-def check(callback: Checkpoints, score: float) -> None:
-    """What Lightning calls behind a check."""
-    module: Any = SimpleNamespace(monitor="val/psnr")
-    trainer: Any = SimpleNamespace(sanity_checking=False, callback_metrics={"val/psnr": torch.tensor(score)})
-    callback.on_validation_end(trainer, module)
+class Recorder(Checkpoints):
+    """Writes no weights, and notes of which score they would have been."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder, "weights.safetensors", "float32", every=1)
+        self.written: list[float] = []
+
+    def export(self, trainer: Any, pl_module: Any, name: str, header: Any = None) -> None:
+        self.written.append(float(trainer.callback_metrics[pl_module.monitor]))
+
+    def check(self, score: float, monitor: str = "val/psnr") -> bool:
+        """What is called behind a check; whether its weights are the best."""
+        before = len(self.written)
+        trainer: Any = SimpleNamespace(callback_metrics={monitor: torch.tensor(score)}, is_global_zero=True)
+        self.keep_best(trainer, SimpleNamespace(monitor=monitor))
+        return len(self.written) > before
 
 
 def test_worse_weights_never_replace_the_best_after_a_crash(tmp_path: Path) -> None:
     """Killed behind the check that found the best weights, and before the checkpoint that knows of it."""
-    written: list[float] = []
-
-    class Recorder(Checkpoints):
-        def export(self, trainer: Any, pl_module: Any, name: str, header: Any = None) -> None:
-            written.append(float(trainer.callback_metrics["val/psnr"]))
-
-    first = Recorder(tmp_path, "weights.safetensors", "float32", every=1)
-    check(first, 28.0)
+    first = Recorder(tmp_path)
+    first.check(28.0)
     stored = first.state_dict()
-    check(first, 30.0)
-    second = Recorder(tmp_path, "weights.safetensors", "float32", every=1)
+    first.check(30.0)
+    second = Recorder(tmp_path)
     second.load_state_dict(stored)
     for score in (25.0, float("nan"), float("inf"), 29.0):
-        check(second, score)
-    assert written == [28.0, 30.0]
-    check(second, 30.0)  # the same check again: its weights may not have been written
-    assert written == [28.0, 30.0, 30.0]
+        second.check(score)
+    assert (first.written, second.written) == ([28.0, 30.0], [])
+    second.check(30.0)  # the same check again: its weights may not have been written
+    assert second.written == [30.0]
 
 
 class Killed(Exception):
@@ -116,7 +120,7 @@ def test_the_better_weights_stay_wherever_a_training_is_killed(
 ) -> None:
     """28, then 30 and killed, then from a checkpoint that knows of 28 alone; every weight holds the score it had."""
     model = build_kl(KLConfig(4, 4, *[LevelsConfig(ch=8, widths=(8, 8), num_res_blocks=1)] * 2, num_groups=4))
-    trainer: Any = SimpleNamespace(sanity_checking=False, is_global_zero=True, strategy=SimpleNamespace())
+    trainer: Any = SimpleNamespace(is_global_zero=True, strategy=SimpleNamespace())
     trainer.strategy.barrier = lambda: None
 
     @contextmanager
@@ -127,7 +131,7 @@ def test_the_better_weights_stay_wherever_a_training_is_killed(
         model.decoder.conv_in.bias.data.fill_(score)
         trainer.callback_metrics = {"val/psnr": torch.tensor(score)}
         module: Any = SimpleNamespace(monitor="val/psnr", finished=finished)
-        checkpoints.on_validation_end(trainer, module)
+        checkpoints.keep_best(trainer, module)
 
     def kept() -> float:
         return float(load_file(tmp_path / "best.safetensors")["decoder.conv_in.bias"][0])
@@ -142,7 +146,7 @@ def test_the_better_weights_stay_wherever_a_training_is_killed(
         if where == "before the weights":
             patch.setattr(checkpoint, "save", kill)
         if where == "before the score":
-            patch.setattr(Best, "write", kill)
+            patch.setattr(checkpoint, "atomic_path", kill)
         with nullcontext() if where == "behind both" else pytest.raises(Killed):
             judged(first, 30.0)
     before = 28.0 if where == "before the weights" else 30.0
@@ -155,15 +159,14 @@ def test_the_better_weights_stay_wherever_a_training_is_killed(
 
 
 def test_the_best_of_a_loss_is_the_smallest_and_another_monitor_begins_anew(tmp_path: Path) -> None:
-    best, values = Best(tmp_path), (3.0, 4.0, float("nan"), 2.0)
-    assert [best.is_beaten("val/rec_loss", value) for value in values] == [True, False, False, True]
-    best.write()
-    again = Best(tmp_path)
+    best, values = Recorder(tmp_path), (3.0, 4.0, float("nan"), 2.0)
+    assert [best.check(value, "val/rec_loss") for value in values] == [True, False, False, True]
+    again = Recorder(tmp_path)
     again.load_state_dict({"best": -3.0})  # an old checkpoint; the file is newer
-    assert not again.is_beaten("val/rec_loss", 2.5)
-    assert again.is_beaten("val/psnr", 1.0)
+    assert not again.check(2.5, "val/rec_loss")
+    assert again.check(1.0, "val/psnr")
     (tmp_path / "best.json").unlink()
-    old = Best(tmp_path)
+    old = Recorder(tmp_path)
     old.load_state_dict({"best": -3.0})
-    assert not old.is_beaten("val/rec_loss", 3.5)
-    assert old.is_beaten("val/rec_loss", 2.5)
+    assert not old.check(3.5, "val/rec_loss")
+    assert old.check(2.5, "val/rec_loss")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,9 +15,11 @@ from safetensors.torch import load_file
 pytest.importorskip("lightning", reason="the trainer's packages are absent: pip install 'exact-vae[train]'")
 from exact_vae.tests.training.case import with_params, write_config
 from exact_vae.vae_model.training.command import train
-from exact_vae.vae_model.training.divergence import MOST_SKIPPED, DivergedError, SkippedSteps, broken
+from exact_vae.vae_model.training.divergence import DivergedError, broken
 from exact_vae.vae_model.training.fit import Prepared, prepare, run
+from exact_vae.vae_model.training.kl_module import AutoEncoderKL
 from exact_vae.vae_model.training.recipe import read_config
+from exact_vae.vae_model.training.trained import MOST_SKIPPED
 
 # Lightning 2.6 itself uses what torch has deprecated.
 deprecated = pytest.mark.filterwarnings("ignore::FutureWarning:lightning", "ignore::DeprecationWarning")
@@ -130,14 +133,26 @@ def test_it_goes_on_from_the_last_finite_check(tmp_path: Path, photos: Path) -> 
     assert all(torch.equal(first[key], second[key]) for key in first)
 
 
-def test_a_scaler_may_leave_out_some_steps_but_not_all() -> None:
+@pytest.mark.parametrize("scaled", [True, False])
+def test_a_scaler_may_leave_out_some_steps_but_not_all(scaled: bool) -> None:
     """What a scaler of 16-bit gradients does at the start of every training, and what it does when all is lost."""
-    skipped, optimizer, other = SkippedSteps(), object(), object()
-    assert not any(skipped.too_many(optimizer, True) for _ in range(MOST_SKIPPED))
-    assert not skipped.too_many(optimizer, False)
-    assert not any(skipped.too_many(optimizer, True) for _ in range(MOST_SKIPPED))
-    assert not skipped.too_many(other, True)
-    assert skipped.too_many(optimizer, True)
+    module: Any = AutoEncoderKL(**with_params()["params"])
+    plugin = SimpleNamespace(scaler=object()) if scaled else SimpleNamespace()
+    module._trainer = SimpleNamespace(precision_plugin=plugin, world_size=1, validating=False)
+    weights = [torch.nn.Parameter(torch.zeros(2)) for _ in range(2)]
+    first, other = (torch.optim.SGD([weight], lr=1.0) for weight in weights)
+
+    def step(optimizer: torch.optim.Optimizer, gradient: float) -> None:
+        for weight in weights:
+            weight.grad = torch.full((2,), gradient)
+        module.on_before_optimizer_step(optimizer)
+
+    for gradient in (*[NAN] * MOST_SKIPPED, 1.0, *[NAN] * MOST_SKIPPED) if scaled else (1.0,):
+        step(first, gradient)
+    if scaled:
+        step(other, NAN)
+    with pytest.raises(DivergedError, match="no finite norm of the gradients"):
+        step(first, NAN)
 
 
 @pytest.mark.parametrize("lost", [False, True])
@@ -145,10 +160,10 @@ def test_sixteen_bit_gradients_may_overflow_at_first(
     tmp_path: Path, photos: Path, lost: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A scaler that begins far too high finds its scale; where every step overflows, the training ends."""
-    from exact_vae.vae_model.training import divergence
+    from exact_vae.vae_model.training import trained
     from lightning.pytorch.plugins import MixedPrecision
 
-    monkeypatch.setattr(divergence, "MOST_SKIPPED", 13)
+    monkeypatch.setattr(trained, "MOST_SKIPPED", 13)
     words = ["data.batch_size=1", "data.crop=8", "data.val_limit=1"]  # 16-bit convolutions on CPUs take their time
     prepared = prepare(read_config(write_config(tmp_path, photos, batches=16, check_every=8), words), progress=False)
     scaler = torch.amp.GradScaler("cpu", init_scale=2.0**22)  # pyright: ignore

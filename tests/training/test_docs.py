@@ -11,8 +11,7 @@ from typing import Any, get_type_hints
 
 import pytest
 from exact_vae.vae_model.training.autoencoder_loss import AutoencoderLoss
-from exact_vae.vae_model.training.config import TrainConfig
-from exact_vae.vae_model.training.ddconfig import encoder_arguments
+from exact_vae.vae_model.training.config import TrainConfig, encoder_arguments
 from exact_vae.vae_model.training.recipe import _loader  # pyright: ignore[reportPrivateUsage]
 
 yaml: Any = pytest.importorskip("yaml", reason="the trainer's packages are absent: pip install 'exact-vae[train]'")

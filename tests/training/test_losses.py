@@ -7,11 +7,10 @@ import math
 import pytest
 import torch
 from exact_vae.vae_model.families.ldm.distribution import DiagonalGaussianDistribution
-from exact_vae.vae_model.training.config import ConfigError
+from exact_vae.vae_model.training.config import ConfigError, OptimizerSection
 from exact_vae.vae_model.training.discriminator import PatchDiscriminator, adaptive_weight, hinge, vanilla
 from exact_vae.vae_model.training.losses import LOSSES, AutoencoderLoss, DefaultLoss, make_loss
 from exact_vae.vae_model.training.perceptual import TERMS
-from exact_vae.vae_model.training.schedule import rate_share
 from torch import Tensor
 
 CLOSE = {"rtol": 1e-5, "atol": 1e-6}
@@ -107,10 +106,14 @@ def test_the_discriminator_waits_for_its_batch() -> None:
 
 
 def test_rates() -> None:
-    assert rate_share("constant", 7, 10, 0, 0.01) == 1.0
-    assert rate_share("cosine", 0, 100, 10, 0.01) == pytest.approx(0.1)
-    assert rate_share("cosine", 50, 100, 0, 0.0) == pytest.approx(0.5)
-    assert rate_share("linear", 100, 100, 0, 0.25) == pytest.approx(0.25)
+    def share(schedule: str, batch: int, batches: int, warm_up: int, final_share: float) -> float:
+        section = OptimizerSection(schedule=schedule, warm_up=warm_up, final_share=final_share)
+        return section.rate_share(batch, batches)
+
+    assert share("constant", 7, 10, 0, 0.01) == 1.0
+    assert share("cosine", 0, 100, 10, 0.01) == pytest.approx(0.1)
+    assert share("cosine", 50, 100, 0, 0.0) == pytest.approx(0.5)
+    assert share("linear", 100, 100, 0, 0.25) == pytest.approx(0.25)
 
 
 @pytest.mark.parametrize(

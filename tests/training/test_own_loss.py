@@ -179,7 +179,7 @@ def test_it_may_be_monitored_by_what_it_logs(folder: Path, photos: Path) -> None
 
 
 def test_parameters_of_a_perceptual_network_stay_as_they_are(folder: Path, photos: Path) -> None:
-    from exact_vae.vae_model.training.dotted import importable
+    from exact_vae.vae_model.training.command import importable
 
     with importable(folder):
         config = write_config(folder, photos, with_params(lossconfig=own(folder, "Mine")))

@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 import torch
 from exact_vae.__main__ import main
-from exact_vae.vae_model.evaluation.photos import read_photo
-from exact_vae.vae_model.files.images import read_image
+from exact_vae.vae_model.files.images import read_image, read_photo
 from exact_vae.vae_model.training.photo_set import PhotoSet
 from PIL import Image
 
@@ -153,7 +152,7 @@ def test_colour_terms_are_refused_for_grey_pictures(tmp_path: Path, photos: Path
 
 def test_what_no_file_can_hold_is_refused(tmp_path: Path, photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A norm with an eps of its own, which nothing in a file tells."""
-    from exact_vae.vae_model.training.start import STARTS
+    from exact_vae.vae_model.training.architecture import STARTS
 
     monkeypatch.setitem(STARTS, "skip", lambda model: setattr(model.encoder.mid.block_1.norm1, "eps", 1e-3))
     refused(tmp_path, photos, with_params(), [], r"^model\.params: expected .*block_1\.norm1 .*eps=0\.001")

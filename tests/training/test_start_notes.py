@@ -13,7 +13,7 @@ from exact_vae.__main__ import main
 from exact_vae.tests.training.case import curve, with_params, write_config
 from exact_vae.vae_model.files.images import write_image
 from exact_vae.vae_model.training.crops import random_crop
-from exact_vae.vae_model.training.start_notes import small_note
+from exact_vae.vae_model.training.photo_set import small_note
 from torch.nn import functional
 
 # Lightning 2.6 itself uses what torch has deprecated.

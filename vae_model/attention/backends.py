@@ -55,9 +55,6 @@ def _fit(q: Tensor, k: Tensor, v: Tensor) -> bool:
     return three and q.shape[0] == k.shape[0] and q.shape[2] == k.shape[2] and k.shape[:2] == v.shape[:2]
 
 
-# -- the table: one back end each, which raises its own out-of-memory error -------------------------------------------
-
-
 @takes_images
 def _xformers(q: Tensor, k: Tensor, v: Tensor, *, max_bytes: int | None = None) -> Tensor:
     """Memory-efficient attention of the optional xformers package; raises ImportError where it is absent."""
@@ -73,9 +70,8 @@ def _xformers(q: Tensor, k: Tensor, v: Tensor, *, max_bytes: int | None = None) 
 @takes_images
 def _pytorch(q: Tensor, k: Tensor, v: Tensor, *, max_bytes: int | None = None) -> Tensor:
     """torch.nn.functional.scaled_dot_product_attention with one head of width C."""
-    q, k, v = (
-        tokens.contiguous().unsqueeze(1) for tokens in (q, k, v)
-    )  # strided inputs would fall to the N x N kernel
+    # Strided inputs would fall to the N x N kernel.
+    q, k, v = (tokens.contiguous().unsqueeze(1) for tokens in (q, k, v))
     return functional.scaled_dot_product_attention(q, k, v).squeeze(1)
 
 
@@ -121,9 +117,7 @@ ATTENTION: dict[str, Callable[..., Tensor]] = {
     "sliced": sliced_attention,
     "streamed": streamed_by_blocks,
 }
-
-
-# -- whatever memory there is ------------------------------------------------------------------------------------------
+"""One back end each, which raises its own out-of-memory error."""
 
 
 def _by_itself(name: str | None, q: Tensor, k: Tensor, v: Tensor) -> Tensor:

@@ -12,7 +12,8 @@ from ..bundled import files_named
 from ..errors.bytesize import format_bytes
 from ..exact.layer import UnsupportedModule
 from ..exact.plan.search import make_plan
-from ..families.config import Config
+from ..families.family import Config
+from ..families.hints import HALVES
 from ..families.layout import COUNTERS
 from ..families.table import FAMILIES, decoder_of, encoder_of
 from ..host import ENDLESS
@@ -21,6 +22,8 @@ from .load import build_empty, inspect_model, notes_of
 NOTHING_UNTOLD = "nothing that is needed"
 LAW_PIXELS = 4096
 """Side of the image at which memory laws are read off: strips hardly count there."""
+_UNTILED = "untiled {}, 1024 x 1024, 16-bit"
+_EXACT = f"exact {{}}, elements per pixel (16-bit at {LAW_PIXELS} x {LAW_PIXELS})"
 
 
 def _laws(model: Any, config: Config, direction: str) -> str:
@@ -39,11 +42,6 @@ def _laws(model: Any, config: Config, direction: str) -> str:
     return ", ".join(laws)
 
 
-def _widths(config: Config) -> str:
-    """Of the levels in the order they run: the encoder's from full resolution on, the decoder's towards it."""
-    return "; ".join(f"{half} {', '.join(map(str, widths))}" for half, widths in config.widths_of_halves.items())
-
-
 def describe_vae(
     paths: Sequence[str], latent_format: str | None = None, variant: str | None = None, part: str | None = None
 ) -> dict[str, object]:
@@ -51,9 +49,10 @@ def describe_vae(
     sources = files_named(paths)
     parts, family, config, hints = inspect_model(sources, latent_format=latent_format, variant=variant, part=part)
     row, model = FAMILIES[family], build_empty(parts, family, config)
-    shapes = {key: shape for part in parts for key, shape in part.shapes.items()}
     dtypes = {part.weights.dtypes[key] for part in parts for name, key in part.keys.items() if name not in COUNTERS}
-    halves = [half for half in ("encoder", "decoder") if any(key.startswith(f"{half}.") for key in shapes)]
+    halves = [half for half in HALVES if any(half in part.halves for part in parts)]
+    # Of the levels in the order they run: the encoder's from full resolution on, the decoder's towards it.
+    widths = {half: ", ".join(map(str, widths)) for half, widths in config.widths_of_halves.items()}
     facts: dict[str, object] = {
         "file": " + ".join(part.weights.name for part in parts),
         "family": row.title,
@@ -61,7 +60,7 @@ def describe_vae(
         "prefix": parts[0].prefix or "none",
         **({"notes": "; ".join(notes_of(parts))} if notes_of(parts) else {}),
         "halves": " and ".join(halves),
-        "widths": _widths(config),
+        "widths": "; ".join(f"{half} {listed}" for half, listed in widths.items()),
         "latent channels": config.latent_channels,
         "pixels per latent cell": config.factor,
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
@@ -70,10 +69,8 @@ def describe_vae(
     for half, direction in (("decoder", "decode"), ("encoder", "encode")):
         if half in halves:
             peak = row.untiled_elements(config, direction) * 1024**2 * 2
-            facts[f"untiled {direction}, 1024 x 1024, 16-bit"] = f"{format_bytes(peak)} of activations"
-            facts[f"exact {direction}, elements per pixel (16-bit at {LAW_PIXELS} x {LAW_PIXELS})"] = _laws(
-                model, config, direction
-            )
+            facts[_UNTILED.format(direction)] = f"{format_bytes(peak)} of activations"
+            facts[_EXACT.format(direction)] = _laws(model, config, direction)
     facts["latents"] = row.convention(config)
     facts["scale and shift"] = row.scale_and_shift(config, hints)
     facts["not told by the weights"] = "; ".join(row.untold(config, hints)) or NOTHING_UNTOLD
@@ -98,7 +95,6 @@ def card(facts: Mapping[str, object]) -> dict[str, object]:
         rows["not told"] = facts["not told by the weights"]
     direction = "decode" if "decoder" in str(facts["halves"]) else "encode"
     side = f"{LAW_PIXELS} x {LAW_PIXELS}"
-    exact = facts[f"exact {direction}, elements per pixel (16-bit at {side})"]
-    rows[f"untiled {direction}"] = f"{facts[f'untiled {direction}, 1024 x 1024, 16-bit']}, 1024 x 1024 in 16 bits"
-    rows[f"exact {direction}"] = f"elements per pixel, {side} in 16 bits: {exact}"
+    rows[f"untiled {direction}"] = f"{facts[_UNTILED.format(direction)]}, 1024 x 1024 in 16 bits"
+    rows[f"exact {direction}"] = f"elements per pixel, {side} in 16 bits: {facts[_EXACT.format(direction)]}"
     return rows

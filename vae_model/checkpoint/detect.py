@@ -1,26 +1,36 @@
 """Recognising an autoencoder from tensor names and shapes alone: which layout, which family, which configuration.
 
-Nothing is read but names and shapes, so a safetensors header is enough; nothing that is passed in is changed.
+Nothing is read but names and shapes, so a safetensors header is enough; nothing that is passed in is changed. Small
+VAEs are published as two halves in one folder, a file of the encoder and one of the decoder: what is in the files
+decides; only where several fit do their names pair them.
 """
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import product
+from pathlib import Path
 
 from ..errors import VAEFileError
-from ..families.layout import IGNORED, PREFIXES, SCALARS, Layout
-from ..families.other_models import OTHER_MODELS
+from ..errors.listed import on_one_line, some
+from ..families.hints import HALVES
+from ..families.layout import IGNORED, OTHER_MODELS, PREFIXES, SCALARS, Layout
 from ..families.spellings import module_shape
 from ..families.table import FAMILIES, all_layouts
+from ..files.folders import loose_weights
 from ..files.latents import TENSOR_KEY
-from ..files.weights import Weights, on_one_line
+from ..files.weights import Weights, open_weights
 from .candidates import TOP, Candidate, choose
-from .keys import count_levels, count_per_level, to_ours, to_theirs
+from .keys import core_names, count_levels, count_per_level, to_ours, to_theirs
 
 _SAMPLES = "samples"
 """What a host's dictionary of latents calls them."""
+_MOST_FILES = 16
+"""In a folder that is looked through; opening a pickle takes time."""
+_HALF = re.compile(r"(?<![a-z])(en|de)c(oder)?(?![a-z])")
 Shapes = Mapping[str, tuple[int, ...]]
 
 
@@ -48,6 +58,11 @@ class Detected:
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Our key -> the shape that our module expects there."""
         return {ours: module_shape(ours, self.weights.shapes[theirs]) for ours, theirs in self.keys.items()}
+
+    @property
+    def halves(self) -> list[str]:
+        """What is there of encoder and decoder."""
+        return [half for half in HALVES if any(key.startswith(f"{half}.") for key in self.keys)]
 
     def file_name_of(self, key: str) -> str:
         """What the file would call our key."""
@@ -77,15 +92,6 @@ def detect(weights: Weights, part: str | None = None) -> Detected:
             "choose a checkpoint of weights"
         )
     return detected
-
-
-def _present_prefixes(shapes: Shapes) -> list[str]:
-    """The empty prefix, then every chain of up to three known prefixes that some key begins with."""
-    found = [""]
-    for _ in range(3):
-        longer = [old + new for old in found for new in PREFIXES if (old + new) not in found]
-        found += [prefix for prefix in longer if any(name.startswith(prefix) for name in shapes)]
-    return found
 
 
 def _translate(weights: Weights, found: Candidate) -> Detected:
@@ -122,10 +128,9 @@ def _where(prefix: str, dictionaries: Collection[str]) -> tuple[str, ...]:
 
 def _left_out(left: Mapping[str, int]) -> tuple[str, ...]:
     """A note of what training leaves beside a model."""
-    if not left:
-        return ()
-    listed = ", ".join(f"{on_one_line(name)} ({count})" for name, count in sorted(left.items())[:4])
-    return (f"left out are tensors beside the autoencoder: {listed}{', ...' if len(left) > 4 else ''}",)
+    listed = [f"{on_one_line(name)} ({count})" for name, count in sorted(left.items())[:4]]
+    more = ", ..." if len(left) > 4 else ""
+    return (f"left out are tensors beside the autoencoder: {', '.join(listed)}{more}",) if left else ()
 
 
 def _name_other_model(names: Collection[str]) -> str | None:
@@ -141,14 +146,11 @@ def _explain_no_match(shapes: Shapes) -> str:
             f"expected an autoencoder, found latents, {sides}: give the VAE's weight file here; "
             "exact-vae decode makes pictures of latents, and vae.decode of their tensor"
         )
-    bare = {name.removeprefix(prefix) for prefix in _present_prefixes(shapes) for name in shapes}
-    scored: list[tuple[float, Layout, list[str]]] = []
-    for layout in all_layouts():
-        needed = FAMILIES[layout.family].core_keys(layout.name)
-        theirs = [to_theirs(key, layout, 4) or key for key in needed]
-        missing = [key for key in theirs if key not in bare]
-        scored.append((len(missing) / len(theirs), layout, missing))
-    _, layout, missing = min(scored, key=lambda row: row[0])
+    bare = {*shapes}
+    for _ in range(3):  # known prefixes may stand one behind the other
+        bare |= {name.removeprefix(prefix) for prefix in PREFIXES for name in bare}
+    lacking = [(layout, [name for name in core_names(layout) if name not in bare]) for layout in all_layouts()]
+    layout, missing = min(lacking, key=lambda row: len(row[1]) / len(core_names(row[0])))
     found = _name_other_model(shapes) or f"{len(shapes)} other tensors"
     lacks = f", missing {shorten(missing)}" if missing else ""
     return (
@@ -157,7 +159,60 @@ def _explain_no_match(shapes: Shapes) -> str:
     )
 
 
-def shorten(names: list[str], most: int = 4) -> str:
+def pair_in_folder(folder: Path, part: str | None) -> list[Detected] | None:
+    """Encoder and decoder, where a folder holds exactly one such pair and no other autoencoder.
+
+    Returns: None where the folder is to be read in another way: it was written by diffusers, or no file is a half.
+    Raises:  VAEFileError naming all that could be meant, where there are several.
+    """
+    files = loose_weights(folder)
+    if not 1 < len(files) <= _MOST_FILES:
+        return None
+    looked = ((path, _look(path, part)) for path in files)
+    found = {path: one for path, one in looked if one is not None}
+    halves = {half: [path for path, one in found.items() if one.halves == [half]] for half in HALVES}
+    if not any(halves.values()):
+        return None
+    pairs = [two for two in product(*halves.values()) if _are_one(*(found[path] for path in two))]
+    if len({path for two in pairs for path in two}) != 2 * len(pairs):  # a file is in several: names decide
+        pairs = [two for two in pairs if len({_HALF.sub("", path.name.lower()) for path in two}) == 1] or pairs
+    if len(pairs) == 1 and len(found) == 2:
+        note = f"taken are the halves {' and '.join(path.name for path in pairs[0])} of {folder}"
+        return [replace(found[path], notes=(note, *found[path].notes)) for path in pairs[0]]
+    names = [" + ".join(path.name for path in two) for two in pairs]
+    paired = {path for two in pairs for path in two}
+    alone = {path: f" ({half} alone)" for half, paths in halves.items() for path in paths}
+    names += [path.name + alone.get(path, "") for path in found if path not in paired]
+    if pairs:
+        remedy = f"choose one, as in --vae {' --vae '.join(map(str, pairs[0]))}, in Python by a list"
+    elif len(alone) < len(found):
+        remedy = "give the file of the whole one"
+    else:
+        remedy = "give a file of a whole VAE, or both halves of one"
+    raise VAEFileError(f"{folder}: expected a folder with one VAE, found {', '.join(names)}: {remedy}")
+
+
+def _look(path: Path, part: str | None) -> Detected | None:
+    """What a file is; None where it is no autoencoder, which the folder may hold, too."""
+    try:
+        return detect(open_weights(path), part)
+    except VAEFileError:
+        return None
+
+
+def _are_one(encoder: Detected, decoder: Detected) -> bool:
+    """Whether the two are halves of one autoencoder by their shapes."""
+    family = encoder.layout.family
+    if family != decoder.layout.family:
+        return False
+    try:
+        joined = FAMILIES[family].infer(encoder.shapes | decoder.shapes, {})
+        alone = FAMILIES[family].infer(encoder.shapes, {})
+    except (KeyError, IndexError, ValueError, ZeroDivisionError):
+        return False
+    return joined.latent_channels == alone.latent_channels
+
+
+def shorten(names: list[str]) -> str:
     """The first few names, sorted, and how many more there are."""
-    listed = ", ".join(on_one_line(name) for name in sorted(names)[:most])
-    return listed if len(names) <= most else f"{listed} and {len(names) - most} more"
+    return some(on_one_line(name) for name in sorted(names))

@@ -49,19 +49,15 @@ def _layers(model: nn.Module, without: tuple[str, ...]) -> dict[str, nn.Module]:
 
 def _compare(one: nn.Module | None, other: nn.Module | None) -> list[str]:
     """Texts "<what it is> as <what it was read as>"."""
-    if one is None or other is None:
-        return [f"{_kind(one)} as {_kind(other)}"]
-    if _kind(one) != _kind(other):
+    if one is None or other is None or _kind(one) != _kind(other):
         return [f"{_kind(one)} as {_kind(other)}"]
     shown = [_IN_PLACE.sub("", layer.extra_repr()) for layer in (one, other)]
     if shown[0] != shown[1]:
         return [f"({shown[0]}) as ({shown[1]})"]
-    decides: tuple[str, ...] = getattr(_known(one), "decides", ())
+    usual = ("align_corners",) if isinstance(one, nn.Upsample) else ()
+    decides: tuple[str, ...] = getattr(_known(one), "decides", usual)
     pairs = [(name, *(getattr(layer, name, None) for layer in (one, other))) for name in decides]
-    found = [f"{name} {ours} as {theirs}" for name, ours, theirs in pairs if ours != theirs and hasattr(one, name)]
-    if isinstance(one, nn.Upsample) and one.align_corners != getattr(other, "align_corners", None):
-        found.append(f"align_corners {one.align_corners} as {getattr(other, 'align_corners', None)}")
-    return found
+    return [f"{name} {ours} as {theirs}" for name, ours, theirs in pairs if ours != theirs and hasattr(one, name)]
 
 
 def _kind(layer: Any) -> str:

@@ -7,7 +7,11 @@ from collections.abc import Iterable
 from functools import cache
 from itertools import chain
 
-from ..families.layout import Layout
+from torch import Tensor, nn
+
+from ..errors import InputError
+from ..families.layout import IGNORED, Layout
+from ..families.table import FAMILIES, family_of
 
 PER_LEVEL = 4
 """Numbers that a level takes in a row over all levels unless a file says otherwise: three blocks and an upsample."""
@@ -26,35 +30,33 @@ _PLACEHOLDER = re.compile(r"\{(\w+)(~|\+1|:\w+)?\}")
 
 
 @cache
-def _compile(template: str) -> re.Pattern[str]:
-    """A template as a regular expression; the group of {i~} is called i_flip, of {k+1} k_plus, of {i:j} i_row_j."""
-    parts: list[str] = []
-    end = 0
-    for match in _PLACEHOLDER.finditer(template):
-        suffix = {"~": "_flip", "+1": "_plus", None: ""}.get(match[2]) or (match[2] or "").replace(":", "_row_")
-        parts += [re.escape(template[end : match.start()]), f"(?P<{match[1]}{suffix}>{_PATTERNS[match[1]]})"]
-        end = match.end()
-    return re.compile("".join(parts) + re.escape(template[end:]))
+def _compile(template: str) -> tuple[re.Pattern[str], list[tuple[str, str]]]:
+    """A template as a regular expression with a group for each placeholder; of these, name and what follows on it."""
+    first, *rest = _PLACEHOLDER.split(template)
+    names, ways, texts = rest[::3], rest[1::3], rest[2::3]
+    groups = (f"({_PATTERNS[name]}){re.escape(text)}" for name, text in zip(names, texts, strict=True))
+    return re.compile(re.escape(first) + "".join(groups)), [(n, w or "") for n, w in zip(names, ways, strict=True)]
 
 
 def _rewrite(key: str, source: str, target: str, levels: int, per_level: int) -> str | None:
-    match = _compile(source).fullmatch(key)
+    pattern, places = _compile(source)
+    match = pattern.fullmatch(key)
     if match is None:
         return None
     values: dict[str, str] = {}
-    for group, text in match.groupdict().items():
-        if group.endswith("_flip"):
+    for (name, how), text in zip(places, match.groups(), strict=True):
+        if how == "~":
             text = str(levels - 1 - int(text))
-        elif group.endswith("_plus"):
+        elif how == "+1":
             text = str(int(text) - 1)
-        elif "_row_" in group:
+        elif how:
             text, number = (str(part) for part in divmod(int(text), per_level))
-            if (group.endswith("_last")) != (int(number) == per_level - 1):
+            if (how == ":last") != (int(number) == per_level - 1):
                 return None
-            values[group.split("_")[2]] = number
+            values[how[1:]] = number
         if text.startswith("-"):
             return None
-        values[group.split("_")[0]] = text
+        values[name] = text
     if ":j}" in target and int(values["j"]) >= per_level - 1:
         return None
 
@@ -74,20 +76,20 @@ def to_ours(key: str, layout: Layout, levels: int, per_level: int = PER_LEVEL) -
 
     `levels`: of the decoder (or encoder) in the file; `per_level`: numbers a level takes, as `count_per_level` says.
     """
-    for theirs, ours in chain(layout.spellings, layout.rules):
-        name = _rewrite(key, theirs, ours, levels, per_level)
-        if name is not None:
-            return name
-    return None
+    rules = chain(layout.spellings, layout.rules)
+    names = (_rewrite(key, theirs, ours, levels, per_level) for theirs, ours in rules)
+    return next((name for name in names if name is not None), None)
 
 
 def to_theirs(key: str, layout: Layout, levels: int, per_level: int = PER_LEVEL) -> str | None:
     """The name that our key has in a file of that layout, None where the layout has no place for it."""
-    for theirs, ours in layout.rules:
-        name = _rewrite(key, ours, theirs, levels, per_level)
-        if name is not None:
-            return name
-    return None
+    names = (_rewrite(key, ours, theirs, levels, per_level) for theirs, ours in layout.rules)
+    return next((name for name in names if name is not None), None)
+
+
+def core_names(layout: Layout) -> list[str]:
+    """What every file of that layout holds, by its names."""
+    return [to_theirs(key, layout, 4) or key for key in FAMILIES[layout.family].core_keys(layout.name)]
 
 
 def count_levels(keys: Iterable[str]) -> int:
@@ -108,3 +110,39 @@ def count_per_level(keys: Iterable[str]) -> int:
 def is_attention_weight(key: str) -> bool:
     """Whether our key is one of the four 1x1 convolutions of an AttnBlock."""
     return re.search(r"\.(attn_1|attn\.\d+)\.(q|k|v|proj_out)\.weight$", key) is not None
+
+
+def layouts_of(model: nn.Module) -> dict[str, Layout]:
+    """The layouts that a model can be written in, by name; the usual one first."""
+    return {row.name: row for row in family_of(model).layouts}
+
+
+def layout_named(model: nn.Module, layout: str | None = None) -> str:
+    """The layout that is meant: some have a second name; None is the one that a model is usually written in."""
+    rows = layouts_of(model)
+    if layout is None:
+        return next(iter(rows))
+    return next((row.name for row in rows.values() if row.alias and row.alias == layout), layout)
+
+
+def to_layout(model: nn.Module, layout: str) -> dict[str, Tensor]:
+    """The model's tensors under the names (and attention shapes) of that layout; InputError where there is none."""
+    rows = layouts_of(model)
+    if not isinstance(layout, str) or layout not in rows:  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise InputError(f"layout: expected one of {', '.join(rows)}, got {layout!r}: choose one of these")
+    row = rows[layout]
+    state = {key: tensor for key, tensor in model.state_dict().items() if not key.startswith(IGNORED)}
+    levels, per_level = count_levels(state), count_per_level(state)
+    named: dict[str, Tensor] = {}
+    for key, tensor in state.items():
+        theirs = to_theirs(key, row, levels, per_level)
+        if theirs is None and row.left_out:
+            continue  # such a layout holds one half only
+        if theirs is None:
+            first = next(iter(rows))
+            way = "no layout has one; keep its state_dict" if layout == first else f"save in the {first} layout"
+            raise InputError(f"layout {layout}: expected a place for {key}, found none: {way}")
+        if row.linear_attention and is_attention_weight(key):
+            tensor = tensor.flatten(1)  # (C, C)
+        named[theirs] = tensor
+    return named | family_of(model).beside(model, layout, named)

@@ -4,24 +4,24 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from ..errors import VAEFileError
-from ..families.config import Config
-from ..families.hints import HALVES, join_halves, wrong_ones
+from ..errors.listed import on_one_line
+from ..families.family import Config
+from ..families.hints import join_halves, wrong_ones
 from ..families.layout import COUNTERS
 from ..families.table import FAMILIES
-from ..files.weights import on_one_line, open_weights
+from ..files.weights import open_weights
 from ..notes import tell
-from .detect import Detected, detect, shorten
-from .empty import WithoutNumbers
-from .pairs import pair_in_folder
+from .detect import Detected, detect, pair_in_folder, shorten
 
 Source = str | os.PathLike[str] | Mapping[str, Any]
 
@@ -135,7 +135,7 @@ def _hints(parts: list[Detected], name: str) -> dict[str, str]:
             value = _read_scalar(part, scalar, key)
             if scalar not in hints or not _as_stored(hints[scalar], value):
                 hints[scalar] = str(value)
-        told.append((next((half for half in HALVES if any(key.startswith(half) for key in part.keys)), ""), hints))
+        told.append((next(iter(part.halves), ""), hints))
     try:
         return join_halves(told)
     except ValueError as error:
@@ -202,22 +202,41 @@ def notes_of(parts: Sequence[Detected]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(note for part in parts for note in part.notes))
 
 
+class WithoutNumbers(TorchFunctionMode):
+    """While it is active, `torch.nn.init` leaves tensors as they are.
+
+    On the meta device they have no numbers, yet PyTorch draws them: half of the time that building a model takes.
+    Source: PyTorch's tutorial on skipping initialisation (BSD), read as a fact: `torch.nn.init` passes function modes.
+    """
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        """One call of PyTorch's, which goes on, or the tensor of one of `torch.nn.init`."""
+        named = kwargs or {}
+        if getattr(func, "__module__", None) == "torch.nn.init":
+            return named["tensor"] if "tensor" in named else args[0]
+        return func(*args, **named)
+
+
 def build_empty(parts: list[Detected], family: str, config: Config) -> nn.Module:
     """The model on the meta device, without weights; VAEFileError where the files do not hold exactly its tensors."""
+    name, title = " + ".join(part.weights.name for part in parts), FAMILIES[family].title
     try:
         with torch.device("meta"), WithoutNumbers():
             model = FAMILIES[family].build(config)
     except ValueError as error:
-        name = " + ".join(part.weights.name for part in parts)
-        raise VAEFileError(
-            f"{name}: expected a whole {FAMILIES[family].title}, {on_one_line(str(error), 300)}: choose another file"
-        ) from error
-    _check_keys(model, parts, family)
+        reason = on_one_line(str(error), 300)
+        raise VAEFileError(f"{name}: expected a whole {title}, {reason}: choose another file") from error
+    problems = _problems(model, parts)
+    if problems:
+        whole = f"{title} in {parts[-1].layout.name} layout"
+        raise VAEFileError(f"{name}: expected a whole {whole}, found {'; '.join(problems)}: choose another file")
     return model
 
 
-def _check_keys(model: nn.Module, parts: list[Detected], family: str) -> None:
-    """Compare names, shapes and dtypes with the model's before any tensor is read; gather all differences."""
+def _problems(model: nn.Module, parts: list[Detected]) -> list[str]:
+    """What names, shapes and dtypes have that is not the model's, before any tensor is read."""
     expected = {key: tuple(tensor.shape) for key, tensor in model.state_dict().items()}
     given = {key: shape for part in parts for key, shape in part.shapes.items()}
     last = parts[-1]
@@ -237,10 +256,7 @@ def _check_keys(model: nn.Module, parts: list[Detected], family: str) -> None:
         odd = [key for key in numbers if not part.weights.dtypes[key].is_floating_point]
         if odd:
             problems.append(f"not floating point: {shorten(odd)}")
-    if problems:
-        name = " + ".join(part.weights.name for part in parts)
-        title = f"{FAMILIES[family].title} in {last.layout.name} layout"
-        raise VAEFileError(f"{name}: expected a whole {title}, found {'; '.join(problems)}: choose another file")
+    return problems
 
 
 def _read_all(parts: list[Detected], dtype: torch.dtype | None) -> dict[str, Tensor]:

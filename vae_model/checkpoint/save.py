@@ -12,61 +12,25 @@ from typing import Any
 
 import torch
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import nn
 
-from ..errors import InputError
-from ..families.layout import COUNTERS, IGNORED, SCALARS, Layout
-from ..families.table import family_of
+from ..errors import InputError, VAEFileError
+from ..errors.listed import on_one_line, some
+from ..families.family import Config
+from ..families.layout import COUNTERS, SCALARS
+from ..families.table import FAMILIES, family_of
 from ..files.atomic import atomic_path
 from ..files.dtypes import parse_dtype
-from .averaged import with_average
-from .given import autoencoder_in, is_of_diffusers
-from .keys import count_levels, count_per_level, is_attention_weight, to_theirs
-from .load import load_model
-from .saved import require_same
+from .difference import differences
+from .given import autoencoder_in, is_of_diffusers, with_average
+from .keys import layout_named, layouts_of, to_layout
+from .load import build_empty, inspect_model, load_model
 
 logger = logging.getLogger(__name__)
 
-
-def layouts_of(model: nn.Module) -> dict[str, Layout]:
-    """The layouts that a model can be written in, by name; the usual one first."""
-    return {row.name: row for row in family_of(model).layouts}
-
-
-def default_layout(model: nn.Module) -> str:
-    """The layout that a model is written in unless told otherwise."""
-    return next(iter(layouts_of(model)))
-
-
-def layout_named(model: nn.Module, layout: str | None) -> str:
-    """The layout that is meant: None is the usual one; some have a second name."""
-    if layout is None:
-        return default_layout(model)
-    rows = layouts_of(model)
-    return next((row.name for row in rows.values() if row.alias and row.alias == layout), layout)
-
-
-def to_layout(model: nn.Module, layout: str) -> dict[str, Tensor]:
-    """The model's tensors under the names (and attention shapes) of that layout; InputError where there is none."""
-    rows = layouts_of(model)
-    if not isinstance(layout, str) or layout not in rows:  # pyright: ignore[reportUnnecessaryIsInstance]
-        raise InputError(f"layout: expected one of {', '.join(rows)}, got {layout!r}: choose one of these")
-    row = rows[layout]
-    state = {key: tensor for key, tensor in model.state_dict().items() if not key.startswith(IGNORED)}
-    levels, per_level = count_levels(state), count_per_level(state)
-    named: dict[str, Tensor] = {}
-    for key, tensor in state.items():
-        theirs = to_theirs(key, row, levels, per_level)
-        if theirs is None and row.left_out:
-            continue  # such a layout holds one half only
-        if theirs is None:
-            first = next(iter(rows))
-            way = "no layout has one; keep its state_dict" if layout == first else f"save in the {first} layout"
-            raise InputError(f"layout {layout}: expected a place for {key}, found none: {way}")
-        if row.linear_attention and is_attention_weight(key):
-            tensor = tensor.flatten(1)  # (C, C)
-        named[theirs] = tensor
-    return named | family_of(model).beside(model, layout, named)
+_say_once = cache(logger.warning)
+"""A training saves its model many times."""
+_REMEDY = "nothing was written; build it from arguments that a file can hold, or keep its state_dict"
 
 
 def save(
@@ -94,9 +58,8 @@ def save(
     model: Any = autoencoder_in(vae, "save")
     target, kind = _target(path), _float_dtype(dtype)
     if is_of_diffusers(model):
-        _write(load_model(model.state_dict(), config=model.config).model, target, layout, kind, header)
-        return
-    with with_average(model) as (whole, _):
+        model = load_model(model.state_dict(), config=model.config).model
+    with with_average(model) as (whole, *_):
         _write(whole, target, layout, kind, header)
 
 
@@ -134,20 +97,58 @@ def _write(
     with atomic_path(target) as temporary:
         save_file(written, temporary, metadata={"format": "pt", **(header or {})} | family_of(model).settings(model))
         _sort_metadata(temporary)
-        for note in require_same(model, temporary, chosen, target.name):
+        for note in _require_same(model, temporary, chosen, target.name):
             _say_once(note)
 
 
 def require_savable(model: nn.Module, name: str = "the model", layout: str | None = None) -> None:
     """InputError, before any work is put into it, for a model that `save` would refuse; `name` begins the line."""
     chosen = layout_named(model, layout)
-    require_same(model, to_layout(model, chosen), chosen, name, family_of(model).settings(model))
+    _require_same(model, to_layout(model, chosen), chosen, name, family_of(model).settings(model))
 
 
-@cache
-def _say_once(note: str) -> None:
-    """A training saves its model many times."""
-    logger.warning(note)
+def _require_same(
+    model: nn.Module,
+    source: Path | Mapping[str, Any],
+    layout: str,
+    name: str,
+    settings: Mapping[str, str] | None = None,
+) -> list[str]:
+    """What other programs would make of a file, or of a state dict with such a header, as a note.
+
+    InputError where `model` would come back from it as another one, or where the programs that the layout belongs to
+    would silently compute something else.
+    """
+    try:
+        family, config, read = _read_as(source, settings)
+    except VAEFileError as error:
+        called = str(source) if isinstance(source, Path) else "the state dict"
+        text = str(error).replace(called, name).rpartition(": ")[0]  # without the advice to take another file
+        # Without its frames, which would keep the file open that is to be removed.
+        raise InputError(f"{on_one_line(text, 600)}: {_REMEDY}") from error.with_traceback(None)
+    row, kind = layouts_of(model)[layout], FAMILIES[family]
+    left_out = ([row.left_out] if row.left_out else []) + [*kind.not_compared(model)]
+    found = differences(model, read, without=tuple(left_out))
+    if found:
+        raise InputError(
+            f"{name}: expected a model that its file tells, got one whose file would be read with "
+            f"{some(found, 3, '; ')}: {_REMEDY}"
+        )
+    unread = kind.unread_settings(config)
+    if unread and row.unread == "refused":
+        raise InputError(
+            f"layout {layout}: expected settings that its readers know, got {', '.join(unread)}: "
+            f"save in the {kind.layouts[0].name} layout"
+        )
+    passed_over = [] if row.unread == "known" else unread + kind.passed_over(config)
+    told = f"{', '.join(passed_over)}: this project reads it from the file, other programs pass over it"
+    return [told] if passed_over else []
+
+
+def _read_as(source: Path | Mapping[str, Any], settings: Mapping[str, str] | None) -> tuple[str, Config, nn.Module]:
+    """Family, configuration and weightless model; the file is closed again."""
+    parts, family, config, _ = inspect_model(source, settings)
+    return family, config, build_empty(parts, family, config)
 
 
 def _sort_metadata(path: Path) -> None:

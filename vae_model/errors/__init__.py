@@ -2,26 +2,17 @@
 
 from __future__ import annotations
 
-# A host names an error by its module, which for a node is the path of a file; the package that offers it reads better.
-_PACKAGE = "exact_vae"
-
 
 class VAEFileError(ValueError):
     """A file that cannot be read, is no autoencoder, or does not fit the autoencoder it looks like."""
-
-    __module__ = _PACKAGE
 
 
 class InputError(ValueError):
     """Latents, images or options that the loaded autoencoder cannot take."""
 
-    __module__ = _PACKAGE
-
 
 class MemoryBudgetError(RuntimeError):
     """The run does not fit in the memory that there is or that was allowed."""
-
-    __module__ = _PACKAGE
 
     def __init__(self, message: str, needed_bytes: int | None = None) -> None:
         """`needed_bytes`: the smallest budget that would do, where it is known."""
@@ -32,4 +23,7 @@ class MemoryBudgetError(RuntimeError):
 class UnexpectedError(RuntimeError):
     """An error of PyTorch, Python or the system, in words; the original is its cause."""
 
-    __module__ = _PACKAGE
+
+# A host names an error by its module, which for a node is the path of a file; the package that offers it reads better.
+for _kind in (VAEFileError, InputError, MemoryBudgetError, UnexpectedError):
+    _kind.__module__ = "exact_vae"

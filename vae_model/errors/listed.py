@@ -37,3 +37,9 @@ def first_line(error: BaseException, most: int = 1000) -> str:
     """The first line of an error's text, printable whatever bytes it quotes; its kind where it says nothing."""
     text = (str(error).splitlines() or [""])[0][:most] or type(error).__name__
     return text if text.isprintable() else ascii(text)
+
+
+def on_one_line(name: str, most: int = 80) -> str:
+    """A key, or another text of a file, as an error may show it, whatever characters are in it."""
+    shown = name if name.isprintable() else ascii(name)
+    return shown if len(shown) <= most else f"{shown[:most]}..."

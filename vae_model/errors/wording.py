@@ -27,32 +27,25 @@ _OURS = re.compile(r"[^\n]*: expected [^\n]*")
 _MOST = 300
 """Characters of a foreign message that are shown."""
 _FOREIGN = ("builtins", "torch", "numpy", "safetensors", "PIL", "safetensors_rust", "zipfile", "json", "struct")
-_NO_MEMORY: tuple[type[Exception], ...] = (
-    MemoryError,
-    getattr(torch, "OutOfMemoryError", torch.cuda.OutOfMemoryError),
-)
+_NO_MEMORY = (MemoryError, torch.cuda.OutOfMemoryError)  # the second is that of all devices
 
-_KNOWN: tuple[tuple[str, str], ...] = (
-    (
-        r"to have (\d+) channels, but got (\d+) channels",
-        "expected {0} channels, got {1}: use the VAE that belongs to the model, or an image of its kind",
+_KNOWN = {
+    r"to have (\d+) channels, but got (\d+) channels": (
+        "expected {0} channels, got {1}: use the VAE that belongs to the model, or an image of its kind"
     ),
-    (
-        r"Expected all tensors to be on the same device[^\n]*?(\w+:?\d*) and (\w+:?\d*)",
-        "expected weights and input on one device, got {0} and {1}: load the VAE again",
+    r"Expected all tensors to be on the same device[^\n]*?(\w+:?\d*) and (\w+:?\d*)": (
+        "expected weights and input on one device, got {0} and {1}: load the VAE again"
     ),
-    (
-        r"Input type \((\S+)\) and (?:weight|bias) type \((\S+)\)",
-        "expected weights and input of one kind, got {1} and {0}: load the VAE again",
+    r"Input type \((\S+)\) and (?:weight|bias) type \((\S+)\)": (
+        "expected weights and input of one kind, got {1} and {0}: load the VAE again"
     ),
-    (
-        r"not implemented for '(\w+)'",
-        "expected a number format that this device computes in, got {0}: load the VAE with dtype float32",
+    r"not implemented for '(\w+)'": (
+        "expected a number format that this device computes in, got {0}: load the VAE with dtype float32"
     ),
-    (r"on meta tensors|meta tensor", "expected numbers, got a tensor on the meta device: load or compute it first"),
-    (r"not enough memory|out of memory|can't allocate", "expected enough memory, ran out: free some, or ask for less"),
-)
-"""(a piece of a foreign message, what to say instead with its groups)."""
+    r"on meta tensors|meta tensor": "expected numbers, got a tensor on the meta device: load or compute it first",
+    r"not enough memory|out of memory|can't allocate": "expected enough memory, ran out: free some, or ask for less",
+}
+"""A piece of a foreign message -> what to say instead with its groups."""
 
 
 def is_foreign(error: BaseException) -> bool:
@@ -70,26 +63,22 @@ def in_words(error: Exception, what: str) -> Exception:
         return error
     logger.debug("%s failed", what, exc_info=error)
     text = " ".join(str(error).split())
+    short = text if len(text) <= _MOST else f"{text[:_MOST]}..."
     if isinstance(error, _NO_MEMORY):
-        return MemoryBudgetError(f"{what}: expected enough memory, ran out: free some, or ask for less ({_cut(text)})")
+        return MemoryBudgetError(f"{what}: expected enough memory, ran out: free some, or ask for less ({short})")
     if isinstance(error, ImportError):
         return UnexpectedError(f"{what}: expected the package {error.name or text}, found none: install it")
     if isinstance(error, OSError) and error.strerror:
         place = f"{what}: {error.filename}" if error.filename is not None else what
         return UnexpectedError(f"{place}: expected to read or write, got {error.strerror!r}: check path and free space")
-    for piece, sentence in _KNOWN:
+    for piece, sentence in _KNOWN.items():
         found = re.search(piece, text)
         if found:
             return InputError(f"{what}: {sentence.format(*found.groups())}")
-    kind = type(error).__name__
     return UnexpectedError(
-        f"{what}: expected no error, got {kind}: {_cut(text)}: check the inputs; the traceback (--debug, or the log) "
-        "tells where, for a report"
+        f"{what}: expected no error, got {type(error).__name__}: {short}: check the inputs; the traceback (--debug, or "
+        "the log) tells where, for a report"
     )
-
-
-def _cut(text: str) -> str:
-    return text if len(text) <= _MOST else f"{text[:_MOST]}..."
 
 
 def one_line(error: Exception, what: str) -> str:

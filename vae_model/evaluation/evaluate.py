@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import InputError
-from .learned import Metric, frechet_distance, load_inception, load_lpips
+from ..files.images import SUFFIXES, middle, read_photo
+from .learned import frechet_distance, load_inception, load_lpips
 from .metrics import LEAST_SIDE_MS, ms_ssim, psnr, round_to_8_bits, ssim
-from .photos import SUFFIXES, middle, read_photo
 
 LEAST_CROP = 32
 """Sides of crops are multiples of this many pixels, which every VAE's latent cells divide."""
@@ -66,22 +66,16 @@ class Evaluation:
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
-        return {
-            "crop": self.crop,
-            "images": len(self.images),
-            "skipped": self.skipped,
-            "absent": self.absent,
-            "vaes": [self._facts(scores) for scores in self.scores],
-        }
-
-    def _facts(self, scores: Scores) -> dict[str, Any]:
-        facts: dict[str, Any] = {"vae": scores.vae}
-        for metric in TITLES:
-            found = scores.summary(metric)
-            facts[metric] = (
-                {"mean": found[0], "deviation": found[1], "values": scores.values[metric]} if found else None
-            )
-        return facts | {"rfid": scores.rfid}
+        vaes: list[dict[str, Any]] = []
+        for scores in self.scores:
+            found = {metric: scores.summary(metric) for metric in TITLES}
+            facts = {
+                metric: two and {"mean": two[0], "deviation": two[1], "values": scores.values[metric]}
+                for metric, two in found.items()
+            }
+            vaes.append({"vae": scores.vae, **facts, "rfid": scores.rfid})
+        told = {"crop": self.crop, "images": len(self.images), "skipped": self.skipped, "absent": self.absent}
+        return told | {"vaes": vaes}
 
     def table(self) -> str:
         """One row for each VAE: mean and standard deviation; then what is absent and why."""
@@ -138,8 +132,11 @@ def evaluate(
     result = Evaluation(crop, scores=[Scores(name) for name, _ in vaes])
     judge = _Judge(result)
     for number, path in enumerate(paths):
-        x = _read_crop(path, crop, result)
-        if x is not None:
+        try:
+            x = _read_crop(path, crop)
+        except ValueError as error:
+            result.skipped[path.name] = str(error)
+        else:
             result.images.append(path.name)
             outputs = [
                 judge.add(path.name, x, reconstruct(vae, x), scores)
@@ -161,16 +158,11 @@ def reconstruct(vae: Reconstructing, x: Tensor) -> Tensor:
     return images.cpu().movedim(-1, 1) * 2 - 1
 
 
-def _read_crop(path: Path, crop: int, result: Evaluation) -> Tensor | None:
-    """(1, 3, h, w) in -1..1; None, and a reason in `skipped`, for what cannot be used."""
-    try:
-        photo = read_photo(path)
-    except ValueError as error:
-        result.skipped[path.name] = str(error)
-        return None
+def _read_crop(path: Path, crop: int) -> Tensor:
+    """(1, 3, h, w) in -1..1; ValueError for what cannot be used."""
+    photo = read_photo(path)
     if min(photo.shape[1:]) < LEAST_CROP:
-        result.skipped[path.name] = f"expected {LEAST_CROP} pixels a side, got {photo.shape[2]}x{photo.shape[1]}"
-        return None
+        raise ValueError(f"expected {LEAST_CROP} pixels a side, got {photo.shape[2]}x{photo.shape[1]}")
     return middle(photo, crop, LEAST_CROP)[None]
 
 
@@ -179,22 +171,20 @@ class _Judge:
 
     def __init__(self, result: Evaluation) -> None:
         self.result = result
-        self.lpips, reasons = load_lpips()
+        self.lpips, reason = load_lpips()
         self.inception, features_reason = load_inception()
-        for metric, reason in (("lpips", reasons), ("rfid", features_reason)):
-            if reason:
-                result.absent[metric] = reason
+        absent = {"lpips": reason, "rfid": features_reason}
+        result.absent |= {metric: why for metric, why in absent.items() if why}
         self.features: dict[int, list[tuple[Tensor, Tensor]]] = {}
 
     def add(self, image: str, x: Tensor, y: Tensor, scores: Scores) -> Tensor:
         """Measure one reconstruction; it comes back rounded to 8 bits."""
         x, y = round_to_8_bits(x), round_to_8_bits(y)
-        metrics: dict[str, Metric] = {"psnr": psnr, "ssim": ssim}
-        if min(x.shape[2:]) >= LEAST_SIDE_MS:
-            metrics["ms_ssim"] = ms_ssim
-        if self.lpips is not None:
-            metrics["lpips"] = self.lpips
+        large = min(x.shape[2:]) >= LEAST_SIDE_MS
+        metrics = {"psnr": psnr, "ssim": ssim, "ms_ssim": ms_ssim if large else None, "lpips": self.lpips}
         for name, metric in metrics.items():
+            if metric is None:
+                continue
             value = float(metric(x, y))
             if not math.isfinite(value):
                 raise InputError(f"{scores.vae}: expected finite pictures, got NaN for {image}: try --dtype float32")

@@ -30,11 +30,7 @@ def load_lpips() -> tuple[Metric | None, str]:
     if package is None:
         return None, reason
     network = lpips_network(package, "alex")
-
-    def distance(x: Tensor, y: Tensor) -> Tensor:
-        return network(x.float(), y.float()).flatten().double()
-
-    return distance, ""
+    return lambda x, y: network(x.float(), y.float()).flatten().double(), ""
 
 
 def lpips_network(package: Any, backbone: str) -> Any:
@@ -50,11 +46,7 @@ def load_inception() -> tuple[Features | None, str]:
     network = package.FeatureExtractorInceptionV3(
         "inception-v3-compat", ["2048"], feature_extractor_weights_path=str(path)
     )
-
-    def features(x: Tensor) -> Tensor:
-        return network(((x + 1) * 127.5).round().clamp(0, 255).to(torch.uint8))[0].double()
-
-    return features, ""
+    return lambda x: network(((x + 1) * 127.5).round().clamp(0, 255).to(torch.uint8))[0].double(), ""
 
 
 def _find(module: str, package: str, weights: str) -> tuple[Any, Path, str]:

@@ -126,11 +126,7 @@ def _blur(x: Tensor) -> Tensor:
     weights = weights / weights.sum()
     flat = x.flatten(0, 1)[:, None]  # (B * 3, 1, H, W)
     rows = functional.conv2d(flat, weights.view(1, 1, -1, 1))
-    return functional.conv2d(rows, weights.view(1, 1, 1, -1)).view(*x.shape[:2], *_shrunk(x))
-
-
-def _shrunk(x: Tensor) -> tuple[int, int]:
-    return x.shape[2] - WINDOW + 1, x.shape[3] - WINDOW + 1
+    return functional.conv2d(rows, weights.view(1, 1, 1, -1)).squeeze(1).unflatten(0, x.shape[:2])  # (B, 3, h, w)
 
 
 def _check(x: Tensor, y: Tensor, least_side: int) -> None:

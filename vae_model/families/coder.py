@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,6 +32,17 @@ class Coder:
     def behind(self, first: Callable[[Tensor], Tensor]) -> Coder:
         """The same with `first` done to its rows before all else."""
         return Coder(self.program, lambda rows: self.prepare(first(rows)), self.finish)
+
+
+@contextmanager
+def all_parts_of(coder: Any) -> Generator[None, None, None]:
+    """Within it, what a module tree lacks or has otherwise is an UnsupportedModule that names the coder."""
+    try:
+        yield
+    except UnsupportedModule:
+        raise
+    except (AttributeError, IndexError, TypeError, ValueError) as error:
+        raise UnsupportedModule(f"{describe(coder)}: expected all parts of a coder, got {error}") from error
 
 
 def require_moments(model: Any, program: Program, latent_channels: int) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 from torch import Tensor, nn
 
@@ -16,12 +16,40 @@ from ..errors import InputError
 from ..exact.layer import UnsupportedModule
 from ..exact.read import describe, require_children
 from .coder import Coder
-from .config import Config
-from .hints import Hints
+from .hints import Hints, Shapes
 from .latent_formats import LATENT_FORMATS, Users, formats_of, with_wanted
 from .layout import Layout
 
-Shapes = Mapping[str, tuple[int, ...]]
+
+class Config(Protocol):
+    """What every configuration tells. They are frozen dataclasses."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+    @property
+    def latent_channels(self) -> int:
+        """Channels of the latents that users hold."""
+        ...
+
+    @property
+    def factor(self) -> int:
+        """Pixels along one side of a latent cell."""
+        ...
+
+    @property
+    def decode_factor(self) -> int:
+        """The same in what the decoder makes."""
+        ...
+
+    @property
+    def image_channels(self) -> tuple[int, int]:
+        """Image channels that go in and that come out."""
+        ...
+
+    @property
+    def widths_of_halves(self) -> dict[str, tuple[int, ...]]:
+        """Channels of the levels of encoder and decoder, those that are there, in the order in which they run."""
+        ...
 
 
 class Family(ABC):
@@ -45,6 +73,8 @@ class Family(ABC):
     """Names of its model's classes, the host's, too."""
     children: ClassVar[frozenset[str]]
     """What such a model may consist of; with other parts it may compute something that nobody here knows of."""
+    model_class: ClassVar[type[nn.Module]]
+    """Of our models of this family."""
 
     # -- files ------------------------------------------------------------------------------------------------------
 
@@ -60,9 +90,9 @@ class Family(ABC):
     def build(self, config: Any) -> nn.Module:
         """The model of a configuration, randomly initialised."""
 
-    @abstractmethod
     def owns(self, model: nn.Module) -> bool:
         """Whether a model of ours is one of this family."""
+        return isinstance(model, self.model_class)
 
     def settings(self, model: Any) -> dict[str, str]:
         """What a file of this model must hold beside its weights, as text that `infer` reads back."""
@@ -154,14 +184,15 @@ class Family(ABC):
 
     def untold(self, config: Any, hints: Hints) -> list[str]:
         """What neither weights nor header nor config.json tell, in sentences' parts."""
-        return self.untold_scale(config, hints)
-
-    def untold_scale(self, config: Any, hints: Hints) -> list[str]:
-        """The numbers between raw latents and the diffusion model, where several could be meant."""
+        found = self.untold_settings(config, hints)
         if not hints.keys().isdisjoint(("scaling_factor", "latents_mean")) or len(self.users_of(config)) == 1:
-            return []
+            return found
         known = self.listed_users(config)
-        return [f"scale and shift of the diffusion model{f': {known}' if known else ''}"]
+        return [*found, f"scale and shift of the diffusion model{f': {known}' if known else ''}"]
+
+    def untold_settings(self, config: Any, hints: Hints) -> list[str]:
+        """The same of what is no number between latents."""
+        return []
 
     def listed_users(self, config: Any) -> str:
         """Those that are known, with their numbers."""

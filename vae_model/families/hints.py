@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
 
 Hints = Mapping[str, str]
+Shapes = Mapping[str, tuple[int, ...]]
 
 HALVES = ("encoder", "decoder")
 PER_HALF = ("norm_num_groups", "dropout")

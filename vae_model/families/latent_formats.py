@@ -83,7 +83,5 @@ def with_wanted(hints: Mapping[str, str], wanted: str | None, known: Sequence[st
 
 def same_numbers(scale: float, shift: float, channels: int) -> str | None:
     """The format that has just these numbers, "raw" for 1 and 0."""
-    for name, one in LATENT_FORMATS.items():
-        if (one.scale, one.shift) == (scale, shift) and (not one.channels or channels in one.channels):
-            return name
-    return None
+    known = (name for name in formats_of(channels) if LATENT_FORMATS[name][2:] == (scale, shift))
+    return next(known, None)

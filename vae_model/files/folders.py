@@ -10,12 +10,12 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from ..errors import VAEFileError
-from .kinds import PICKLE_SUFFIXES, SAFETENSORS_SUFFIXES
+from ..errors.listed import some
+from .kinds import SUFFIXES
 
 _STEM = "diffusion_pytorch_model"
 _NAME = re.compile(rf"{_STEM}(?:\.([\w-]+?))??(?:-(\d{{5}})-of-(\d{{5}}))?(?:\.([\w-]+))?\.(safetensors|bin)", re.ASCII)
@@ -25,14 +25,8 @@ _SUBFOLDERS = ("vae", "vqvae", "movq")
 """Where pipelines keep their autoencoder, in the order of preference."""
 _MOST_SHARDS = 1000
 _UNREADABLE = {".msgpack": "Flax's", ".onnx": "ONNX's", ".gguf": "GGUF's", ".xml": "OpenVINO's", ".h5": "Keras's"}
-
-
-@dataclass(frozen=True)
-class Choice:
-    """The files that together are one state dict, and what there is to say about the choice."""
-
-    files: tuple[Path, ...]
-    notes: tuple[str, ...] = ()
+Choice = tuple[tuple[Path, ...], tuple[str, ...]]
+"""The files that together are one state dict, and what there is to say about the choice."""
 
 
 def choose_in_folder(folder: Path, variant: str | None) -> Choice:
@@ -44,7 +38,7 @@ def choose_in_folder(folder: Path, variant: str | None) -> Choice:
     folder, notes = _enter(folder)
     groups = _groups(folder)
     if not groups:
-        return Choice((_only_file(folder),), notes)
+        return (_only_file(folder),), notes
     found = sorted({name for name, _ in groups if name})
     if variant is None and not any(name == "" for name, _ in groups):
         if len(found) > 1:
@@ -57,7 +51,7 @@ def choose_in_folder(folder: Path, variant: str | None) -> Choice:
     wanted = variant or ""
     for ending in ("safetensors", "bin"):
         if (wanted, ending) in groups:
-            return Choice(_complete(folder, groups[wanted, ending]), notes)
+            return _complete(folder, groups[wanted, ending]), notes
     there, way = (", ".join(found), "choose one of these, or none") if found else ("no variant", "leave it out")
     raise VAEFileError(f"{folder}: expected the variant {wanted}, found {there}: {way}")
 
@@ -68,17 +62,15 @@ def loose_weights(folder: Path) -> list[Path]:
     return [] if _groups(folder) else _weight_files(folder)
 
 
-def choose_beside(path: Path) -> Choice | None:
-    """The files of which this is one shard, or those that this index lists; None for a file that is whole."""
+def choose_beside(path: Path) -> Choice:
+    """The files of which this is one shard, or those that this index lists; else the file alone."""
     if path.name.endswith(".json") and ".index" in path.name:
-        return Choice(_complete(path.parent, _listed(path)))
+        return _complete(path.parent, _listed(path)), ()
     if path.name in ("config.json", "model_index.json"):
         return choose_in_folder(path.parent, None)
-    names = _siblings(path.name)
-    if len(names) == 1:
-        return None
-    files = _complete(path.parent, names)
-    return Choice(files, (f"{path.name} is one of {len(files)} files, all of them were read",))
+    files = _complete(path.parent, _siblings(path.name))
+    notes = (f"{path.name} is one of {len(files)} files, all of them were read",) if len(files) > 1 else ()
+    return files, notes
 
 
 def _enter(folder: Path) -> tuple[Path, tuple[str, ...]]:
@@ -108,9 +100,8 @@ def _holds_autoencoder(folder: Path) -> bool:
     if not (_groups(folder) or _weight_files(folder)):
         return False
     try:
-        config: Any = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        kind = str(cast("dict[str, object]", config).get("_class_name", "")) if isinstance(config, dict) else ""
-    except (OSError, ValueError, RecursionError):
+        kind = str(json.loads((folder / "config.json").read_text(encoding="utf-8")).get("_class_name", ""))
+    except (OSError, ValueError, RecursionError, AttributeError):  # the last where it holds something else than fields
         kind = ""
     return folder.name in _SUBFOLDERS or "Autoencoder" in kind or kind == "VQModel"
 
@@ -146,10 +137,9 @@ def _listed(index: Path) -> list[str]:
     """The names of the files that an index lists; they lie beside it."""
     try:
         content: Any = json.loads(index.read_text(encoding="utf-8"))
+        names = sorted({str(name) for name in content["weight_map"].values()})
     except (OSError, ValueError, RecursionError) as error:
         raise VAEFileError(f"{index}: expected an index in JSON, found something else: download it again") from error
-    try:
-        names = sorted({str(name) for name in content["weight_map"].values()})
     except (LookupError, TypeError, AttributeError) as error:
         raise VAEFileError(
             f"{index}: expected an index with a weight_map, found none: get another version of it, or give the weights"
@@ -165,16 +155,14 @@ def _complete(folder: Path, names: Sequence[str]) -> tuple[Path, ...]:
     """The files of those names; VAEFileError naming those that are not there."""
     missing = [name for name in names if not (folder / name).is_file()]
     if missing:
-        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
         raise VAEFileError(
-            f"{folder}: expected all of {len(names)} files, missing {missing[0]}{more}: put them into the folder"
+            f"{folder}: expected all of {len(names)} files, missing {some(missing, 1)}: put them into the folder"
         )
     return tuple(folder / name for name in names)
 
 
 def _weight_files(folder: Path) -> list[Path]:
-    endings = (*SAFETENSORS_SUFFIXES, *PICKLE_SUFFIXES)
-    return [entry for entry in sorted(folder.iterdir()) if entry.suffix.lower() in endings and entry.is_file()]
+    return [entry for entry in sorted(folder.iterdir()) if entry.suffix.lower() in SUFFIXES and entry.is_file()]
 
 
 def _only_file(folder: Path) -> Path:

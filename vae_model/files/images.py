@@ -20,7 +20,9 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps
 from torch import Tensor
+from torch.nn import functional
 
+from ..errors.listed import first_line
 from .atomic import atomic_path, require_writable
 
 MAX_PIXELS = 2**31 - 1
@@ -41,6 +43,8 @@ _SAVE_OPTIONS: dict[str, dict[str, Any]] = {
     ".tif": {"format": "TIFF", "compression": "tiff_adobe_deflate"},
     ".tiff": {"format": "TIFF", "compression": "tiff_adobe_deflate"},
 }
+SUFFIXES = tuple(_SAVE_OPTIONS)
+"""What the names of pictures end in."""
 # Largest width or height that the format itself can store.
 _MAX_SIDE = {"JPEG": 65500, "WEBP": 16383}
 
@@ -71,8 +75,30 @@ def read_image(path: str | os.PathLike[str], channels: int = 3) -> tuple[Tensor,
             f"image: expected a PNG, JPEG, WebP or TIFF image, got {source}: convert it to one of these"
         ) from error
     except _BROKEN_FILE as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        reason = first_line(error)
         raise ValueError(f"image: expected a complete image, got {source}: save or copy it again ({reason})") from error
+
+
+def read_photo(path: str | os.PathLike[str], channels: int = 3) -> Tensor:
+    """A picture of any mode, upright, as (channels, H, W) uint8; ValueError where it cannot be read."""
+    pixels = read_image(path, channels)[0][0]  # (H, W, channels)
+    return (pixels * 255).round().to(torch.uint8).permute(2, 0, 1).contiguous()
+
+
+def middle(photo: Tensor, size: int, multiple: int = 32) -> Tensor:
+    """The middle of a (C, H, W) uint8 picture in -1..1: (C, h, w), sides up to `size`, multiples of `multiple`.
+
+    A side below `multiple` is enlarged to it first.
+    """
+    height, width = photo.shape[1:]
+    if min(height, width) < multiple:
+        scale = multiple / min(height, width)
+        larger = (max(multiple, round(height * scale)), max(multiple, round(width * scale)))
+        photo = functional.interpolate(photo[None].float(), size=larger, mode="bilinear")[0]
+        height, width = larger
+    h, w = (min(max(size, multiple), side) // multiple * multiple for side in (height, width))
+    top, left = (height - h) // 2, (width - w) // 2
+    return photo[:, top : top + h, left : left + w].float() / 127.5 - 1
 
 
 def write_image(x: Tensor, path: str | os.PathLike[str], *, quality: int = 95) -> None:
@@ -83,7 +109,14 @@ def write_image(x: Tensor, path: str | os.PathLike[str], *, quality: int = 95) -
     Raises:  ValueError, in one line, for an unknown suffix, a wrong shape, a size the format cannot hold, or NaN.
     Memory:  4 bytes per pixel on the host; no full-size float copy.
     """
-    options = _save_options(Path(path), quality)
+    require_image_suffix(path)
+    if not 1 <= quality <= 100:
+        raise ValueError(f"quality: expected 1 to 100, got {quality}: 95 is a good choice")
+    options = dict(_SAVE_OPTIONS[Path(path).suffix.lower()])
+    if options["format"] in ("JPEG", "WEBP"):
+        options["quality"] = quality
+    if options["format"] == "JPEG" and quality >= 90:
+        options["subsampling"] = 0
     if x.ndim == 4 and x.shape[0] == 1:
         x = x[0]
     if x.ndim != 3 or x.shape[2] != 3 or x.numel() == 0 or not x.is_floating_point():
@@ -105,7 +138,7 @@ def write_image(x: Tensor, path: str | os.PathLike[str], *, quality: int = 95) -
 def require_image_suffix(path: str | os.PathLike[str]) -> None:
     """ValueError, before any work, for a file name whose ending is no image format that can be written."""
     if Path(path).suffix.lower() not in _SAVE_OPTIONS:
-        known = ", ".join(_SAVE_OPTIONS)
+        known = ", ".join(SUFFIXES)
         raise ValueError(f"image: expected a file name ending in {known}, got {str(path)!r}: change the suffix")
 
 
@@ -114,19 +147,6 @@ def require_format(name: str) -> None:
     if f".{name.lower().lstrip('.')}" not in _SAVE_OPTIONS:
         known = ", ".join(suffix.lstrip(".") for suffix in _SAVE_OPTIONS)
         raise ValueError(f"format: expected one of {known}, got {name!r}: choose one of these")
-
-
-def _save_options(path: Path, quality: int) -> dict[str, Any]:
-    require_image_suffix(path)
-    suffix = path.suffix.lower()
-    if not 1 <= quality <= 100:
-        raise ValueError(f"quality: expected 1 to 100, got {quality}: 95 is a good choice")
-    options = dict(_SAVE_OPTIONS[suffix])
-    if options["format"] in ("JPEG", "WEBP"):
-        options["quality"] = quality
-    if options["format"] == "JPEG" and quality >= 90:
-        options["subsampling"] = 0
-    return options
 
 
 def _to_bytes(band: Tensor) -> np.ndarray:

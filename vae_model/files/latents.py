@@ -15,6 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from ..errors.listed import first_line
 from .atomic import atomic_path, require_writable
 from .kinds import MOST_HEADER_BYTES
 
@@ -37,7 +38,21 @@ def read_latent(path: str | os.PathLike[str]) -> Tensor:
         raise ValueError(f"latent: expected a file, got the folder {source}: name the latents in it")
     if not source.is_file():
         raise ValueError(f"latent: expected a file, got {source}: no such file")
-    keys, stored = _read(source)
+    try:
+        file: Any  # safetensors describes its compiled reader only in part
+        with safe_open(source, framework="pt", device="cpu") as file:
+            keys: list[str] = sorted(file.keys())
+            stored: Tensor | None = file.get_tensor(TENSOR_KEY).clone() if TENSOR_KEY in keys else None
+    except (SafetensorError, OSError) as error:
+        if not _is_safetensors(source):
+            raise ValueError(
+                f"latent: expected a file that encode or SaveLatent wrote, got another kind of file, {source}: "
+                "name a latent"
+            ) from error
+        raise ValueError(
+            f"latent: expected a complete safetensors file, got {source}: save it again with SaveLatent "
+            f"({first_line(error)})"
+        ) from error
     if stored is None:
         found = ", ".join(keys[:8]) + (", ..." if len(keys) > 8 else "") or "no keys"
         raise ValueError(f"latent: expected the key {TENSOR_KEY}, got {found} in {source}: is this a model file?")
@@ -54,27 +69,6 @@ def are_raw(path: str | os.PathLike[str]) -> bool:
             return (file.metadata() or {}).get(OWN_KEY) != OWN
     except (SafetensorError, OSError):
         return True
-
-
-def _read(source: Path) -> tuple[list[str], Tensor | None]:
-    """All key names, and a copy of the latent if there is one."""
-    try:
-        # safetensors describes its compiled reader only in part; the annotations below say what it returns.
-        file: Any
-        with safe_open(source, framework="pt", device="cpu") as file:
-            keys: list[str] = sorted(file.keys())
-            stored: Tensor | None = file.get_tensor(TENSOR_KEY).clone() if TENSOR_KEY in keys else None
-    except (SafetensorError, OSError) as error:
-        if not _is_safetensors(source):
-            raise ValueError(
-                f"latent: expected a file that encode or SaveLatent wrote, got another kind of file, {source}: "
-                "name a latent"
-            ) from error
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ValueError(
-            f"latent: expected a complete safetensors file, got {source}: save it again with SaveLatent ({reason})"
-        ) from error
-    return keys, stored
 
 
 def _is_safetensors(source: Path) -> bool:
@@ -108,12 +102,10 @@ def write_latent(
     _check_latent(z, "the latent to write")
     require_writable(path)
     values = z.detach().to("cpu", torch.float32).contiguous()
-    tensors = {TENSOR_KEY: values, MARKER_KEY: torch.empty(0)}
-    if not raw:
-        del tensors[MARKER_KEY]
-        metadata = (metadata or {}) | {OWN_KEY: OWN}
+    tensors = {TENSOR_KEY: values, **({MARKER_KEY: torch.empty(0)} if raw else {})}
+    header = metadata if raw else {**(metadata or {}), OWN_KEY: OWN}
     with atomic_path(path) as temporary:
-        save_file(tensors, temporary, metadata)
+        save_file(tensors, temporary, header)
 
 
 def _check_latent(z: Tensor, source: str) -> None:

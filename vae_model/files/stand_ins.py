@@ -38,8 +38,7 @@ _BESIDE: tuple[tuple[str, str], ...] = (
 _OF_TORCH: tuple[tuple[str, str], ...] = (
     (r"torch|torch\.storage", r"\w+Storage"),
     (r"torch", r"Tensor|Size|device|[a-z]+\d+\w*|bool|half|float|double|long|int|short|strided"),
-    (r"torch\._utils", r"_rebuild_(tensor|tensor_v2|tensor_v3|parameter|parameter_with_state|sparse_tensor)"),
-    (r"torch\._utils", "_rebuild_meta_tensor_no_storage"),
+    (r"torch\._utils", "_rebuild_(tensor(_v2|_v3)?|parameter(_with_state)?|sparse_tensor|meta_tensor_no_storage)"),
     (r"torch\._tensor", "_rebuild_from_type_v2"),
     (r"torch\.serialization", "_get_layout"),
     (r"torch\.nn\.parameter", "Parameter|Buffer"),
@@ -52,19 +51,21 @@ Name = tuple[str, str]
 """A module, and what it is asked for."""
 
 
-def beside_weights(names: Iterable[Name]) -> list[str] | None:
-    """The listed things among all names of a pickle, sorted; None where any name is neither these nor of weights."""
-    beside = sorted({".".join(name) for name in names if not _is_listed(name, _OF_TORCH)})
-    return None if unlisted(names) else beside
+def beside_weights(names: Iterable[Name]) -> list[str]:
+    """What a pickle names beside what weights need, sorted."""
+    return _others(names, _OF_TORCH)
 
 
 def unlisted(names: Iterable[Name]) -> list[str]:
     """The names for which a file is refused, sorted."""
-    return sorted(".".join(name) for name in names if not _is_listed(name, (*_OF_TORCH, *_BESIDE)))
+    return _others(names, (*_OF_TORCH, *_BESIDE))
 
 
-def _is_listed(name: Name, rows: tuple[tuple[str, str], ...]) -> bool:
-    return any(re.fullmatch(module, name[0]) and re.fullmatch(attribute, name[1]) for module, attribute in rows)
+def _others(names: Iterable[Name], rows: tuple[tuple[str, str], ...]) -> list[str]:
+    def is_listed(name: Name) -> bool:
+        return any(re.fullmatch(module, name[0]) and re.fullmatch(attribute, name[1]) for module, attribute in rows)
+
+    return sorted(".".join(name) for name in names if not is_listed(name))
 
 
 class StandIn(dict[Any, Any]):

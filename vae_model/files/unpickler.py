@@ -75,9 +75,9 @@ class _Numbers:
         self.storage, self.dtype = storage, dtype
 
 
-def _tensor(numbers: Any, offset: int, size: Any, stride: Any, dtype: torch.dtype) -> Tensor:
-    """A tensor over a storage, within its bounds."""
-    if not isinstance(numbers, _Numbers):
+def _tensor(numbers: Any, offset: int, size: Any, stride: Any, dtype: torch.dtype, grad: Any, facts: Any) -> Tensor:
+    """A tensor over a storage, within its bounds. `grad` is a flag, `facts` a dictionary or none, as for torch."""
+    if not isinstance(grad, bool) or not isinstance(facts, dict | None) or not isinstance(numbers, _Numbers):
         raise Refused("Unsupported tensor")
     last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
     room = numbers.storage.nbytes() // dtype.itemsize
@@ -89,28 +89,19 @@ def _tensor(numbers: Any, offset: int, size: Any, stride: Any, dtype: torch.dtyp
 def _rebuild(
     numbers: Any, offset: int, size: Any, stride: Any, grad: Any = False, hooks: Any = None, facts: Any = None
 ) -> Tensor:
-    _require_facts(grad, facts)
-    return _tensor(numbers, offset, size, stride, getattr(numbers, "dtype", torch.uint8))
+    return _tensor(numbers, offset, size, stride, getattr(numbers, "dtype", torch.uint8), grad, facts)
 
 
 def _rebuild_v3(
     numbers: Any, offset: int, size: Any, stride: Any, grad: Any, hooks: Any, dtype: torch.dtype, facts: Any = None
 ) -> Tensor:
-    _require_facts(grad, facts)
-    return _tensor(numbers, offset, size, stride, dtype)
+    return _tensor(numbers, offset, size, stride, dtype, grad, facts)
 
 
 def _rebuild_parameter(data: Any, grad: Any, hooks: Any, state: Any = None) -> Tensor:
-    _require_facts(grad, None)
-    if not isinstance(data, Tensor):
+    if not isinstance(grad, bool) or not isinstance(data, Tensor):
         raise Refused("Unsupported parameter")
     return data
-
-
-def _require_facts(grad: Any, facts: Any) -> None:
-    """Whether gradients are wanted, and what else a tensor is; torch takes nothing else there, either."""
-    if not isinstance(grad, bool) or not isinstance(facts, dict | None):
-        raise Refused("Unsupported facts")
 
 
 def _rebuild_sparse(layout: Any, data: tuple[Any, ...]) -> Tensor:
@@ -158,6 +149,10 @@ def _require(target: Any, *kinds: type) -> None:
         raise Refused("Unsupported target")
 
 
+def _refuse(reader: Any) -> None:
+    raise Refused("Unsupported operation")
+
+
 _LOOKS: dict[str, Callable[[Any], None]] = {
     "REDUCE": lambda reader: _require_callable(reader.stack[-2]),
     "NEWOBJ": lambda reader: _require_callable(reader.stack[-2]),
@@ -166,10 +161,10 @@ _LOOKS: dict[str, Callable[[Any], None]] = {
     "APPEND": lambda reader: _require(reader.stack[-2], StandIn, list),
     "APPENDS": lambda reader: _require(reader.metastack[-1][-1], StandIn, list),
     "ADDITEMS": lambda reader: _require(reader.metastack[-1][-1], StandIn, set),
+    # What torch does not write, and the one operation that sets memory aside before it reads.
+    **dict.fromkeys(("NEWOBJ_EX", "INST", "OBJ", "EXT1", "EXT2", "EXT4", "BYTEARRAY8"), _refuse),
 }
 """What is looked at before an operation: what it calls, or what it changes."""
-_NEVER = ("NEWOBJ_EX", "INST", "OBJ", "EXT1", "EXT2", "EXT4", "BYTEARRAY8")
-"""What torch does not write, and the one operation that sets memory aside before it reads."""
 _PythonUnpickler: Any = pickle._Unpickler  # pyright: ignore  # the one in C sets aside as much as a pickle tells it to
 
 
@@ -182,10 +177,6 @@ def _guarded(operation: str, look: Callable[[Any], None]) -> Callable[[Any], Non
         run(reader)
 
     return load
-
-
-def _refuse(reader: Any) -> None:
-    raise Refused("Unsupported operation")
 
 
 def _forget_state(reader: Any) -> None:
@@ -204,7 +195,6 @@ class Unpickler(_PythonUnpickler):
     dispatch: ClassVar[dict[int, Any]] = {
         **_PythonUnpickler.dispatch,
         **{getattr(pickle, name)[0]: _guarded(name, look) for name, look in _LOOKS.items()},
-        **{getattr(pickle, name)[0]: _refuse for name in _NEVER},
         pickle.BUILD[0]: _forget_state,
     }
 

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
@@ -17,13 +18,14 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from ..errors import VAEFileError
-from ..errors.listed import first_line
-from .folders import Choice, choose_beside, choose_in_folder
-from .hyper_parameters import told_settings
-from .kinds import is_safetensors, read_head
-from .nested import flatten
+from ..errors.listed import first_line, on_one_line
+from .folders import choose_beside, choose_in_folder
+from .kinds import explain, is_safetensors
 from .pickles import unpickle
-from .safetensors_header import explain
+
+_DEEPEST = 8
+"""How many dictionaries may lie one inside of the other: a pickle can hold itself."""
+_USUAL = "state_dict"
 
 
 @dataclass(frozen=True)
@@ -54,30 +56,38 @@ def open_weights(source: str | os.PathLike[str] | Mapping[str, Any], variant: st
         return _from_mapping("the state dict", source, {})
     path = Path(source)
     if path.is_dir():
-        try:
-            return _open_choice(choose_in_folder(path, variant))
-        except OSError as error:
-            reason = error.strerror or type(error).__name__
-            raise VAEFileError(f"{path}: expected a readable folder, got {reason}: check its permissions") from error
+        with _readable(path, "folder"):
+            return _open_all(*choose_in_folder(path, variant))
     if not path.is_file():
         raise VAEFileError(f"{path}: expected a weight file, found none there: check the path")
     if variant is not None:
         raise VAEFileError(f"{path}: expected a folder of variants, got one file: leave out the variant {variant}")
-    choice = choose_beside(path)
-    return _open_file(path) if choice is None else _open_choice(choice)
+    return _open_all(*choose_beside(path))
 
 
-def _open_choice(choice: Choice) -> Weights:
-    parts = [_open_file(path) for path in choice.files]
+@contextmanager
+def _readable(path: Path, kind: str) -> Generator[None, None, None]:
+    """VAEFileError where the system does not let this be read."""
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or first_line(error, 160)
+        raise VAEFileError(f"{path}: expected a readable {kind}, got {reason}: check its permissions") from error
+
+
+def _open_all(files: Sequence[Path], notes: tuple[str, ...]) -> Weights:
+    parts = [_open_file(path) for path in files]
     whole = parts[0] if len(parts) == 1 else _join(parts)
-    return replace(whole, notes=(*choice.notes, *whole.notes))
+    return replace(whole, notes=(*notes, *whole.notes))
 
 
 def _open_file(path: Path) -> Weights:
-    head = read_head(path)
     metadata, notes = _read_config(path.with_name("config.json"))
-    if is_safetensors(path, head):
-        return replace(_open_safetensors(path, metadata), notes=notes)
+    with _readable(path, "file"):
+        with path.open("rb") as file:
+            head = file.read(512)
+        if is_safetensors(path, head):
+            return replace(_open_safetensors(path, metadata), notes=notes)
     content, more = unpickle(path, head)
     return replace(_from_mapping(str(path), content, metadata | told_settings(content)), notes=(*notes, *more))
 
@@ -126,10 +136,6 @@ def _open_safetensors(path: Path, metadata: dict[str, str]) -> Weights:
         slices = {name: file.get_slice(name) for name in names}
         shapes = {name: tuple(part.get_shape()) for name, part in slices.items()}
         dtypes = {name: _SAFETENSORS_DTYPES.get(part.get_dtype(), torch.uint8) for name, part in slices.items()}
-    except OSError as error:
-        raise VAEFileError(
-            f"{path}: expected a readable file, got {first_line(error, 160)}: check its permissions"
-        ) from error
     except (SafetensorError, ValueError, OverflowError) as error:
         raise VAEFileError(f"{path}: {explain(path, first_line(error, 160))}") from error
     return Weights(str(path), shapes, dtypes, file.get_tensor, metadata | dict(file.metadata() or {}))
@@ -142,7 +148,7 @@ _SAFETENSORS_DTYPES = {
 
 
 def _from_mapping(name: str, content: Mapping[str, Any], metadata: dict[str, str]) -> Weights:
-    named, dictionaries = flatten(content)
+    named, dictionaries = _flatten(content)
     tensors = dict(named)
     if not tensors:
         raise VAEFileError(f"{name}: expected named tensors, found none: choose a checkpoint of weights")
@@ -163,7 +169,54 @@ def _from_mapping(name: str, content: Mapping[str, Any], metadata: dict[str, str
     return Weights(name, shapes, dtypes, read, metadata, dictionaries, frozenset(odd))
 
 
-def on_one_line(name: str, most: int = 80) -> str:
-    """A key, or another text of a file, as an error may show it, whatever characters are in it."""
-    shown = name if name.isprintable() else ascii(name)
-    return shown if len(shown) <= most else f"{shown[:most]}..."
+def _flatten(content: Mapping[str, Any]) -> tuple[list[tuple[str, Tensor]], frozenset[str]]:
+    """(all tensors in one row, named by their way down; the ways to the dictionaries in which some lie).
+
+    {"ema": {"decoder.conv_in.weight": ...}} becomes {"ema.decoder.conv_in.weight": ...}, so that a dictionary and a
+    prefix are one thing to whoever looks for a model in it. Where a "state_dict" is all that holds tensors, it is taken
+    as if there were nothing around it. No dictionary is read twice, and what is no text or number names nothing.
+    """
+    for _ in range(_DEEPEST):
+        others = {key: value for key, value in content.items() if key != _USUAL}
+        if not isinstance(content.get(_USUAL), Mapping) or next(_tensors(others, "", {id(content)}), None):
+            break
+        content = cast(Mapping[str, Any], content[_USUAL])
+    found = list(_tensors(content, "", set()))
+    return [(way + name, tensor) for way, name, tensor in found], frozenset(way for way, _, _ in found if way)
+
+
+def _tensors(content: Mapping[Any, Any], way: str, seen: set[int]) -> Iterator[tuple[str, str, Tensor]]:
+    """(way to its dictionary, its name there, tensor) of all that are in none of the dictionaries `seen`."""
+    seen.add(id(content))
+    for key, value in content.items():
+        if isinstance(value, Tensor) and isinstance(key, (str, int)):
+            yield way, str(key), value
+        elif isinstance(value, Mapping) and isinstance(key, (str, int)):
+            inner = cast(Mapping[Any, Any], value)
+            if id(inner) not in seen and way.count(".") < _DEEPEST:
+                yield from _tensors(inner, f"{way}{key}.", seen)
+
+
+def told_settings(content: Mapping[str, Any]) -> dict[str, str]:
+    """Hints, as a file of ours has them in its header, of what no shape tells: groups, tanh_out, give_pre_end.
+
+    They are among the `hyper_parameters` of a Lightning checkpoint. Of a distilled model scale and shift, which its
+    training always knows.
+    """
+    given = _mapping(content.get("hyper_parameters"))
+    encoder = _mapping(given.get("ddconfig"))
+    decoder = _mapping(given.get("decoder_ddconfig")) or encoder
+    told: dict[str, str] = {}
+    for half, arguments in (("encoder", encoder), ("decoder", decoder)):
+        groups = arguments.get("num_groups")
+        if type(groups) is int:
+            told[f"{half}_norm_num_groups"] = str(groups)
+    if "teacher" in given:
+        for ours, theirs in (("vae_scale", "scaling_factor"), ("vae_shift", "shift_factor")):
+            if type(given.get(theirs)) in (int, float):
+                told[ours] = repr(given[theirs])
+    return told | {name: "True" for name in ("tanh_out", "give_pre_end") if decoder.get(name) is True}
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    return cast("Mapping[str, Any]", value) if isinstance(value, Mapping) else {}

@@ -63,22 +63,6 @@ def pays(wanted: Wanted) -> bool:
     )
 
 
-def _native(wanted: Wanted) -> Method | None:
-    return _tiled(wanted, partial(plan_tiles, wanted.machine, taps=wanted.taps), 1)
-
-
-def _products(wanted: Wanted) -> Method | None:
-    return _tiled(wanted, plan_product_tiles, 1) if wanted.taps == 1 else None
-
-
-def _native_upsample(wanted: Wanted) -> Method | None:
-    return _tiled(wanted, partial(plan_upsample_tiles, wanted.machine), 2)
-
-
-def _product_upsample(wanted: Wanted) -> Method | None:
-    return _tiled(wanted, plan_product_upsample, 2)
-
-
 def _tiled(wanted: Wanted, plan: Callable[[tuple[int, int], int, int], Tiles | None], scale: int) -> Method | None:
     tiles = plan(wanted.channels, wanted.width, -(-wanted.rows // scale)) if pays(wanted) else None
     if tiles is None:
@@ -89,8 +73,16 @@ def _tiled(wanted: Wanted, plan: Callable[[tuple[int, int], int, int], Tiles | N
 
 
 METHODS: dict[str, tuple[Callable[[Wanted], Method | None], ...]] = {
-    "convolve": (_native, _products, plain_convolution),
-    "upsample": (_native_upsample, _product_upsample, plain_upsample),
+    "convolve": (
+        lambda wanted: _tiled(wanted, partial(plan_tiles, wanted.machine, taps=wanted.taps), 1),
+        lambda wanted: _tiled(wanted, plan_product_tiles, 1) if wanted.taps == 1 else None,
+        plain_convolution,
+    ),
+    "upsample": (
+        lambda wanted: _tiled(wanted, partial(plan_upsample_tiles, wanted.machine), 2),
+        lambda wanted: _tiled(wanted, plan_product_upsample, 2),
+        plain_upsample,
+    ),
 }
 """By kind of op: those that may do it, the best first; the last one always can."""
 

@@ -49,43 +49,18 @@ def run_blend(run: ModelRun) -> None:
             reached = max(reached, (index + group * done / count) / len(x))
             run.report(reached)
 
-        out = run.result(index)[: run.group_out or group]
-        while not _blend_one(run, x[index : index + group], out, side, overlap, scale, on_tile):
+        item, out = x[index : index + group], run.result(index)[: run.group_out or group]
+        while True:
+            shared = min(overlap, side // 4 // cell * cell)  # as ComfyUI's nodes do
+            made = blend_tiles(run.attempt, item, out, tile=(side, side), overlap=shared, scale=scale, on_tile=on_tile)
+            if made is not None:
+                break
             if side <= smallest:
                 raise MemoryBudgetError(
                     f"{run.what} by tiles: expected a tile of {side} to fit, got out of memory: free some memory"
                 )
             side = max(smallest, side // 2 // cell * cell)
         run.put(index, 0, out)
-
-
-class _OutOfMemory(Exception):
-    """A tile did not fit; never leaves this file."""
-
-
-def _blend_one(
-    run: ModelRun,
-    x: Tensor,
-    out: Tensor,
-    side: int,
-    overlap: int,
-    scale: tuple[int, int],
-    on_tile: Callable[[int, int], None],
-) -> bool:
-    """One image by tiles of `side`; False where memory ran out."""
-    shared = min(overlap, side // 4 // scale[1] * scale[1])  # as ComfyUI's nodes do
-
-    def run_tile(piece: Tensor) -> Tensor:
-        result = run.attempt(piece)
-        if result is None:
-            raise _OutOfMemory
-        return result
-
-    try:
-        blend_tiles(run_tile, x, out, tile=(side, side), overlap=shared, scale=scale, on_tile=on_tile)
-    except _OutOfMemory:
-        return False
-    return True
 
 
 def tile_starts(size: int, tile: int, overlap: int) -> list[int]:
@@ -117,7 +92,7 @@ def _scaled(size: int, scale: tuple[int, int]) -> int:
 
 
 def blend_tiles(
-    run: Callable[[Tensor], Tensor],
+    run: Callable[[Tensor], Tensor | None],
     x: Tensor,
     out: Tensor,
     *,
@@ -125,16 +100,16 @@ def blend_tiles(
     overlap: int,
     scale: tuple[int, int],
     on_tile: Callable[[int, int], None] | None = None,
-) -> Tensor:
+) -> Tensor | None:
     """Run a decoder or encoder tile by tile and blend the results into `out`. Approximate.
 
-    Args:    run: one tile (B, C, th, tw) -> (B, D, th * scale, tw * scale).
+    Args:    run: one tile (B, C, th, tw) -> (B, D, th * scale, tw * scale), or None where memory ran out.
              x: (B, C, H, W), both sides multiples of scale[1].
              out: (B, D, H * scale, W * scale), any strides, float; overwritten.
              tile, overlap: in rows and columns of x, multiples of scale[1]; overlap is less than the smaller tile side.
              scale: output over input size as a fraction, (8, 1) for an f8 decoder and (1, 8) for its encoder.
              on_tile: called with (tiles done, tiles in all) after each tile.
-    Returns: `out`.
+    Returns: `out`; None as soon as a tile has no result.
     """
     height, width = x.shape[2:]
     tile_h, tile_w = min(tile[0], height), min(tile[1], width)
@@ -150,7 +125,10 @@ def blend_tiles(
     out.zero_()
     count = len(rows) * len(columns)
     for done, (i, j) in enumerate(product(range(len(rows)), range(len(columns))), start=1):
-        piece = run(x[:, :, rows[i] : rows[i] + tile_h, columns[j] : columns[j] + tile_w]).to(out.device, out.dtype)
+        piece = run(x[:, :, rows[i] : rows[i] + tile_h, columns[j] : columns[j] + tile_w])
+        if piece is None:
+            return None
+        piece = piece.to(out.device, out.dtype)
         piece = piece * row_ramps[i].to(out)[:, None]
         piece *= column_ramps[j].to(out)
         target = out[:, :, out_rows[i] : out_rows[i] + out_tile_h, out_columns[j] : out_columns[j] + out_tile_w]

@@ -169,13 +169,18 @@ def _require_one_frame(what: str, frames: int) -> None:
 
 
 def _require_tensor(x: Any, what: str, shape: str) -> Tensor:
-    """x, with numbers of at least 16 bits: those of 8 bits are copied exactly, PyTorch computes nothing with them."""
+    """x, with numbers of at least 16 bits."""
     if not isinstance(x, Tensor):
         found = "nothing" if x is None else type(x).__name__
         raise InputError(f"{what}: expected a tensor {shape}, got {found}: connect or pass what makes them")
     if x.is_complex() or x.is_meta or x.layout != torch.strided:
         kind = "meta device" if x.is_meta else str(x.layout if x.layout != torch.strided else x.dtype)
         raise InputError(f"{what}: expected dense numbers {shape}, got {kind}: compute or convert them first")
+    return widened(x)
+
+
+def widened(x: Tensor) -> Tensor:
+    """Numbers of 8 bits as float32, which is exact; PyTorch computes nothing with them."""
     return x.float() if x.is_floating_point() and x.dtype.itemsize == 1 else x
 
 

@@ -19,7 +19,7 @@ from ..exact.stream.run import run_program
 from ..families.coder import Coder
 from ..host import ENDLESS, Report
 from ..kernels.profile import profile_of
-from .run import Run
+from .run import Run, half_of
 
 logger = logging.getLogger(__name__)
 
@@ -30,7 +30,7 @@ MODEST_WORK = 1.35
 def run_exact(run: Run, half: Coder | None = None) -> Plan:
     """Fill the result; the plan that did it, after whatever happened on the way.
 
-    Args:    half: what `run.make_half` gives, where it has just been asked.
+    Args:    half: what `half_of` gives, where it has just been asked.
     Raises:  UnsupportedModule, MemoryBudgetError.
     """
     return ExactRun(run).items(half)
@@ -57,9 +57,9 @@ class ExactRun:
         # read once. It is read again where the host cannot promise that loading only moved its tensors: patches of a
         # host replace layers, weights or whole functions when it loads, and whatever was read before would run without
         # them. Nothing read is kept for the next run: no list of what may have changed since then would be complete.
-        self.half = half or run.make_half()
+        self.half = half or half_of(run.vae, run.what)
         if not run.load(self._bytes_to_ask_for()):
-            self.half = run.make_half()
+            self.half = half_of(run.vae, run.what)
         plan = self._plan(run.budget)
         try:
             for item in range(0, len(run.x), run.group):

@@ -2,22 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..families.coder import Coder
+from ..families.table import decoder_of, encoder_of
 from ..host import Host, Watch
 
 Progress = Callable[[float], None]
+
+
+def half_of(vae: Any, what: str) -> Coder:
+    """The decoder or encoder of a VAE, ours or the host's, as its model is now.
+
+    UnsupportedModule where the engine has no rule for it.
+    """
+    model = vae.first_stage_model
+    if what == "decode":
+        return decoder_of(model)
+    return encoder_of(model, vae.latent_channels).behind(vae.process_input)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
     """One call of decode or encode. Sizes of tiles are in pixels of the image, whichever way it goes."""
 
+    vae: Any
+    """Of ours, or of a host."""
     what: str
     """"decode" or "encode"."""
     x: Tensor
@@ -26,11 +42,7 @@ class Run:
     """(B, D, H', W'), any strides: filled by the run. Of clips the frames may be others, and more or fewer."""
     write: Callable[[Tensor, Tensor], object]
     """(some rows of `out`, the raw ones (b, D, n, W') that belong there): puts them in."""
-    make_half: Callable[[], Coder]
-    """Reads the model as it is now into a program; UnsupportedModule where the engine has no rule for it."""
-    module: nn.Module
     host: Host
-    device: torch.device
     dtype: torch.dtype
     budget: int | None
     """Bytes that the user allows, None for what is free."""
@@ -43,9 +55,14 @@ class Run:
     strip_rows: int | None = None
     """Height of strips in rows of the result, None chooses."""
 
+    @property
+    def device(self) -> torch.device:
+        """Where the VAE computes."""
+        return self.vae.device
+
     def load(self, memory_required: int) -> bool:
         """Put the weights on `device`, with room beside them; whether nothing but their place has changed."""
-        as_it_was = self.host.load_model(self.module, self.device, memory_required) is True
+        as_it_was = self.host.load_model(self.vae.first_stage_model, self.device, memory_required) is True
         self.watch.loaded()
         return as_it_was
 
@@ -94,3 +111,16 @@ class ModelRun(Run):
                 raise
         self.host.soft_empty_cache()  # outside the except block: its traceback would keep the failed tensors alive
         return None
+
+
+@contextmanager
+def plain_output(shape: tuple[int, ...], device: torch.device) -> Generator[Tensor, None, None]:
+    """Inference mode, and the float32 tensor of that shape that is to be filled within it.
+
+    A tensor made in inference mode can never be saved for a backward pass, so whoever trains on a result would have to
+    copy it first. One made before is a plain tensor without gradient, and writing into it costs the same. Where the
+    caller is in inference mode himself, so is the result.
+    """
+    out = torch.empty(shape, dtype=torch.float32, device=device)
+    with torch.inference_mode():
+        yield out

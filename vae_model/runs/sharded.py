@@ -18,18 +18,16 @@ from ..errors import InputError, MemoryBudgetError
 from ..exact.layer import UnsupportedModule
 from ..exact.plan.plan import Plan
 from ..exact.plan.search import make_plan
-from ..exact.program import Program
 from ..exact.schedule import LevelSchedule
 from ..exact.sharding.distributed import DistributedRanks
 from ..exact.sharding.share import Share
 from ..exact.stream.context import Context
 from ..exact.stream.ranks import RankStopped
-from ..families.table import decoder_of
 from ..host import ENDLESS, Report, Watch
 from .checks import check_latents, check_timesteps
 from .clips import frames_of_latents
 from .exact import ExactRun
-from .run import Progress, Run
+from .run import Progress, Run, half_of
 
 logger = logging.getLogger(__name__)
 
@@ -71,14 +69,12 @@ def decode_sharded(
         report = vae.last_report = Report.of(vae, "decode", len(z), height, shape[2])
         with torch.inference_mode(), Watch(report, vae.host.tell, vae.device) as watch:
             run = Run(
+                vae=vae,
                 what="decode",
                 x=z,
                 out=out.movedim(-1, 1),  # rank 0 begins at row 0
                 write=lambda place, part: vae.process_output(place.copy_(part)),
-                make_half=lambda: decoder_of(vae.first_stage_model),
-                module=vae.first_stage_model,
                 host=vae.host,
-                device=vae.device,
                 dtype=vae.vae_dtype,
                 budget=memory,
                 watch=watch,
@@ -95,18 +91,13 @@ def decode_sharded(
 def require_sharded(vae: Any) -> None:
     """InputError, with the reason, for a VAE whose rows cannot be shared."""
     try:
-        program = decoder_of(vae.first_stage_model).program
-        _require_shared_rows(program)
+        alone = sorted({op.name for op in half_of(vae, "decode").program.ops if not op.shares_rows})
+        if alone:
+            raise UnsupportedModule(f"{', '.join(alone)}, which needs all rows")
     except UnsupportedModule as reason:
         raise InputError(
             f"shard: expected a decoder whose rows can be shared, got {reason}: leave out --shard"
         ) from None
-
-
-def _require_shared_rows(program: Program) -> None:
-    alone = sorted({op.name for op in program.ops if not op.shares_rows})
-    if alone:
-        raise UnsupportedModule(f"{', '.join(alone)}, which needs all rows")
 
 
 def _require_equal(ranks: DistributedRanks, facts: list[int]) -> None:

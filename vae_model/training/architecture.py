@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, cast
 
 import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from ..bundled import BUNDLED_FILE
 from ..checkpoint.difference import differences
@@ -13,13 +16,15 @@ from ..checkpoint.load import LoadedModel, load_model
 from ..errors.listed import some
 from ..families.ldm.autoencoder import AutoencoderKL, engine_options
 from ..families.ldm.config import KLConfig
+from ..families.ldm.layers import AttnBlock, ResnetBlock
 from ..families.table import family_of
 from ..notes import tell
 from .arguments import call_checked
-from .config import ConfigError, one_of
-from .ddconfig import encoder_arguments
+from .config import ConfigError, encoder_arguments, one_of
+from .perceptual import OPPONENT
 
 PARTS = ("encoder", "decoder")
+START_LOGVAR = -6.0
 _ENDS = {"tanh_out", "give_pre_end"}
 
 
@@ -83,21 +88,19 @@ def _checked_ddconfig(ddconfig: Mapping[str, Any], where: str) -> dict[str, Any]
 
 def take_weights(model: AutoencoderKL, loaded: LoadedModel, ignore_keys: Sequence[str], name: str) -> None:
     """Copy the weights, all but the ignored ones; ConfigError naming what does not fit."""
-    ours = model.state_dict()
-    given = {k: v for k, v in loaded.model.state_dict().items() if not k.startswith(tuple(ignore_keys) or ("\0",))}
-    ignored = {key for key in ours if key.startswith(tuple(ignore_keys) or ("\0",))}
-    problems = [f"{key} missing" for key in sorted(ours.keys() - given.keys() - ignored)]
+    ignored, ours = tuple(ignore_keys), model.state_dict()
+    given = {key: value for key, value in loaded.model.state_dict().items() if not key.startswith(ignored)}
+    problems = [f"{key} missing" for key in sorted(ours.keys() - given.keys()) if not key.startswith(ignored)]
     problems += [f"{key} unknown" for key in sorted(given.keys() - ours.keys())]
-    shared = sorted(ours.keys() & given.keys())
     problems += [
         f"{key} {tuple(given[key].shape)} instead of {tuple(ours[key].shape)}"
-        for key in shared
+        for key in sorted(ours.keys() & given.keys())
         if given[key].shape != ours[key].shape
     ]
     if problems:
         found = some(problems, between="; ")
         raise ConfigError(f"model.ckpt_path: expected weights that fit ddconfig, got {name} with {found}: use another")
-    _check_settings(model, loaded, tuple(ignore_keys), name)
+    _check_settings(model, loaded, ignored, name)
     model.load_state_dict(ours | given)
 
 
@@ -128,3 +131,44 @@ def freeze_all_but(model: AutoencoderKL, train: Sequence[str]) -> None:
     owners = {"quant_conv": "encoder", "post_quant_conv": "decoder"}
     for name, part in model.named_children():
         part.requires_grad_(owners.get(name, name) in train)
+
+
+def _skip(model: AutoencoderKL) -> None:
+    """Values that let a short training get somewhere.
+
+    Residual branches start at zero, so that the network starts as its skip connections; the posterior starts nearly
+    noiseless, or weak signals (colour, fine detail) drown in it; conv_in starts four times as sensitive to colour
+    differences as to brightness, because photographs hold about that much less of them.
+    """
+    with torch.no_grad():
+        for layer in model.modules():
+            if isinstance(layer, ResnetBlock):
+                layer.conv2.weight.zero_()
+            elif isinstance(layer, AttnBlock):
+                layer.proj_out.weight.zero_()
+        last: Any = model.quant_conv if hasattr(model, "quant_conv") else model.encoder.conv_out
+        channels = last.out_channels // 2
+        last.weight[channels:].zero_()
+        last.bias[channels:] = START_LOGVAR
+        first: Any = model.encoder.conv_in
+        if first.in_channels == 3:
+            gain = OPPONENT.T @ torch.diag(torch.tensor([1.0, 4.0, 4.0])) @ OPPONENT
+            first.weight.copy_(torch.einsum("ocij,cd->odij", first.weight, gain))
+
+
+STARTS: dict[str, Callable[[AutoencoderKL], None]] = {"default": lambda model: None, "skip": _skip}
+"""Start values of an autoencoder that is trained from nothing, by name; the default are PyTorch's own."""
+
+
+def recompute_blocks(model: nn.Module) -> None:
+    """Gradient checkpointing: every residual and attention block keeps its input only, and computes its inside again
+    for the gradients. Values and gradients stay the same."""
+    for layer in model.modules():
+        if isinstance(layer, ResnetBlock | AttnBlock):
+            layer.forward = partial(_recomputed, layer.forward)  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def _recomputed(forward: Any, *inputs: Any) -> Tensor:
+    if not torch.is_grad_enabled():
+        return forward(*inputs)
+    return cast(Tensor, checkpoint(forward, *inputs, use_reentrant=False))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import types
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, Union, cast, get_args, get_origin, get_type_hints
 
 from .config import SECTIONS, require
@@ -13,13 +14,12 @@ from .key_places import advice
 _NAMES = {int: "a whole number", float: "a number", str: "text", bool: "true or false", type(None): "null"}
 
 
-def call_checked(make: Callable[..., Any], arguments: Mapping[str, Any], where: str, skip: Sequence[str] = ()) -> Any:
+def call_checked(make: Callable[..., Any], arguments: Mapping[str, Any], where: str) -> Any:
     """make(**arguments), after a look at their names and types; ConfigError naming all that is wrong."""
-    owner: Any = make.__init__ if inspect.isclass(make) else make
-    parameters = {n: p for n, p in inspect.signature(make).parameters.items() if n not in skip}
-    hints, problems = get_type_hints(owner), list[str]()
-    values = checked_values(arguments, {name: hints.get(name, object) for name in parameters}, where, problems)
-    required = [n for n, p in parameters.items() if p.default is p.empty and p.kind is not p.VAR_KEYWORD]
+    hints = get_type_hints(make.__init__ if inspect.isclass(make) else make)
+    parameters, problems = inspect.signature(make).parameters, list[str]()
+    values = checked_values(arguments, {name: hints[name] for name in parameters}, where, problems)
+    required = [name for name, parameter in parameters.items() if parameter.default is parameter.empty]
     problems += [f"{where}.{name}: expected a value, got none: add it" for name in required if name not in arguments]
     require(problems)
     return make(**values)
@@ -55,35 +55,27 @@ def convert(value: Any, kind: Any) -> Any:
         return value
     if origin in (Union, types.UnionType):
         for argument in arguments:
-            try:
+            with suppress(TypeError):
                 return convert(value, argument)
-            except TypeError:
-                continue
         raise TypeError(" or ".join(_name(argument) for argument in arguments))
     if origin in (tuple, Sequence):
-        items = [value] if isinstance(value, str) else value
-        if not isinstance(items, (list, tuple)):
-            raise TypeError(_name(kind))
-        items = cast("Sequence[Any]", items)
-        if origin is Sequence or arguments[-1] is Ellipsis:
-            return tuple(convert(item, arguments[0]) for item in items)
-        if len(items) != len(arguments):
-            raise TypeError(_name(kind))
-        return tuple(convert(item, argument) for item, argument in zip(items, arguments, strict=True))
-    if origin is not None and issubclass(origin, Mapping):
-        if not isinstance(value, Mapping):
-            raise TypeError(_name(kind))
-        return {str(key): convert(item, arguments[1]) for key, item in cast("Mapping[Any, Any]", value).items()}
-    if origin is Callable:
-        if not callable(value):
-            raise TypeError("a function")
-        return value
-    if kind is float and isinstance(value, (int, str)) and not isinstance(value, bool):
-        try:
+        items: Any = [value] if isinstance(value, str) else value
+        if isinstance(items, (list, tuple)):
+            items = cast("Sequence[Any]", items)
+            any_number = origin is Sequence or arguments[-1] is Ellipsis
+            kinds = arguments[:1] * len(items) if any_number else arguments
+            if len(items) == len(kinds):
+                return tuple(convert(item, kind) for item, kind in zip(items, kinds, strict=True))
+    elif origin is Callable:
+        if callable(value):
+            return value
+    elif origin is not None and issubclass(origin, Mapping):
+        if isinstance(value, Mapping):
+            return {str(key): convert(item, arguments[1]) for key, item in cast("Mapping[Any, Any]", value).items()}
+    elif kind is float and isinstance(value, (int, str)) and not isinstance(value, bool):
+        with suppress(ValueError):
             return float(value)
-        except ValueError:
-            raise TypeError(_name(kind)) from None
-    if isinstance(value, kind) and not (isinstance(value, bool) and kind is int):
+    elif isinstance(value, kind) and not (isinstance(value, bool) and kind is int):
         return value
     raise TypeError(_name(kind))
 

@@ -74,10 +74,6 @@ class AutoencoderLoss(nn.Module):
         rows = [weight * scale * TERMS[name](x, y) for name, weight in self.terms.items()]
         return torch.stack(rows).sum(dim=0)
 
-    def _kl(self, posterior: DiagonalGaussianDistribution) -> Tensor:
-        kl = posterior.kl()
-        return kl / posterior.mean[0].numel() if self.reduction == "mean" else kl
-
     def autoencoder(
         self,
         inputs: Tensor,
@@ -96,7 +92,7 @@ class AutoencoderLoss(nn.Module):
         rec = self.likeness(inputs, reconstructions)
         values = float(inputs[0].numel()) if self.reduction == "sum" else 1.0
         nll = (rec / self.logvar.exp() + values * self.logvar).mean()
-        kl = self._kl(posterior).mean()
+        kl = (posterior.kl() / (posterior.mean[0].numel() if self.reduction == "mean" else 1)).mean()
         total = nll + self.kl_weight * kl
         log = {"rec_loss": rec.mean(), "kl_loss": kl, "nll_loss": nll, "logvar": self.logvar}
         if self.discriminator is not None and batch >= self.disc_start:
@@ -160,7 +156,3 @@ class DefaultLoss(nn.Module):
         kl = posterior.kl().mean()
         total = rec + self.kl_weight * kl
         return _logged(total, {"rec_loss": rec, "kl_loss": kl, "total_loss": total}, split)
-
-    def judge(self, inputs: Tensor, reconstructions: Tensor, split: str) -> tuple[Tensor, Log]:
-        """There is no discriminator."""
-        raise InputError("default_loss: expected no discriminator step, got one: use AutoencoderLoss")

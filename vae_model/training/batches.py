@@ -49,23 +49,19 @@ def images_of(
         raise InputError(
             f"batch: expected a tensor, a mapping with {key!r} or (images, ...), got {type(batch).__name__}: convert it"
         )
-    return _scaled(_channels_first(batch, channels), set() if told is None else told), numbers
+    return _images(batch, channels, set() if told is None else told), numbers
 
 
-def _channels_first(x: Tensor, channels: int | None) -> Tensor:
+def _images(x: Tensor, channels: int | None, told: set[str]) -> Tensor:
+    """Channels first; bytes in -1..1; floats as they are, if they lie there or about there."""
     if x.ndim == 3 and channels == 1:
-        return x[:, None]
-    if x.ndim != 4 or channels is None or x.shape[1] == channels:
-        return x
-    if x.shape[3] != channels:
-        raise InputError(
-            f"images: expected {channels} channels, (B, {channels}, H, W), got {tuple(x.shape)}: convert them"
-        )
-    return x.movedim(3, 1).contiguous()
-
-
-def _scaled(x: Tensor, told: set[str]) -> Tensor:
-    """Bytes in -1..1; floats as they are, if they lie there or about there."""
+        x = x[:, None]
+    elif x.ndim == 4 and channels not in (None, x.shape[1]):
+        if x.shape[3] != channels:
+            raise InputError(
+                f"images: expected {channels} channels, (B, {channels}, H, W), got {tuple(x.shape)}: convert them"
+            )
+        x = x.movedim(3, 1).contiguous()
     if x.ndim == 4 and x.dtype == torch.uint8:
         return x.float() / 127.5 - 1
     if x.ndim != 4 or not x.is_floating_point() or not _about_zero(x, told):

@@ -1,7 +1,8 @@
-"""Checkpoints that a full disk cannot spoil, the Ctrl-C that saves one, and the weights for everybody else."""
+"""Checkpoints that a full disk cannot spoil, the Ctrl-C that saves one, the weights and the best weights."""
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 import signal
@@ -14,19 +15,37 @@ from typing import Any
 import torch
 from lightning import Callback, Trainer
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
+from safetensors import SafetensorError, safe_open
 
 from ..checkpoint.save import save
 from ..errors.listed import some
 from ..files.atomic import atomic_path, remove_leftovers
-from .best import Best
-from .checks import Epochs, is_due
-from .config import BEST, LAST
-from .divergence import DivergedError, broken, floating_tensors
+from ..files.dtypes import DTYPES
+from .config import BEST, LAST, SCORE
+from .divergence import DivergedError, broken
 from .trained import Trained
 
 logger = logging.getLogger(__name__)
 
-_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+_LARGER_IS_BETTER = ("val/psnr", "val/ssim", "val/ms_ssim")
+_SCORE_FIELD = "exact_vae.score"
+
+Epochs = Callable[[int], int]
+"""Whole epochs in the first so many batches."""
+
+
+def is_due(done: int, total: int, every: int, accumulate: int = 1, epochs: Epochs | None = None) -> bool:
+    """Whether there is a check after `done` batches.
+
+    At the end always; else at the first complete step (of `accumulate` batches) that has reached a multiple of `every`
+    batches or, where `epochs` is given, the end of one.
+    """
+    if done == total:
+        return True
+    if done % accumulate:
+        return False
+    before = done - accumulate
+    return done // every > before // every or (epochs is not None and epochs(done) > epochs(before))
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -50,12 +69,35 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         return torch.load(path, map_location=map_location, weights_only=True)
 
 
+def beats(score: Mapping[str, Any], monitor: str, value: float) -> bool:
+    """Whether a value is at least as good as the best score so far. What is not finite never is."""
+    known = None if score["monitor"] not in (None, monitor) else score["value"]
+    sign = 1 if monitor in _LARGER_IS_BETTER else -1
+    return math.isfinite(value) and (known is None or sign * value >= sign * known)
+
+
+def _read_score(folder: Path) -> dict[str, Any] | None:
+    """What the best weights say; those of older trainings say nothing, but there is a file beside them."""
+    try:
+        opened: Any = safe_open(str(folder / BEST), framework="pt")
+        text = (opened.metadata() or {}).get(_SCORE_FIELD)
+    except (OSError, SafetensorError):
+        text = None
+    try:
+        stored = json.loads(text or (folder / SCORE).read_text(encoding="utf-8"))
+        return {"monitor": str(stored["monitor"]), "value": float(stored["value"])}
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
 class Checkpoints(Callback):
     """Says when there is a check, writes `last.ckpt`, the weights and the best weights, and ends a training early.
 
-    The first Ctrl-C (or SIGTERM) ends the training at the next complete step, the second at once.
+    It is the last of the callbacks, so that the checkpoint knows of the whole check: a training that is killed in the
+    middle of one makes the batches before it again, and the check. The first Ctrl-C (or SIGTERM) ends the training at
+    the next complete step, the second at once.
 
-    Args:    every, epochs: when there is a check, as in `checks.is_due`.
+    Args:    every, epochs: when there is a check, as in `is_due`.
              max_minutes: after which the training ends, with a check.
     """
 
@@ -68,19 +110,22 @@ class Checkpoints(Callback):
         max_minutes: float | None = None,
         epochs: Epochs | None = None,
     ) -> None:
-        self.folder, self.weights, self.dtype, self.every, self.epochs = folder, weights, _DTYPES[dtype], every, epochs
+        self.folder, self.weights, self.dtype, self.every, self.epochs = folder, weights, DTYPES[dtype], every, epochs
         self.deadline = None if max_minutes is None else time.monotonic() + 60 * max_minutes
         self.interrupted = False
         self.unjudged: list[Callable[[Trainer, Any], None]] = []
         """What is called in the place of a check where there are no pictures to judge."""
         self.saved_after: int | None = None
         """The number of batches in the files, where this run or the one that it goes on from has written any."""
-        self._best = Best(folder)
+        self._score: dict[str, Any] = {"monitor": None, "value": None}
+        """Of the best weights. It stands in the header of their file, so that both are of the same weights wherever a
+        training is killed; in a file for people; and in the checkpoint."""
         self._handlers: dict[int, Any] = {}
 
     def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
         """Listen to the signals that end a training; instead of Lightning, which on SIGTERM ends it without saving."""
-        self._best.agree(trainer)
+        if trainer.world_size > 1:  # all go by what the first one has read
+            self._score = trainer.strategy.broadcast(self._score)
         if trainer.is_global_zero:
             for folder in (self.folder, self.folder / "images"):
                 remove_leftovers(folder)
@@ -119,11 +164,21 @@ class Checkpoints(Callback):
                 self.save(trainer, pl_module)
 
     def on_validation_end(self, trainer: Trainer, pl_module: Any) -> None:
+        """A check is through."""
+        self.keep_best(trainer, pl_module)
+        self.save(trainer, pl_module)
+
+    def keep_best(self, trainer: Trainer, pl_module: Any) -> None:
         """Keep the best weights, if these are."""
         value = trainer.callback_metrics.get(pl_module.monitor or "")
-        if not trainer.sanity_checking and value is not None and self._best.is_beaten(pl_module.monitor, float(value)):
-            self.export(trainer, pl_module, BEST, self._best.header())
-            self._best.write()
+        if value is None or not beats(self._score, pl_module.monitor, float(value)):
+            return
+        self._score = {"monitor": pl_module.monitor, "value": float(value)}
+        text = json.dumps(self._score)
+        self.export(trainer, pl_module, BEST, {_SCORE_FIELD: text})
+        if trainer.is_global_zero:
+            with atomic_path(self.folder / SCORE) as temporary:
+                temporary.write_text(text + "\n", encoding="utf-8")
 
     def save(self, trainer: Trainer, pl_module: Trained) -> None:
         """Write the full checkpoint and the weights."""
@@ -146,26 +201,14 @@ class Checkpoints(Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed training must know."""
-        return self._best.state_dict()
+        return self._score
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take it back."""
-        self._best.load_state_dict(state_dict)
-
-
-class SaveAfterCheck(Callback):
-    """The last of the callbacks: writes the checkpoint when a check is through, so that the checkpoint knows of it.
-
-    A training that is killed in the middle of a check makes the batches before it again, and the check.
-    """
-
-    def __init__(self, checkpoints: Checkpoints) -> None:
-        self.checkpoints = checkpoints
-
-    def on_validation_end(self, trainer: Trainer, pl_module: Any) -> None:
-        """Save."""
-        if not trainer.sanity_checking:
-            self.checkpoints.save(trainer, pl_module)
+        """Take it back, or what the files say, which may be newer."""
+        if "best" in state_dict:  # in older checkpoints, where losses had a minus
+            score = state_dict["best"]
+            state_dict = {"monitor": None, "value": None if score is None else abs(score)}
+        self._score = _read_score(self.folder) or {name: state_dict[name] for name in self._score}
 
 
 def _any(trainer: Trainer, here: bool) -> bool:
@@ -175,7 +218,8 @@ def _any(trainer: Trainer, here: bool) -> bool:
 
 def require_sound(trainer: Trainer, pl_module: Any, dtype: torch.dtype) -> None:
     """DivergedError where a weight, an average or the discriminator is not finite, or is too large for the files."""
-    tensors = floating_tensors(pl_module.state_dict())
+    state = pl_module.state_dict()
+    tensors = {name: tensor for name, tensor in state.items() if tensor.is_floating_point()}
     written = [name for name in tensors if not name.startswith("loss.")]
     found = broken(tensors, dict.fromkeys(written, torch.finfo(dtype).max))
     if _any(trainer, bool(found)):

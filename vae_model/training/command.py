@@ -1,20 +1,21 @@
-"""`exact-vae train`: reads a configuration, checks it, trains."""
+"""`exact-vae train`: reads a configuration, checks it, trains, tells the figures of the last check."""
 
 from __future__ import annotations
 
 import importlib.util
+import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from .config import ConfigError
-from .dotted import importable
-from .judged import judged_line
+from .config import BEST, SCORE, ConfigError
 from .preflight import check_inputs
 from .recipe import read_config
 
 _NEEDED = {"lightning": "lightning", "yaml": "PyYAML"}
+_FIGURES = {"psnr": ("{:.2f} dB", "PSNR"), "ssim": ("{:.4f}", "SSIM")}
 
 
 def train(name: str, overrides: Sequence[str] = (), *, resume: bool = False, quiet: bool = False) -> list[str]:
@@ -38,7 +39,7 @@ def train(name: str, overrides: Sequence[str] = (), *, resume: bool = False, qui
         run(prepared)
     module, folder = prepared.module, config.output.folder
     done = [f"{module.batches_done} of {module.total_batches} batches; weights in {folder}/{config.output.weights}"]
-    judged = judged_line(Path(folder), _judged_by(module))
+    judged = _judged_line(Path(folder), module)
     if judged is not None:
         done.append(judged)
     if nothing_left:
@@ -47,7 +48,40 @@ def train(name: str, overrides: Sequence[str] = (), *, resume: bool = False, qui
     return ["\n".join(done), *([stopped] if module.batches_done < module.total_batches else [])]
 
 
-def _judged_by(module: Any) -> list[str]:
-    """The logged values that tell most, the one that is monitored among them."""
-    usual = [name for name in ("val/psnr", "val/ssim") if name in module.logged_keys()] or ["val/total_loss"]
-    return usual if module.monitor is None else [*usual, module.monitor]
+@contextmanager
+def importable(*folders: Path) -> Generator[None, None, None]:
+    """Within it modules of these folders are found, too, after all others."""
+    added = [str(folder.resolve()) for folder in folders]
+    sys.path.extend(added)
+    try:
+        yield
+    finally:
+        for path in added:
+            sys.path.remove(path)
+
+
+def _judged_line(folder: Path, module: Any) -> str | None:
+    """The line about the last check, of training.json and best.json; None where nothing was judged."""
+    names = [name for name in ("val/psnr", "val/ssim") if name in module.logged_keys()] or ["val/total_loss"]
+    keys = list(dict.fromkeys(name.removeprefix("val/") for name in (*names, module.monitor or names[0])))
+    rows = [row for row in _read(folder / "training.json").get("curve", []) if any(key in row for key in keys)]
+    if not rows:
+        return None
+    found = ", ".join(_told(key, rows[-1][key]) for key in keys if key in rows[-1])
+    best = _read(folder / SCORE)
+    if best and (folder / BEST).is_file():
+        found += f"; {BEST} has {_told(str(best['monitor']).removeprefix('val/'), best['value'])}"
+    return f"judged after batch {rows[-1]['batch']}: {found}; every check stands in {folder / 'training.json'}"
+
+
+def _told(key: str, value: float) -> str:
+    form, name = _FIGURES.get(key, ("{:.4g}", key))
+    return f"{name} {form.format(value)}"
+
+
+def _read(path: Path) -> Mapping[str, Any]:
+    """A file of this training; nothing where there is none."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
@@ -18,6 +19,12 @@ SCORE = "best.json"
 SECTIONS = ("model", "optimizer", "data", "trainer", "output")
 FALLBACK_CROP = 256
 """Pixels, where neither the data nor the model say a size."""
+SCHEDULES: dict[str, Callable[[float, float], float]] = {
+    "constant": lambda done, final: 1.0,
+    "linear": lambda done, final: 1.0 - (1.0 - final) * done,
+    "cosine": lambda done, final: final + (1.0 - final) * 0.5 * (1.0 + math.cos(math.pi * done)),
+}
+"""(share of the training that is done, final share) -> share of the peak rate."""
 
 
 class ConfigError(InputError):
@@ -73,10 +80,25 @@ class OptimizerSection:
     """The rate at the end of a falling schedule, as a share of the peak."""
 
     def __post_init__(self) -> None:
-        from .schedule import SCHEDULES
-
         problems = one_of("optimizer.schedule", self.schedule, SCHEDULES)
         require(problems + at_least(self, "optimizer", {"lr": 0, "warm_up": 0, "final_share": 0}))
+
+    @property
+    def both(self) -> tuple[tuple[float, dict[str, Any]], ...]:
+        """(peak rate, its class and arguments) of the autoencoder's optimiser and of the discriminator's."""
+        rate = self.lr if self.discriminator_lr is None else self.discriminator_lr
+        return (
+            (self.lr, {"target": self.target, "params": self.params}),
+            (rate, {"target": self.discriminator_target, "params": self.discriminator_params}),
+        )
+
+    def rate_share(self, batch: int, batches: int) -> float:
+        """The share of the peak rates at batch number `batch` of `batches`: warm-up times curve.
+
+        It follows from the number alone, so that a resumed training needs no state.
+        """
+        rising = min(1.0, (batch + 1) / self.warm_up) if self.warm_up else 1.0
+        return rising * SCHEDULES[self.schedule](min(1.0, batch / batches), self.final_share)
 
 
 @dataclass(frozen=True)
@@ -116,6 +138,11 @@ class DataSection:
         if not self.scales or min(self.scales) < 1:
             problems.append(f"data.scales: expected numbers of at least 1, got {list(self.scales)}: raise them")
         require(problems)
+
+    @property
+    def all_stages(self) -> tuple[tuple[float, int, int], ...]:
+        """The stages of crop and batch sizes, also where there is one only."""
+        return self.stages or ((0.0, self.crop or FALLBACK_CROP, self.batch_size),)
 
 
 @dataclass(frozen=True)
@@ -196,3 +223,27 @@ class TrainConfig:
             side = FALLBACK_CROP
         crops = {name: getattr(self.data, name) or side for name in ("crop", "val_crop")}
         object.__setattr__(self, "data", replace(self.data, **crops))
+
+
+def encoder_arguments(
+    *,
+    ch: int,
+    in_channels: int,
+    out_ch: int,
+    num_res_blocks: int,
+    z_channels: int,
+    ch_mult: tuple[int | float, ...] = (1, 2, 4, 8),
+    attn_resolutions: tuple[int, ...] = (),
+    dropout: float = 0.0,
+    resamp_with_conv: bool = True,
+    resolution: int = 256,
+    double_z: bool = True,
+    use_linear_attn: bool = False,
+    attn_type: str = "vanilla",
+    num_groups: int = 32,
+    conv_shortcut: bool = False,
+    tanh_out: bool = False,
+    give_pre_end: bool = False,
+) -> dict[str, Any]:
+    """The arguments a ddconfig may have, with their types."""
+    return locals()

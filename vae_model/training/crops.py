@@ -1,4 +1,4 @@
-"""Square crops: random ones that follow from a number alone, and the deterministic one for judging.
+"""Square crops: random ones that follow from a number alone, which batch has which, and those for judging.
 
 Crop number n of a seed is the same whichever process makes it and whatever was made before: a resumed training sees
 what an uninterrupted one would, and several processes see what one with a larger batch would.
@@ -6,15 +6,15 @@ what an uninterrupted one would, and several processes see what one with a large
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 from torch.utils.data import Dataset, Sampler
 
-from ..evaluation.photos import middle
+from ..files.images import middle
 from .photo_set import PhotoSet
 
 Item = tuple[int, int, int]
@@ -27,36 +27,39 @@ def generator_of(seed: int, number: int, stream: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(mixed >> 32)  # the generator keeps 32 bits; the high ones are well mixed
 
 
-@dataclass(frozen=True)
-class Stage:
-    """Some batches of one kind."""
-
-    first_batch: int
-    first_crop: int
-    size: int
-    per_process: int
-
-
 class Timetable:
-    """Which crops make which batch: stages of crop and batch sizes, over all processes."""
+    """Which crops make which batch: stages (share of the training, side, crops per process) over all processes."""
 
     def __init__(self, stages: Sequence[tuple[float, int, int]], batches: int, processes: int = 1) -> None:
         self.batches, self.processes = batches, processes
-        self._stages: list[Stage] = []
-        for share, size, per_process in stages:
-            first = round(share * batches)
-            crop = 0
-            if self._stages:
-                last = self._stages[-1]
-                crop = last.first_crop + (first - last.first_batch) * last.per_process * processes
-            self._stages.append(Stage(first, crop, size, per_process))
+        self._stages: list[tuple[int, int, int, int]] = []
+        """(first batch, first crop, side, crops per batch and process)."""
+        self.crops = 0
+        """Of all batches and processes together."""
+        starts = [round(share * batches) for share, _, _ in stages]
+        for (_, side, count), first, end in zip(stages, starts, [*starts[1:], batches], strict=True):
+            self._stages.append((first, self.crops, side, count))
+            self.crops += (end - first) * count * processes
 
     def batch(self, number: int, process: int = 0) -> tuple[range, int]:
         """(numbers of the crops, side) of batch `number` in process `process`."""
-        stage = next(stage for stage in reversed(self._stages) if stage.first_batch <= number)
-        first = stage.first_crop + (number - stage.first_batch) * stage.per_process * self.processes
-        first += process * stage.per_process
-        return range(first, first + stage.per_process), stage.size
+        first, crop, side, count = next(stage for stage in reversed(self._stages) if stage[0] <= number)
+        crop += ((number - first) * self.processes + process) * count
+        return range(crop, crop + count), side
+
+    def epochs(self, batches: int, pictures: int) -> int:
+        """How often each of so many pictures has been seen in the first so many batches."""
+        return self.batch(batches)[0].start // pictures
+
+
+def batches_of(epochs: int, pictures: int, stages: Sequence[tuple[float, int, int]], processes: int = 1) -> int:
+    """The batches in which every picture is seen `epochs` times, over all stages (share, crop, batch size)."""
+    ends = [share for share, _, _ in stages[1:]] + [1.0]
+    per_batch = sum((end - start) * size for (start, _, size), end in zip(stages, ends, strict=True)) * processes
+    batches = math.ceil(epochs * pictures / per_batch - 1e-9)  # less than rounding makes of a whole number
+    while Timetable(stages, batches, processes).crops < epochs * pictures:
+        batches += 1  # the stages begin at whole batches
+    return batches
 
 
 class BatchItems(Sampler[list[Item]]):

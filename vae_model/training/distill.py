@@ -83,32 +83,16 @@ class TinyDistillation(Trained):
         super().__init__(model, make_loss(lossconfig), ema_decay, monitor, input_key)
         self.remember(**given)
         self._teacher: list[Any] = [loaded.model]  # in a list: no part of this, and not in the checkpoints
-        self._image_channels = config.image_channels[0]
-        self._latent_channels = latent_channels
-        self._factor, self.target, self.latent_weight = config.factor, target, latent_weight
-
-    def factor(self) -> int:
-        """Pixels along one side of a latent cell."""
-        return self._factor
-
-    def latent_channels(self) -> int:
-        """Channels of the latent."""
-        return self._latent_channels
-
-    def image_channels(self) -> tuple[int, int]:
-        """Channels of the images that the teacher takes, and of those that the tiny decoder makes."""
-        return self._image_channels, 3
+        self._factor, self._latent_channels = config.factor, latent_channels
+        self._image_channels = (config.image_channels[0], 3)  # of what the teacher takes, and the tiny decoder makes
+        self.target, self.latent_weight = target, latent_weight
 
     @torch.no_grad()
     def teach(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """(the teacher's latents in the tiny model's convention, the image to be made) of images in -1..1."""
         teacher = self._teacher[0].to(x.device)
-        z = teacher.encode(x)
-        z = z if isinstance(z, Tensor) else z[0]
-        y = x
-        if self.target == "teacher":
-            y = teacher.decode(z)
-            y = y if isinstance(y, Tensor) else y[0]
+        z = _tensor(teacher.encode(x))
+        y = _tensor(teacher.decode(z)) if self.target == "teacher" else x
         z = (z.float() - self.model.shift_factor) * self.model.scaling_factor
         return z, y.float().clamp(-1, 1)
 
@@ -116,22 +100,13 @@ class TinyDistillation(Trained):
         """The weight of the decoder's last convolution, where there is a decoder."""
         return cast(Any, self.model).decoder.layers[-1].weight if hasattr(self.model, "decoder") else None
 
-    def reconstruct(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """(images of the teacher's latents, those latents); without a decoder, the images themselves."""
-        z, _ = self.teach(x)
-        return (self.model.decode(z)[0] if hasattr(self.model, "decoder") else x), z
-
     def _losses(self, x: Tensor, split: str) -> tuple[Tensor, Tensor | None, dict[str, Tensor]]:
         z, wanted = self.teach(x)
         total, y, log = x.new_zeros(()), None, {}
         if hasattr(self.model, "decoder"):
             y = self.model.decode(z)[0].float()
             nothing = DiagonalGaussianDistribution(torch.cat([z, z], dim=1), deterministic=True)
-            last = self.get_last_layer() if split == "train" else None
-            with self.in_float32():
-                total, log = self.criterion.autoencoder(
-                    wanted, y, nothing, self.batches_done, last, split, self.average
-                )
+            total, log = self.compare(wanted, y, nothing, split)
         if hasattr(self.model, "encoder"):
             error = (self.model.encode(x)[0].float() - z).square().mean()
             total = total + self.latent_weight * error
@@ -150,5 +125,10 @@ class TinyDistillation(Trained):
     def logged_keys(self) -> list[str]:
         """What a validation logs."""
         keys = super().logged_keys() if hasattr(self.model, "decoder") else []
-        keys += ["val/rec_loss"] if hasattr(self.model, "decoder") and not isinstance(self.criterion, GivenLoss) else []
+        keys += ["val/rec_loss"] if keys and not isinstance(self.criterion, GivenLoss) else []
         return [*keys, "val/total_loss"] + (["val/latent_loss"] if hasattr(self.model, "encoder") else [])
+
+
+def _tensor(found: Any) -> Tensor:
+    """What a model returned, which for some is (latents or images, what else there is)."""
+    return found if isinstance(found, Tensor) else found[0]

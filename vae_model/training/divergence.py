@@ -8,9 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-MOST_SKIPPED = 30
-"""Steps in a row that a gradient scaler may leave out: it halves its scale each time, from 65536 to below 1e-4."""
-
 
 class DivergedError(RuntimeError):
     """A loss, gradient or weight that is not finite; one line."""
@@ -41,25 +38,3 @@ def _kind(value: Tensor) -> str:
     if bool(value.isnan().any()):
         return "nan"
     return f"{float(value.abs().max()):.3g}"
-
-
-def losses_of(log: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Those of the logged values that are losses: only they have to be finite."""
-    return {name: value for name, value in log.items() if name.endswith("loss")}
-
-
-def floating_tensors(state: Mapping[str, Any]) -> dict[str, Tensor]:
-    """The tensors of a state dict that can hold a NaN."""
-    return {name: value for name, value in state.items() if isinstance(value, Tensor) and value.is_floating_point()}
-
-
-class SkippedSteps:
-    """Counts the steps in a row that a gradient scaler left out, by optimizer: a few are how it finds its scale."""
-
-    def __init__(self) -> None:
-        self._counts: dict[int, int] = {}
-
-    def too_many(self, optimizer: Any, skipped: bool) -> bool:
-        """Note one step."""
-        self._counts[id(optimizer)] = self._counts.get(id(optimizer), 0) + 1 if skipped else 0
-        return self._counts[id(optimizer)] > MOST_SKIPPED

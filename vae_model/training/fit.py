@@ -8,6 +8,7 @@ import logging
 import platform
 import warnings
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,25 +17,23 @@ from lightning import Trainer
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy
+from lightning.pytorch.utilities import rank_zero_only
 
 from ..exact.sharding.group import leave_together
-from .checkpoint import AtomicCheckpointIO, Checkpoints, SaveAfterCheck
-from .checks import Epochs, batches_of, epochs_of
-from .config import FALLBACK_CROP, ConfigError, TrainConfig, one_of, require
-from .crops import Timetable
+from ..notes import tell
+from .arguments import call_checked
+from .checkpoint import AtomicCheckpointIO, Checkpoints
+from .config import FALLBACK_CROP, ConfigError, TrainConfig
+from .crops import Timetable, batches_of
 from .distill import TinyDistillation
 from .divergence import DivergedError
-from .given_loss import GivenLoss
 from .kl_module import AutoEncoderKL
-from .loaders import Photographs, stages_of
-from .losses import call_checked
-from .photo_set import PhotoSet
+from .loaders import Photographs
+from .photo_set import PhotoSet, small_note
 from .preflight import Inputs, check_inputs
-from .progress import Progress
-from .record import Pictures, Record
+from .record import Pictures, Progress, Record, unjudged_note
 from .rehearsal import check_channels, rehearse
 from .resume import check_checkpoint
-from .start_notes import tell_at_start
 from .trained import Trained
 
 logger = logging.getLogger(__name__)
@@ -79,11 +78,8 @@ def prepare(
     for source in ("lightning.pytorch", "lightning.fabric"):  # they say at length which accelerators there are not
         logging.getLogger(source).setLevel(logging.WARNING)
     inputs = inputs or check_inputs(config, resume=resume)
-    folder = Path(config.output.folder)
     torch.manual_seed(config.trainer.seed)
     module: Trained = call_checked(MODELS[config.model.target.rsplit(".", 1)[-1]], config.model.params, "model.params")
-    if inputs.val:
-        _check_monitor(module)
     _check_strategy(config, module)
     cache_bytes = config.data.cache_gib * 2**30
     check_channels(module)
@@ -94,17 +90,23 @@ def prepare(
         raise ConfigError("data: expected pictures, got only files that cannot be read: name other folders")
     _configure(module, config, len(train))
     factor = module.factor()
-    wrong = [size for _, size, _ in stages_of(config.data) if size % factor]
+    stages = config.data.all_stages
+    wrong = [size for _, size, _ in stages if size % factor]
     if wrong:
         raise ConfigError(f"data.crop: expected multiples of {factor} pixels, got {wrong[0]}: change it")
     multiple = max(32, factor)
     val_side = max(config.data.val_crop or FALLBACK_CROP, multiple) // multiple * multiple
     if inputs.checkpoint is not None:
         check_checkpoint(inputs.checkpoint, module, config)
-    rehearse(module, stages_of(config.data), val_side if val else None)
+    rehearse(module, stages, val_side if val else None)
     data = Photographs(config.data, train, val, multiple, config.trainer.seed)
-    tell_at_start(module, config, train)
-    checkpoints = _checkpoints(config, module, folder, len(train))
+    tell_once = rank_zero_only(tell)  # of several processes
+    if val is None:
+        tell_once("data.val", [unjudged_note(module, config.output.grids > 0)])
+    small = small_note(train.shorter_sides.tolist(), stages)
+    if small is not None:
+        tell_once("data.train", [small])
+    checkpoints = _checkpoints(config, module, len(train))
     return Prepared(_trainer(config, module, checkpoints, progress), module, data, inputs.checkpoint, checkpoints)
 
 
@@ -132,15 +134,9 @@ def run(prepared: Prepared) -> None:
     leave_together()
 
 
-def _check_monitor(module: Trained) -> None:
-    if module.monitor is None or isinstance(module.criterion, GivenLoss):
-        return  # what it logs shows when it is tried
-    require(one_of("monitor", module.monitor, tuple(module.logged_keys())))
-
-
 def _configure(module: Trained, config: TrainConfig, photos: int) -> None:
     """Tell the module how long, how fast and how."""
-    wanted, stages = config.trainer, stages_of(config.data)
+    wanted, stages = config.trainer, config.data.all_stages
     batches = wanted.batches or batches_of(wanted.epochs or 0, photos, stages, processes(config))
     module.total_batches = -(-batches // wanted.accumulate) * wanted.accumulate
     module.accumulate, module.clip, module.seed = wanted.accumulate, wanted.clip, wanted.seed
@@ -148,8 +144,10 @@ def _configure(module: Trained, config: TrainConfig, photos: int) -> None:
     if config.model.base_learning_rate is not None:
         rate = config.model.base_learning_rate * stages[0][2] * processes(config) * wanted.accumulate
         module.settings = replace(config.optimizer, lr=rate)
+    found = torch.cuda.is_available() or torch.backends.mps.is_available()
+    on_cpu = wanted.accelerator == "cpu" or (wanted.accelerator == "auto" and not found)
     # FSDP spreads ordinary tensors only; on CPUs every GroupNorm would turn its input back (see `GroupNorm`).
-    if wanted.channels_last and wanted.strategy != "fsdp" and not _on_cpu(wanted.accelerator):
+    if wanted.channels_last and wanted.strategy != "fsdp" and not on_cpu:
         module.model.to(memory_format=torch.channels_last)  # pyright: ignore
 
 
@@ -159,14 +157,12 @@ def processes(config: TrainConfig) -> int:
     return (devices if isinstance(devices, int) and devices > 0 else 1) * config.trainer.num_nodes
 
 
-def _checkpoints(config: TrainConfig, module: Trained, folder: Path, photos: int) -> Checkpoints:
+def _checkpoints(config: TrainConfig, module: Trained, photos: int) -> Checkpoints:
     wanted, out = config.trainer, config.output
-    epochs: Epochs | None = None
     every = wanted.check_epochs or (1 if wanted.epochs is not None else None)
-    if every is not None:
-        timetable = Timetable(stages_of(config.data), module.total_batches, processes(config))
-        epochs = epochs_of(timetable, photos * every)
-    return Checkpoints(folder, out.weights, out.dtype, wanted.check_every, wanted.max_minutes, epochs)
+    timetable = Timetable(config.data.all_stages, module.total_batches, processes(config))
+    epochs = None if every is None else partial(timetable.epochs, pictures=photos * every)
+    return Checkpoints(Path(out.folder), out.weights, out.dtype, wanted.check_every, wanted.max_minutes, epochs)
 
 
 def _trainer(config: TrainConfig, module: Trained, checkpoints: Checkpoints, progress: bool) -> Trainer:
@@ -175,50 +171,41 @@ def _trainer(config: TrainConfig, module: Trained, checkpoints: Checkpoints, pro
     settings["data"] = {k: v for k, v in settings["data"].items() if k not in ("train", "val")}
     settings.pop("output")
     record = Record(folder / "training.json", settings)
-    callbacks: list[Any] = [record, checkpoints]
-    checkpoints.unjudged = [record.add_row]
-    if config.output.grids:
-        callbacks.append(Pictures(folder / "images", config.output.grids))
-        checkpoints.unjudged.append(callbacks[-1].draw_samples)
-    if progress:
-        callbacks.append(Progress(refresh_rate=min(wanted.log_every, 10)))
-    callbacks.append(SaveAfterCheck(checkpoints))
+    pictures = [Pictures(folder / "images", config.output.grids)] if config.output.grids else []
+    checkpoints.unjudged = [record.on_validation_end, *(each.draw_samples for each in pictures)]
+    bar = [Progress(refresh_rate=min(wanted.log_every, 10))] if progress else []
     loggers: list[Any] = [CSVLogger(folder, name="log")]
     if importlib.util.find_spec("tensorboard") is not None:
         loggers.append(TensorBoardLogger(folder, name="log"))
-    return _called(
-        Trainer,
-        accelerator=wanted.accelerator,
-        devices=wanted.devices,
-        num_nodes=wanted.num_nodes,
-        strategy=_strategy(config, module),
-        precision=_precision(wanted.precision, wanted.accelerator),  # pyright: ignore[reportArgumentType]
-        max_epochs=1,
-        val_check_interval=1,  # `Checkpoints` decides after every batch
-        check_val_every_n_epoch=None,
-        num_sanity_val_steps=0,
-        limit_val_batches=1.0 if config.data.val else 0,
-        log_every_n_steps=wanted.log_every,
-        logger=loggers,
-        callbacks=callbacks,
-        plugins=[AtomicCheckpointIO()],
-        enable_checkpointing=False,
-        enable_progress_bar=progress,
-        enable_model_summary=False,
-        use_distributed_sampler=False,
-        deterministic="warn" if torch.cuda.is_available() else True,
-        default_root_dir=folder,
-    )
-
-
-def _called(make: Any, **arguments: Any) -> Trainer:
-    """A Trainer; ConfigError where this machine has not what is asked for."""
+    machine: dict[str, Any] = {
+        "accelerator": wanted.accelerator,
+        "devices": wanted.devices,
+        "num_nodes": wanted.num_nodes,
+        "precision": _precision(wanted.precision, wanted.accelerator),
+    }
     try:
-        return make(**arguments)
+        return Trainer(
+            **machine,
+            strategy=_strategy(config, module),
+            max_epochs=1,
+            val_check_interval=1,  # `Checkpoints` decides after every batch
+            check_val_every_n_epoch=None,
+            num_sanity_val_steps=0,
+            limit_val_batches=1.0 if config.data.val else 0,
+            log_every_n_steps=wanted.log_every,
+            logger=loggers,
+            callbacks=[record, *pictures, *bar, checkpoints],
+            plugins=[AtomicCheckpointIO()],
+            enable_checkpointing=False,
+            enable_progress_bar=progress,
+            enable_model_summary=False,
+            use_distributed_sampler=False,
+            deterministic="warn" if torch.cuda.is_available() else True,
+            default_root_dir=folder,
+        )
     except (MisconfigurationException, ValueError) as error:
-        wanted = {name: arguments[name] for name in ("accelerator", "devices", "num_nodes", "precision")}
         reason = " ".join(str(error).split())
-        raise ConfigError(f"trainer: expected what this machine has, got {wanted}: change it ({reason})") from error
+        raise ConfigError(f"trainer: expected what this machine has, got {machine}: change it ({reason})") from error
 
 
 def _strategy(config: TrainConfig, module: Trained) -> Any:
@@ -245,12 +232,6 @@ def _check_strategy(config: TrainConfig, module: Trained) -> None:
         )
     if not isinstance(config.trainer.devices, int) or config.trainer.devices < 1:
         raise ConfigError(f"trainer.devices: expected a number with fsdp, got {config.trainer.devices!r}: say how many")
-
-
-def _on_cpu(accelerator: str) -> bool:
-    """Whether Lightning will train on a CPU."""
-    found = torch.cuda.is_available() or torch.backends.mps.is_available()
-    return accelerator == "cpu" or (accelerator == "auto" and not found)
 
 
 def _precision(wanted: str, accelerator: str) -> str:

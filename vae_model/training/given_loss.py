@@ -54,8 +54,8 @@ class GivenLoss:
     def freeze_the_rest(self) -> None:
         """Parameters that no optimiser holds, those of a perceptual network, shall collect no gradients."""
         if isinstance(self.given, nn.Module):
-            held = {id(parameter) for parameter in self.get_trainable_autoencoder_parameters()}
-            held |= {id(p) for p in (self.discriminator.parameters() if self.discriminator is not None else ())}
+            judging = () if self.discriminator is None else self.discriminator.parameters()
+            held = {id(parameter) for parameter in (*self.get_trainable_autoencoder_parameters(), *judging)}
             for parameter in self.given.parameters():
                 if id(parameter) not in held:
                     parameter.requires_grad_(False)
@@ -113,7 +113,8 @@ def try_out(loss: GivenLoss, x: Tensor, y: Tensor, posterior: DiagonalGaussianDi
              last convolution.
     Raises:  ConfigError for whatever it raises, and where what it minimises does not depend on `y`.
     """
-    loss = GivenLoss(_copy(loss.given))
+    # Of a module a copy, whose counters and statistics may change.
+    loss = GivenLoss(copy.deepcopy(loss.given) if isinstance(loss.given, nn.Module) else loss.given)
     y = y + 0 * last.sum()
     y = y if y.requires_grad else y.requires_grad_()
     try:
@@ -138,26 +139,18 @@ def name_of(given: Any) -> str:
     return f"{owner.__module__}.{owner.__qualname__}"
 
 
-def _copy(given: Any) -> Any:
-    """One to be tried out: of a module a copy, whose counters and statistics may change."""
-    return copy.deepcopy(given) if isinstance(given, nn.Module) else given
-
-
 def _parameters(given: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
     """The parameters of a loss, if it can be called."""
+    signature = inspect.Signature()
     try:
         signature = inspect.signature(given.forward if isinstance(given, nn.Module) else given)
-    except (TypeError, ValueError):
-        signature = inspect.Signature()
-    parameters = signature.parameters
-    try:
-        if not any(name in parameters for name in _BY_NAME):
+        if not any(name in signature.parameters for name in _BY_NAME):
             signature.bind(*range(6))
-    except TypeError:
+    except (TypeError, ValueError):
         raise ConfigError(
             f"lossconfig: expected a loss that takes {SIGNATURE}, got {name_of(given)}{signature}: change it"
         ) from None
-    return parameters
+    return signature.parameters
 
 
 def _checked(total: Any, log: Any, split: str, given: Any, name: str) -> tuple[Tensor, Log]:

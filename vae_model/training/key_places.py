@@ -8,8 +8,7 @@ from dataclasses import fields, is_dataclass
 from difflib import get_close_matches
 from typing import get_type_hints
 
-from .config import TrainConfig
-from .ddconfig import encoder_arguments
+from .config import TrainConfig, encoder_arguments
 
 MODEL_KEYS: dict[str, tuple[str, ...]] = {
     "AutoEncoderKL": (

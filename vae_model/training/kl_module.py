@@ -14,12 +14,19 @@ from torch import Tensor, nn
 
 from ..families.ldm.autoencoder import AutoencoderKL
 from ..families.ldm.distribution import DiagonalGaussianDistribution
-from .architecture import PARTS, check_parts, freeze_all_but, load_start, model_options, take_weights
-from .checkpointing import recompute_blocks
+from .architecture import (
+    PARTS,
+    STARTS,
+    check_parts,
+    freeze_all_but,
+    load_start,
+    model_options,
+    recompute_blocks,
+    take_weights,
+)
 from .config import one_of, require
 from .given_loss import GivenLoss
 from .losses import AutoencoderLoss, DefaultLoss, LossConfig, make_loss
-from .start import STARTS
 from .trained import Trained
 
 
@@ -37,7 +44,7 @@ class AutoEncoderKL(Trained):
              colorize_nlabels: channels of the images, where pictures of them need a projection onto three.
              monitor: the logged value that tells the best weights.
              ema_decay: of the moving average; None for none.
-             start: a name in `start.STARTS`, without `ckpt_path`.
+             start: a name in `architecture.STARTS`, without `ckpt_path`.
              train: which halves are trained; the other stays as it is, its quant convolution too.
              input_key: where the images are in a batch that is a mapping; latent-diffusion's `image_key` is the same.
              decoder_ddconfig: of the decoder, where it differs.
@@ -92,7 +99,10 @@ class AutoEncoderKL(Trained):
             gradient_checkpointing=gradient_checkpointing,
             input_key=input_key,
         )
-        self.embed_dim = model.embed_dim
+        self.embed_dim = self._latent_channels = model.embed_dim
+        encoder, decoder = cast(Any, model.encoder), cast(Any, model.decoder)
+        self._factor = 2 ** (decoder.num_resolutions - 1)
+        self._image_channels = (encoder.conv_in.in_channels, decoder.conv_out.out_channels)
         if colorize_nlabels is not None:
             generator = torch.Generator().manual_seed(0)
             self.register_buffer("colorize", torch.randn(3, colorize_nlabels, 1, 1, generator=generator))
@@ -114,18 +124,6 @@ class AutoEncoderKL(Trained):
         """(reconstructions, posterior) of images in -1..1."""
         posterior = self.encode(input)
         return self.decode(posterior.sample() if sample_posterior else posterior.mode()), posterior
-
-    def factor(self) -> int:
-        """Pixels along one side of a latent cell."""
-        return 2 ** (cast(Any, self.model.decoder).num_resolutions - 1)
-
-    def latent_channels(self) -> int:
-        """Channels of the latent."""
-        return self.model.embed_dim
-
-    def image_channels(self) -> tuple[int, int]:
-        """Channels of the images that go in and that come out."""
-        return self.model.encoder.conv_in.in_channels, self.get_last_layer().shape[0]  # pyright: ignore
 
     def get_last_layer(self) -> Tensor:
         """The weight of the decoder's last convolution."""
@@ -181,19 +179,15 @@ class AutoEncoderKL(Trained):
         posterior = DiagonalGaussianDistribution(moments.float() if moments.dtype != torch.float64 else moments)
         y = self.decode(posterior.mean + posterior.std * self.noise_like(posterior.mean, numbers))
         y = y.to(posterior.mean.dtype)
-        with self.in_float32():
-            total, log = self.criterion.autoencoder(
-                x.to(y), y, posterior, self.batches_done, self.get_last_layer(), "train", self.average
-            )
+        total, log = self.compare(x.to(y), y, posterior, "train")
         return total, y, log
 
     def validation_losses(self, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Reconstructions from the means, and their losses."""
         posterior = self.encode(x)
         y = self.decode(posterior.mode()).to(x.dtype)
-        with self.in_float32():
-            wide = DiagonalGaussianDistribution(posterior.parameters.to(x.dtype))
-            _, log = self.criterion.autoencoder(x, y, wide, self.batches_done, self.get_last_layer(), "val")
+        wide = DiagonalGaussianDistribution(posterior.parameters.to(x.dtype))
+        _, log = self.compare(x, y, wide, "val")
         return y, log | {"val/latent_std": wide.mean.std()}
 
     def logged_keys(self) -> list[str]:

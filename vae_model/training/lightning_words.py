@@ -1,8 +1,8 @@
-"""The words of Lightning's Trainer, old and new, in this project's."""
+"""The words of Lightning's Trainer, old and new, in this project's; the length of a training under all its names."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
 from .config import ConfigError
@@ -10,6 +10,10 @@ from .config import ConfigError
 Settings = dict[tuple[str, str], Any]
 """(section, key) -> value, as in this project's configurations."""
 
+LENGTHS = {"batches": "batches", "max_steps": "batches", "epochs": "epochs", "max_epochs": "epochs"}
+"""The names of the length, ours and Lightning's, and what they count."""
+_TRAINERS = (("trainer",), ("lightning", "trainer"))
+"""The sections that may have it; the first comes first."""
 _PRECISIONS = {"16": "16-mixed", "bf16": "bf16-mixed", "32": "32-true", "64": "64-true"}
 _STRATEGIES = ("ddp", "dp", "ddp_spawn", "ddp_notebook", "ddp2", "horovod", "DDPStrategy", "DDPPlugin")
 
@@ -85,8 +89,6 @@ def _max_time(value: Any) -> Settings | None:
 
 
 WORDS: dict[str, Callable[[Any], Settings | None]] = {
-    "max_epochs": _count("epochs"),
-    "max_steps": _count("batches"),
     "accumulate_grad_batches": lambda n: {("trainer", "accumulate"): n} if isinstance(n, (int, str)) else None,
     "gradient_clip_val": lambda norm: {("trainer", "clip"): norm or None},
     "gradient_clip_algorithm": _algorithm,
@@ -103,7 +105,7 @@ WORDS: dict[str, Callable[[Any], Settings | None]] = {
     "limit_val_batches": lambda n: {("data", "val_limit"): n} if _is_whole(n) and n > 0 else None,
     "default_root_dir": lambda value: {("output", "folder"): value},
 }
-"""What they are here; None where a value has no counterpart."""
+"""What they are here; None where a value has no counterpart. Lengths are not among them, see below."""
 
 UNUSED = frozenset(
     {
@@ -126,3 +128,51 @@ UNUSED = frozenset(
 def settings_of(name: str, value: Any) -> Settings | None:
     """One of the Trainer's words in ours; None for one that is not used here."""
     return WORDS[name](value) if name in WORDS else None
+
+
+def is_length(path: Sequence[str]) -> bool:
+    """Whether a key, with its sections, is a name of the length."""
+    return path[-1] in LENGTHS and tuple(path[:-1]) in _TRAINERS
+
+
+def settle_length(tree: Mapping[str, Any]) -> tuple[Settings, list[str]]:
+    """(the length of a file's content, the keys of another one that is not used, as ours comes first); both taken out.
+
+    Raises: ConfigError for a section that holds several.
+    """
+    ours, theirs = take_lengths(tree)
+    for given in (ours, theirs):
+        require_one_length(given)
+    found: Settings = {("trainer", LENGTHS[key.rpartition(".")[2]]): value for key, value in (ours or theirs).items()}
+    return found, list(theirs) if ours else []
+
+
+def take_lengths(tree: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Take all lengths out of a file's content: by their keys those of `trainer` and those of `lightning.trainer`."""
+    found: list[dict[str, Any]] = []
+    for path in _TRAINERS:
+        section: Any = tree
+        for name in path:
+            section = cast("dict[str, Any]", section).get(name) if isinstance(section, dict) else None
+        names = [name for name in section if name in LENGTHS] if isinstance(section, dict) else []
+        found.append(given_lengths({".".join((*path, name)): section.pop(name) for name in names}))
+    return found
+
+
+def given_lengths(lengths: Mapping[str, Any]) -> dict[str, Any]:
+    """Those that are given, of lengths by their keys with sections: null, and Lightning's -1, are none."""
+    return {
+        key: value
+        for key, value in lengths.items()
+        if value is not None and not (value == -1 and key.rpartition(".")[2].startswith("max_"))
+    }
+
+
+def require_one_length(lengths: Mapping[str, Any]) -> None:
+    """ConfigError where lengths that are given contradict each other: batches and epochs, or two numbers of one."""
+    kinds = {LENGTHS[key.rpartition(".")[2]] for key in lengths}
+    if len(kinds) < 2 and len({str(value) for value in lengths.values()}) < 2:
+        return
+    listed = ", ".join(f"{key} {value}" for key, value in lengths.items())
+    wanted = "one of batches and epochs, got both" if len(kinds) > 1 else f"one number of {kinds.pop()}, got two"
+    raise ConfigError(f"config: trainer: expected {wanted} ({listed}): remove one")

@@ -14,22 +14,6 @@ from .crops import BatchItems, CentreCrops, RandomCrops, Timetable
 from .photo_set import PhotoSet
 
 
-def stages_of(section: DataSection) -> tuple[tuple[float, int, int], ...]:
-    """The stages of crop and batch sizes, also where there is one only."""
-    return section.stages or ((0.0, section.crop or FALLBACK_CROP, section.batch_size),)
-
-
-class ResumableLoader(DataLoader[dict[str, Tensor]]):
-    """Says to Lightning that it starts where it should; the batch number is in the module."""
-
-    def state_dict(self) -> dict[str, Any]:
-        """Nothing beyond the batch number."""
-        return {}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Nothing to do."""
-
-
 class Photographs(LightningDataModule):
     """Random crops for training and centre crops for judging."""
 
@@ -38,14 +22,14 @@ class Photographs(LightningDataModule):
         self.section, self.train, self.val = section, train, val
         self.multiple, self.seed = multiple, seed
 
-    def train_dataloader(self) -> ResumableLoader:
-        """From the batch on that comes next."""
+    def train_dataloader(self) -> DataLoader[dict[str, Tensor]]:
+        """From the batch on that comes next, by the number that the module has."""
         trainer: Any = self.trainer
         module: Any = trainer.lightning_module
-        timetable = Timetable(stages_of(self.section), module.total_batches, trainer.world_size)
+        timetable = Timetable(self.section.all_stages, module.total_batches, trainer.world_size)
         items = BatchItems(timetable, len(self.train), self.seed, module.batches_done, trainer.global_rank)
         crops = RandomCrops(self.train, self.seed, self.section.scales, self.section.flip)
-        return ResumableLoader(
+        return DataLoader(
             crops,
             batch_sampler=items,
             num_workers=self.section.workers,

@@ -1,10 +1,13 @@
-"""The losses that a configuration may name, and those that people bring."""
+"""The losses that a configuration may name, and those that people bring: a path's module is imported, and so run."""
 
 from __future__ import annotations
 
 import functools
+import importlib
+import importlib.util
 import inspect
 import logging
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
@@ -14,7 +17,6 @@ from ..errors.listed import first_line
 from .arguments import call_checked
 from .autoencoder_loss import AutoencoderLoss, DefaultLoss
 from .config import ConfigError, one_of, require
-from .dotted import get_object, is_importable
 from .given_loss import as_loss
 from .perceptual import load_lpips
 
@@ -68,9 +70,8 @@ def general_lpips_with_discriminator(
             "regularization_weights, got others: remove them"
         )
     judge = (disc_weight, disc_start, disc_loss, disc_factor, 64, disc_num_layers, "batch", disc_in_channels)
-    return AutoencoderLoss(
-        _perceptual_terms(1.0, perceptual_weight), kl_weight, "sum", logvar_init, learn_logvar, *judge
-    )
+    terms = _perceptual_terms(1.0, perceptual_weight)
+    return AutoencoderLoss(terms, kl_weight, "sum", logvar_init, learn_logvar, *judge)
 
 
 def _perceptual_terms(pixels: float, perceptual: float) -> dict[str, float]:
@@ -132,18 +133,29 @@ def is_own(target: str) -> bool:
     """Whether a target names a loss of one's own; names alone and the paths of other trainers are looked up here."""
     root, _, name = target.rpartition(".")
     package = root.split(".")[0]
-    if name not in LOSSES:
-        return bool(root) and package not in _CODE_BASES
-    return bool(root) and package not in _CODE_BASES and is_importable(package)
+    if not root or package in _CODE_BASES:
+        return False
+    return name not in LOSSES or package in sys.modules or importlib.util.find_spec(package) is not None
+
+
+def get_object(path: str, where: str) -> Any:
+    """What `path` = "package.module.name" names; ConfigError, in one line, where there is none."""
+    module, _, name = path.rpartition(".")
+    try:
+        return getattr(importlib.import_module(module), name)
+    except Exception as error:  # an import runs code that is not ours
+        raise ConfigError(
+            f"{where}: expected the path of a class or function, got {path!r}: "
+            f"write module.name, with module.py beside the configuration or in the current folder ({first_line(error)})"
+        ) from error
 
 
 def _given(target: str, params: Mapping[str, Any]) -> Any:
     """A loss of one's own by its path: an object of a class, a function with these arguments, or an object as it is."""
     found: Any = get_object(target, "lossconfig.target")
     if inspect.isclass(found) or params:
-        make: Any = found if inspect.isclass(found) else functools.partial(functools.partial, found)
         try:
-            found = make(**params)
+            found = found(**params) if inspect.isclass(found) else functools.partial(found, **params)
         except Exception as error:  # a constructor of somebody else's
             raise ConfigError(
                 f"lossconfig.params: expected arguments of {target}, got {', '.join(params) or 'none'}: "

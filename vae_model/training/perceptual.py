@@ -82,14 +82,10 @@ def _squares(x: Tensor) -> Tensor:
 
 def lpips_distance(x: Tensor, y: Tensor) -> Tensor:
     """By the network of the package `lpips`, on the device of the images."""
-    return _kept_lpips().to(x.device)(x, y).flatten()
+    return load_lpips().to(x.device)(x, y).flatten()
 
 
 @cache
-def _kept_lpips() -> Any:
-    return load_lpips()
-
-
 def load_lpips() -> Any:
     """The LPIPS network; ConfigError where the package or the weights of its backbone are missing."""
     try:

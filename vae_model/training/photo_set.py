@@ -17,7 +17,7 @@ from PIL import Image
 from torch import Tensor
 
 from ..errors.listed import some
-from ..evaluation.photos import SUFFIXES, read_photo
+from ..files.images import SUFFIXES, read_photo
 from .config import ConfigError
 
 logger = logging.getLogger(__name__)
@@ -52,27 +52,22 @@ def find_pictures(sources: Sequence[str], where: str) -> list[Path]:
 class PhotoSet:
     """Pictures by number, of 1, 3 or 4 channels as `read_image` makes them from any file.
 
-    Those that turn out to be unreadable are None, counted in `unreadable`.
+    Those that turn out to be unreadable are None. `shorter_sides` has the shorter side of each in pixels.
     """
 
     def __init__(self, paths: Sequence[Path], cache_bytes: float = 0, channels: int = 3) -> None:
         self.channels = channels
-        sizes = [(path, _sides(path)) for path in paths]
-        readable = [(path, size) for path, size in sizes if size[0] * size[1]]
-        left_out = [path for path, size in sizes if not size[0] * size[1]]
-        self._names = np.array([os.fsencode(path) for path, _ in readable], dtype=np.bytes_)
-        self._bad = torch.zeros(len(readable), dtype=torch.bool).share_memory_()
-        self._cached: list[Tensor] = []
-        self._shorter = np.array([min(size) for _, size in readable], dtype=np.int32)
-        if channels * sum(width * height for _, (width, height) in readable) <= cache_bytes:
-            pictures = [(path, self._read_or_none(path)) for path, _ in readable]
-            left_out += [path for path, picture in pictures if picture is None]
-            kept = [(path, picture) for path, picture in pictures if picture is not None]
-            self._names = np.array([os.fsencode(path) for path, _ in kept], dtype=np.bytes_)
-            self._bad = torch.zeros(len(kept), dtype=torch.bool).share_memory_()
-            self._cached = [picture for _, picture in kept]
-            self._shorter = np.array([min(picture.shape[1:]) for picture in self._cached], dtype=np.int32)
-        self._left_out = len(left_out)
+        found: list[tuple[Path, tuple[int, int], Tensor | None]] = [(path, _sides(path), None) for path in paths]
+        left_out = [path for path, sides, _ in found if not all(sides)]
+        found = [row for row in found if all(row[1])]
+        if channels * sum(width * height for _, (width, height), _ in found) <= cache_bytes:
+            found = [(path, sides, self._read_or_none(path)) for path, sides, _ in found]
+            left_out += [path for path, _, picture in found if picture is None]
+            found = [row for row in found if row[2] is not None]
+        self._cached = [picture for _, _, picture in found if picture is not None]
+        self._names = np.array([os.fsencode(path) for path, _, _ in found], dtype=np.bytes_)
+        self.shorter_sides = np.array([min(sides) for _, sides, _ in found], dtype=np.int32)
+        self._bad = torch.zeros(len(found), dtype=torch.bool).share_memory_()
         if left_out:
             names = some(map(str, left_out), 3)
             logger.warning("%d of %d pictures cannot be read and are left out: %s", len(left_out), len(paths), names)
@@ -82,18 +77,8 @@ class PhotoSet:
 
     @property
     def readable(self) -> int:
-        """How many of the pictures are not known to be unreadable."""
+        """How many of the pictures are not known to be unreadable, in all processes."""
         return len(self) - int(self._bad.sum())
-
-    @property
-    def shorter_sides(self) -> list[int]:
-        """Of every picture the shorter side in pixels, from its header."""
-        return [int(side) for side in self._shorter]
-
-    @property
-    def unreadable(self) -> int:
-        """How many files could not be read so far, in all processes."""
-        return self._left_out + int(self._bad.sum())
 
     def __getitem__(self, index: int) -> Tensor | None:
         """(channels, H, W) uint8, or None for a file whose end is missing or the like."""
@@ -121,3 +106,18 @@ def _sides(path: Path) -> tuple[int, int]:
             return image.width, image.height
     except (OSError, SyntaxError, ValueError, TypeError, Image.DecompressionBombError):
         return 0, 0
+
+
+def small_note(shorter_sides: Sequence[int], stages: Sequence[tuple[float, int, int]]) -> str | None:
+    """The note, if more than half of the pictures are smaller than the largest crop; sides in pixels."""
+    crop = max(size for _, size, _ in stages)
+    small = sorted(side for side in shorter_sides if side < crop)
+    if 2 * len(small) <= len(shorter_sides):
+        return None
+    setting = "data.crop" if len(stages) == 1 else "the crops of data.stages"
+    sides = f"{small[0]}" if small[0] == small[-1] else f"{small[0]} to {small[-1]}"
+    return (
+        f"{len(small)} of {len(shorter_sides)} pictures are smaller than the crop of {crop} pixels (shorter sides: "
+        f"{sides}), hence squares of these sides are enlarged to it, which makes them soft: lower {setting}, or give "
+        "larger pictures"
+    )

@@ -11,8 +11,7 @@ from typing import Any, cast
 from ..errors import VAEFileError
 from ..files.atomic import require_writable
 from .arguments import unknown_names
-from .config import BEST, LAST, ConfigError, TrainConfig, one_of, require
-from .ddconfig import encoder_arguments
+from .config import BEST, LAST, ConfigError, TrainConfig, encoder_arguments, one_of, require
 from .key_places import MODEL_KEYS
 from .photo_set import find_pictures
 
@@ -44,10 +43,17 @@ def check_inputs(config: TrainConfig, *, resume: bool = False) -> Inputs:
         path = config.model.params.get(key)
         if isinstance(path, str) and path != "bundled" and not Path(path).exists():
             raise VAEFileError(f"{path}: expected a weight file, found none there: check model.params.{key}")
-    folder = Path(config.output.folder)
-    checkpoint = _checkpoint(folder, config.output.weights, resume)
-    require_writable(folder / LAST)
-    return Inputs(train, val, checkpoint)
+    if config.output.weights == BEST:
+        raise ConfigError(f"output.weights: expected another name than that of the best weights, got {BEST}: change it")
+    last = Path(config.output.folder) / LAST
+    if resume and not last.is_file():
+        raise ConfigError(f"--resume: expected {last}, found none: train without --resume, or name output.folder")
+    if not resume and last.is_file():
+        raise ConfigError(
+            f"output.folder: expected one without a training, got {last.parent}: go on with --resume, or name another"
+        )
+    require_writable(last)
+    return Inputs(train, val, last if resume else None)
 
 
 def _unknown_arguments(name: str, params: Mapping[str, Any]) -> list[str]:
@@ -69,16 +75,3 @@ def _unknown_arguments(name: str, params: Mapping[str, Any]) -> list[str]:
         known = tuple(inspect.signature(make).parameters)
         problems += unknown_names(cast("Mapping[str, Any]", given), known, "lossconfig.params")
     return problems
-
-
-def _checkpoint(folder: Path, weights: str, resume: bool) -> Path | None:
-    if weights == BEST:
-        raise ConfigError(f"output.weights: expected another name than that of the best weights, got {BEST}: change it")
-    path = folder / LAST
-    if resume and not path.is_file():
-        raise ConfigError(f"--resume: expected {path}, found none: train without --resume, or name output.folder")
-    if not resume and path.is_file():
-        raise ConfigError(
-            f"output.folder: expected one without a training, got {folder}: go on with --resume, or name another"
-        )
-    return path if resume else None

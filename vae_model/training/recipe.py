@@ -2,34 +2,33 @@
 
 The file is data: nothing it names is imported, but for a loss of one's own (see `losses`). The shape of the seed's
 files is read too: `model.target` is known by its last part, `embed_dim` and `monitor` may stand beside `params`. Those
-of latent-diffusion and generative-models, and Lightning's words, are translated by `foreign_config`.
+of latent-diffusion and generative-models, and Lightning's words, are translated by `foreign`.
 """
 
 from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast, get_type_hints
 
 from .arguments import checked_values, unknown_names
 from .config import SECTIONS, ConfigError, TrainConfig, require
-from .foreign_config import translate
+from .foreign import translate
 from .key_places import advice_on_option
-from .lengths import is_length, is_none, require_one_length, without_length
-from .lightning_words import settings_of
+from .lightning_words import LENGTHS, given_lengths, is_length, require_one_length, settings_of, take_lengths
 
 logger = logging.getLogger(__name__)
 
-CONFIG_FOLDER = Path(__file__).resolve().parent / "configs"
 _BESIDE_PARAMS = ("embed_dim", "monitor", "lossconfig", "ddconfig", "ckpt_path")
 """Arguments of the model that old files have one level higher."""
 
 
 def bundled_configs() -> dict[str, Path]:
     """The configurations that come with the project, by name."""
-    return {path.stem: path for path in sorted(CONFIG_FOLDER.glob("*.yaml"))}
+    folder = Path(__file__).resolve().parent / "configs"
+    return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
 
 
 def read_config(name: str, overrides: Sequence[str] = ()) -> TrainConfig:
@@ -44,18 +43,7 @@ def read_config(name: str, overrides: Sequence[str] = ()) -> TrainConfig:
     for word in overrides:
         if word.startswith("-"):
             raise ConfigError(f"config: expected key=value, got {word}: {advice_on_option(word)}")
-    path = bundled_configs().get(name, Path(name))
-    if not path.is_file():
-        known = ", ".join(bundled_configs())
-        raise ConfigError(f"config: expected a YAML file or one of {known}, got {name!r}: check the name")
-    try:
-        text = path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"config: expected a YAML file, got {path}, which is no text: name another file") from error
-    content = _load(text, str(path))
-    if not isinstance(content, Mapping):
-        raise ConfigError(f"config: expected sections in {path}, got {type(content).__name__}: see the bundled ones")
-    tree = _copy(cast("Mapping[str, Any]", content))
+    tree = _read(name)
     lengths: dict[str, Any] = {}
     for word in overrides:
         key, equals, text = word.partition("=")
@@ -65,33 +53,37 @@ def read_config(name: str, overrides: Sequence[str] = ()) -> TrainConfig:
             value = yaml.load(text, _loader())
         except yaml.YAMLError:
             value = text
-        if is_length(key.split(".")):
+        keys = tuple(key.split("."))
+        settings = settings_of(keys[1], value) if keys[0] == "trainer" and len(keys) == 2 else None
+        if is_length(keys):
             lengths[key] = value
-            if not is_none(key.rpartition(".")[2], value):
-                without_length(tree)
-            key = key.removeprefix("lightning.")
-        for path, setting in _in_our_words(key, value):
-            _set(tree, path, setting)
-    require_one_length(lengths)
+            given = given_lengths({key: value})
+            if given:
+                take_lengths(tree)
+            settings = {("trainer", LENGTHS[keys[-1]]): given.get(key)}
+        for place, setting in ({keys: value} if settings is None else settings).items():
+            _set(tree, place, setting)
+    require_one_length(given_lengths(lengths))
     return config_from(tree)
 
 
-def _in_our_words(key: str, value: Any) -> Iterator[tuple[list[str], Any]]:
-    """A word and its value, Lightning's in ours."""
-    path = key.split(".")
-    settings = settings_of(path[1], value) if path[0] == "trainer" and len(path) == 2 else None
-    for found, setting in ({tuple(path): value} if settings is None else settings).items():
-        yield list(found), setting
-
-
-def _load(text: str, name: str) -> Any:
+def _read(name: str) -> dict[str, Any]:
     import yaml
 
+    path = bundled_configs().get(name, Path(name))
+    if not path.is_file():
+        known = ", ".join(bundled_configs())
+        raise ConfigError(f"config: expected a YAML file or one of {known}, got {name!r}: check the name")
     try:
-        return yaml.load(text, _loader())
+        content: Any = yaml.load(path.read_text(encoding="utf-8"), _loader())
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"config: expected a YAML file, got {path}, which is no text: name another file") from error
     except yaml.YAMLError as error:
         reason = " ".join(str(error).split())
-        raise ConfigError(f"config: expected YAML in {name}, got a mistake: correct it ({reason})") from error
+        raise ConfigError(f"config: expected YAML in {path}, got a mistake: correct it ({reason})") from error
+    if not isinstance(content, Mapping):
+        raise ConfigError(f"config: expected sections in {path}, got {type(content).__name__}: see the bundled ones")
+    return _copy(cast("Mapping[str, Any]", content))
 
 
 def _loader() -> Any:
@@ -112,7 +104,7 @@ def _copy(tree: Any) -> Any:
     return tree
 
 
-def _set(tree: dict[str, Any], keys: list[str], value: Any) -> None:
+def _set(tree: dict[str, Any], keys: Sequence[str], value: Any) -> None:
     """tree["a"]["b"] = value; what stands in the way is replaced."""
     for key in keys[:-1]:
         if not isinstance(tree.get(key), dict):

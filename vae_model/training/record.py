@@ -1,22 +1,22 @@
-"""What a training leaves to look at: training.json with settings and curve, and pictures of its reconstructions."""
+"""What a training shows: its bar, training.json with settings and curve, and pictures of its reconstructions."""
 
 from __future__ import annotations
 
 import json
-import logging
 import time
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning import Callback, Trainer
+from lightning.pytorch.callbacks import TQDMProgressBar
 from torch import Tensor
 
 from ..files.atomic import atomic_path
 from ..files.images import write_image
-
-logger = logging.getLogger(__name__)
+from .config import BEST
 
 _LOSS_MEMORY = 0.98
 _BOOST = 3.0
@@ -39,8 +39,7 @@ class Record(Callback):
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Follow the loss."""
-        loss = outputs["loss"] if isinstance(outputs, Mapping) else outputs
-        value = float(loss)
+        value = float(outputs["loss"])
         self._loss = value if self._loss is None else _LOSS_MEMORY * self._loss + (1 - _LOSS_MEMORY) * value
         pl_module.log("step", float(pl_module.batches_done))  # what the loggers count by, also after an interruption
 
@@ -49,12 +48,7 @@ class Record(Callback):
         pl_module.log("step", float(pl_module.batches_done), sync_dist=trainer.world_size > 1)
 
     def on_validation_end(self, trainer: Trainer, pl_module: Any) -> None:
-        """One row more."""
-        if not trainer.sanity_checking:
-            self.add_row(trainer, pl_module)
-
-    def add_row(self, trainer: Trainer, pl_module: Any) -> None:
-        """Write the curve up to here; what a check has found is in it where there was one."""
+        """Write the curve up to here, one row more; what a check has found is in it where there was one."""
         row = {"batch": pl_module.batches_done, "loss": self._loss or 0.0}
         row |= {key[4:]: float(value) for key, value in trainer.callback_metrics.items() if key.startswith("val/")}
         row["minutes"] = self._elapsed() / 60
@@ -92,30 +86,25 @@ class Pictures(Callback):
         self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
         """Keep the first few."""
-        if trainer.is_global_zero and not trainer.sanity_checking and outputs is not None:
-            to_rgb: Any = getattr(pl_module, "to_rgb", _clamped)
+        if trainer.is_global_zero and outputs is not None:
+            to_rgb: Any = getattr(pl_module, "to_rgb", partial(torch.clamp, min=-1, max=1))
             x, y = (outputs[name].detach().float() for name in ("inputs", "reconstructions"))
             for pair in zip(x, y, strict=True):
                 if len(self._rows) < self.count:
                     self._rows.append(comparison(*(to_rgb(image[None])[0].cpu() for image in pair)))
-
-    def on_validation_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
-        """Draw samples, with the averaged weights still in."""
-        if not trainer.sanity_checking:
-            self._draw(pl_module)
 
     def draw_samples(self, trainer: Trainer, pl_module: Any) -> None:
         """Samples alone, where there is nothing to reconstruct."""
         trained = [module for module in pl_module.modules() if module.training]
         with torch.no_grad(), pl_module.finished():
             pl_module.eval()
-            self._draw(pl_module)
+            self.on_validation_epoch_end(trainer, pl_module)
         for module in trained:
             module.training = True
-        self._write_all(trainer, pl_module)
+        self.on_validation_end(trainer, pl_module)
 
-    def _draw(self, pl_module: Any) -> None:
-        """In all processes, as each may hold a share of the weights."""
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
+        """Draw samples, with the averaged weights still in; in all processes, as each may hold a share of them."""
         if not hasattr(pl_module, "sample"):
             return
         side = max(SAMPLE_SIDE // pl_module.factor(), 1) * pl_module.factor()
@@ -126,10 +115,6 @@ class Pictures(Callback):
 
     def on_validation_end(self, trainer: Trainer, pl_module: Any) -> None:
         """Write them."""
-        if not trainer.sanity_checking:
-            self._write_all(trainer, pl_module)
-
-    def _write_all(self, trainer: Trainer, pl_module: Any) -> None:
         rows, self._rows = self._rows, []
         samples, self._samples = self._samples, []
         if rows:
@@ -141,8 +126,8 @@ class Pictures(Callback):
         """A picture (3, H, W) in 0..1 as a file, and for TensorBoard."""
         ending = "" if name == "reconstructions" else f"_{name}"
         write_image(grid.permute(1, 2, 0), self.folder / f"{batches:08d}{ending}.png")
-        for logger_ in trainer.loggers:
-            board = getattr(logger_, "experiment", None)
+        for logger in trainer.loggers:
+            board = getattr(logger, "experiment", None)
             if hasattr(board, "add_image"):
                 board.add_image(f"val/{name}", grid, batches)  # pyright: ignore
 
@@ -159,5 +144,34 @@ def stack(rows: list[Tensor]) -> Tensor:
     return torch.cat([torch.nn.functional.pad(row, (0, width - row.shape[2])) for row in rows], dim=1)
 
 
-def _clamped(x: Tensor) -> Tensor:
-    return x.clamp(-1, 1)
+class Progress(TQDMProgressBar):
+    """Lightning's bar, counting as the training does and not from the last start."""
+
+    def on_train_epoch_start(self, trainer: Trainer, *_: Any) -> None:
+        """Begin where the training does."""
+        super().on_train_epoch_start(trainer, *_)
+        module: Any = trainer.lightning_module
+        self.train_progress_bar.total = module.total_batches
+        self.train_progress_bar.initial = module.batches_done
+        self.train_progress_bar.set_description("Training")
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """One batch more."""
+        super().on_train_batch_end(trainer, pl_module, outputs, batch, pl_module.batches_done - 1)
+
+
+def unjudged_note(module: Any, drawn: bool) -> str:
+    """Without pictures to judge: what a training will not leave, what it will, and what would bring the rest.
+
+    Args:    drawn: whether `Pictures` are asked for.
+    """
+    missing = "no PSNR and SSIM" + (", no reconstructions" if drawn else "")
+    sampled = drawn and hasattr(module, "sample")
+    kept = "weights, curve of the loss and samples" if sampled else "weights and curve of the loss"
+    watched, more = f" (model.params.monitor {module.monitor} has nothing to go by)", ""
+    if module.monitor is None:
+        watched, more = "", f", and for {BEST} model.params.monitor={module.logged_keys()[0]}, too"
+    return (
+        f"no pictures are given, hence {missing} and no {BEST}{watched}; checkpoint, {kept} are written all the same: "
+        f"say data.val=FOLDER to have them{more}"
+    )

@@ -8,9 +8,7 @@ batches, which take less time than their shapes alone.
 from __future__ import annotations
 
 import math
-from collections.abc import Generator, Sequence
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -39,41 +37,32 @@ def rehearse(module: Trained, stages: Sequence[tuple[float, int, int]], val_side
     """
     if module.ema_decay is not None and not 0 <= module.ema_decay <= 1:
         raise ConfigError(f"model.params.ema_decay: expected 0 to 1, got {module.ema_decay}: choose one between them")
-    _try_own_loss(module, stages, val_side)
+    _try_loss_and_monitor(module, stages, val_side)
     _try_optimizers(module.settings, module.criterion.discriminator is not None)
-    with _without_own_loss(module):
+    if isinstance(module.criterion, GivenLoss):  # which has been tried with values already
+        module.__dict__["_criterion"] = (module.loss, DefaultLoss())
+    try:
         for _, side, count in stages:
             _try("data.crop, data.batch_size", module, count, side, judged=False)
         if val_side is not None:
             _try("data.val_crop", module, 1, val_side, judged=True)
+    finally:
+        module.__dict__["_criterion"] = None
     require_savable(module.model, "model.params")
 
 
-def _try_own_loss(module: Trained, stages: Sequence[tuple[float, int, int]], val_side: int | None) -> None:
-    """A loss of one's own, with values and gradients: anything may be in it; and whether it logs what `monitor` names.
+def _try_loss_and_monitor(module: Trained, stages: Sequence[tuple[float, int, int]], val_side: int | None) -> None:
+    """A loss of one's own, with values and gradients: anything may be in it; and that `monitor` names what is logged.
 
     Raises: ConfigError.
     """
-    last = module.get_last_layer()
-    if not isinstance(module.criterion, GivenLoss) or last is None:
-        return
-    logged: list[str] = []
-    for count, side in [(min(2, count), side) for _, side, count in stages] + [(1, val_side)] * (val_side is not None):
-        logged = try_out(module.criterion, *module.example(count, int(side or 0)), last)
+    last, logged = module.get_last_layer(), module.logged_keys()
+    if isinstance(module.criterion, GivenLoss) and last is not None:
+        sizes = [(min(2, count), side) for _, side, count in stages] + ([] if val_side is None else [(1, val_side)])
+        own = [try_out(module.criterion, *module.example(count, side), last) for count, side in sizes]
+        logged += own[-1]
     if module.monitor is not None and val_side is not None:
-        require(one_of("monitor", module.monitor, (*module.logged_keys(), *logged)))
-
-
-@contextmanager
-def _without_own_loss(module: Trained) -> Generator[None, None, None]:
-    """With another loss in the place of one's own, which has been tried with values already."""
-    loss = module.loss
-    if isinstance(module.criterion, GivenLoss):
-        module.__dict__["_criterion"] = (loss, DefaultLoss())
-    try:
-        yield
-    finally:
-        module.__dict__["_criterion"] = None
+        require(one_of("monitor", module.monitor, tuple(logged)))
 
 
 def check_channels(module: Trained) -> None:
@@ -91,7 +80,8 @@ def check_channels(module: Trained) -> None:
             f"lossconfig: expected terms for images of {made} channels, got {', '.join(for_colour)}, for 3 alone: take "
             "l1, mse, gradient or structure"
         )
-    first: Any = next((part for part in _parts(module.criterion.discriminator) if isinstance(part, nn.Conv2d)), None)
+    judging = module.criterion.discriminator or nn.Identity()
+    first = next((part for part in judging.modules() if isinstance(part, nn.Conv2d)), None)
     if first is not None and first.in_channels != made:
         raise ConfigError(
             f"lossconfig.params.in_channels (or disc_in_channels): expected {made} as the images have, "
@@ -99,32 +89,27 @@ def check_channels(module: Trained) -> None:
         )
 
 
-def _parts(module: Any) -> Any:
-    return module.modules() if isinstance(module, nn.Module) else ()
-
-
 def _try_optimizers(settings: OptimizerSection, judged: bool) -> None:
     """One step of each on a weight of its own: some take other arguments, some cannot do a plain step."""
-    wanted = [("", settings.target, settings.params)]
-    wanted += [("discriminator_", settings.discriminator_target, settings.discriminator_params)] if judged else []
-    for prefix, target, params in wanted:
+    for prefix, (rate, how) in zip(("", "discriminator_")[: 1 + judged], settings.both, strict=False):
         weight = nn.Parameter(torch.zeros(2, 2))
         weight.grad = torch.ones(2, 2)
         try:
-            instantiate_optimizer([weight], settings.lr, {"target": target, "params": params}).step()
+            instantiate_optimizer([weight], rate, how).step()
         except (TypeError, ValueError, RuntimeError, KeyError) as error:
             raise ConfigError(
                 f"optimizer.{prefix}target, optimizer.{prefix}params: expected an optimizer of plain steps and its "
-                f"arguments, got {target} with {dict(params)}: change them ({first_line(error)})"
+                f"arguments, got {how['target']} with {dict(how['params'])}: change them ({first_line(error)})"
             ) from error
 
 
 def _try(setting: str, module: Trained, count: int, side: int, *, judged: bool) -> None:
     channels = module.image_channels()[0]
     shape = (count, channels, side, side)
+    kept = {name: buffer.clone() for name, buffer in module.named_buffers()}
     module.train(not judged)
     try:
-        with torch.no_grad(), torch.random.fork_rng(devices=[]), _buffers_kept(module):
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
             if math.prod(shape) > SMALL and _fits_as_shapes(module, shape, judged):
                 return
             _batch(module, torch.zeros(*shape), judged)
@@ -135,6 +120,8 @@ def _try(setting: str, module: Trained, count: int, side: int, *, judged: bool) 
         ) from error
     finally:
         module.train()
+        for name, buffer in module.named_buffers():  # what a forward pass counts is put back
+            buffer.copy_(kept[name])
 
 
 def _fits_as_shapes(module: Trained, shape: tuple[int, int, int, int], judged: bool) -> bool:
@@ -159,14 +146,3 @@ def _batch(module: Trained, x: Tensor, judged: bool) -> None:
     _, y, _ = module.training_losses(x, None)
     if module.criterion.discriminator is not None and y is not None:
         module.criterion.judge(x.float(), y.float(), "train")
-
-
-@contextmanager
-def _buffers_kept(module: nn.Module) -> Generator[None, None, None]:
-    """What a forward pass counts is put back."""
-    kept = {name: buffer.clone() for name, buffer in module.named_buffers()}
-    try:
-        yield
-    finally:
-        for name, buffer in module.named_buffers():
-            buffer.copy_(kept[name])

@@ -12,9 +12,8 @@ from typing import Any, cast
 import torch
 
 from ..errors.listed import some
-from .config import ConfigError, TrainConfig
-from .ddconfig import encoder_arguments
-from .stored import plain
+from .config import ConfigError, TrainConfig, encoder_arguments
+from .model_module import plain
 
 _FIXED = frozenset(
     {"ddconfig", "decoder_ddconfig", "embed_dim", "train", "ema_decay", "width", "blocks"}
@@ -42,86 +41,64 @@ def check_checkpoint(path: Path, module: Any, config: TrainConfig) -> None:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    reason = _damage(path)
-    if reason is None:
-        try:
-            stored: Any = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
-            if isinstance(stored, dict) and {"state_dict", "batches_done"} <= stored.keys():
-                return dict(cast("dict[str, Any]", stored))
-            reason = "it is not one of this trainer's"
-        except pickle.UnpicklingError:
-            reason = "it holds objects that are no weights; nothing of them was run"
-        except Exception:  # torch's readers fail in many ways on files that are none, in words of their own
+    """A checkpoint. Its checksums are compared first: torch itself would take changed numbers."""
+    reason = "it is empty" if path.stat().st_size == 0 else "it is cut off, damaged or no checkpoint"
+    stored: Any = None
+    try:
+        with zipfile.ZipFile(path) as archive:
+            broken = archive.testzip()
+        reason = "it is damaged: its numbers are not those that were written"
+        if broken is None:
             reason = "it is damaged"
+            stored = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
+            reason = "it is not one of this trainer's"
+    except pickle.UnpicklingError:
+        reason = "it holds objects that are no weights; nothing of them was run"
+    except Exception:  # both readers fail in many ways on files that are none, in words of their own
+        pass
+    if isinstance(stored, dict) and {"state_dict", "batches_done"} <= stored.keys():
+        return dict(cast("dict[str, Any]", stored))
     raise ConfigError(
         f"--resume: expected a whole checkpoint, got {path}: {reason}; name another output.folder, and "
         "start there without --resume, by model.params.ckpt_path from the weights beside it"
     )
 
 
-def _damage(path: Path) -> str | None:
-    """What is wrong with a file as an archive. Its checksums are compared: torch itself would take changed numbers."""
-    if path.stat().st_size == 0:
-        return "it is empty"
-    try:
-        with zipfile.ZipFile(path) as archive:
-            broken = archive.testzip()
-    except Exception:  # zipfile checks little before it computes with what it reads
-        return "it is cut off, damaged or no checkpoint"
-    return None if broken is None else "it is damaged: its numbers are not those that were written"
-
-
 def _different(before: Mapping[str, Any], config: TrainConfig, module: Any) -> list[str]:
     """The settings that must not change and did; one that is left out has its default."""
-    old, new = (
-        _flat({name: value for name, value in params.items() if name in _FIXED})
-        for params in (before["model"]["params"], plain(config.model.params))
-    )
-    defaults = plain(_defaults(module))
+    old, new = (_flat(params) for params in (before["model"]["params"], plain(config.model.params)))
+    sources = {"": type(module).__init__, "ddconfig.": encoder_arguments, "decoder_ddconfig.": encoder_arguments}
+    defaults = {
+        f"{prefix}{name}": plain(parameter.default)
+        for prefix, source in sources.items()
+        for name, parameter in inspect.signature(source).parameters.items()
+        if parameter.default is not parameter.empty
+    }
     rows = [(f"model.params.{n}", *(side.get(n, defaults.get(n)) for side in (old, new))) for n in sorted({*old, *new})]
     names = [name.rsplit(".", 1)[-1].lower() for name in (before["model"]["target"], config.model.target)]
     rows += [("model.target", *names), ("optimizer.target", before["optimizer"]["target"], config.optimizer.target)]
     return [f"{name}, {b!r} instead of {a!r}" for name, a, b in rows if a != b and [a] != b and a != [b]]
 
 
-def _defaults(module: Any) -> dict[str, Any]:
-    """Of the arguments of a model and of its ddconfig."""
-    sources = {"": type(module).__init__, "ddconfig.": encoder_arguments, "decoder_ddconfig.": encoder_arguments}
-    return {
-        f"{prefix}{name}": parameter.default
-        for prefix, source in sources.items()
-        for name, parameter in inspect.signature(source).parameters.items()
-        if parameter.default is not parameter.empty
-    }
-
-
-def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def _flat(params: Mapping[str, Any]) -> dict[str, Any]:
+    """The fixed arguments by name, those of an architecture one by one."""
     rows: dict[str, Any] = {}
-    for name, value in tree.items():
-        if isinstance(value, Mapping):
-            rows |= _flat(cast("Mapping[str, Any]", value), f"{prefix}{name}.")
-        elif f"{prefix}{name}" not in _FREE:
-            rows[f"{prefix}{name}"] = value
-    return rows
+    for name in _FIXED & params.keys():
+        value = params[name]
+        rows |= {f"{name}.{key}": inner for key, inner in value.items()} if isinstance(value, dict) else {name: value}
+    return {name: value for name, value in rows.items() if name not in _FREE}
 
 
 def _unfitting(state: Mapping[str, Any], module: Any) -> list[str]:
     """The tensors that are not the same ones; the averages, and what belongs to the loss, by their settings."""
-    ours, averaged = module.state_dict(), any(name.startswith("model_ema.") for name in state)
+    averaged = any(name.startswith("model_ema.") for name in state)
     found = ["model.params.ema_decay, which decides on averages"] if averaged != (module.ema_decay is not None) else []
-    tensors = [
-        name
-        for name in sorted(state.keys() | ours.keys())
-        if not name.startswith("model_ema.") and _shape(state, name) != _shape(ours, name)
-    ]
-    if any(name.startswith("loss.") for name in tensors):
+    theirs, ours = (
+        {name: tuple(tensor.shape) for name, tensor in tensors.items() if not name.startswith("model_ema.")}
+        for tensors in (state, module.state_dict())
+    )
+    odd = [name for name in sorted(theirs.keys() | ours.keys()) if theirs.get(name) != ours.get(name)]
+    if any(name.startswith("loss.") for name in odd):
         found.append("model.params.lossconfig, which decides on a discriminator and learned values")
-    return found + [
-        f"{name}, {_shape(ours, name) or 'none'} instead of {_shape(state, name) or 'none'}"
-        for name in tensors
-        if not name.startswith("loss.")
-    ]
-
-
-def _shape(state: Mapping[str, Any], name: str) -> tuple[int, ...] | None:
-    return tuple(state[name].shape) if name in state else None
+    odd = [name for name in odd if not name.startswith("loss.")]
+    return found + [f"{n}, {ours.get(n) or 'none'} instead of {theirs.get(n) or 'none'}" for n in odd]

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Generator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -50,13 +48,3 @@ def without_weights(model: nn.Module) -> nn.Module:
             empty = torch.empty_like(tensor, device="meta")
             memo[id(tensor)] = nn.Parameter(empty) if isinstance(tensor, nn.Parameter) else empty
         return copy.deepcopy(model, memo)
-
-
-@contextmanager
-def filled(empty: nn.Module, tensors: dict[str, Tensor]) -> Generator[nn.Module, None, None]:
-    """`empty` with these tensors; on the meta device again afterwards."""
-    empty.load_state_dict(tensors, strict=True, assign=True)
-    try:
-        yield empty
-    finally:
-        empty.to("meta")

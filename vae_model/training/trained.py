@@ -7,6 +7,7 @@ the state in the checkpoint, so a training that was interrupted goes on as if it
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Generator
 from contextlib import contextmanager
 from typing import Any
@@ -17,21 +18,23 @@ from torch import Tensor, nn
 from ..errors import InputError
 from ..errors.listed import some
 from ..evaluation.metrics import LEAST_SIDE, psnr, ssim
+from ..families.ldm.distribution import DiagonalGaussianDistribution
 from ..families.ldm.ema import LitEma
 from ..families.ldm.instantiate import instantiate_optimizer
 from .batches import require_whole_cells
 from .crops import generator_of
-from .divergence import DivergedError, SkippedSteps, broken, losses_of
-from .gradient_scale import rescaled
+from .divergence import DivergedError, broken
 from .model_module import ModelModule, as_list
-from .schedule import rate_share
-from .sharded import filled, shard_parts, spread_again, whole_tensors, without_weights
+from .sharded import shard_parts, spread_again, whole_tensors, without_weights
+
+MOST_SKIPPED = 30
+"""Steps in a row that a gradient scaler may leave out: it halves its scale each time, from 65536 to below 1e-4."""
 
 
 class Trained(ModelModule):
     """Base of the trainings: `model` is what is written out at the end, `loss` may hold a discriminator.
 
-    Subclasses write `training_losses` and `validation_losses`.
+    Subclasses write `get_last_layer`, `training_losses` and `validation_losses`.
     """
 
     model_ema: LitEma | None
@@ -41,12 +44,16 @@ class Trained(ModelModule):
     ) -> None:
         super().__init__(model, loss, monitor, input_key)
         self.ema_decay, self.model_ema = ema_decay, None
-        self._broken, self._skipped = "", SkippedSteps()
-        self._spread = False
+        self._broken = ""
+        self._skipped = Counter[int]()
         self._twin: list[nn.Module] = []
         """A copy without weights of a model whose weights are spread; in a list, so that it is no part of this."""
 
     # What differs between trainings.
+
+    def get_last_layer(self) -> Tensor | None:
+        """The weight of the decoder's last convolution, where there is a decoder."""
+        raise NotImplementedError
 
     def training_losses(self, x: Tensor, numbers: Tensor | None) -> tuple[Tensor, Tensor | None, dict[str, Tensor]]:
         """(what the autoencoder minimises, reconstructions for the discriminator or None, values to log)."""
@@ -65,8 +72,8 @@ class Trained(ModelModule):
     def configure_model(self) -> None:
         """Spread the weights, where the strategy asks for it, and start the moving average."""
         super().configure_model()
-        if self.device_mesh is not None and not self._spread:
-            self._spread, self._twin = True, [without_weights(self.model)]
+        if self.device_mesh is not None and not self._twin:
+            self._twin = [without_weights(self.model)]
             shard_parts(self.model, self.device_mesh["data_parallel"])
         if self.ema_decay is not None and self.model_ema is None:
             self.model_ema = LitEma(self.model, self.ema_decay)
@@ -82,21 +89,29 @@ class Trained(ModelModule):
         """
         x, numbers = self.get_input(batch)
         require_whole_cells(x, self.factor())
+        discriminator: nn.Module | None = self.criterion.discriminator
         if not self.runs:
-            return self._loss_by_hand(x, numbers)
+            if discriminator is not None:
+                raise InputError(
+                    "training_step: expected a Trainer, which trains the discriminator, too, got none: call "
+                    "Trainer.fit, or take a loss without one"
+                )
+            return self.training_losses(x, numbers)[0]
         if numbers is not None:  # dropout and whatever else draws without a generator
             torch.manual_seed(generator_of(self.seed, int(numbers[0]), stream=1).initial_seed())
         optimizers = as_list(self.optimizers())
-        self._set_rates(optimizers)
-        discriminator: nn.Module | None = self.criterion.discriminator
+        share = self.settings.rate_share(self.batches_done, self.total_batches)
+        for optimizer, (rate, _) in zip(optimizers, self.settings.both, strict=False):
+            for group in optimizer.param_groups:
+                group["lr"] = rate * share
         with _without_gradients(discriminator):
             total, reconstructions, log = self.training_losses(x, numbers)
-            self._note(broken(losses_of({"train/total_loss": total, **log})))
+            self._note_losses({"train/total_loss": total, **log})
             self._step(optimizers[0], total, waiting=discriminator)
         if discriminator is not None and reconstructions is not None and self.batches_done >= self.criterion.disc_start:
-            with self.in_float32():
+            with torch.autocast(self.device.type, enabled=False):
                 loss, more = self.criterion.judge(x.float(), reconstructions.detach().float(), "train")
-            self._note(broken(losses_of({"train/disc_loss": loss, **more})))
+            self._note_losses({"train/disc_loss": loss, **more})
             self._step(optimizers[1], loss)
             log |= more
         if self._completes_step() and self.model_ema is not None:
@@ -106,20 +121,12 @@ class Trained(ModelModule):
         self._log(shown, log, len(x))
         return total.detach()
 
-    def _loss_by_hand(self, x: Tensor, numbers: Tensor | None) -> Tensor:
-        if self.criterion.discriminator is not None:
-            raise InputError(
-                "training_step: expected a Trainer, which trains the discriminator, too, got none: call Trainer.fit, "
-                "or take a loss without one"
-            )
-        return self.training_losses(x, numbers)[0]
-
     def validation_step(self, batch: Any, batch_idx: int) -> dict[str, Tensor]:
         """Losses and PSNR of one batch; returns inputs and reconstructions for the pictures."""
         x, _ = self.get_input(batch)
         require_whole_cells(x, self.factor())
         y, log = self.validation_losses(x)
-        self._note(broken(losses_of(log)))
+        self._note_losses(log)
         shown = {"val/psnr": psnr(x, y).mean().float()}
         if min(x.shape[-2:]) >= LEAST_SIDE:
             log["val/ssim"] = ssim(x, y).mean().float()
@@ -136,19 +143,22 @@ class Trained(ModelModule):
     @contextmanager
     def finished(self) -> Generator[nn.Module, None, None]:
         """The model to write out: with the averaged weights where there are any, in one piece. For all processes."""
-        self._put_average_in()
+        self.on_validation_epoch_start()
         try:
-            if not self._spread:
-                yield self.model
-                return
-            with filled(self._twin[0], whole_tensors(self.model)) as whole:
-                yield whole
+            for twin in self._twin:
+                twin.load_state_dict(whole_tensors(self.model), strict=True, assign=True)
+            yield self._twin[0] if self._twin else self.model
         finally:
+            for twin in self._twin:
+                twin.to("meta")
             self._take_average_out()
 
     def on_validation_epoch_start(self) -> None:
         """Judge the averaged weights; undone by `on_validation_epoch_end`, before any checkpoint is written."""
-        self._put_average_in()
+        spread_again(self.model)
+        if self.model_ema is not None:
+            self.model_ema.store(self.model.parameters())
+            self.model_ema.copy_to(self.model)
 
     def on_validation_epoch_end(self) -> None:
         """Go on with the training weights, if the losses were finite."""
@@ -160,16 +170,11 @@ class Trained(ModelModule):
         parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
         norm: Any = nn.utils.clip_grad_norm_(parameters, math.inf if self.clip is None else self.clip)
         finite = math.isfinite(float(norm.full_tensor() if hasattr(norm, "full_tensor") else norm))
-        scaled = getattr(self.trainer.precision_plugin, "scaler", None) is not None
-        if self._skipped.too_many(optimizer, not finite) or not (finite or scaled):
+        self._skipped[id(optimizer)] = 0 if finite else self._skipped[id(optimizer)] + 1
+        most = 0 if self._scaler() is None else MOST_SKIPPED
+        if self._skipped[id(optimizer)] > most:
             self._note(["no finite norm of the gradients"])
         self._stop_if_broken()
-
-    def _put_average_in(self) -> None:
-        spread_again(self.model)
-        if self.model_ema is not None:
-            self.model_ema.store(self.model.parameters())
-            self.model_ema.copy_to(self.model)
 
     def _take_average_out(self) -> None:
         spread_again(self.model)
@@ -178,22 +183,23 @@ class Trained(ModelModule):
 
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
         """The autoencoder's optimiser, and the discriminator's where there is one."""
-        wanted = self.settings
         learned: Any = getattr(self.criterion, "get_trainable_autoencoder_parameters", tuple)
-        ours = [p for p in (*self.model.parameters(), *learned()) if p.requires_grad]
-        optimizers = [instantiate_optimizer(ours, wanted.lr, {"target": wanted.target, "params": wanted.params})]
-        discriminator: nn.Module | None = self.criterion.discriminator
-        if discriminator is not None:
-            rate = wanted.lr if wanted.discriminator_lr is None else wanted.discriminator_lr
-            how = {"target": wanted.discriminator_target, "params": wanted.discriminator_params}
-            optimizers.append(instantiate_optimizer(discriminator.parameters(), rate, how))
-        return optimizers
+        held = [[p for p in (*self.model.parameters(), *learned()) if p.requires_grad]]
+        if self.criterion.discriminator is not None:
+            held.append(list(self.criterion.discriminator.parameters()))
+        return [
+            instantiate_optimizer(ours, rate, how) for ours, (rate, how) in zip(held, self.settings.both, strict=False)
+        ]
 
     # The parts of a step.
 
-    def in_float32(self) -> Any:
-        """Without autocast: loss terms are sums of many small numbers."""
-        return torch.autocast(self.device.type, enabled=False)
+    def compare(
+        self, x: Tensor, y: Tensor, posterior: DiagonalGaussianDistribution, split: str
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """(what the autoencoder minimises, values to log). Without autocast: its terms are sums of small numbers."""
+        with torch.autocast(self.device.type, enabled=False):
+            last = self.get_last_layer()
+            return self.criterion.autoencoder(x, y, posterior, self.batches_done, last, split, self.average)
 
     def average(self, tensor: Tensor) -> Tensor:
         """Mean of a tensor over all processes."""
@@ -207,6 +213,10 @@ class Trained(ModelModule):
             torch.randn(mean.shape[1:], generator=generator_of(self.seed, int(number), stream=1)) for number in numbers
         ]
         return torch.stack(rows).to(mean)
+
+    def _note_losses(self, log: dict[str, Tensor]) -> None:
+        """Of the logged values only those that are losses have to be finite."""
+        self._note(broken({name: value for name, value in log.items() if name.endswith("loss")}))
 
     def _note(self, found: list[str]) -> None:
         """Keep the first thing that is not finite. One process stops at once, several at the next step together."""
@@ -234,20 +244,29 @@ class Trained(ModelModule):
     def _completes_step(self) -> bool:
         return (self.batches_done + 1) % self.accumulate == 0
 
-    def _set_rates(self, optimizers: list[Any]) -> None:
-        wanted = self.settings
-        share = rate_share(wanted.schedule, self.batches_done, self.total_batches, wanted.warm_up, wanted.final_share)
-        rates = (wanted.lr, wanted.lr if wanted.discriminator_lr is None else wanted.discriminator_lr)
-        for optimizer, rate in zip(optimizers, rates, strict=False):
-            for group in optimizer.param_groups:
-                group["lr"] = rate * share
+    def _scaler(self) -> Any:
+        """The Trainer's scaler of 16-bit gradients, where it has one."""
+        return getattr(self.trainer.precision_plugin, "scaler", None)
 
     def _step(self, optimizer: Any, loss: Tensor, waiting: nn.Module | None = None) -> None:
+        """Backward and, where the batches are complete, a step. The gradients that `waiting` has collected stay right.
+
+        A scaler sets its scale anew at every step of any optimizer. The discriminator's step comes after the
+        autoencoder's: of accumulated batches all but the last would count half after the scale has grown, and twice
+        after an overflow.
+        """
         self.manual_backward(loss / self.accumulate)
-        if self._completes_step():
-            with rescaled(self.trainer, waiting):
-                optimizer.step()
-            optimizer.zero_grad()
+        if not self._completes_step():
+            return
+        scaler = None if waiting is None else self._scaler()
+        before = 1.0 if scaler is None else scaler.get_scale()
+        optimizer.step()
+        optimizer.zero_grad()
+        factor = 1.0 if scaler is None else scaler.get_scale() / before
+        if waiting is not None and factor != 1:
+            for parameter in waiting.parameters():
+                if parameter.grad is not None:
+                    parameter.grad.mul_(factor)
 
 
 @contextmanager

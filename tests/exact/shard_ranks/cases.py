@@ -28,7 +28,7 @@ from exact_vae.vae_model.families.ldm.coder import Decoder, Encoder
 from exact_vae.vae_model.families.ldm.config import KLConfig, LevelsConfig
 from exact_vae.vae_model.families.table import decoder_of
 from exact_vae.vae_model.families.tiny.model import AutoencoderTiny
-from exact_vae.vae_model.families.video.config import VideoConfig
+from exact_vae.vae_model.families.video.model import VideoConfig
 from exact_vae.vae_model.runs.sharded import decode_sharded
 from torch import Tensor, nn
 

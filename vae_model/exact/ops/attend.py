@@ -9,8 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ...attention.streamed import linear, streamed_attention, streaming_bytes
-from ...attention.workspace import attention_bytes
+from ...attention.streamed import attention_bytes, linear, streamed_attention, streaming_bytes
 from ..extent import Extent
 from ..layer import Conv, Norm, PixelNorm
 from ..memory.spill import Parked

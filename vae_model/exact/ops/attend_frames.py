@@ -7,8 +7,7 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
-from ...attention.streamed import linear
-from ...attention.workspace import attention_bytes
+from ...attention.streamed import attention_bytes, linear
 from ..layer import Conv
 from ..memory.spill import Parked
 from ..stream.context import Context, Fill

@@ -12,16 +12,11 @@ from typing import Any, Literal, cast, overload
 import torch
 from torch import Tensor, nn
 
-from ..argument_kinds import require_kinds
-from ..planes import require_planes
-from ..video.config import VideoConfig
-from ..video.model import VideoDecoder
-from .coder import Decoder, Encoder
+from ..arguments import half_of, require_kinds, require_planes
+from ..video.model import VideoConfig
 from .config import KLConfig
 from .engine import AbstractAutoencoder
 from .instantiate import instantiate_from_config
-from .regularizer import DiagonalGaussianRegularizer, IdentityRegularizer
-from .unet import Model
 
 RegLog = dict[str, Tensor]
 
@@ -52,7 +47,7 @@ class AutoencodingEngine(AbstractAutoencoder):
 
     def get_last_layer(self) -> Tensor:
         """The weight of the decoder's last convolution."""
-        return self._half("decoder").get_last_layer()
+        return half_of(self, "decoder").get_last_layer()
 
     def get_autoencoder_params(self) -> list[nn.Parameter]:
         """Every parameter of the autoencoder: the quant convolutions too, and of a `loss` what it learns for it.
@@ -71,14 +66,9 @@ class AutoencodingEngine(AbstractAutoencoder):
                 found += part.parameters()
         return found
 
-    def _half(self, name: Literal["encoder", "decoder"]) -> Any:
-        if not hasattr(self, name):
-            raise RuntimeError(f"autoencoder: expected a model with {name}, got half a model: load the other file too")
-        return getattr(self, name)
-
     def _moments(self, x: Tensor) -> Tensor:
         """What the regulariser gets: (B, C, H, W) -> (B, 2z or z, h, w)."""
-        return self._half("encoder")(x)
+        return half_of(self, "encoder")(x)
 
     @overload
     def encode(
@@ -109,7 +99,7 @@ class AutoencodingEngine(AbstractAutoencoder):
 
     def decode(self, z: Tensor, **kwargs: Any) -> Tensor:
         """Latents (B, z, h, w) to raw images (B, C, h*f, w*f), about -1..1, not clamped."""
-        return self._half("decoder")(z, **kwargs)
+        return half_of(self, "decoder")(z, **kwargs)
 
     def forward(self, x: Tensor, **decode_kwargs: Any) -> tuple[Tensor, Tensor, RegLog]:
         """(z, reconstruction, log) of images in -1..1."""
@@ -176,7 +166,7 @@ class AutoencodingEngineLegacy(AutoencodingEngine):
 
     def decode(self, z: Tensor, **kwargs: Any) -> Tensor:
         """Latents (B, embed_dim, h, w) to raw images (B, C, h*f, w*f), about -1..1, not clamped."""
-        decoder = self._half("decoder")
+        decoder = half_of(self, "decoder")
         if hasattr(self, "post_quant_conv"):
             require_planes(z, getattr(self.post_quant_conv, "in_channels", self.embed_dim), "decode")
         temporal = hasattr(decoder, "time_mode") or any(isinstance(layer, nn.Conv3d) for layer in decoder.modules())
@@ -228,20 +218,11 @@ class AutoencoderKL(AutoencodingEngineLegacy):
 
 SAME_ENGINES = (AutoencodingEngine, AutoencodingEngineLegacy, AutoencoderKL)
 """With the same parts these compute the same."""
-CLASSES: dict[str, Callable[..., nn.Module]] = {
-    "Encoder": Encoder,
-    "Decoder": Decoder,
-    "DiagonalGaussianRegularizer": DiagonalGaussianRegularizer,
-    "IdentityRegularizer": IdentityRegularizer,
-    "AutoencodingEngine": AutoencodingEngine,
-    "AutoencodingEngineLegacy": AutoencodingEngineLegacy,
-    "AutoencoderKL": AutoencoderKL,
+OTHER_NAMES: dict[str, Callable[..., nn.Module]] = {
     "AutoencoderKLInferenceWrapper": AutoencoderKL,
     "AutoencoderKLModeOnly": partial(AutoencoderKL, sample_posterior=False),
-    "Model": Model,
-    "VideoDecoder": VideoDecoder,
 }
-"""What configurations may name, whatever package they say it is in."""
+"""What configurations may name beside this package's public names."""
 
 
 def engine_options(config: KLConfig) -> dict[str, Any]:
@@ -252,7 +233,7 @@ def engine_options(config: KLConfig) -> dict[str, Any]:
         "ddconfig": encoder or decoder or {},
         "decoder_ddconfig": decoder,
         "decoder_target": "VideoDecoder" if isinstance(config, VideoConfig) else "Decoder",
-        "parts": tuple(name for name, part in (("encoder", encoder), ("decoder", decoder)) if part is not None),
+        "parts": tuple(config.halves),
         "use_quant_conv": config.quant_conv,
         "use_post_quant_conv": config.post_quant_conv,
     }

@@ -7,21 +7,17 @@ from __future__ import annotations
 
 import inspect
 import logging
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
-from ..argument_kinds import require_kinds
-from ..planes import require_groups, require_planes, require_sides
+from ..arguments import require_groups, require_kinds, require_planes, require_sides
 from .layers import Downsample, Normalize, ResnetBlock, Upsample, activate_fresh, make_attn
 
 logger = logging.getLogger(__name__)
-
-
-def _level_widths(ch: int, ch_mult: tuple[float, ...]) -> list[int]:
-    return [round(ch * factor) for factor in ch_mult]
 
 
 def _warn_unknown(owner: str, ignored: dict[str, Any], *of_the_other_half: str) -> None:
@@ -30,27 +26,12 @@ def _warn_unknown(owner: str, ignored: dict[str, Any], *of_the_other_half: str) 
         logger.warning("%s: ignoring unknown options %s", owner, ", ".join(unknown))
 
 
-def keep_arguments(
-    network: Any,
-    ch_mult: Sequence[float],
-    attn_resolutions: Sequence[int],
-    dropout: float,
-    resamp_with_conv: bool,
-    attn_type: str,
-) -> None:
-    """What encoder, decoder and UNet were built with, as attributes; reading alone, the layers are made."""
-    network.ch_mult, network.attn_resolutions = tuple(ch_mult), tuple(attn_resolutions)
-    network.dropout, network.resamp_with_conv = dropout, resamp_with_conv
-    network.attn_type, network.use_linear_attn = attn_type, attn_type == "linear"
-
-
 def _call_with_known(layer: nn.Module, h: Tensor, options: dict[str, Any]) -> Tensor:
     """Call a layer with those of `options` that its forward accepts."""
     if options:
-        parameters = inspect.signature(layer.forward).parameters.values()
-        if not any(p.kind is p.VAR_KEYWORD for p in parameters):
-            names = {p.name for p in parameters}
-            options = {name: value for name, value in options.items() if name in names}
+        known = inspect.signature(layer.forward).parameters
+        if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in known.values()):
+            options = {name: value for name, value in options.items() if name in known}
     return layer(h, **options)
 
 
@@ -83,6 +64,12 @@ class Middle(nn.Module):
         yield from (self.block_1, self.attn_1, self.block_2)
 
 
+def make_middle(width: int, make_block: Callable[..., nn.Module], make_attention: Callable[[int], nn.Module]) -> Middle:
+    """Of layers made as those of the levels are."""
+    first = make_block(in_channels=width, out_channels=width)
+    return Middle(first, make_attention(width), make_block(in_channels=width, out_channels=width))
+
+
 def _run(parts: Iterable[nn.Module], h: Tensor, options: dict[str, Any]) -> Tensor:
     """Layer after layer of levels and middles, from one frame, so that no earlier activation is held by a caller."""
     for part in parts:
@@ -91,7 +78,63 @@ def _run(parts: Iterable[nn.Module], h: Tensor, options: dict[str, Any]) -> Tens
     return h
 
 
-class Encoder(nn.Module):
+class LevelNetwork(nn.Module):
+    """What encoder, decoder and UNet share: the arguments that they keep, and how their levels are built from these."""
+
+    def keep_arguments(self, given: Mapping[str, Any]) -> None:
+        """What the network was built with, as attributes; reading alone, the layers are made."""
+        self.ch, self.out_ch, self.in_channels = given["ch"], given["out_ch"], given["in_channels"]
+        self.ch_mult, self.attn_resolutions = tuple(given["ch_mult"]), tuple(given["attn_resolutions"])
+        self.num_resolutions, self.num_res_blocks = len(self.ch_mult), given["num_res_blocks"]
+        self.resolution, self.resamp_with_conv = given["resolution"], given["resamp_with_conv"]
+        self.dropout, self.temb_ch = given["dropout"], 0
+        self.attn_type = "linear" if given["use_linear_attn"] else given["attn_type"]
+        self.use_linear_attn = self.attn_type == "linear"
+
+    def level_widths(self) -> list[int]:
+        """Channels of each level, that of full resolution first."""
+        return [round(self.ch * factor) for factor in self.ch_mult]
+
+    def make_levels(
+        self,
+        width: int,
+        make_block: Callable[..., nn.Module],
+        make_attention: Callable[[int], nn.Module],
+        *,
+        up: bool = False,
+        skips: list[int] | None = None,
+    ) -> tuple[nn.ModuleList, int]:
+        """The levels down from full resolution, or up to it, which have a block more each; and their last width.
+
+        Args:    width: channels of what the first block gets.
+                 make_block: called with in_channels and out_channels. make_attention: called with its channels.
+                 skips: widths of what the way down hands over, which are added there, and the way up takes beside its
+                 own, the last first.
+        """
+        widths, levels, skips = self.level_widths(), nn.ModuleList(), [] if skips is None else skips
+        size = self.resolution // 2 ** (self.num_resolutions - 1) if up else self.resolution
+        for i in reversed(range(len(widths))) if up else range(len(widths)):
+            level = Level()
+            for _ in range(self.num_res_blocks + up):
+                beside = skips.pop() if up and skips else 0
+                level.block.append(make_block(in_channels=width + beside, out_channels=widths[i]))
+                width = widths[i]
+                if size in self.attn_resolutions:
+                    level.attn.append(make_attention(width))
+                if not up:
+                    skips.append(width)
+            if up and i != 0:
+                level.upsample = Upsample(width, self.resamp_with_conv)
+                size *= 2  # a nominal size that was odd on the way down is another one here, as in the source
+            elif not up and i != len(widths) - 1:
+                level.downsample = Downsample(width, self.resamp_with_conv)
+                size //= 2
+                skips.append(width)
+            levels.insert(0 if up else i, level)
+        return levels, width
+
+
+class Encoder(LevelNetwork):
     """Image to latent moments: (B, in_channels, H, W) -> (B, (1 + double_z) * z_channels, H // f, W // f).
 
     f = 2 ** (len(ch_mult) - 1); odd sizes round down at every level. Attention follows each block of a level whose
@@ -123,42 +166,16 @@ class Encoder(nn.Module):
         require_kinds(type(self).__name__, locals())
         super().__init__()
         _warn_unknown("Encoder", ignore_kwargs, "tanh_out", "give_pre_end")
-        attn_type = "linear" if use_linear_attn else attn_type
-        self.ch, self.temb_ch = ch, 0
-        self.num_resolutions, self.num_res_blocks = len(ch_mult), num_res_blocks
-        self.resolution, self.in_channels = resolution, in_channels
-        self.out_ch, self.z_channels, self.double_z = out_ch, z_channels, double_z
-        keep_arguments(self, ch_mult, attn_resolutions, dropout, resamp_with_conv, attn_type)
-        require_groups("Encoder", ch, _level_widths(ch, ch_mult), num_groups)
-        attention_options = {"num_groups": num_groups}
+        self.keep_arguments(locals())
+        self.z_channels, self.double_z = z_channels, double_z
+        require_groups("Encoder", ch, self.level_widths(), num_groups)
+        options = {"conv_shortcut": conv_shortcut, "temb_channels": 0, "dropout": dropout, "num_groups": num_groups}
+        make_block = partial(ResnetBlock, **options)
+        make_attention = partial(make_attn, attn_type=self.attn_type, attn_kwargs={"num_groups": num_groups})
 
         self.conv_in = nn.Conv2d(in_channels, ch, kernel_size=3, padding=1)
-        self.down = nn.ModuleList()
-        width, size = ch, resolution
-        for i, level_width in enumerate(_level_widths(ch, ch_mult)):
-            level = Level()
-            for _ in range(num_res_blocks):
-                block = ResnetBlock(
-                    in_channels=width,
-                    out_channels=level_width,
-                    conv_shortcut=conv_shortcut,
-                    temb_channels=0,
-                    dropout=dropout,
-                    num_groups=num_groups,
-                )
-                level.block.append(block)
-                width = level_width
-                if size in attn_resolutions:
-                    level.attn.append(make_attn(width, attn_type, attention_options))
-            if i != self.num_resolutions - 1:
-                level.downsample = Downsample(width, resamp_with_conv)
-                size //= 2
-            self.down.append(level)
-
-        def make_middle_block() -> nn.Module:
-            return ResnetBlock(in_channels=width, temb_channels=0, dropout=dropout, num_groups=num_groups)
-
-        self.mid = Middle(make_middle_block(), make_attn(width, attn_type, attention_options), make_middle_block())
+        self.down, width = self.make_levels(ch, make_block, make_attention)
+        self.mid = make_middle(width, make_block, make_attention)
         self.norm_out = Normalize(width, num_groups)
         self.conv_out = nn.Conv2d(width, (2 if double_z else 1) * z_channels, kernel_size=3, padding=1)
 
@@ -170,7 +187,7 @@ class Encoder(nn.Module):
         return self.conv_out(activate_fresh(self.norm_out(h)))
 
 
-class Decoder(nn.Module):
+class Decoder(LevelNetwork):
     """Latent to image: (B, z_channels, h, w) -> (B, out_ch, h * f, w * f), raw values of about -1..1, not clamped.
 
     `up[0]` is the level of full resolution; each level has num_res_blocks + 1 blocks, every level but 0 an upsample.
@@ -208,50 +225,20 @@ class Decoder(nn.Module):
         require_kinds(type(self).__name__, locals())
         super().__init__()
         _warn_unknown("Decoder", ignorekwargs, "double_z")
-        attn_type = "linear" if use_linear_attn else attn_type
-        self.ch, self.temb_ch = ch, 0
-        self.num_resolutions, self.num_res_blocks = len(ch_mult), num_res_blocks
-        self.resolution, self.in_channels = resolution, in_channels
-        self.give_pre_end, self.tanh_out = give_pre_end, tanh_out
-        self.out_ch, self.z_channels = out_ch, z_channels
-        keep_arguments(self, ch_mult, attn_resolutions, dropout, resamp_with_conv, attn_type)
-
-        def make_block(in_channels: int, out_channels: int) -> nn.Module:
-            if resnet_op is not None:
-                return resnet_op(in_channels=in_channels, out_channels=out_channels, temb_channels=0, dropout=dropout)
-            return ResnetBlock(
-                in_channels=in_channels,
-                out_channels=out_channels,
-                conv_shortcut=conv_shortcut,
-                temb_channels=0,
-                dropout=dropout,
-                num_groups=num_groups,
-            )
-
-        def make_attention(channels: int) -> nn.Module:
-            return attn_op(channels) if attn_op else make_attn(channels, attn_type, {"num_groups": num_groups})
-
-        widths = _level_widths(ch, ch_mult)
+        self.keep_arguments(locals())
+        self.z_channels, self.give_pre_end, self.tanh_out = z_channels, give_pre_end, tanh_out
+        widths = self.level_widths()
         require_groups(type(self).__name__, widths[0], widths if resnet_op is None else (), num_groups)
+        make_block = resnet_op or partial(ResnetBlock, conv_shortcut=conv_shortcut, num_groups=num_groups)
+        make_block = partial(make_block, temb_channels=0, dropout=dropout)
+        own_attention = partial(make_attn, attn_type=self.attn_type, attn_kwargs={"num_groups": num_groups})
+        make_attention = attn_op or own_attention
+
         width, size = widths[-1], resolution // 2 ** (self.num_resolutions - 1)
         self.z_shape = (1, z_channels, size, size)
         self.conv_in = nn.Conv2d(z_channels, width, kernel_size=3, padding=1)
-        self.mid = Middle(make_block(width, width), make_attention(width), make_block(width, width))
-
-        levels: list[nn.Module] = []
-        for i in reversed(range(self.num_resolutions)):
-            level = Level()
-            for _ in range(num_res_blocks + 1):
-                level.block.append(make_block(width, widths[i]))
-                width = widths[i]
-                if size in attn_resolutions:
-                    level.attn.append(make_attention(width))
-            if i != 0:
-                level.upsample = Upsample(width, resamp_with_conv)
-                size *= 2
-            levels.insert(0, level)
-        self.up = nn.ModuleList(levels)
-
+        self.mid = make_middle(width, make_block, make_attention)
+        self.up, width = self.make_levels(width, make_block, make_attention, up=True)
         self.norm_out = Normalize(width, num_groups)
         self.conv_out = conv_out_op(width, out_ch, kernel_size=3, stride=1, padding=1)
 

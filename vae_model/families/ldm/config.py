@@ -47,8 +47,41 @@ class LevelsConfig:
         return 2 ** (len(self.widths) - 1)
 
 
+class HalvesConfig:
+    """What configurations of an encoder and a decoder tell, of which one may be absent."""
+
+    encoder: LevelsConfig | None
+    decoder: LevelsConfig | None
+
+    def __post_init__(self) -> None:
+        if not self.halves:
+            raise ValueError("autoencoder: expected an encoder or a decoder, got neither: configure at least one")
+
+    @property
+    def halves(self) -> dict[str, LevelsConfig]:
+        """Those that are there, by name."""
+        both = {"encoder": self.encoder, "decoder": self.decoder}
+        return {half: levels for half, levels in both.items() if levels}
+
+    @property
+    def factor(self) -> int:
+        """Pixels along one side of a latent cell."""
+        return next(iter(self.halves.values())).factor
+
+    @property
+    def decode_factor(self) -> int:
+        """The same in what the decoder makes."""
+        return self.factor
+
+    @property
+    def widths_of_halves(self) -> dict[str, tuple[int, ...]]:
+        """Channels of the levels: the encoder's from full size on, the decoder's towards it."""
+        steps = {"encoder": 1, "decoder": -1}
+        return {half: levels.widths[:: steps[half]] for half, levels in self.halves.items()}
+
+
 @dataclass(frozen=True)
-class KLConfig:
+class KLConfig(HalvesConfig):
     """An ldm autoencoder: encoder and decoder may differ in width, and one of them may be absent."""
 
     z_channels: int
@@ -74,8 +107,7 @@ class KLConfig:
     """Whether the decoder stops before its last norm and convolution."""
 
     def __post_init__(self) -> None:
-        if self.encoder is None and self.decoder is None:
-            raise ValueError("autoencoder: expected an encoder or a decoder, got neither: configure at least one")
+        super().__post_init__()
         if self.encoder and self.decoder and self.encoder.factor != self.decoder.factor:
             raise ValueError(
                 f"autoencoder: expected equal factors, got {self.encoder.factor} (encoder) and {self.decoder.factor} "
@@ -85,9 +117,9 @@ class KLConfig:
             raise ValueError(f"autoencoder: expected positive channel and group counts, got {self}: correct them")
         if not (math.isfinite(self.batch_norm_eps) and self.batch_norm_eps >= 0):
             raise ValueError(f"autoencoder: expected batch_norm_eps from 0 on, got {self.batch_norm_eps}: correct it")
-        for levels in (self.encoder, self.decoder):
-            groups = self.num_groups if levels is None or levels.num_groups is None else levels.num_groups
-            if levels and (groups < 1 or any(width % groups for width in (levels.ch, *levels.widths))):
+        for levels in self.halves.values():
+            groups = self.num_groups if levels.num_groups is None else levels.num_groups
+            if groups < 1 or any(width % groups for width in (levels.ch, *levels.widths)):
                 raise ValueError(
                     f"autoencoder: expected widths divisible by {groups} norm groups, got {levels.widths}: "
                     "give the right norm_num_groups"
@@ -101,63 +133,27 @@ class KLConfig:
     @property
     def factor(self) -> int:
         """Pixels along one side of a latent cell."""
-        levels = self.decoder or self.encoder
-        assert levels is not None
-        return levels.factor * self.patch
-
-    @property
-    def decode_factor(self) -> int:
-        """The same in what the decoder makes."""
-        return self.factor
+        return super().factor * self.patch
 
     @property
     def image_channels(self) -> tuple[int, int]:
         """Image channels that go in and that come out."""
-        ends_early = self.decoder is not None and self.give_pre_end
-        return self.in_channels, self.decoder.widths[0] if self.decoder and ends_early else self.out_ch
-
-    @property
-    def widths_of_halves(self) -> dict[str, tuple[int, ...]]:
-        """Channels of the levels of encoder and decoder in the order in which they run."""
-        return widths_of_halves(self.encoder, self.decoder)
+        return self.in_channels, self.decoder.widths[0] if self.decoder and self.give_pre_end else self.out_ch
 
     def ddconfig(self, part: str) -> dict[str, Any] | None:
         """Keyword arguments of ldm's Encoder or Decoder (`part` "encoder" or "decoder"), None where it is absent."""
-        levels = self.encoder if part == "encoder" else self.decoder
+        levels = self.halves.get(part)
         if levels is None:
             return None
-        ends = {"tanh_out": self.tanh_out, "give_pre_end": self.give_pre_end} if part == "decoder" else {}
-        return ends | {
-            "ch": levels.ch,
-            "out_ch": self.out_ch,
-            "ch_mult": tuple(
-                width // levels.ch if width % levels.ch == 0 else width / levels.ch for width in levels.widths
-            ),
-            "num_res_blocks": levels.num_res_blocks,
+        ends = ("tanh_out", "give_pre_end") if part == "decoder" else ()
+        of_model = ("out_ch", "in_channels", "z_channels", "double_z", *ends)
+        of_half = ("ch", "num_res_blocks", "attn_type", "dropout", "resamp_with_conv", "conv_shortcut")
+        factors = (width // levels.ch if width % levels.ch == 0 else width / levels.ch for width in levels.widths)
+        return {
+            **{name: getattr(self, name) for name in of_model},
+            **{name: getattr(levels, name) for name in of_half},
+            "ch_mult": tuple(factors),
             "attn_resolutions": tuple(NOMINAL_RESOLUTION // 2**level for level in levels.attn_levels),
-            "in_channels": self.in_channels,
             "resolution": NOMINAL_RESOLUTION,
-            "z_channels": self.z_channels,
-            "double_z": self.double_z,
-            "attn_type": levels.attn_type,
             "num_groups": self.num_groups if levels.num_groups is None else levels.num_groups,
-            "dropout": levels.dropout,
-            "resamp_with_conv": levels.resamp_with_conv,
-            "conv_shortcut": levels.conv_shortcut,
         }
-
-
-SMALL = KLConfig(
-    z_channels=16,
-    embed_dim=16,
-    encoder=LevelsConfig(ch=32, widths=(32, 64, 96, 128), num_res_blocks=1),
-    decoder=LevelsConfig(ch=32, widths=(32, 64, 96, 128), num_res_blocks=1),
-    num_groups=16,
-)
-"""The bundled VAE: f8, 16 latent channels, 3.5 million parameters."""
-
-
-def widths_of_halves(encoder: LevelsConfig | None, decoder: LevelsConfig | None) -> dict[str, tuple[int, ...]]:
-    """Channels of the levels of those that are there: the encoder's from full size on, the decoder's towards it."""
-    halves = {"encoder": encoder.widths if encoder else (), "decoder": decoder.widths[::-1] if decoder else ()}
-    return {half: widths for half, widths in halves.items() if widths}

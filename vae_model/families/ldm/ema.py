@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ...errors.listed import some
-from ..argument_kinds import AVERAGE, require_kinds
+from ..arguments import AVERAGE, require_kinds
 
 _operations: Any = torch  # its operations on lists, which its optimisers use, have names that begin with an underscore
 
@@ -88,16 +88,17 @@ class LitEma(nn.Module):
     def _follow(self, model: nn.Module) -> None:
         """Start shadows of trainable parameters that have none; ValueError where two names would be one."""
         owners = {shadow: name for name, shadow in self.m_name2s_name.items()}
-        new: dict[str, nn.Parameter] = {}
+        new = {
+            name: parameter
+            for name, parameter in model.named_parameters()
+            if parameter.requires_grad and name not in self.m_name2s_name
+        }
         collisions: list[str] = []
-        for name, parameter in model.named_parameters():
-            if not parameter.requires_grad or name in self.m_name2s_name:
-                continue
+        for name in new:
             shadow = name.replace(".", "")
-            taken = shadow not in owners and hasattr(self, shadow)
-            if taken or shadow in owners:
-                collisions.append(f"{name} and {'a part of LitEma' if taken else owners[shadow]}")
-            owners[shadow], new[name] = name, parameter
+            if shadow in owners or hasattr(self, shadow):
+                collisions.append(f"{name} and {owners.get(shadow, 'a part of LitEma')}")
+            owners[shadow] = name
         if collisions:
             found = some(sorted(collisions), between="; ")
             raise ValueError(f"LitEma: expected names that differ without their dots, got {found}: rename one")

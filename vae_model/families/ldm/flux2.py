@@ -17,25 +17,19 @@ from torch.nn import functional
 from ...exact.layer import Statistics, UnsupportedModule
 from ...exact.ops.pixel_shuffle import shuffled_first, unshuffled_last
 from ...exact.read import read_statistics, require_plain
+from ..arguments import require_planes
 from ..coder import Coder, require_moments
 from ..family import Shapes, latent_shape
 from ..hints import Hints, number
 from ..latent_formats import Users, users
 from ..layout import Layout, Rule
-from ..planes import require_planes
 from .autoencoder import AutoencoderKL, RegLog, engine_options
 from .config import KLConfig
 from .family import KL
-from .names import OWN_RULES, diffusers_layout, ldm_layout
+from .names import DIFFUSERS, LDM
 
 PATCH = 2
 """Side of the squares."""
-
-
-def latent_scale_shift(bn: Any, eps: float, like: Tensor) -> tuple[Tensor, Tensor]:
-    """Deviation and mean of a BatchNorm's stored statistics, (C, 1, 1) each, on the device of `like` and as precise."""
-    mean, variance = (stored.to(like)[:, None, None] for stored in (bn.running_mean, bn.running_var))
-    return torch.sqrt(variance + eps), mean
 
 
 class AutoencoderFlux2(AutoencoderKL):
@@ -48,16 +42,22 @@ class AutoencoderFlux2(AutoencoderKL):
         super().__init__(embed_dim, **options)
         self.bn = nn.BatchNorm2d(PATCH**2 * embed_dim, eps=batch_norm_eps, affine=False)
 
+    def _scale_shift(self, like: Tensor) -> tuple[Tensor, Tensor]:
+        """Deviation and mean of the stored statistics, (C, 1, 1) each, on the device of `like` and as precise."""
+        stored: Any = self.bn
+        mean, variance = (one.to(like)[:, None, None] for one in (stored.running_mean, stored.running_var))
+        return torch.sqrt(variance + self.bn.eps), mean
+
     def pack(self, z: Tensor) -> Tensor:
         """(B, c, h, w) -> normalised (B, 4c, h // 2, w // 2)."""
         height, width = (side // PATCH * PATCH for side in z.shape[2:])
         packed = functional.pixel_unshuffle(z[:, :, :height, :width], PATCH)
-        deviation, mean = latent_scale_shift(self.bn, self.bn.eps, packed)
+        deviation, mean = self._scale_shift(packed)
         return (packed - mean) / deviation
 
     def unpack(self, z: Tensor) -> Tensor:
         """The inverse: (B, 4c, h, w) -> (B, c, 2h, 2w)."""
-        deviation, mean = latent_scale_shift(self.bn, self.bn.eps, z)
+        deviation, mean = self._scale_shift(z)
         return functional.pixel_shuffle(z * deviation + mean, PATCH)
 
     def encode(  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -75,13 +75,6 @@ class AutoencoderFlux2(AutoencoderKL):
         return super().decode(self.unpack(z), **kwargs)
 
 
-def build_flux2(config: KLConfig, *, sample_posterior: bool = False) -> AutoencoderFlux2:
-    """The model that `config` describes, randomly initialised."""
-    return AutoencoderFlux2(
-        **engine_options(config), batch_norm_eps=config.batch_norm_eps, sample_posterior=sample_posterior
-    )
-
-
 BATCH_NORM = ("bn.running_mean", "bn.running_var", "bn.num_batches_tracked")
 _RULES: tuple[Rule, ...] = tuple((key, key) for key in BATCH_NORM)
 _NESTED_QUANT: tuple[Rule, ...] = (
@@ -96,13 +89,14 @@ class Flux2(KL):
     name = "flux2"
     title = "Flux.2 autoencoder"
     layouts: ClassVar[tuple[Layout, ...]] = (
-        ldm_layout("flux2", (*_NESTED_QUANT, *OWN_RULES, *_RULES), required=("bn.running_mean",)),
-        diffusers_layout("flux2", _RULES, required=("bn.running_mean",)),
+        replace(LDM, family="flux2", rules=(*_NESTED_QUANT, *LDM.rules, *_RULES), required=BATCH_NORM[:1]),
+        replace(DIFFUSERS, family="flux2", rules=(*_RULES, *DIFFUSERS.rules), required=BATCH_NORM[:1]),
     )
     fixed: ClassVar[Mapping[str, tuple[str, ...]]] = {**KL.fixed, "patch_size": ("[2, 2]",)}
     users: ClassVar[Mapping[tuple[int, int], tuple[Users, ...]]] = {(128, 16): (users("flux2"),)}
     classes = KL.classes | {"AutoencoderFlux2"}
     children = KL.children | {"bn"}
+    model_class = AutoencoderFlux2
 
     def core_keys(self, layout: str) -> tuple[str, ...]:
         return (*super().core_keys(layout), *BATCH_NORM[:2])
@@ -112,10 +106,8 @@ class Flux2(KL):
         return replace(super().infer(shapes, hints), patch=PATCH, batch_norm_eps=eps)
 
     def build(self, config: Any) -> nn.Module:
-        return build_flux2(config)
-
-    def owns(self, model: nn.Module) -> bool:
-        return isinstance(model, AutoencoderFlux2)
+        numbers = {"batch_norm_eps": config.batch_norm_eps, "sample_posterior": False}
+        return AutoencoderFlux2(**engine_options(config), **numbers)
 
     def settings(self, model: Any) -> dict[str, str]:
         return super().settings(model) | {"batch_norm_eps": repr(model.bn.eps)}
@@ -137,9 +129,9 @@ class Flux2(KL):
         side = config.patch
         return f"{latent_shape(config)}, squares of {side} x {side} in channels, normalised by the file's statistics"
 
-    def untold(self, config: KLConfig, hints: Hints) -> list[str]:
+    def untold_settings(self, config: KLConfig, hints: Hints) -> list[str]:
         eps = [] if "batch_norm_eps" in hints else [f"eps of the statistics, taken as {config.batch_norm_eps:g}"]
-        return [*self.untold_groups(config, hints), *eps, *self.untold_scale(config, hints)]
+        return [*super().untold_settings(config, hints), *eps]
 
     def encode(self, model: Any, x: Tensor, latent_channels: int) -> Tensor:
         moments, _ = model.encode(x, unregularized=True)

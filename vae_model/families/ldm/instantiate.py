@@ -33,8 +33,8 @@ OPTIMIZERS: dict[str, Callable[..., optim.Optimizer]] = {
 
 
 def get_obj_from_str(string: str) -> Any:
-    """What a dotted name means here: torch's own layers, optimisers and schedules by their path, else one of
-    `autoencoder.CLASSES` or of this package's public names by the last part, whatever package it is said to be in.
+    """What a dotted name means here: torch's own layers, optimisers and schedules by their path, else one of this
+    package's public names or of `autoencoder.OTHER_NAMES` by the last part, whatever package it is said to be in.
 
     Nothing is imported that the name tells. ValueError for any other name.
     """
@@ -45,12 +45,12 @@ def get_obj_from_str(string: str) -> Any:
             return kind
         raise ValueError(f"configuration: expected a class of torch.nn or torch.optim, got {string!r}: correct it")
     package = import_module("...", __package__)
-    classes: Mapping[str, Any] = import_module(".autoencoder", __package__).CLASSES  # it stands above this file
-    if name in classes:
-        return classes[name]
+    others: Mapping[str, Any] = import_module(".autoencoder", __package__).OTHER_NAMES  # it stands above this file
+    if name in others:
+        return others[name]
     if name in package.HOMES:
         return getattr(package, name)
-    known = choices(sorted({*classes, *package.HOMES}), name)
+    known = choices(sorted({*others, *package.HOMES}), name)
     raise ValueError(
         f"configuration: expected a target among {known}, or torch's own, got {string!r}: use one of these names"
     )

@@ -13,13 +13,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ...attention.backends import AttentionFunction, chosen_attention, takes_images, to_tokens
-from ...attention.backends import normal_attention as normal_attention
-from ...attention.backends import pytorch_attention as pytorch_attention
-from ...attention.backends import slice_attention as slice_attention
-from ...attention.backends import xformers_attention as xformers_attention
 from ...errors import InputError
 from ...group_norm import GroupNorm
-from ..planes import require_planes, require_sides
+from ..arguments import require_planes, require_sides
 
 
 def nonlinearity(x: Tensor) -> Tensor:
@@ -192,11 +188,15 @@ class AttnBlock(nn.Module):
 
     def forward(self, x: Tensor, **_ignored: object) -> Tensor:
         require_planes(x, self.norm.num_channels, type(self).__name__)
+        h = self.attention(x).transpose(1, 2).reshape(x.shape)  # (B, C, H, W)
+        return x + self.proj_out(h)
+
+    def attention(self, x: Tensor) -> Tensor:
+        """What is projected and added: (B, C, H, W) -> (B, H*W, C)."""
         h = self.norm(x)
         q, k, v = (to_tokens(convolution(h)) for convolution in (self.q, self.k, self.v))
         del h
-        h = self.attend(q, k, v).transpose(1, 2).reshape(x.shape)  # (B, C, H, W)
-        return x + self.proj_out(h)
+        return self.attend(q, k, v)
 
 
 class LinAttnBlock(nn.Module):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from .config import KLConfig, LevelsConfig
+from .config import HalvesConfig
 
 UPSAMPLE = 1 + 4 + 4
 """Planes of the small size: source, upsampled, convolved."""
@@ -35,36 +35,34 @@ def level_channels(
     return max(first, later, attention * width, resampling * width)
 
 
-def levels_elements(levels: LevelsConfig, direction: str, mixing: Sequence[str] = ()) -> float:
-    """Live elements per image pixel at the worst moment inside levels and middle; `mixing`: what mixes frames."""
-    numbers = range(len(levels.widths))
-    order = numbers if direction == "encode" else reversed(numbers)
-    last = numbers[-1] if direction == "encode" else 0
-    resampling = DOWNSAMPLE if direction == "encode" else UPSAMPLE
-    if not levels.resamp_with_conv:
-        resampling = 1.25 if direction == "encode" else 5  # source and result
-    blocks = levels.num_res_blocks + (direction == "decode")
-    deepest = levels.widths[-1]
-    attention = TIME_ATTENTION if "attention" in mixing else ATTENTION[levels.attn_type]
-    mixes = "resnet" in mixing
-    worst = level_channels(deepest, deepest, 2, attention, mixes=mixes) * 4.0 ** -numbers[-1]
-    start = levels.ch if direction == "encode" else deepest
-    for level in order:
-        attends = attention if level in levels.attn_levels else 0
-        resamples = 0 if level == last else resampling
-        channels = level_channels(start, levels.widths[level], blocks, attends, resamples, mixes)
-        worst = max(worst, channels * 4.0**-level)
-        start = levels.widths[level]
-    return worst
+def coder_elements(
+    config: HalvesConfig, direction: str, ends: tuple[int, int], mixing: Sequence[str] = (), *, halving: bool = False
+) -> float:
+    """Live elements per image pixel at the worst moment of a whole encoder or decoder.
 
-
-def kl_elements(config: KLConfig, direction: str, mixing: Sequence[str] = ()) -> float:
-    """Of a whole coder. `mixing`: what of the decoder mixes frames."""
-    levels = config.encoder if direction == "encode" else config.decoder
+    Args:    ends: image channels that go in and that come out. mixing: what of the decoder mixes frames.
+             halving: whether its upsamples halve the channels, with which the next level begins.
+    """
+    encodes = direction == "encode"
+    levels, mixing = config.halves.get(f"{direction}r"), () if encodes else mixing
     if levels is None:
         return 0.0
-    if direction == "encode":
-        return config.in_channels + levels_elements(levels, direction)  # the image is held throughout
-    ends = 3 if "conv_out" in mixing else 1  # the image, its copy in the order of frames, and the mixed one
-    worst = levels_elements(levels, direction, mixing)
-    return max(worst, 2.0 * levels.widths[0] + ends * config.out_ch)  # the last norm and convolution
+    resampling = DOWNSAMPLE if encodes else HALVING_UPSAMPLE if halving else UPSAMPLE
+    if not levels.resamp_with_conv:
+        resampling = 1.25 if encodes else 5  # source and result
+    attention = TIME_ATTENTION if "attention" in mixing else ATTENTION[levels.attn_type]
+    mixes = "resnet" in mixing
+    numbers, deepest = range(len(levels.widths)), levels.widths[-1]
+    worst = level_channels(deepest, deepest, 2, attention, mixes=mixes) * 4.0 ** -numbers[-1]
+    start = levels.ch if encodes else deepest
+    for level in numbers if encodes else reversed(numbers):
+        width, last = levels.widths[level], level == (numbers[-1] if encodes else 0)
+        attends = attention if level in levels.attn_levels else 0
+        blocks = levels.num_res_blocks + (not encodes)
+        channels = level_channels(start, width, blocks, attends, 0 if last else resampling, mixes)
+        worst = max(worst, channels * 4.0**-level)
+        start = width // 2 if halving and not encodes else width
+    if encodes:
+        return worst + ends[0]  # the image is held throughout
+    images = 3 if "conv_out" in mixing else 1  # the image, its copy in the order of frames, and the mixed one
+    return max(worst, 2.0 * levels.widths[0] + images * ends[1])  # the last norm and convolution

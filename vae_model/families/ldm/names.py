@@ -5,6 +5,8 @@ Source of the names: latent-diffusion (MIT) and diffusers (Apache-2.0), read as 
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from ..layout import Layout, Rule
 from ..spellings import attention_spellings
 
@@ -71,44 +73,18 @@ DIFFUSERS_MARKS = ("decoder.mid_block.resnets.0.norm1.weight", "encoder.mid_bloc
 OLD_ATTENTION_MARKS = tuple(f"{half}.mid_block.attentions.0.query.weight" for half in ("decoder", "encoder"))
 
 
-def ldm_layout(
-    family: str,
-    rules: tuple[Rule, ...] = OWN_RULES,
-    *,
-    marks: tuple[str, ...] = LDM_MARKS,
-    forbidden: tuple[str, ...] = (),
-    required: tuple[str, ...] = (),
-) -> Layout:
-    """latent-diffusion's names, which are ours."""
-    return Layout("ldm", family, marks, rules, forbidden, required, OWN_SPELLINGS, unread="told")
-
-
-def diffusers_layout(
-    family: str,
-    more: tuple[Rule, ...] = (),
-    *,
-    blocks: tuple[Rule, ...] = DIFFUSERS_BLOCKS,
-    marks: tuple[str, ...] = DIFFUSERS_MARKS,
-    forbidden: tuple[str, ...] = (),
-    required: tuple[str, ...] = (),
-) -> Layout:
-    """diffusers' names. `more`: rules beside those of the image model. `blocks`: where its residual blocks are."""
-    rules = (*more, *diffusers_rules(ATTENTION, blocks))
-    return Layout("diffusers", family, marks, rules, forbidden, required, DIFFUSERS_SPELLINGS, linear_attention=True)
-
-
-def old_diffusers_layout(
-    family: str, more: tuple[Rule, ...] = (), *, forbidden: tuple[str, ...] = (), required: tuple[str, ...] = ()
-) -> Layout:
-    """diffusers' names before the layers of attention were renamed."""
-    rules = (*more, *diffusers_rules(OLD_ATTENTION))
-    return Layout(
-        "diffusers-old",
-        family,
-        OLD_ATTENTION_MARKS,
-        rules,
-        forbidden,
-        required,
-        DIFFUSERS_SPELLINGS,
-        linear_attention=True,
-    )
+LDM = Layout("ldm", "kl", LDM_MARKS, OWN_RULES, spellings=OWN_SPELLINGS, unread="told")
+"""latent-diffusion's names, which are ours. Other families replace what they have otherwise."""
+DIFFUSERS = Layout(
+    "diffusers",
+    "kl",
+    DIFFUSERS_MARKS,
+    diffusers_rules(ATTENTION),
+    spellings=DIFFUSERS_SPELLINGS,
+    linear_attention=True,
+)
+"""diffusers' names."""
+OLD_DIFFUSERS = replace(
+    DIFFUSERS, name="diffusers-old", marks=OLD_ATTENTION_MARKS, rules=diffusers_rules(OLD_ATTENTION)
+)
+"""The same before the layers of attention were renamed."""

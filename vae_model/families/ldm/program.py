@@ -10,13 +10,14 @@ from typing import Any
 
 from torch import nn
 
-from ...exact.layer import Conv, UnsupportedModule
+from ...exact.layer import UnsupportedModule
 from ...exact.ops.attend import Attend
 from ...exact.ops.convolve import Convolve
 from ...exact.ops.residual import Residual
 from ...exact.ops.upsample import Upsample
 from ...exact.program import Op, Program, make_program
 from ...exact.read import describe, read_conv, read_norm, require_children, require_plain
+from ..coder import all_parts_of
 from ..video.program import TIME_CODERS, last_conv, time_residual
 
 
@@ -26,32 +27,24 @@ def build_program(coder: Any, *, before: Any = None, after: Any = None) -> Progr
     Args:    coder: the module tree. before, after: 1x1 convolutions around it (post_quant_conv, quant_conv) or None.
     Raises:  UnsupportedModule, naming the module, for anything without a rule.
     """
-    try:
-        return _build(coder, before, after)
-    except (AttributeError, IndexError) as error:
-        raise UnsupportedModule(f"{describe(coder)}: expected all parts of a coder, got {error}") from error
-
-
-def _build(coder: Any, before: Any, after: Any) -> Program:
-    require_plain(coder)
-    if hasattr(coder, "up"):
-        ops = [*_head(coder), *_middle(coder.mid), *_ascend(coder), *_tail(coder)]
-        require_children(coder, describe(coder), {"conv_in", "mid", "up", "norm_out", "conv_out"})
-    elif hasattr(coder, "down"):
-        ops = [*_head(coder), *_descend(coder), *_middle(coder.mid), *_tail(coder)]
-        require_children(coder, describe(coder), {"conv_in", "mid", "down", "norm_out", "conv_out"})
-    else:
-        raise UnsupportedModule(f"{describe(coder)}: expected an ldm or tiny coder, found none of up, down and layers")
-    return make_program(_around(ops, before, after))
-
-
-def _around(ops: list[Op], before: Any, after: Any) -> list[Op]:
-    """Ops with the 1x1 convolutions around them, where there are any."""
-    for layer, name, index in ((before, "post_quant_conv", 0), (after, "quant_conv", len(ops) + 1)):
-        if layer is not None:
-            require_plain(layer)
-            ops.insert(index, Convolve(read_conv(layer, name, kernel=1, padding=0)))
-    return ops
+    with all_parts_of(coder):
+        require_plain(coder)
+        if hasattr(coder, "up"):
+            stack, ops = "up", [*_head(coder), *read_middle(coder.mid)]
+            ops += _levels(coder.up, "up", "upsample")
+        elif hasattr(coder, "down"):
+            stack, ops = "down", [*_head(coder), *_levels(coder.down, "down", "downsample")]
+            ops += read_middle(coder.mid)
+        else:
+            what = "an ldm or tiny coder, found none of up, down and layers"
+            raise UnsupportedModule(f"{describe(coder)}: expected {what}")
+        ops += _tail(coder)
+        require_children(coder, describe(coder), {"conv_in", "mid", stack, "norm_out", "conv_out"})
+        for layer, name, index in ((before, "post_quant_conv", 0), (after, "quant_conv", len(ops) + 1)):
+            if layer is not None:
+                require_plain(layer)
+                ops.insert(index, Convolve(read_conv(layer, name, kernel=1, padding=0)))
+        return make_program(ops)
 
 
 def _part(owner: Any, attribute: str, name: str) -> Any:
@@ -85,10 +78,15 @@ def _tail(coder: Any) -> list[Op]:
     return [Convolve(conv, read_norm(coder.norm_out, "norm_out"), "silu", after), *over_time]
 
 
-def _middle(mid: Any) -> list[Op]:
+def read_middle(mid: Any) -> list[Op]:
+    """The ops between the levels of an encoder and those of a decoder: a block, attention, a block."""
     require_children(mid, "mid", {"block_1", "attn_1", "block_2"})
     first, attn, second = (_part(mid, part, "mid") for part in ("block_1", "attn_1", "block_2"))
-    return [*_residual(first, "mid.block_1"), *_attention(attn, "mid.attn_1"), *_residual(second, "mid.block_2")]
+    return [
+        *read_residual(first, "mid.block_1"),
+        *_attention(attn, "mid.attn_1"),
+        *read_residual(second, "mid.block_2"),
+    ]
 
 
 def _blocks(level: Any, name: str) -> list[Op]:
@@ -98,49 +96,40 @@ def _blocks(level: Any, name: str) -> list[Op]:
     if len(attentions) not in (0, len(blocks)):
         raise UnsupportedModule(f"{name}: expected as many attentions as blocks, got {len(attentions)}")
     for i, block in enumerate(blocks):
-        ops += _residual(block, f"{name}.block.{i}")
+        ops += read_residual(block, f"{name}.block.{i}")
         if len(attentions) > 0:
             ops += _attention(level.attn[i], f"{name}.attn.{i}")
     return ops
 
 
-def _ascend(decoder: Any) -> list[Op]:
+def _levels(stack: Any, name: str, resampling: str) -> list[Op]:
+    """The ops of all levels, in the order in which they run."""
     ops: list[Op] = []
-    for i in reversed(range(len(decoder.up))):
-        level = decoder.up[i]
-        ops += _blocks(level, f"up.{i}")
-        if hasattr(level, "upsample"):
-            _require_class(level.upsample, f"up.{i}.upsample", ("Upsample",))
-            require_children(level.upsample, f"up.{i}.upsample", {"conv"})
-            if getattr(level.upsample, "scale_factor", 2.0) != 2.0:
-                factor = level.upsample.scale_factor
-                raise UnsupportedModule(f"up.{i}.upsample: expected a factor of 2, got {factor}")
-            ops.append(Upsample(_resampling_conv(level.upsample, f"up.{i}.upsample")))
+    numbers = range(len(stack))
+    for i in reversed(numbers) if resampling == "upsample" else numbers:
+        ops += _blocks(stack[i], f"{name}.{i}")
+        if hasattr(stack[i], resampling):
+            ops.append(_resampling(getattr(stack[i], resampling), f"{name}.{i}.{resampling}", resampling.title()))
     return ops
 
 
-def _descend(encoder: Any) -> list[Op]:
-    ops: list[Op] = []
-    for i, level in enumerate(encoder.down):
-        ops += _blocks(level, f"down.{i}")
-        if hasattr(level, "downsample"):
-            _require_class(level.downsample, f"down.{i}.downsample", ("Downsample",))
-            require_children(level.downsample, f"down.{i}.downsample", {"conv"})
-            conv = _resampling_conv(level.downsample, f"down.{i}.downsample", stride=2, padding=0, extra_pad=1)
-            ops.append(Convolve(conv))
-    return ops
-
-
-def _resampling_conv(layer: Any, name: str, *, stride: int = 1, padding: int = 1, extra_pad: int | None = None) -> Conv:
+def _resampling(layer: Any, name: str, kind: str) -> Op:
+    _require_class(layer, name, (kind,))
+    require_children(layer, name, {"conv"})
+    if getattr(layer, "scale_factor", 2.0) != 2.0:
+        raise UnsupportedModule(f"{name}: expected a factor of 2, got {layer.scale_factor}")
     if not hasattr(layer, "conv"):
         raise UnsupportedModule(f"{name}: expected resampling with a convolution, got one without")
-    return read_conv(layer.conv, f"{name}.conv", stride=stride, padding=padding, extra_pad=extra_pad)
+    if kind == "Upsample":
+        return Upsample(read_conv(layer.conv, f"{name}.conv"))
+    return Convolve(read_conv(layer.conv, f"{name}.conv", stride=2, padding=0, extra_pad=1))
 
 
 _BLOCK_PARTS = {"norm1", "conv1", "norm2", "conv2", "nin_shortcut", "dropout", "swish", "nonlinearity"}
 
 
-def _residual(block: Any, name: str) -> list[Op]:
+def read_residual(block: Any, name: str) -> list[Op]:
+    """A block of two convolutions, and what it does over frames."""
     over_time = time_residual(block, name)
     if not over_time:
         _require_class(block, name, ("ResnetBlock",))

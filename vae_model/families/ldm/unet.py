@@ -6,6 +6,7 @@ Source: CompVis latent-diffusion `ldm/modules/diffusionmodules/model.py` (MIT), 
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -13,10 +14,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ...errors import InputError
-from ..argument_kinds import require_kinds
-from ..planes import require_planes
-from .coder import Level, Middle, keep_arguments
-from .layers import Downsample, Normalize, ResnetBlock, Upsample, activate_fresh, make_attn, nonlinearity
+from ..arguments import require_kinds, require_planes
+from .coder import Level, LevelNetwork, make_middle
+from .layers import Normalize, ResnetBlock, activate_fresh, make_attn, nonlinearity
 
 _LONGEST_PERIOD = 10000
 
@@ -60,7 +60,7 @@ class TimestepMLP(nn.Module):
         return second(nonlinearity(first(embedding)))
 
 
-class Model(nn.Module):
+class Model(LevelNetwork):
     """UNet: (B, in_channels, H, W) -> (B, out_ch, H, W); H and W are multiples of 2 ** (len(ch_mult) - 1).
 
     Every block of the way up takes, beside what comes from below, one result of the way down. `in_channels` counts the
@@ -87,60 +87,18 @@ class Model(nn.Module):
     ) -> None:
         require_kinds(type(self).__name__, locals())
         super().__init__()
-        attn_type = "linear" if use_linear_attn else attn_type
-        self.ch, self.temb_ch, self.use_timestep = ch, 4 * ch, use_timestep
-        self.num_resolutions, self.num_res_blocks = len(ch_mult), num_res_blocks
-        self.resolution, self.in_channels, self.out_ch = resolution, in_channels, out_ch
-        keep_arguments(self, ch_mult, attn_resolutions, dropout, resamp_with_conv, attn_type)
+        self.keep_arguments(locals())
+        self.temb_ch, self.use_timestep = 4 * ch, use_timestep
         if use_timestep:
             self.temb = TimestepMLP(ch)
+        make_block = partial(ResnetBlock, temb_channels=self.temb_ch, dropout=dropout, num_groups=num_groups)
+        make_attention = partial(make_attn, attn_type=self.attn_type, attn_kwargs={"num_groups": num_groups})
 
-        def make_block(width: int, out_channels: int) -> nn.Module:
-            return ResnetBlock(
-                in_channels=width,
-                out_channels=out_channels,
-                temb_channels=self.temb_ch,
-                dropout=dropout,
-                num_groups=num_groups,
-            )
-
-        def make_attention(width: int) -> nn.Module:
-            return make_attn(width, attn_type, {"num_groups": num_groups})
-
-        widths = [round(ch * factor) for factor in ch_mult]
-        size = resolution
         self.conv_in = nn.Conv2d(in_channels, ch, kernel_size=3, padding=1)
-        skips, width = [ch], ch  # widths of what the way down hands over
-        self.down = nn.ModuleList()
-        for i, level_width in enumerate(widths):
-            level = Level()
-            for _ in range(num_res_blocks):
-                level.block.append(make_block(width, level_width))
-                width = level_width
-                if size in attn_resolutions:
-                    level.attn.append(make_attention(width))
-                skips.append(width)
-            if i != len(widths) - 1:
-                level.downsample = Downsample(width, resamp_with_conv)
-                skips.append(width)
-                size //= 2
-            self.down.append(level)
-
-        self.mid = Middle(make_block(width, width), make_attention(width), make_block(width, width))
-
-        levels: list[nn.Module] = []
-        for i in reversed(range(len(widths))):
-            level = Level()
-            for _ in range(num_res_blocks + 1):
-                level.block.append(make_block(width + skips.pop(), widths[i]))
-                width = widths[i]
-                if size in attn_resolutions:
-                    level.attn.append(make_attention(width))
-            if i != 0:
-                level.upsample = Upsample(width, resamp_with_conv)
-                size *= 2  # on the way up a nominal size that was odd is another one, as in the source
-            levels.insert(0, level)
-        self.up = nn.ModuleList(levels)
+        skips = [ch]
+        self.down, width = self.make_levels(ch, make_block, make_attention, skips=skips)
+        self.mid = make_middle(width, make_block, make_attention)
+        self.up, width = self.make_levels(width, make_block, make_attention, up=True, skips=skips)
         self.norm_out = Normalize(width, num_groups)
         self.conv_out = nn.Conv2d(width, out_ch, kernel_size=3, padding=1)
 

@@ -19,12 +19,11 @@ from ..coder import Coder
 from ..family import Shapes, latent_shape, refuse
 from ..hints import Hints
 from ..latent_formats import Users
-from ..layout import Layout, Rule
+from ..layout import Layout
 from .autoencoder import AutoencodingEngineLegacy, engine_options
 from .config import KLConfig
-from .diffusers import image_fields
-from .family import KL
-from .names import OLD_ATTENTION_MARKS, OWN_RULES, diffusers_layout, ldm_layout, old_diffusers_layout
+from .family import KL, image_fields
+from .names import DIFFUSERS, LDM, OLD_ATTENTION_MARKS, OLD_DIFFUSERS
 
 _CHUNK = 2**18
 """Distances computed at once."""
@@ -65,13 +64,11 @@ class AutoencoderVQ(AutoencodingEngineLegacy):
         return super().decode(z if force_not_quantize else self.quantize(z), **kwargs)
 
 
-def build_vq(config: KLConfig) -> AutoencoderVQ:
-    """The model that `config` describes, randomly initialised."""
-    return AutoencoderVQ(**engine_options(config), codebook=config.codebook)
-
-
 CODEBOOK = "quantize.embedding.weight"
-_RULES: tuple[Rule, ...] = ((CODEBOOK, CODEBOOK),)
+
+
+def _with_codebook(layout: Layout) -> Layout:
+    return replace(layout, family="vq", rules=((CODEBOOK, CODEBOOK), *layout.rules), required=(CODEBOOK,))
 
 
 class VQ(KL):
@@ -80,14 +77,15 @@ class VQ(KL):
     name = "vq"
     title = "VQ autoencoder"
     layouts: ClassVar[tuple[Layout, ...]] = (
-        ldm_layout("vq", (*OWN_RULES, *_RULES), required=(CODEBOOK,)),
-        diffusers_layout("vq", _RULES, forbidden=OLD_ATTENTION_MARKS, required=(CODEBOOK,)),
-        old_diffusers_layout("vq", _RULES, required=(CODEBOOK,)),
+        _with_codebook(LDM),
+        replace(_with_codebook(DIFFUSERS), forbidden=OLD_ATTENTION_MARKS),
+        _with_codebook(OLD_DIFFUSERS),
     )
     fixed: ClassVar[Mapping[str, tuple[str, ...]]] = {**KL.fixed, "norm_type": ("group",)}
     users: ClassVar[Mapping[tuple[int, int], tuple[Users, ...]]] = {}
     classes = KL.classes | {"AutoencoderVQ"}
     children = KL.children | {"quantize"}
+    model_class = AutoencoderVQ
     regularizers = (*KL.regularizers, "IdentityRegularizer")
 
     def core_keys(self, layout: str) -> tuple[str, ...]:
@@ -98,10 +96,7 @@ class VQ(KL):
         return replace(image, codebook=shapes[CODEBOOK][0], double_z=False)
 
     def build(self, config: Any) -> nn.Module:
-        return build_vq(config)
-
-    def owns(self, model: nn.Module) -> bool:
-        return isinstance(model, AutoencoderVQ)
+        return AutoencoderVQ(**engine_options(config), codebook=config.codebook)
 
     def diffusers_config(self, config: KLConfig, hints: Hints) -> dict[str, Any]:
         fields = image_fields(config)

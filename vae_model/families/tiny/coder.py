@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from ...group_norm import GroupNorm
-from ..planes import require_planes
+from ..arguments import require_planes
 
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "relu": nn.ReLU,
@@ -101,8 +101,7 @@ class EncoderTiny(nn.Module):
         self.layers = nn.Sequential(*layers)
 
     def forward(self, x: Tensor) -> Tensor:
-        first = self.layers[0]
-        require_planes(x, cast(nn.Conv2d, first).in_channels, type(self).__name__)
+        require_planes(x, cast(nn.Conv2d, self.layers[0]).in_channels, type(self).__name__)
         return _run(self.layers, (x + 1) / 2, self.gradient_checkpointing)
 
 
@@ -136,7 +135,6 @@ class DecoderTiny(nn.Module):
         self.layers = nn.Sequential(*layers)
 
     def forward(self, x: Tensor) -> Tensor:
-        first = self.layers[0]
-        require_planes(x, cast(nn.Conv2d, first).in_channels, type(self).__name__)
+        require_planes(x, cast(nn.Conv2d, self.layers[0]).in_channels, type(self).__name__)
         x = torch.tanh(x / 3) * 3
         return _run(self.layers, x, self.gradient_checkpointing) * 2 - 1

@@ -1,4 +1,4 @@
-"""The configuration of a tiny autoencoder."""
+"""The configuration of a tiny autoencoder, and how much memory an untiled run takes, counted as in `ldm.memory`."""
 
 from __future__ import annotations
 
@@ -45,16 +45,14 @@ class TinyConfig:
     def __post_init__(self) -> None:
         if self.encoder_block_out_channels is None and self.decoder_block_out_channels is None:
             raise ValueError("tiny autoencoder: expected an encoder or a decoder, got neither: configure at least one")
-        if not (math.isfinite(self.scaling_factor) and self.scaling_factor and math.isfinite(self.shift_factor)):
-            raise ValueError(
-                "tiny autoencoder: expected a finite shift and a finite scale that is not 0, "
-                f"got {self.shift_factor} and {self.scaling_factor}: correct them"
-            )
-        if not (math.isfinite(self.latent_magnitude) and self.latent_magnitude and math.isfinite(self.latent_shift)):
-            raise ValueError(
-                "tiny autoencoder: expected a finite latent_shift and a finite latent_magnitude that is not 0, "
-                f"got {self.latent_shift} and {self.latent_magnitude}: correct them"
-            )
+        for what, shift, scale in (
+            ("shift and a finite scale", self.shift_factor, self.scaling_factor),
+            ("latent_shift and a finite latent_magnitude", self.latent_shift, self.latent_magnitude),
+        ):
+            if not (math.isfinite(scale) and scale and math.isfinite(shift)):
+                raise ValueError(
+                    f"tiny autoencoder: expected a finite {what} that is not 0, got {shift} and {scale}: correct them"
+                )
         if not 1 <= self.upsampling_scaling_factor <= MOST_UPSAMPLED:
             raise ValueError(
                 f"tiny autoencoder: expected upsampling_scaling_factor of 1 to {MOST_UPSAMPLED}, "
@@ -93,3 +91,26 @@ class TinyConfig:
         """Channels of the stages of encoder and decoder in the order in which they run."""
         halves = {"encoder": self.encoder_block_out_channels, "decoder": self.decoder_block_out_channels}
         return {half: widths for half, widths in halves.items() if widths}
+
+
+def tiny_elements(config: TinyConfig, direction: str) -> float:
+    """Live activation elements per image pixel at the peak of an untiled run, "decode" or "encode"."""
+    encodes = direction == "encode"
+    widths = config.encoder_block_out_channels if encodes else config.decoder_block_out_channels
+    blocks = config.num_encoder_blocks if encodes else config.num_decoder_blocks
+    if not widths:
+        return 0.0
+    stem = encodes and config.strided_stem
+    step = 2 if encodes else config.upsampling_scaling_factor
+    shares = [float(step**2) ** -(stage + stem) for stage in range(len(widths))]  # of the image's pixels
+    shares = shares if encodes else shares[::-1]
+    worst = 0.0
+    for stage, (width, share) in enumerate(zip(widths, shares, strict=True)):
+        worst = max(worst, 3.0 * width * share if blocks[stage] else width * share)  # blocks hold three planes
+        if stage:  # the narrower, larger or smaller plane stands beside its source
+            source = widths[stage - 1] * max(share, shares[stage - 1])  # upsampled before its convolution
+            worst = max(worst, source + width * share, widths[stage - 1] * (share + shares[stage - 1]))
+    if config.midblock_gn:
+        deepest, count = (widths[-1], blocks[-1]) if encodes else (widths[0], blocks[0])
+        worst = max(worst, 9.0 * deepest * min(shares) if count else 0.0)  # input, two planes of four times the width
+    return worst + 2 * config.in_channels if encodes else max(worst, float(widths[-1] + config.out_channels))

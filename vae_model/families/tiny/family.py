@@ -14,15 +14,19 @@ from ..coder import Coder
 from ..family import Family, Shapes, latent_shape, refuse
 from ..hints import UNKNOWN, Hints
 from ..latent_formats import LATENT_FORMATS, Users, formats_of, users
-from ..layout import SCALARS, Layout
-from .config import TinyConfig
-from .host import hosted_decoder, hosted_encoder, is_hosted
-from .infer import UPSAMPLE_MODES, build_tiny, infer_tiny
-from .latents import join_hints, pipeline_numbers, settle
-from .memory import tiny_elements
+from ..layout import SCALARS, Layout, Rule
+from .config import TinyConfig, tiny_elements
+from .infer import UPSAMPLE_MODES, infer_tiny, join_hints, pipeline_numbers, settle
 from .model import ACTIVATIONS, AutoencoderTiny
-from .program import limit, tiny_program
+from .program import hosted_decoder, hosted_encoder, is_hosted, limit, tiny_program
 
+_MARKS = ("decoder.layers.0.weight", "encoder.layers.0.weight")
+_COMFYUI_MARKS = ("taesd_decoder.1.weight", "taesd_encoder.0.weight")
+_ENCODER, _DECODER = "encoder.layers.{k}.{rest}", "decoder.layers.{k}.{rest}"
+_DIFFUSERS_RULES: tuple[Rule, ...] = (("{c}.layers.{k}.{rest}", "{c}.layers.{k}.{rest}"),)
+_ENCODER_RULES: tuple[Rule, ...] = (("{k}.{rest}", _ENCODER),)
+_DECODER_RULES: tuple[Rule, ...] = (("{k+1}.{rest}", _DECODER),)
+_COMFYUI_RULES: tuple[Rule, ...] = (("taesd_encoder.{k}.{rest}", _ENCODER), ("taesd_decoder.{k+1}.{rest}", _DECODER))
 _PATCH = 2
 """Side of the squares of its cells in the latents of Flux.2's own autoencoder."""
 
@@ -33,41 +37,12 @@ class Tiny(Family):
     name = "tiny"
     title = "TAESD tiny autoencoder"
     layouts: ClassVar[tuple[Layout, ...]] = (
+        Layout("taesd-diffusers", "tiny", _MARKS, _DIFFUSERS_RULES, alias="diffusers", unread="known"),
+        Layout("taesd-encoder", "tiny", ("0.weight",), _ENCODER_RULES, alias="encoder", left_out="decoder"),
         Layout(
-            "taesd-diffusers",
-            "tiny",
-            ("decoder.layers.0.weight", "encoder.layers.0.weight"),
-            (("{c}.layers.{k}.{rest}", "{c}.layers.{k}.{rest}"),),
-            alias="diffusers",
-            unread="known",
+            "taesd-decoder", "tiny", ("1.weight",), _DECODER_RULES, ("0.weight",), alias="decoder", left_out="encoder"
         ),
-        Layout(
-            "taesd-encoder",
-            "tiny",
-            ("0.weight",),
-            (("{k}.{rest}", "encoder.layers.{k}.{rest}"),),
-            alias="encoder",
-            left_out="decoder",
-        ),
-        Layout(
-            "taesd-decoder",
-            "tiny",
-            ("1.weight",),
-            (("{k+1}.{rest}", "decoder.layers.{k}.{rest}"),),
-            ("0.weight",),
-            alias="decoder",
-            left_out="encoder",
-        ),
-        Layout(
-            "taesd-comfyui",
-            "tiny",
-            ("taesd_decoder.1.weight", "taesd_encoder.0.weight"),
-            (
-                ("taesd_encoder.{k}.{rest}", "encoder.layers.{k}.{rest}"),
-                ("taesd_decoder.{k+1}.{rest}", "decoder.layers.{k}.{rest}"),
-            ),
-            alias="comfyui",
-        ),
+        Layout("taesd-comfyui", "tiny", _COMFYUI_MARKS, _COMFYUI_RULES, alias="comfyui"),
     )
     fixed: ClassVar[Mapping[str, tuple[str, ...]]] = {"act_fn": tuple(ACTIVATIONS), "upsample_fn": UPSAMPLE_MODES}
     users: ClassVar[Mapping[tuple[int, int], tuple[Users, ...]]] = {
@@ -78,6 +53,7 @@ class Tiny(Family):
     plain_names = True
     classes = frozenset({"AutoencoderTiny"})
     children = frozenset()
+    model_class = AutoencoderTiny
 
     def core_keys(self, layout: str) -> tuple[str, ...]:
         encoder = ("encoder.layers.0.weight", "encoder.layers.1.conv.0.weight", "encoder.layers.2.weight")
@@ -88,31 +64,26 @@ class Tiny(Family):
         return infer_tiny(shapes, hints)
 
     def build(self, config: Any) -> nn.Module:
-        return build_tiny(config)
-
-    def owns(self, model: nn.Module) -> bool:
-        return isinstance(model, AutoencoderTiny)
+        arguments = dict(vars(config))
+        latent_format = arguments.pop("latent_format")
+        model = AutoencoderTiny(**arguments)
+        model.latent_format = latent_format
+        return model
 
     def settings(self, model: AutoencoderTiny) -> dict[str, str]:
         """All of them, the usual values too: a config.json that happens to lie beside the file is to change nothing."""
-        found = {name: str(model.config[name]) for name in ("act_fn", "upsample_fn")}
-        found["upsampling_scaling_factor"] = repr(model.config["upsampling_scaling_factor"])
+        found = {name: str(model.config[name]) for name in ("act_fn", "upsample_fn", "upsampling_scaling_factor")}
         found |= {name: repr(float(getattr(model, name))) for name in ("latent_magnitude", "latent_shift")}
-        found["force_upcast"] = str(bool(model.force_upcast))
-        found["latent_format"] = model.latent_format or UNKNOWN
-        numbers = (model.scaling_factor, model.shift_factor)
-        told = {name: repr(float(number)) for name, number in zip(SCALARS, numbers, strict=True)}
-        return found | (told if _knows_scale(model) else {})
+        found |= {"force_upcast": str(bool(model.force_upcast)), "latent_format": model.latent_format or UNKNOWN}
+        return found | {name: repr(number) for name, number in model.told_numbers().items()}
 
     def join_hints(self, told: Mapping[str, str], given: Mapping[str, str]) -> dict[str, str]:
         return join_hints(told, given)
 
     def beside(self, model: AutoencoderTiny, layout: str, named: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Scale and shift, as ComfyUI keeps them."""
-        if layout != "taesd-comfyui" or not _knows_scale(model):
-            return {}
-        values = (model.scaling_factor, model.shift_factor)
-        return {name: torch.tensor(float(value)) for name, value in zip(SCALARS, values, strict=True)}
+        told = model.told_numbers() if layout == "taesd-comfyui" else {}
+        return {name: torch.tensor(number) for name, number in told.items()}
 
     def unread_settings(self, config: TinyConfig) -> list[str]:
         usual, names = TinyConfig(), ("act_fn", "upsample_fn", "upsampling_scaling_factor")
@@ -127,14 +98,12 @@ class Tiny(Family):
             raise refuse("a network of TAESD's kind", "TAEF2's or TAESana's")
         if len({*encoder, *decoder}) > 1:
             raise refuse("stages of one width", f"{encoder} and {decoder}")
-        same = ("act_fn", "force_upcast", "in_channels", "latent_channels", "latent_magnitude", "latent_shift")
-        same = (*same, "out_channels", "upsample_fn", "upsampling_scaling_factor")
-        lists = ("decoder_block_out_channels", "encoder_block_out_channels", "num_decoder_blocks", "num_encoder_blocks")
-        scale, shift = pipeline_numbers(config)
+        ours = ("latent_format", "midblock_gn", "strided_stem")
+        told = {name: value for name, value in vars(config).items() if name not in ours}
+        scale, shift = pipeline_numbers(config.latent_format, config.scaling_factor, config.shift_factor)
         return {
             "_class_name": "AutoencoderTiny",
-            **{name: getattr(config, name) for name in same},
-            **{name: list(getattr(config, name)) for name in lists},
+            **{name: list(value) if isinstance(value, tuple) else value for name, value in told.items()},
             "scaling_factor": scale,
             "shift_factor": shift,
         }
@@ -204,6 +173,7 @@ class Tiny(Family):
 
     def decoder(self, model: Any) -> Coder:
         if is_hosted(model):
+            self.require_known(model, "taesd_decoder", "decode")
             return hosted_decoder(model)
         self.require_known(model, "decoder", "decode")
         shift, scale = model.shift_factor, model.scaling_factor
@@ -213,14 +183,10 @@ class Tiny(Family):
 
     def encoder(self, model: Any, latent_channels: int) -> Coder:
         if is_hosted(model):
+            self.require_known(model, "taesd_encoder", "encode")
             return hosted_encoder(model)
         self.require_known(model, "encoder", "encode")
         shift, scale = model.shift_factor, model.scaling_factor
         program = tiny_program(model.encoder)
         program = program if model.latent_patch == 1 else unshuffled_last(program, None, latent_channels)
         return Coder(program, lambda rows: (rows + 1).div_(2), lambda rows: rows / scale + shift)
-
-
-def _knows_scale(model: AutoencoderTiny) -> bool:
-    """Whether someone said what the latents are: by a name, or by other numbers than the arguments' defaults."""
-    return model.latent_format is not None or (model.scaling_factor, model.shift_factor) != (1.0, 0.0)

@@ -13,13 +13,13 @@ from torch import Tensor
 
 from ...errors import VAEFileError
 from ...files.weights import Weights
-from ..argument_kinds import TINY, require_kinds
+from ..arguments import TINY, half_of, require_kinds
 from ..latent_formats import SPELLINGS
 from .coder import ACTIVATIONS, DecoderTiny, EncoderTiny
 from .coder import AutoencoderTinyBlock as AutoencoderTinyBlock
 from .config import TinyConfig
 from .frozen_config import FrozenConfig
-from .latents import pipeline_numbers, settle
+from .infer import pipeline_numbers, settle
 from .output import AutoencoderTinyOutput, DecoderOutput
 from .pretrained import Pretrained
 from .tiles import run_in_tiles
@@ -83,15 +83,9 @@ class AutoencoderTiny(Pretrained):
                 in_channels, latent_channels, num_encoder_blocks, widths, act_fn, midblock_gn, strided_stem
             )
         if decoder_block_out_channels is not None:
+            widths, factor = tuple(decoder_block_out_channels), upsampling_scaling_factor
             self.decoder = DecoderTiny(
-                latent_channels,
-                out_channels,
-                num_decoder_blocks,
-                tuple(decoder_block_out_channels),
-                upsampling_scaling_factor,
-                act_fn,
-                upsample_fn,
-                midblock_gn,
+                latent_channels, out_channels, num_decoder_blocks, widths, factor, act_fn, upsample_fn, midblock_gn
             )
         encoder_factor = 2 ** (len(num_encoder_blocks) - 1)
         decoder_factor = upsampling_scaling_factor ** (len(num_decoder_blocks) - 1)
@@ -101,25 +95,22 @@ class AutoencoderTiny(Pretrained):
         self.tile_sample_min_size = 512
         self.tile_latent_min_size = self.tile_sample_min_size // self.spatial_scale_factor
 
-    def _numbers(self) -> TinyConfig:
-        """What decides which latents are raw."""
-        return TinyConfig(
-            latent_channels=self.config["latent_channels"],
-            scaling_factor=self.scaling_factor,
-            shift_factor=self.shift_factor,
-            latent_format=self.latent_format,
-        )
-
     def _current(self) -> dict[str, Any]:
         """For a config.json: diffusers' numbers are other ones than ours, where it is known whose latents these are."""
-        scale, shift = pipeline_numbers(self._numbers())
+        scale, shift = pipeline_numbers(self.latent_format, self.scaling_factor, self.shift_factor)
         return super()._current() | {"scaling_factor": scale, "shift_factor": shift}
+
+    def told_numbers(self) -> dict[str, float]:
+        """Scale and shift, where someone said what the latents are: by a name, or by others than the defaults."""
+        if self.latent_format is None and (self.scaling_factor, self.shift_factor) == (1.0, 0.0):
+            return {}
+        return {"vae_scale": float(self.scaling_factor), "vae_shift": float(self.shift_factor)}
 
     def _header(self) -> dict[str, str]:
         """Whose latents these are, as `save` writes it."""
         if self.latent_format is None:
             return {}
-        numbers = {"vae_scale": repr(float(self.scaling_factor)), "vae_shift": repr(float(self.shift_factor))}
+        numbers = {name: repr(number) for name, number in self.told_numbers().items()}
         return {"latent_format": self.latent_format} | numbers
 
     def _take_told(self, weights: Weights, changes: Mapping[str, Any]) -> None:
@@ -159,17 +150,12 @@ class AutoencoderTiny(Pretrained):
         self.enable_tiling(False)
 
     def _run(self, half: str, x: Tensor) -> Tensor:
-        if not hasattr(self, half):
-            raise RuntimeError(f"autoencoder: expected a model with {half}, got half a model: load the other file too")
+        network = half_of(self, half)
+        if self.use_tiling:
+            network = self._tiled_encode if half == "encoder" else self._tiled_decode
         if self.use_slicing and x.shape[0] > 1:
-            return torch.cat([self._run_once(half, image) for image in x.split(1)])
-        return self._run_once(half, x)
-
-    def _run_once(self, half: str, x: Tensor) -> Tensor:
-        if not self.use_tiling:
-            network: Any = getattr(self, half)
-            return network(x)
-        return self._tiled_encode(x) if half == "encoder" else self._tiled_decode(x)
+            return torch.cat([network(image) for image in x.split(1)])
+        return network(x)
 
     def _tiled_encode(self, x: Tensor) -> Tensor:
         """Images to latents in overlapping tiles; approximate."""

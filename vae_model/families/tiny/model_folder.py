@@ -1,13 +1,17 @@
-"""The folder of one model as diffusers writes it: where it is, and its config.json."""
+"""The local folder of one model as diffusers writes it: where it is, and its config.json.
+
+What diffusers' classes take to send models elsewhere is refused.
+"""
 
 from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
-from ...errors import VAEFileError
+from ...errors import InputError, VAEFileError
 
 CONFIG_NAME = "config.json"
 
@@ -39,3 +43,20 @@ def read_config(place: Path) -> dict[str, Any]:
     if not isinstance(fields, dict):
         raise VAEFileError(f"{path}: expected an object of fields, found something else: write it again")
     return fields  # pyright: ignore[reportUnknownVariableType]
+
+
+def push_to_hub(*_model_and_names: Any, **_options: Any) -> NoReturn:
+    """InputError: nothing is sent from here."""
+    raise InputError(
+        "push_to_hub: expected a local folder, got a repository: write one by save_pretrained(folder), "
+        "then upload it by huggingface_hub's upload_folder"
+    )
+
+
+def require_local(options: Mapping[str, Any]) -> None:
+    """InputError for options of `save_pretrained` that ask for sending, or that it does not know."""
+    if options.get("push_to_hub"):
+        push_to_hub()
+    unknown = sorted(options.keys() - {"push_to_hub"})
+    if unknown:
+        raise InputError(f"save_pretrained: expected names of its arguments, got {', '.join(unknown)}: leave them out")

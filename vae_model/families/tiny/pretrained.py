@@ -24,8 +24,7 @@ from ...files.atomic import atomic_path, require_writable
 from ...files.weights import Weights, on_one_line, open_weights
 from ...notes import tell
 from .frozen_config import FrozenConfig
-from .local_only import push_to_hub, require_local
-from .model_folder import CONFIG_NAME, folder_of, read_config
+from .model_folder import CONFIG_NAME, folder_of, push_to_hub, read_config, require_local
 
 logger = logging.getLogger(__name__)
 
@@ -172,11 +171,10 @@ class Pretrained(nn.Module):
     @classmethod
     def _described_in(cls: type[_Model], place: Path, changes: Mapping[str, Any]) -> _Model:
         """The model of a folder's config.json without weights, on the meta device."""
+        config = read_config(place)
         try:
             with torch.device("meta"), torch.inference_mode(False):
-                return cls.from_config(read_config(place), **changes)
-        except VAEFileError:
-            raise
+                return cls.from_config(config, **changes)
         except InputError as error:
             if changes:
                 raise
@@ -217,7 +215,8 @@ class Pretrained(nn.Module):
             raise InputError("safe_serialization: expected True, got False: only safetensors are written")
         if not is_main_process:
             return
-        weights, config = Path(folder) / f"{_weights_name(variant)}.safetensors", Path(folder) / CONFIG_NAME
+        name = WEIGHTS_NAME if variant is None else f"{WEIGHTS_NAME}.{variant}"
+        weights, config = Path(folder) / f"{name}.safetensors", Path(folder) / CONFIG_NAME
         require_writable(weights)
         state = {key: tensor.detach().to("cpu").contiguous() for key, tensor in self.state_dict().items()}
         with atomic_path(weights) as first, atomic_path(config) as second:
@@ -256,10 +255,6 @@ class Pretrained(nn.Module):
                 f"{type(self).__name__}: expected the network that its config describes, got other layers: "
                 "save its state dict"
             )
-
-
-def _weights_name(variant: str | None) -> str:
-    return WEIGHTS_NAME if variant is None else f"{WEIGHTS_NAME}.{variant}"
 
 
 def _check_header(weights: Weights, config: Mapping[str, Any], changes: Mapping[str, Any]) -> None:

@@ -1,9 +1,12 @@
-"""Stable Video Diffusion's autoencoder as a family: of KL, with a decoder that mixes the frames of a group."""
+"""Stable Video Diffusion's autoencoder as a family: of KL, with a decoder that mixes the frames of a group.
+
+Source of the names: Stability-AI generative-models (MIT; ours, ComfyUI's) and diffusers (Apache-2.0), read as facts.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import torch
@@ -12,15 +15,51 @@ from torch import Tensor, nn
 from ..family import Shapes, refuse
 from ..hints import Hints, word
 from ..latent_formats import Users
-from ..layout import Layout
+from ..layout import Layout, Rule
 from ..ldm.config import KLConfig
-from ..ldm.diffusers import kl_fields
-from ..ldm.family import KL
-from ..ldm.memory import kl_elements
-from ..ldm.names import OWN_RULES, diffusers_layout, ldm_layout
-from .config import VideoConfig
-from .model import TIME_MODES, VideoDecoder
-from .names import VIDEO_DIFFUSERS_BLOCKS, VIDEO_DIFFUSERS_MARK, VIDEO_DIFFUSERS_RULES, VIDEO_MARKS, VIDEO_RULES
+from ..ldm.family import KL, VIDEO_DIFFUSERS_MARK, VIDEO_MARKS
+from ..ldm.memory import coder_elements
+from ..ldm.names import ATTENTION, DIFFUSERS, DIFFUSERS_BLOCKS, LDM, diffusers_rules
+from .model import TIME_MODES, VideoConfig, VideoDecoder
+
+_OUR_BLOCKS = ("decoder.up.{i}.block.{j}", "decoder.mid.block_{j}")
+_OUR_ATTENTIONS = ("decoder.up.{i}.attn.{j}", "decoder.mid.attn_1")
+
+VIDEO_RULES: tuple[Rule, ...] = tuple(
+    (template, template)
+    for template in (
+        *(f"{block}.{name}" for block in _OUR_BLOCKS for name in ("mix_factor", "time_stack.{rest}")),
+        *(
+            f"{attention}.{name}"
+            for attention in _OUR_ATTENTIONS
+            for name in ("mix_factor", "time_mix_block.{rest}", "video_time_embed.{rest}")
+        ),
+        "decoder.conv_out.time_mix_conv.{p}",
+    )
+)
+"""What our layout has beside the image model's names."""
+
+
+def _blocks_of(half: str) -> list[Rule]:
+    """Where diffusers keeps the residual blocks of one half, as in the image model."""
+    rules = [rule for rule in DIFFUSERS_BLOCKS if rule[0].startswith((half, "{c}"))]
+    return [(theirs.replace("{c}", half), ours.replace("{c}", half)) for theirs, ours in rules]
+
+
+_TIME_STACK = (
+    ("temporal_res_block.norm1.{p}", "time_stack.in_layers.0.{p}"),
+    ("temporal_res_block.conv1.{p}", "time_stack.in_layers.2.{p}"),
+    ("temporal_res_block.norm2.{p}", "time_stack.out_layers.0.{p}"),
+    ("temporal_res_block.conv2.{p}", "time_stack.out_layers.3.{p}"),
+    ("time_mixer.mix_factor", "mix_factor"),
+)
+_FRAME_BLOCKS = [(f"{theirs}.spatial_res_block", ours) for theirs, ours in _blocks_of("decoder")]
+VIDEO_DIFFUSERS_RULES: tuple[Rule, ...] = (
+    *((f"{theirs}.{name}", f"{ours}.{own}") for theirs, ours in _blocks_of("decoder") for name, own in _TIME_STACK),
+    ("decoder.time_conv_out.{p}", "decoder.conv_out.time_mix_conv.{p}"),
+    *diffusers_rules(ATTENTION, (*_blocks_of("encoder"), *_FRAME_BLOCKS)),
+)
+"""diffusers' layout: in its decoder, blocks of single frames stand beside what mixes these."""
 
 
 class Video(KL):
@@ -29,8 +68,8 @@ class Video(KL):
     name = "video"
     title = "KL autoencoder with temporal decoder"
     layouts: ClassVar[tuple[Layout, ...]] = (
-        ldm_layout("video", (*VIDEO_RULES, *OWN_RULES), marks=VIDEO_MARKS),
-        diffusers_layout("video", VIDEO_DIFFUSERS_RULES, blocks=VIDEO_DIFFUSERS_BLOCKS, marks=(VIDEO_DIFFUSERS_MARK,)),
+        replace(LDM, family="video", marks=VIDEO_MARKS, rules=(*VIDEO_RULES, *LDM.rules)),
+        replace(DIFFUSERS, family="video", marks=(VIDEO_DIFFUSERS_MARK,), rules=VIDEO_DIFFUSERS_RULES),
     )
     fixed: ClassVar[Mapping[str, tuple[str, ...]]] = {**KL.fixed, "merge_strategy": ("learned", "fixed")}
     users: ClassVar[Mapping[tuple[int, int], tuple[Users, ...]]] = {}
@@ -44,7 +83,7 @@ class Video(KL):
         sizes = [shapes[key][2:] for key in kernels if key in shapes] or [(3, 1, 1)]
         frames, rows, columns = sizes[0]
         return VideoConfig(
-            **{field.name: getattr(image, field.name) for field in fields(image)},
+            **vars(image),
             time_mode=next((mode for mode, mixing in TIME_MODES.items() if set(mixing) == found), "conv-only"),
             video_kernel_size=(frames, rows, columns),
             merge_strategy=word(hints, "merge_strategy", "learned"),
@@ -73,7 +112,7 @@ class Video(KL):
 
     def diffusers_config(self, config: KLConfig, hints: Hints) -> dict[str, Any]:
         """For the one network that diffusers has of this kind."""
-        found = kl_fields(config)
+        found = super().diffusers_config(config, hints)
         assert isinstance(config, VideoConfig)
         assert config.encoder is not None
         told = (config.time_mode, config.video_kernel_size, config.num_groups, config.post_quant_conv)
@@ -89,7 +128,8 @@ class Video(KL):
 
     def untiled_elements(self, config: KLConfig, direction: str) -> float:
         assert isinstance(config, VideoConfig)
-        return kl_elements(config, direction, TIME_MODES[config.time_mode])
+        ends = (config.in_channels, config.out_ch)
+        return coder_elements(config, direction, ends, TIME_MODES[config.time_mode])
 
     def decode(self, model: Any, z: Tensor, timesteps: int | None = None) -> Tensor:
         return model.decode(z) if timesteps is None else model.decode(z, timesteps=timesteps)

@@ -7,6 +7,7 @@ Source: Stability-AI generative-models `sgm/modules/autoencoding/temporal_ae.py`
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -14,9 +15,10 @@ import torch
 from torch import Tensor, nn
 
 from ...group_norm import GroupNorm
+from ..arguments import require_planes
 from ..ldm.coder import Decoder
+from ..ldm.config import KLConfig
 from ..ldm.layers import AttnBlock, ResnetBlock, activate_fresh
-from ..planes import require_planes
 from .attention import TimeTransformer, frame_embedding
 
 KernelSize = int | Sequence[int]
@@ -29,6 +31,31 @@ TIME_MODES = {
     "only-last-conv": ("conv_out",),
 }
 """Which layers of the decoder mix frames. Stable Video Diffusion: conv-only."""
+
+
+@dataclass(frozen=True)
+class VideoConfig(KLConfig):
+    """An ldm autoencoder whose decoder mixes the frames of a group: Stable Video Diffusion."""
+
+    time_mode: str = "conv-only"
+    """Which layers mix, a name in TIME_MODES."""
+    video_kernel_size: tuple[int, int, int] = (3, 1, 1)
+    """Of the convolutions over (frames, rows, columns)."""
+    merge_strategy: str = "learned"
+    """Whether the shares are learned or fixed; no tensor tells."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.decoder is None:
+            raise ValueError("video autoencoder: expected a decoder, got none: load the encoder as an image model")
+
+    def ddconfig(self, part: str) -> dict[str, Any] | None:
+        """Keyword arguments of Encoder or VideoDecoder."""
+        options = super().ddconfig(part)
+        if options is None or part == "encoder":
+            return options
+        names = ("time_mode", "video_kernel_size", "merge_strategy")
+        return options | {name: getattr(self, name) for name in names}
 
 
 def to_frames(x: Tensor, timesteps: int | None) -> Tensor:
@@ -55,20 +82,29 @@ def time_conv(channels: int, kernel_size: KernelSize) -> nn.Conv3d:
     return nn.Conv3d(channels, channels, (sizes[0], sizes[1], sizes[2]), padding=padding)
 
 
-def add_mix_factor(layer: nn.Module, alpha: float, merge_strategy: str) -> None:
-    """Give `layer` its `mix_factor` (1,): a parameter where it is "learned", a buffer where it is "fixed"."""
-    if merge_strategy not in ("learned", "fixed"):
-        raise ValueError(f"merge_strategy: expected learned or fixed, got {merge_strategy!r}: choose one of these")
-    factor = torch.full((1,), float(alpha))
-    if merge_strategy == "fixed":
-        layer.register_buffer("mix_factor", factor)
-    else:
-        layer.register_parameter("mix_factor", nn.Parameter(factor))
+class MixesFrames:
+    """Of layers with a `mix_factor` (1,): a parameter where it is "learned", a buffer where it is "fixed"."""
 
+    decides = ("merge_strategy",)
 
-def mix_share(mix_factor: Tensor, merge_strategy: str, like: Tensor) -> Tensor:
-    """alpha, of shape (1,): the fixed factor itself, of a learned one its sigmoid."""
-    return (torch.sigmoid(mix_factor) if merge_strategy == "learned" else mix_factor).to(like)
+    mix_factor: Tensor
+    merge_strategy: str
+
+    def add_mix_factor(self: Any, alpha: float, merge_strategy: str) -> None:
+        """Make it, with this value."""
+        if merge_strategy not in ("learned", "fixed"):
+            raise ValueError(f"merge_strategy: expected learned or fixed, got {merge_strategy!r}: choose one of these")
+        self.merge_strategy = merge_strategy
+        factor = torch.full((1,), float(alpha))
+        if merge_strategy == "fixed":
+            self.register_buffer("mix_factor", factor)
+        else:
+            self.register_parameter("mix_factor", nn.Parameter(factor))
+
+    def mix_share(self, like: Tensor) -> Tensor:
+        """alpha, of shape (1,): the fixed factor itself, of a learned one its sigmoid."""
+        learned = self.merge_strategy == "learned"
+        return (torch.sigmoid(self.mix_factor) if learned else self.mix_factor).to(like)
 
 
 class TimeStack(nn.Module):
@@ -95,15 +131,11 @@ class TimeStack(nn.Module):
         return h.add_(x)  # no autograd formula needs the convolution's output
 
 
-class VideoResBlock(ResnetBlock):
+class VideoResBlock(MixesFrames, ResnetBlock):
     """A ResnetBlock of single frames, then alpha * time_stack(x) + (1 - alpha) * x.
 
     `video_kernel_size` None is [3, 1, 1]. `alpha`: the value of `mix_factor`, see `mix_share`.
     """
-
-    decides = ("merge_strategy",)
-
-    mix_factor: Tensor
 
     def __init__(
         self,
@@ -126,8 +158,7 @@ class VideoResBlock(ResnetBlock):
             dropout=dropout,
             num_groups=num_groups,
         )
-        self.merge_strategy = merge_strategy
-        add_mix_factor(self, alpha, merge_strategy)
+        self.add_mix_factor(alpha, merge_strategy)
 
     def forward(
         self, x: Tensor, temb: Tensor | None = None, skip_video: bool = False, timesteps: int | None = None
@@ -137,8 +168,7 @@ class VideoResBlock(ResnetBlock):
         if skip_video:
             return x
         x = to_frames(x, timesteps)
-        alpha = mix_share(self.mix_factor, self.merge_strategy, x)
-        return from_frames(torch.lerp(x, self.time_stack(x), alpha))
+        return from_frames(torch.lerp(x, self.time_stack(x), self.mix_share(x)))
 
 
 class AE3DConv(nn.Conv2d):
@@ -157,16 +187,12 @@ class AE3DConv(nn.Conv2d):
         return x if skip_video else from_frames(self.time_mix_conv(to_frames(x, timesteps)))
 
 
-class AttnVideoBlock(AttnBlock):
+class AttnVideoBlock(MixesFrames, AttnBlock):
     """Attention inside each frame, mixed with a transformer over the frames of each position.
 
     x + proj_out(alpha * h + (1 - alpha) * time_mix_block(h + embedding of the frame's number)), h being the attention:
     the shares are the other way round than in VideoResBlock.
     """
-
-    decides = ("merge_strategy",)
-
-    mix_factor: Tensor
 
     def __init__(
         self, in_channels: int, *, alpha: float = 0.0, merge_strategy: str = "learned", num_groups: int = 32
@@ -176,8 +202,7 @@ class AttnVideoBlock(AttnBlock):
         self.video_time_embed = nn.Sequential(
             nn.Linear(in_channels, 4 * in_channels), nn.SiLU(), nn.Linear(4 * in_channels, in_channels)
         )
-        self.merge_strategy = merge_strategy
-        add_mix_factor(self, alpha, merge_strategy)
+        self.add_mix_factor(alpha, merge_strategy)
 
     def forward(self, x: Tensor, timesteps: int | None = None, skip_video: bool = False, **_ignored: object) -> Tensor:
         """x: (B * T, C, H, W) -> the same; `skip_video` leaves the frames unmixed."""
@@ -189,15 +214,9 @@ class AttnVideoBlock(AttnBlock):
         numbers = self.video_time_embed(frame_embedding(h.shape[1], self.in_channels).to(h))  # (T, C)
         tokens = (h + numbers[:, None]).transpose(1, 2)  # (B, H*W, T, C)
         mixed = self.time_mix_block(tokens.flatten(0, 1)).view(tokens.shape).transpose(1, 2)  # (B, T, H*W, C)
-        h = torch.lerp(mixed, h, mix_share(self.mix_factor, self.merge_strategy, h))
+        h = torch.lerp(mixed, h, self.mix_share(h))
         h = h.flatten(0, 1).transpose(1, 2).reshape(x.shape)  # (B * T, C, H, W)
         return x + self.proj_out(h)
-
-    def attention(self, x: Tensor) -> Tensor:
-        """Inside each frame, before any mixing: (B * T, C, H, W) -> (B * T, H*W, C)."""
-        h = self.norm(x)
-        q, k, v = (convolution(h).flatten(2).transpose(1, 2) for convolution in (self.q, self.k, self.v))
-        return self.attend(q, k, v)
 
 
 class VideoDecoder(Decoder):

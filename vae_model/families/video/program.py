@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from ...exact.layer import Conv, TimeConv, UnsupportedModule
 from ...exact.ops.frames import TimeConvolve, TimeResidual
 from ...exact.read import describe, read_conv, read_norm, require_children
-from .model import AE3DConv, VideoDecoder, VideoResBlock, mix_share
+from .model import AE3DConv, VideoDecoder, VideoResBlock
 
 TIME_CODERS = (VideoDecoder,)
 
@@ -22,10 +22,6 @@ def time_residual(block: Any, name: str) -> list[TimeResidual]:
     if type(block) is not VideoResBlock:
         return []
     stack, name = block.time_stack, f"{name}.time_stack"
-
-    def alpha(like: Tensor) -> Tensor:
-        return mix_share(block.mix_factor, block.merge_strategy, like)
-
     require_children(stack, name, {"in_layers", "out_layers"})
     return [
         TimeResidual(
@@ -33,7 +29,7 @@ def time_residual(block: Any, name: str) -> list[TimeResidual]:
             _read_time_conv(stack.in_layers[2], f"{name}.in_layers.2"),
             read_norm(stack.out_layers[0], f"{name}.out_layers.0"),
             _read_time_conv(stack.out_layers[3], f"{name}.out_layers.3"),
-            alpha,
+            block.mix_share,
         )
     ]
 

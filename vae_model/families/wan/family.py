@@ -13,9 +13,9 @@ from ..hints import Hints
 from ..latent_formats import Users
 from ..layout import Layout
 from ..ldm.config import LevelsConfig
-from ..ldm.memory import ATTENTION, DOWNSAMPLE, HALVING_UPSAMPLE, level_channels
+from ..ldm.memory import coder_elements
 from .config import WanConfig
-from .model import WanVAE, build_wan
+from .model import WanVAE
 from .names import WAN_DIFFUSERS_MARKS, WAN_DIFFUSERS_RULES, WAN_MARKS, WAN_RULES
 from .program import wan_program
 
@@ -50,6 +50,7 @@ class Wan(Family):
     has_frames = True
     classes = frozenset({"WanVAE"})
     children = frozenset({"encoder", "decoder", "conv1", "conv2"})
+    model_class = WanVAE
 
     def core_keys(self, layout: str) -> tuple[str, ...]:
         first = ("conv1.weight", "middle.0.residual.2.weight", "middle.1.to_qkv.weight")
@@ -76,19 +77,18 @@ class Wan(Family):
         )
 
     def build(self, config: Any) -> nn.Module:
-        return build_wan(config)
-
-    def owns(self, model: nn.Module) -> bool:
-        return isinstance(model, WanVAE)
+        return WanVAE(config)
 
     def diffusers_config(self, config: WanConfig, hints: Hints) -> dict[str, Any]:
         """diffusers has the same network in two classes; whose latents they are is all that tells them apart."""
         encoder, decoder, qwen = config.encoder, config.decoder, hints.get("_class_name") == QWEN_CLASS
         if encoder is None or decoder is None:
             raise refuse("encoder and decoder", "one of them")
-        factors, decoder_factors = [width / encoder.ch for width in encoder.widths], _decoder_factors(encoder, decoder)
+        factors = [width / encoder.ch for width in encoder.widths]
+        unit = decoder.widths[0] / factors[0]  # in which the decoder's first width is as the encoder's
         whole = all(factor == int(factor) for factor in factors)
-        if encoder.num_res_blocks != decoder.num_res_blocks or not whole or decoder_factors != factors:
+        in_proportion = [width / unit for width in decoder.widths] == factors
+        if encoder.num_res_blocks != decoder.num_res_blocks or not whole or not in_proportion:
             raise refuse("an encoder as deep as its decoder, widths in proportion", f"{encoder} and {decoder}")
         fields: dict[str, Any] = {
             "_class_name": QWEN_CLASS if qwen else "AutoencoderKLWan",
@@ -106,7 +106,7 @@ class Wan(Family):
         if qwen:
             return fields | {"input_channels": config.in_channels}
         if encoder.widths != decoder.widths:
-            fields["decoder_base_dim"] = int(decoder.widths[0] / factors[0])
+            fields["decoder_base_dim"] = int(unit)
         return fields | {"in_channels": config.in_channels, "out_channels": config.out_channels}
 
     def formats(self, config: Any) -> list[str]:
@@ -117,23 +117,7 @@ class Wan(Family):
         return f"{latent_shape(config, frames)}, raw mean of the posterior"
 
     def untiled_elements(self, config: WanConfig, direction: str) -> float:
-        """As for KL; upsampled planes are convolved to half the channels, with which the next level begins."""
-        encodes = direction == "encode"
-        levels = config.encoder if encodes else config.decoder
-        if levels is None:
-            return 0.0
-        numbers = list(range(len(levels.widths)))
-        start = levels.ch if encodes else levels.widths[-1]
-        worst = level_channels(levels.widths[-1], levels.widths[-1], 2, ATTENTION["vanilla"]) * 4.0 ** -numbers[-1]
-        for level in numbers if encodes else reversed(numbers):
-            width, last = levels.widths[level], level == (numbers[-1] if encodes else 0)
-            resampling = 0 if last else DOWNSAMPLE if encodes else HALVING_UPSAMPLE
-            blocks = levels.num_res_blocks + (not encodes)
-            worst = max(worst, level_channels(start, width, blocks, resampling=resampling) * 4.0**-level)
-            start = width if encodes else width // 2
-        if encodes:
-            return worst + config.in_channels  # the image is held throughout
-        return max(worst, 2.0 * levels.widths[0] + config.out_channels)  # the last norm and convolution
+        return coder_elements(config, direction, config.image_channels, halving=True)
 
     def time_factor(self, config: Any) -> int:
         return config.time_factor
@@ -167,9 +151,3 @@ def _row_of_levels(shapes: Shapes, row: str) -> tuple[list[int], int, list[bool]
         else:
             return widths, blocks[0], over_time
         number += 1
-
-
-def _decoder_factors(encoder: LevelsConfig, decoder: LevelsConfig) -> list[float]:
-    """The decoder's widths in the unit in which its first is as the encoder's."""
-    unit = decoder.widths[0] * encoder.ch / encoder.widths[0]
-    return [width / unit for width in decoder.widths]

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from ..arguments import half_of, require_planes
 from ..ldm.config import LevelsConfig
 from ..ldm.layers import activate_fresh
-from ..planes import require_planes
 from .config import WanConfig
 from .layers import AttentionBlock, CausalConv3d, Resample, ResidualBlock, RMS_norm
 
@@ -100,29 +100,20 @@ class WanVAE(nn.Module):
 
         Clips (B, C, 1 + 4n, H, W) to (B, z, 1 + n, H // f, W // f).
         """
-        self._require("encoder")
+        encoder = half_of(self, "encoder")
         require_planes(x[:, :, 0] if x.ndim == 5 else x, self.config.in_channels, "Encoder3d")
-        return self.conv1(self.encoder(x)).chunk(2, dim=1)[0]
+        return self.conv1(encoder(x)).chunk(2, dim=1)[0]
 
     def decode(self, z: Tensor) -> Tensor:
         """Raw latents (B, z, h, w) to images (B, C, h * f, w * f), about -1..1, not clamped.
 
         Those of clips (B, z, 1 + n, h, w) to (B, C, 1 + 4n, h * f, w * f).
         """
-        self._require("decoder")
+        decoder = half_of(self, "decoder")
         require_planes(z[:, :, 0] if z.ndim == 5 else z, self.config.latent_channels, "Decoder3d")
-        return self.decoder(self.conv2(z))
+        return decoder(self.conv2(z))
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """(latents, reconstruction)."""
         z = self.encode(x)
         return z, self.decode(z)
-
-    def _require(self, name: str) -> None:
-        if not hasattr(self, name):
-            raise RuntimeError(f"autoencoder: expected a model with {name}, got half a model: load the other file too")
-
-
-def build_wan(config: WanConfig) -> WanVAE:
-    """The model that `config` describes, randomly initialised."""
-    return WanVAE(config)

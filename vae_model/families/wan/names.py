@@ -6,7 +6,7 @@ Source of the names: Wan-Video Wan2.1 and diffusers (Apache-2.0), read as facts.
 
 from __future__ import annotations
 
-Rule = tuple[str, str]
+from ..layout import Rule
 
 WAN_MARKS = ("decoder.middle.0.residual.0.gamma", "encoder.middle.0.residual.0.gamma")
 WAN_DIFFUSERS_MARKS = ("decoder.mid_block.resnets.0.norm1.gamma", "encoder.mid_block.resnets.0.norm1.gamma")

@@ -6,7 +6,7 @@ read just as well as ours.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 from torch import nn
@@ -19,6 +19,7 @@ from ...exact.ops.time_resample import TimeResample
 from ...exact.ops.upsample import Upsample
 from ...exact.program import Op, Program, make_program
 from ...exact.read import describe, read_conv, require_children, require_plain
+from ..coder import all_parts_of
 
 _BLOCK = ("RMS_norm", "SiLU", "CausalConv3d", "RMS_norm", "SiLU", "Dropout", "CausalConv3d")
 _HEAD = ("RMS_norm", "SiLU", "CausalConv3d")
@@ -30,45 +31,33 @@ def wan_program(coder: Any, *, before: Any = None, after: Any = None) -> Program
     Args:    coder: the module tree. before, after: 1x1 convolutions around it (conv2, conv1) or None.
     Raises:  UnsupportedModule, naming the module, for anything without a rule.
     """
-    try:
-        return _build(coder, before, after)
-    except (AttributeError, IndexError, TypeError, ValueError) as error:
-        if isinstance(error, UnsupportedModule):
-            raise
-        raise UnsupportedModule(f"{describe(coder)}: expected all parts of a coder, got {error}") from error
+    with all_parts_of(coder):
+        require_plain(coder)
+        ops: list[Op] = [Convolve(_causal(coder.conv1, "conv1"))]
+        if type(coder).__name__ == "Decoder3d":
+            row, parts = "upsamples", ("middle", "upsamples")
+        elif type(coder).__name__ == "Encoder3d":
+            row, parts = "downsamples", ("downsamples", "middle")
+        else:
+            raise UnsupportedModule(f"{describe(coder)}: expected Encoder3d or Decoder3d")
+        require_children(coder, describe(coder), {"conv1", "middle", "head", row})
+        for part in parts:
+            for number, layer in enumerate(getattr(coder, part)):
+                ops += _read(layer, f"{part}.{number}")
+        norm, _, conv = _expect(coder.head, "head", _HEAD)
+        ops.append(Convolve(_causal(conv, "head.2"), _pixel_norm(norm, "head.0"), "silu"))
+        for layer, name, index in ((before, "conv2", 0), (after, "conv1 behind the encoder", len(ops) + 1)):
+            if layer is not None:
+                require_plain(layer)
+                ops.insert(index, Convolve(_causal(layer, name, kernel=1)))
+        return make_program(ops)
 
 
-def _build(coder: Any, before: Any, after: Any) -> Program:
-    require_plain(coder)
-    ops: list[Op] = [Convolve(_causal(coder.conv1, "conv1"))]
-    if type(coder).__name__ == "Decoder3d":
-        row, parts = "upsamples", (("middle", coder.middle), ("upsamples", coder.upsamples))
-    elif type(coder).__name__ == "Encoder3d":
-        row, parts = "downsamples", (("downsamples", coder.downsamples), ("middle", coder.middle))
-    else:
-        raise UnsupportedModule(f"{describe(coder)}: expected Encoder3d or Decoder3d")
-    require_children(coder, describe(coder), {"conv1", "middle", "head", row})
-    for name, layers in parts:
-        ops += _row(layers, name)
-    norm, _, conv = _expect(coder.head, "head", _HEAD)
-    ops.append(Convolve(_causal(conv, "head.2"), _pixel_norm(norm, "head.0"), "silu"))
-    for layer, name, index in ((before, "conv2", 0), (after, "conv1 behind the encoder", len(ops) + 1)):
-        if layer is not None:
-            require_plain(layer)
-            ops.insert(index, Convolve(_causal(layer, name, kernel=1)))
-    return make_program(ops)
-
-
-def _row(layers: Iterable[Any], name: str) -> list[Op]:
-    """The ops of layers that follow each other."""
-    ops: list[Op] = []
-    for number, layer in enumerate(layers):
-        kind = type(layer).__name__
-        if kind not in _READ:
-            known = ", ".join(_READ)
-            raise UnsupportedModule(f"{name}.{number}: expected one of {known}, got {kind}")
-        ops += _READ[kind](layer, f"{name}.{number}")
-    return ops
+def _read(layer: Any, name: str) -> list[Op]:
+    kind = type(layer).__name__
+    if kind not in _READ:
+        raise UnsupportedModule(f"{name}: expected one of {', '.join(_READ)}, got {kind}")
+    return _READ[kind](layer, name)
 
 
 def _expect(layers: Any, name: str, classes: tuple[str, ...]) -> list[Any]:
@@ -112,7 +101,10 @@ def _resample(layer: Any, name: str) -> list[Op]:
     if isinstance(first, nn.Upsample):
         if first.scale_factor not in (2.0, (2.0, 2.0)) or first.mode not in ("nearest-exact", "nearest"):
             raise UnsupportedModule(f"{name}: expected nearest x2, got {first}")
-        return [*over_time, Upsample(_zero_padded(read_conv(conv, where)))]
+        read = read_conv(conv, where)
+        if read.mode != "zeros":  # the convolutions before and after it have zeros
+            raise UnsupportedModule(f"{where}: expected zeros at the borders, got {read.mode}")
+        return [*over_time, Upsample(read)]
     if not isinstance(first, nn.ZeroPad2d) or tuple(first.padding) != (0, 1, 0, 1):
         raise UnsupportedModule(f"{name}: expected zeros on the right and below, got {first}")
     return [Convolve(read_conv(conv, where, stride=2, padding=0, extra_pad=1)), *over_time]
@@ -134,13 +126,6 @@ _READ: dict[str, Callable[[Any, str], list[Op]]] = {
     "Resample": _resample,
 }
 """By class, since attributes alone do not tell what a forward does."""
-
-
-def _zero_padded(conv: Conv) -> Conv:
-    """Refuse other borders: the convolutions before and after it have zeros."""
-    if conv.mode != "zeros":
-        raise UnsupportedModule(f"{conv.name}: expected zeros at the borders, got {conv.mode}")
-    return conv
 
 
 def _causal(layer: Any, name: str, kernel: int = 3) -> Conv:

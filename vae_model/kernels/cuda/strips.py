@@ -133,9 +133,8 @@ def add_moments(rows: Tensor, known: int, mean: Tensor, m2: Tensor) -> int:
     shared_bytes = 2 * lanes * vectors * _VECTOR_BYTES * 4 // rows.element_size()
     arguments = [*_pointers(rows, parts), c_int(pixels), c_int(vectors), c_int(turns)]
     kernels["strip_moments"]((blocks, images, 1), lanes * vectors, arguments, shared_bytes)
-    arguments = [*_pointers(parts, mean, m2), c_double(known), c_int(blocks), c_int(channels)]
-    arguments += [c_int(channels // groups)]
-    arguments += [c_int(pixels), c_int(lanes * turns)]
+    arguments = [*_pointers(parts, mean, m2), c_double(known)]
+    arguments += map(c_int, (blocks, channels, channels // groups, pixels, lanes * turns))
     kernels["merge_moments"]((groups, images, 1), _THREADS, arguments)
     return known + pixels * (channels // groups)
 

@@ -1,13 +1,15 @@
-"""What kinds of values the constructors of networks take, by the arguments' names: one table for all of them."""
+"""What networks are given, checked where people call them: arguments of constructors, by one table of kinds for all
+networks, and the axes and channels of inputs."""
 
 from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from numbers import Real
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from ..errors import InputError
@@ -53,19 +55,17 @@ NUMBER: Kind = ("a finite number", _number)
 SHARE: Kind = ("a number of 0..1", lambda value: _number(value) and 0 <= value <= 1)
 SIZE: Kind = ("a number of pixels", lambda value: _number(value) and value > 0)
 SIZES: Kind = ("a sequence of numbers", lambda value: _sequence(value, _number))
-FACTORS: Kind = (
-    "a sequence of positive numbers",
-    lambda value: _sequence(value, lambda one: _number(one) and one > 0) and len(value) > 0,
-)
-COUNTS: Kind = (
-    "a sequence of whole numbers of at least 1",
-    lambda value: _sequence(value, lambda one: _whole(one, 1)) and len(value) > 0,
-)
+
+
+def _some(kind: str, fits: Callable[[Any], bool]) -> Kind:
+    """A sequence that is not empty."""
+    return f"a sequence of {kind}", lambda value: _sequence(value, fits) and len(value) > 0
+
+
+FACTORS = _some("positive numbers", SIZE[1])
+COUNTS = _some("whole numbers of at least 1", COUNT[1])
 COUNTS_OR_NONE: Kind = (f"{COUNTS[0]} or None", lambda value: value is None or COUNTS[1](value))
-BLOCK_COUNTS: Kind = (
-    "a sequence of whole numbers of at least 0",
-    lambda value: _sequence(value, lambda one: _whole(one, 0)) and len(value) > 0,
-)
+BLOCK_COUNTS = _some("whole numbers of at least 0", BLOCKS[1])
 FLAG: Kind = ("True or False", _flag)
 FUNCTION: Kind = ("a function or None", lambda value: value is None or callable(value))
 MODULE: Kind = ("a torch.nn.Module", lambda value: isinstance(value, nn.Module))
@@ -108,3 +108,67 @@ def _shown(value: Any) -> str:
         return type(value).__name__
     text = repr(value)
     return text if len(text) <= 40 and "\n" not in text else type(value).__name__
+
+
+def require_planes(x: Any, channels: int, owner: str) -> None:
+    """InputError for anything but a tensor (B, channels, H, W) of floats. Nothing is computed; traces do not see it."""
+    if not isinstance(x, Tensor):
+        found = "nothing" if x is None else type(x).__name__
+        raise InputError(f"{owner}: expected a tensor (B, {channels}, H, W), got {found}: pass one")
+    if not x.is_floating_point():
+        way = "bytes of an image become such by x / 127.5 - 1" if x.dtype == torch.uint8 else "convert it"
+        raise InputError(f"{owner}: expected floats (B, {channels}, H, W), got {x.dtype}: {way}")
+    if _is_tracing() or (x.ndim == 4 and x.shape[1] == channels):
+        return
+    way = "use the network that belongs to it"
+    if x.ndim == 4 and x.shape[-1] == channels != x.shape[-2]:  # where both are, these are more likely the sides
+        way = "put the channels second, by movedim(-1, 1)"
+    elif x.ndim == 3 and x.shape[0] == channels:
+        way = "add a batch axis, by x[None]"
+    raise InputError(f"{owner}: expected (B, {channels}, H, W), got {tuple(x.shape)}: {way}")
+
+
+def require_sides(x: Tensor, least: int, owner: str) -> None:
+    """InputError for planes (B, C, H, W) lower or narrower than `least`. Traces, exports and compilers do not see it:
+    their sides are of any size, and a look at them would make a condition of the program."""
+    if torch.compiler.is_compiling() or not all(type(side) is int for side in x.shape[2:]):
+        return
+    height, width = x.shape[2:]
+    if min(height, width) < least:
+        raise InputError(f"{owner}: expected sides of at least {least}, got {width} x {height}: enlarge the image")
+
+
+def require_moments(parameters: Any) -> None:
+    """InputError for anything but moments (B, 2C, ...)."""
+    if not isinstance(parameters, Tensor) or parameters.ndim < 2:
+        found = tuple(parameters.shape) if isinstance(parameters, Tensor) else type(parameters).__name__
+        raise InputError(f"posterior: expected moments (B, 2C, ...), got {found}: pass what the encoder returns")
+    if not _is_tracing() and parameters.shape[1] % 2:
+        raise InputError(
+            f"posterior: expected moments (B, 2C, ...), mean and log-variance, got {parameters.shape[1]} channels: "
+            "build the encoder with double_z=True"
+        )
+
+
+def _is_tracing() -> bool:
+    """A trace takes sizes for tensors, which are not to be compared."""
+    return torch.jit.is_tracing()  # pyright: ignore[reportPrivateImportUsage]
+
+
+def require_groups(owner: str, ch: int, widths: Iterable[int], num_groups: int) -> None:
+    """InputError for widths that the norms' groups do not divide."""
+    all_widths = [ch, *widths]
+    if num_groups < 1 or any(width < 1 or width % num_groups for width in all_widths):
+        listed = ", ".join(map(str, dict.fromkeys(all_widths)))
+        fits = math.gcd(*all_widths, 32) if min(all_widths) > 0 else 1
+        raise InputError(
+            f"{owner}: expected ch and ch * ch_mult to be multiples of {num_groups}, the groups of its norms, got "
+            f"{listed}: take such a ch, or say num_groups={fits} beside it"
+        )
+
+
+def half_of(model: Any, name: str) -> Any:
+    """The encoder or the decoder of an autoencoder; RuntimeError for half a model that lacks it."""
+    if not hasattr(model, name):
+        raise RuntimeError(f"autoencoder: expected a model with {name}, got half a model: load the other file too")
+    return getattr(model, name)
