@@ -30,7 +30,7 @@ from exact_vae.vae_model.families.coder import Coder
 from exact_vae.vae_model.families.ldm.config import LevelsConfig
 from exact_vae.vae_model.families.table import decoder_of, encoder_of
 from exact_vae.vae_model.families.wan.config import WanConfig
-from exact_vae.vae_model.families.wan.model import build_wan
+from exact_vae.vae_model.families.wan.model import WanVAE
 from torch import Tensor
 from torch.nn import functional
 
@@ -240,7 +240,7 @@ def test_a_vae_of_pictures_refuses_clips(small_vae: Any) -> None:
 def full_width() -> dict[str, Program]:
     half = LevelsConfig(96, (96, 192, 384, 384), 2)
     with META:
-        large: Any = build_wan(WanConfig(16, half, half, (False, True, True))).half().eval()
+        large: Any = WanVAE(WanConfig(16, half, half, (False, True, True))).half().eval()
     return {"decode": decoder_of(large).program, "encode": encoder_of(large, 16).program}
 
 
