@@ -310,7 +310,7 @@ def test_every_way_of_storing(turned: bool, channels_last: bool) -> None:
     """Strips with channels outermost, too, as some devices like it better; and what waits in host memory."""
     x, program = clip("decode", (3, 3, 4))[0], coders()["decode"].program
     expected = whole("decode", x[None], model())[0]
-    stores = {"store_blocks": False, "store_hidden": False, "store_enlarged": False}
+    stores = {"store_blocks": False, "store_hidden": False, "store_enlarged": False, "store_ends": False}
     ways: list[dict[str, Any]] = [{}, {"device_share": 0.4}, {"device_share": 0.0}]
     for options in (*ways, *({**stores, **way} for way in ways)):
         for rows in (1, 3):

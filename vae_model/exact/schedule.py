@@ -17,6 +17,8 @@ class LevelSchedule:
     """Whether the upsampled plane that opens a decoder's level is stored; else it is computed up to three times."""
     store_blocks: bool = True
     """Whether results of residual blocks are stored; else everything is computed again from where the level begins."""
+    store_ends: bool = True
+    """Whether a result of such a block is stored where the next level begins, though no statistics are wanted of it."""
     device_share: float = 1.0
     """The share of the planes' strips that stays on the device; the others wait in host memory."""
     fast_convolution: bool = False

@@ -137,7 +137,7 @@ class ShardedRun(ExactRun):
         """A plan of this rank, or why there is none; `stored`: what all ranks store, None: as much as fits."""
 
         def allow(level: int, schedule: LevelSchedule) -> bool:
-            return stored is None or _bits(schedule) == stored >> 3 * level & 7
+            return stored is None or _bits(schedule) == stored >> 4 * level & 15
 
         budgets = self.run.host.budgets(self.run.device, budget, self.neighbours)
         try:
@@ -184,9 +184,10 @@ class ShardedRun(ExactRun):
 
 
 def _bits(schedule: LevelSchedule) -> int:
-    return schedule.store_hidden | schedule.store_enlarged << 1 | schedule.store_blocks << 2
+    stores = (schedule.store_hidden, schedule.store_enlarged, schedule.store_blocks, schedule.store_ends)
+    return sum(flag << number for number, flag in enumerate(stores))
 
 
 def _stored(schedules: tuple[LevelSchedule, ...]) -> int:
     """What all levels store, as bits."""
-    return sum(_bits(schedule) << 3 * level for level, schedule in enumerate(schedules))
+    return sum(_bits(schedule) << 4 * level for level, schedule in enumerate(schedules))

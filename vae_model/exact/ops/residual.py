@@ -60,7 +60,7 @@ class Residual(Op):
         return sum(conv.flops(batch, source) for conv in convs)
 
     def kept(self, schedule: LevelSchedule, following: Op, ends_level: bool) -> bool:
-        return schedule.store_blocks or (ends_level and not self.streams)
+        return schedule.store_blocks or (ends_level and (schedule.store_ends or not self.streams))
 
     def lay(self, walk: Walk, value: Value, level: int, groups: int | None) -> Value:
         size, context, schedule = self.extent(value.size), walk.context, walk.schedule[level]

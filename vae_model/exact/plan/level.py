@@ -137,9 +137,11 @@ class LevelSearch:
 
     def _variants(self, level: int, rows: int) -> list[LevelSchedule]:
         """What may be stored, from least time to most."""
-        variants = [found for found in self._stored(level, rows) if self.allow is None or self.allow(level, found)]
+        variants = list(self._stored(level, rows))
         if level >= self.streamed_from:
-            variants = [found for found in variants if not found.store_blocks] or variants
+            streamed = [replace(found, store_ends=False) for found in variants if not found.store_blocks]
+            variants = streamed or variants
+        variants = [found for found in variants if self.allow is None or self.allow(level, found)]
         if not self.fast:
             return variants
         fast = [replace(variant, fast_convolution=True) for variant in variants if rows % _FAST_ROWS == 0]
