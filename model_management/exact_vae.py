@@ -24,11 +24,12 @@ from ..vae_model.exact.layer import UnsupportedModule
 from ..vae_model.families.coder import Coder
 from ..vae_model.host import ENDLESS, Report, Watch
 from ..vae_model.runs.checks import crop_centre
+from ..vae_model.runs.clips import frames_of_latents, frames_of_pixels
 from ..vae_model.runs.exact import run_exact
 from ..vae_model.runs.run import Run, half_of
 from ..vae_model.vae import VAE
 from .comfy_host import ComfyHost, is_comfyui, output_dtype
-from .obstacle import BLEND, OPTIONS, VIDEO, correct_factors, factor_of, half_for, runs_frames
+from .obstacle import BLEND, OPTIONS, correct_factors, factor_of, half_for, runs_frames, time_factor_of
 
 logger = logging.getLogger(__name__)
 
@@ -63,11 +64,11 @@ def _estimate(what: str) -> Any:
 
     def planned_bytes(vae: Any, shape: Any, dtype: torch.dtype) -> int:
         try:
-            sides = image_shape(vae, shape)
-            if sides is not None:
-                program = half_of(vae, what).program
+            found = image_shape(vae, shape)
+            if found is not None:
+                program, (frames, *sides) = half_of(vae, what).program, found
                 budget = ENDLESS if vae.memory_limit is None else vae.memory_limit
-                size = (1, program.in_channels, *sides)
+                size = (frames, program.in_channels, *sides)
                 return vae.exact_host.make_plan(program, size, dtype, vae.device, budget).peak_bytes
         except UnsupportedModule:
             pass
@@ -88,56 +89,50 @@ class ExactVAE:
     # -- the host's names --------------------------------------------------------------------------------------------
 
     def decode(self: Any, samples_in: Any, *args: Any, **options: Any) -> Any:
-        """(B, c, h, w) -> (B, H, W, C), dtype and device as the host wants them; videos of one frame likewise."""
-        why = _unknown(args, options)
-        call = _Call("decode", (samples_in, *args), options, lambda x: images_like(self, samples_in, x), why)
-        return self._exact_call(call, one_frame(samples_in))
+        """(B, c, h, w) -> (B, H, W, C), dtype and device as the host wants them; of a video VAE (B, F, H, W, C)."""
+        call = _Call("decode", (samples_in, *args), options, _unknown(args, options))
+        return self._exact_call(call, samples_in)
 
     def encode(self: Any, pixel_samples: Any, *args: Any, not_video: Any = None, **options: Any) -> Any:
-        """(B, H, W, C) -> (B, c, h, w), dtype and device as the host wants them; (B, c, 1, h, w) of a video VAE."""
-        why = _unknown(args, options) or video_obstacle(self, pixel_samples, not_video)
+        """(B, H, W, C) -> (B, c, h, w), dtype and device as the host wants them; of a video VAE (B, c, T, h, w)."""
+        why = _unknown(args, options)
         options |= {} if not_video is None else {"not_video": not_video}
-        call = _Call("encode", (pixel_samples, *args), options, lambda z: latents_like(self, z), why)
-        return self._exact_call(call, pixel_samples)
+        return self._exact_call(_Call("encode", (pixel_samples, *args), options, why), pixel_samples)
 
     def decode_tiled(
         self: Any, samples: Any, tile_x: Any = None, tile_y: Any = None, *args: Any, **options: Any
     ) -> Any:
-        """As `decode`, in strips of the tiles' height (latent cells); "blend": the VAE's own tiles, approximate."""
+        """As `decode`, in strips of the tiles' height (latent cells); "blend": the VAE's own tiles, approximate.
+
+        Of clips all frames run together, whatever is said of tiles over time: these are not needed.
+        """
         rows = _rows(tile_x, tile_y, int(self.spacial_compression_decode()))
-        why, given = _blended(options), (samples, tile_x, tile_y, *args)
-        call = _Call("decode_tiled", given, options, lambda x: images_like(self, samples, x), why, rows)
-        return self._exact_call(call, one_frame(samples))
+        call = _Call("decode_tiled", (samples, tile_x, tile_y, *args), options, _blended(options), rows)
+        return self._exact_call(call, samples)
 
     def encode_tiled(
         self: Any, pixel_samples: Any, tile_x: Any = None, tile_y: Any = None, *args: Any, **options: Any
     ) -> Any:
         """As `encode`, in strips of the tiles' height (pixels); "blend": the VAE's own tiles, approximate."""
         rows = _rows(tile_x, tile_y, 1 / int(self.spacial_compression_encode()))
-        why, given = _blended(options), (pixel_samples, tile_x, tile_y, *args)
-        why = why or video_obstacle(self, pixel_samples, options.get("not_video"))
-        call = _Call("encode_tiled", given, options, lambda z: latents_like(self, z), why, rows)
+        call = _Call("encode_tiled", (pixel_samples, tile_x, tile_y, *args), options, _blended(options), rows)
         return self._exact_call(call, pixel_samples)
 
     def decode_tiled_(self: Any, samples: Any, *args: Any, **options: Any) -> Any:
         """The host's inner method, called by some packs: (B, c, h, w) -> (B, C, H, W), 0..1."""
-        call = _Call("decode_tiled_", (samples, *args), options, lambda x: x.movedim(-1, 1))
-        return self._exact_call(call, samples)
+        return self._exact_call(_Call("decode_tiled_", (samples, *args), options), samples)
 
     def encode_tiled_(self: Any, pixel_samples: Any, *args: Any, **options: Any) -> Any:
         """The host's inner method: (B, C, H, W) -> (B, c, h, w)."""
-        call = _Call("encode_tiled_", (pixel_samples, *args), options, lambda z: z)
-        return self._exact_call(call, pixel_samples.movedim(1, -1))
+        return self._exact_call(_Call("encode_tiled_", (pixel_samples, *args), options), pixel_samples.movedim(1, -1))
 
     def decode_tiled_3d(self: Any, samples: Any, *args: Any, **options: Any) -> Any:
-        """The host's inner method for videos: (B, c, 1, h, w) -> (B, C, 1, H, W), 0..1; of more frames its own."""
-        call = _Call("decode_tiled_3d", (samples, *args), options, lambda x: x.movedim(-1, 1).unsqueeze(2))
-        return self._exact_call(call, one_frame(samples))
+        """The host's inner method for videos: (B, c, T, h, w) -> (B, C, F, H, W), 0..1."""
+        return self._exact_call(_Call("decode_tiled_3d", (samples, *args), options), samples)
 
     def encode_tiled_3d(self: Any, pixel_samples: Any, *args: Any, **options: Any) -> Any:
-        """The host's inner method for videos: (B, C, 1, H, W) -> (B, c, 1, h, w); of more frames its own."""
-        call = _Call("encode_tiled_3d", (pixel_samples, *args), options, lambda z: z.unsqueeze(2))
-        return self._exact_call(call, one_frame(pixel_samples).movedim(1, -1))
+        """The host's inner method for videos: (B, C, F, H, W) -> (B, c, T, h, w)."""
+        return self._exact_call(_Call("encode_tiled_3d", (pixel_samples, *args), options), pixel_samples.movedim(1, -1))
 
     memory_used_decode = _estimate("decode")
     """(shape of latents, dtype) -> bytes of a decode that nothing keeps short; the host asks for far more."""
@@ -157,25 +152,30 @@ class ExactVAE:
         why = call.why
         if why is None:
             try:
-                return call.layout(self._exact_run(call, half_for(self, call.what, x), x))
+                images, clip = frames_of(self, call, x)
+                result = self._exact_run(call, half_for(self, call.what, images), images, clip)
+                return in_the_hosts_axes(self, call, x, result, clip)
             except UnsupportedModule as reason:  # loading may have patched the model
                 why = str(reason)
             except MemoryBudgetError as error:  # the host logs where it came from: no place of ours explains it
                 raise error.with_traceback(None) from None
         return self._exact_delegate(call, why)
 
-    def _exact_run(self: Any, call: _Call, half: Coder, x: Tensor) -> Tensor:
-        """Images (B, H, W, C) of latents (B, c, h, w), or latents of images. `half` is what the model is now."""
+    def _exact_run(self: Any, call: _Call, half: Coder, x: Tensor, clip: int) -> Tensor:
+        """Images (B, H, W, C) of latents (B, c, h, w), or latents of images; `clip` of them are the frames of one.
+
+        `half` is what the model is now.
+        """
         host, program, decodes = self.exact_host, half.program, call.what == "decode"
         if not decodes:
             x = crop_centre(x, factor_of(program, "encode")) if getattr(self, "crop_input", True) else x
             x = self.vae_encode_crop_pixels(x)[..., : program.in_channels].movedim(-1, 1)  # older hosts leave alpha
-        size = program.extent(*x.shape[2:])
-        sides = (size.height, size.width)
-        shape = (len(x), *sides, size.channels) if decodes else (len(x), self.latent_channels, *sides)
+        size = program.extent(x.shape[2], x.shape[3], clip)
+        sides, made = (size.height, size.width), len(x) // clip * size.frames
+        shape = (made, *sides, size.channels) if decodes else (made, self.latent_channels, *sides)
         out = torch.empty(shape, dtype=output_dtype(), device=self.output_device)
         height, width = sides if decodes else x.shape[2:]
-        report = self.last_report = Report.of(self, call.what, len(x), height, width)
+        report = self.last_report = Report.of(self, call.what, max(made, len(x)), height, width)
         with torch.inference_mode(), host.running(self.device), Watch(report, host.tell, self.device) as watch:
             run = Run(
                 vae=self,
@@ -187,6 +187,8 @@ class ExactVAE:
                 dtype=self.vae_dtype,
                 budget=self.memory_limit,
                 watch=watch,
+                group=clip,
+                group_out=size.frames,
                 strip_rows=call.rows,
             )
             run_exact(run, half)
@@ -223,8 +225,6 @@ class _Call:
     name: str
     args: tuple[Any, ...]
     options: dict[str, Any]
-    layout: Callable[[Tensor], Tensor]
-    """From images (B, H, W, C) or latents (B, c, h, w) to what it returns."""
     why: str | None = None
     """The reason for the VAE's own method, where there is one from the start."""
     rows: int | None = None
@@ -251,31 +251,38 @@ def _rows(tile_x: int | None, tile_y: int | None, scale: float) -> int | None:
     return max(1, int(min(sides) * scale)) if sides else None
 
 
-def one_frame(z: Any) -> Any:
-    """(B, c, 1, h, w) as (B, c, h, w); anything else as it is."""
-    return z[:, :, 0] if getattr(z, "ndim", 0) == 5 and z.shape[2] == 1 else z
+def frames_of(vae: Any, call: _Call, x: Any) -> tuple[Any, int]:
+    """x as a batch of images or latents of 4 axes, and how many of these are the frames of one clip; pictures are of 1.
+
+    UnsupportedModule for an encoder that the engine has no rule for.
+    """
+    if not runs_frames(vae):
+        return x, 1
+    if call.what == "decode":
+        x, clip = frames_of_latents(x, True)
+        return (x[:, :, 0] if getattr(x, "ndim", 0) == 5 else x), clip
+    not_video = call.options.get("not_video")
+    as_video = not (getattr(vae, "not_video", False) if not_video is None else not_video)
+    factor = time_factor_of(half_of(vae, "encode").program)
+    x, clip = frames_of_pixels(x, True, as_video, factor)
+    return (x[:, 0] if getattr(x, "ndim", 0) == 5 else x), clip
 
 
-def images_like(vae: Any, z: Any, images: Tensor) -> Tensor:
-    """Images (B, H, W, C) decoded from z as the host returns them: with an axis of frames where z has one."""
-    return images[:, None] if z.ndim == 5 and runs_frames(vae) else images
+def in_the_hosts_axes(vae: Any, call: _Call, x: Any, result: Tensor, clip: int) -> Tensor:
+    """Images (B, H, W, C) or latents (B, c, h, w) as the host's method of that name returns them for x."""
+    if call.what == "encode":
+        if not runs_frames(vae):
+            return result
+        items = len(result) if clip == 1 else (x.shape[0] if x.ndim == 5 else 1)
+        return result.unflatten(0, (items, -1)).transpose(1, 2)
+    if not runs_frames(vae) or x.ndim != 5:
+        return result.movedim(-1, 1) if call.name == "decode_tiled_" else result
+    clips = result.unflatten(0, (x.shape[0], -1))  # (B, F, H, W, C)
+    return clips.movedim(-1, 1) if call.name == "decode_tiled_3d" else clips
 
 
-def latents_like(vae: Any, z: Tensor) -> Tensor:
-    """Latents (B, c, h, w) as the host returns them: with an axis of frames from a VAE of videos."""
-    return z[:, :, None] if runs_frames(vae) else z
-
-
-def video_obstacle(vae: Any, pixels: Any, not_video: bool | None) -> str | None:
-    """Why a batch of images is not to be run image by image, None where it may be."""
-    as_images = getattr(vae, "not_video", False) if not_video is None else not_video
-    if as_images or len(pixels) == 1 or not runs_frames(vae):
-        return None
-    return VIDEO.format(len(pixels))
-
-
-def image_shape(vae: Any, shape: Any) -> tuple[int, int] | None:
-    """Height and width in the shape of a batch of images or single frames, None for other shapes."""
-    if len(shape) == 5 and runs_frames(vae) and int(shape[2]) == 1:
-        return int(shape[3]), int(shape[4])
-    return (int(shape[2]), int(shape[3])) if len(shape) == 4 and getattr(vae, "latent_dim", 2) == 2 else None
+def image_shape(vae: Any, shape: Any) -> tuple[int, int, int] | None:
+    """Frames, height and width in the shape of a batch of images or clips, None for other shapes."""
+    if len(shape) == 5 and runs_frames(vae):
+        return int(shape[2]), int(shape[3]), int(shape[4])
+    return (1, int(shape[2]), int(shape[3])) if len(shape) == 4 and getattr(vae, "latent_dim", 2) == 2 else None

@@ -1,7 +1,6 @@
 """What the engine runs of a VAE of the host, and why that must else run by its own method.
 
-Of its video VAEs these are single frames. To such a VAE a batch of images is one video, unless `not_video` says
-otherwise; latents are (B, c, T, h, w).
+To a video VAE a batch of images is one video, unless `not_video` says otherwise; latents are (B, c, T, h, w).
 """
 
 from __future__ import annotations
@@ -14,7 +13,6 @@ from ..vae_model.families.coder import Coder
 from ..vae_model.families.table import family_knowing
 from ..vae_model.runs.run import half_of
 
-VIDEO = "expected a single frame, got a video of {}"
 BLEND = "blended tiles were asked for"
 OPTIONS = "called with options that only the VAE itself knows"
 
@@ -24,6 +22,12 @@ def factor_of(program: Program, what: str) -> int:
     side = 1024
     there = program.extent(side, side).height
     return there // side if what == "decode" else side // there
+
+
+def time_factor_of(program: Program) -> int:
+    """Frames of a clip per frame of its latents behind the first one, of an encoder."""
+    frames = 128
+    return frames // (program.extent(1024, 1024, 1 + frames).frames - 1)
 
 
 def correct_factors(vae: Any) -> None:
@@ -44,8 +48,6 @@ def half_for(vae: Any, what: str, x: Any) -> Coder:
     dimensions, axes = getattr(vae, "latent_dim", 2), int(getattr(x, "ndim", 0))
     if (dimensions != 2 and not runs_frames(vae)) or getattr(vae, "extra_1d_channel", None) is not None:
         raise UnsupportedModule(f"latents of {dimensions} dimensions (video, audio)")
-    if axes == 5 and what == "decode":
-        raise UnsupportedModule(VIDEO.format(x.shape[2]))
     if axes != 4:
         raise UnsupportedModule(f"expected a batch of 4 dimensions, got {axes}")
     half = half_of(vae, what)
@@ -60,6 +62,6 @@ def half_for(vae: Any, what: str, x: Any) -> Coder:
 
 
 def runs_frames(vae: Any) -> bool:
-    """Whether this is a VAE of videos that the engine may know as one of single frames."""
+    """Whether this is a VAE of videos that the engine may know."""
     family = family_knowing(vae.first_stage_model)
     return getattr(vae, "latent_dim", 2) == 3 and family is not None and family.has_frames

@@ -1,4 +1,4 @@
-"""Wan 2.1 as the host's own classes have it: read, exact on one frame, videos by the host's own methods."""
+"""Wan 2.1 as the host's own classes have it: read, and exact on frames and clips."""
 
 from __future__ import annotations
 
@@ -39,10 +39,10 @@ class HostWan(nn.Module):
         self.encoder, self.conv1, self.conv2, self.decoder = copy.encoder, copy.conv1, copy.conv2, copy.decoder
 
     def decode(self, z: Tensor) -> Tensor:
-        return torch.stack([self.ours[0].decode(frame) for frame in z.unbind(2)], dim=2)
+        return self.ours[0].decode(z)
 
     def encode(self, x: Tensor) -> Tensor:
-        return self.ours[0].encode(x[:, :, 0])[:, :, None]
+        return self.ours[0].encode(x)
 
 
 HostWan.__name__ = "WanVAE"
@@ -74,18 +74,39 @@ def test_the_hosts_model_is_read_and_its_shapes_are_kept(stub_host: Any, model: 
     assert 0 < asked < vars(vae)["memory_used_decode"](z.shape, torch.float32)
 
 
-def test_the_hosts_videos_run_by_its_own_methods(stub_host: Any, model: Any) -> None:
+def test_the_hosts_clips_are_exact(stub_host: Any, model: Any) -> None:
     from exact_vae.model_management.exact_vae import make_exact
 
     vae = host_vae(stub_host, model)
-    made, z, pixels = make_exact(vae), noise(1, 16, 2, 4, 3), torch.rand(3, 32, 32, 3)
-    assert torch.equal(made.decode(z), vae.decode(z))
-    assert (made.last_report.exact, made.last_report.reason) == (False, "expected a single frame, got a video of 2")
-    assert torch.equal(made.encode(pixels), vae.encode(pixels))
-    assert made.last_report.reason == "expected a single frame, got a video of 3"
+    made, z, pixels = make_exact(vae), noise(1, 16, 2, 4, 3), torch.rand(5, 37, 30, 3)
+    images, latents = vae.decode(z), vae.encode(pixels)
+    assert (images.shape, latents.shape) == ((1, 5, 32, 24, 3), (1, 16, 2, 4, 3))
+    stub_host.forget()
+    for expected, call in (
+        (images, lambda: made.decode(z)),
+        (images, lambda: made.decode_tiled(z, 4, 4, 1, tile_t=2, overlap_t=1)),
+        (images.movedim(-1, 1), lambda: made.decode_tiled_3d(z)),
+        (latents, lambda: made.encode(pixels)),
+        (latents, lambda: made.encode_tiled(pixels)),
+        (latents, lambda: made.encode(pixels[None])),
+        (latents, lambda: made.encode_tiled_3d(pixels[None, :, 2:34, 3:27].movedim(-1, 1))),
+    ):
+        assert_exact(call(), expected)
+        assert (made.last_report.exact, made.last_report.reason) == (True, None)
+    assert stub_host.calls == []  # none of the host's own methods ran
+    asked = made.memory_used_decode(z.shape, torch.float32)
+    assert 0 < asked < vars(vae)["memory_used_decode"](z.shape, torch.float32)
+
+
+def test_a_batch_is_of_images_where_the_host_says_so(stub_host: Any, model: Any) -> None:
+    from exact_vae.model_management.exact_vae import make_exact
+
+    made, pixels = make_exact(host_vae(stub_host, model)), torch.rand(3, 32, 32, 3)
     made.not_video = True
     assert made.encode(pixels).shape == (3, 16, 1, 4, 4)
     assert made.last_report.exact
+    made.not_video = False
+    assert made.encode(pixels).shape == (1, 16, 1, 4, 4)  # of three frames one counts, as the host has it
 
 
 @pytest.mark.parametrize(

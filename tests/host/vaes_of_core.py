@@ -110,20 +110,26 @@ def tried(vae):
     z = torch.randn(1, vae.latent_channels, *frame, 4, 6, generator=torch.Generator().manual_seed(1))
     pixels = torch.rand(1, 64, 96, 3, generator=torch.Generator().manual_seed(2))
     told, filled = {}, False
-    for what, x in (("decode", z), ("encode", pixels)):
-        reason = None
+    inputs = {"decode": z, "encode": pixels}
+    if vae.latent_dim == 3:
+        for frames in (2, 5):
+            generator = torch.Generator().manual_seed(frames)
+            inputs[f"decode {frames}"] = torch.randn(1, vae.latent_channels, frames, 4, 6, generator=generator)
+            inputs[f"encode {frames}"] = torch.rand(4 * frames - 3, 32, 48, 3, generator=generator)
+    for name, x in inputs.items():
+        what, reason = name.split()[0], None
         try:
             half_for(made, what, x[:, :, 0] if x.ndim == 5 else x)
         except UnsupportedModule as found:
             reason = str(found)
-        told[what] = {"method": "host", "reason": reason, "off": None}
+        told[name] = {"method": "host", "reason": reason, "off": None}
         if reason is None:
             if not filled:
                 fill(vae.first_stage_model)
             filled = True
             found, expected = getattr(made, what)(x), getattr(vae, what)(x)
             report = made.last_report
-            told[what] = {"method": report.method, "reason": report.reason, "off": compared(found, expected)}
+            told[name] = {"method": report.method, "reason": report.reason, "off": compared(found, expected)}
     return told
 
 
