@@ -223,9 +223,9 @@ def test_optimized_attention_can_be_replaced() -> None:
 
 def test_a_training_is_not_timed_and_has_its_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
     """From many positions on, back ends are tried against each other; one of them has no gradient."""
+    assert management.WORTH_TIMING > 4
     monkeypatch.setattr(management, "WORTH_TIMING", 4)
     monkeypatch.setattr(management, "fastest_first", lambda names, *_: ("streamed",))
-    assert management.WORTH_TIMING > 4
     q, k, v = (x.requires_grad_() for x in images(2, 6, 5, 3))
     weights = images(2, 6, 5, 3)[0]
     wanted = torch.autograd.grad((by_hand(q, k, v) * weights).sum(), (q, k, v))
