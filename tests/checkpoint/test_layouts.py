@@ -10,6 +10,7 @@ from exact_vae.vae_model.checkpoint.load import LoadedModel, load_model
 from exact_vae.vae_model.checkpoint.save import save, to_layout
 from exact_vae.vae_model.errors import InputError
 from exact_vae.vae_model.families.config import Config
+from exact_vae.vae_model.families.hunyuan_image.config import HunyuanImageConfig
 from exact_vae.vae_model.families.ldm.config import KLConfig, LevelsConfig
 from exact_vae.vae_model.families.table import FAMILIES, all_layouts
 from exact_vae.vae_model.families.tiny.config import TinyConfig
@@ -82,6 +83,11 @@ WAN_CONFIGS = {
     "Wan 2.1": WanConfig(16, *[levels(8, 16, 32, 32, blocks=2)] * 2, over_time=(False, True, True)),
     "decoder only, RGBA": WanConfig(4, None, levels(8, 16), over_time=(True,), out_channels=4),
 }
+HUNYUAN_IMAGE_CONFIGS = {
+    "three levels": HunyuanImageConfig(16, *[levels(32, 32, 64, blocks=2)] * 2),
+    "decoder only": HunyuanImageConfig(4, None, levels(32, 64, blocks=2), out_channels=4),
+    "encoder only": HunyuanImageConfig(16, levels(32, 64, blocks=2), None),
+}
 CONFIGS = {
     "kl": KL_CONFIGS,
     "flux2": FLUX2_CONFIGS,
@@ -89,6 +95,7 @@ CONFIGS = {
     "tiny": TINY_CONFIGS,
     "video": VIDEO_CONFIGS,
     "wan": WAN_CONFIGS,
+    "hunyuan_image": HUNYUAN_IMAGE_CONFIGS,
 }
 ROUND_TRIPS = [
     pytest.param(row.name, row.family, config, id=f"{row.name}: {row.family}: {name}")
@@ -134,7 +141,7 @@ def hints(config: Config) -> dict[str, Any]:
     """What no shape tells, as a config.json would."""
     if isinstance(config, KLConfig):
         return {"norm_num_groups": config.num_groups, "batch_norm_eps": config.batch_norm_eps}
-    if isinstance(config, WanConfig):
+    if not isinstance(config, TinyConfig):
         return {}
     return {"vae_scale": config.scaling_factor, "vae_shift": config.shift_factor}
 

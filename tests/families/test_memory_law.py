@@ -8,6 +8,7 @@ from exact_vae.benchmarks.meter import LiveTensorMeter
 from exact_vae.model_management.host import LocalHost
 from exact_vae.vae_model.checkpoint.load import LoadedModel
 from exact_vae.vae_model.families.config import Config
+from exact_vae.vae_model.families.hunyuan_image.config import HunyuanImageConfig
 from exact_vae.vae_model.families.ldm.config import SMALL, KLConfig, LevelsConfig
 from exact_vae.vae_model.families.table import FAMILIES
 from exact_vae.vae_model.families.tiny.config import TinyConfig
@@ -43,6 +44,11 @@ def wan(*widths: int, blocks: int = 2) -> Config:
     return WanConfig(4, levels, levels, (True,) * (len(widths) - 1))
 
 
+def hunyuan_image(*widths: int) -> Config:
+    levels = LevelsConfig(widths[0], widths, 2)
+    return HunyuanImageConfig(16, levels, levels)
+
+
 CONFIGS: dict[str, Config] = {
     "two levels": kl(32, 64),
     "three levels": kl(16, 64, 128),
@@ -63,12 +69,15 @@ CONFIGS: dict[str, Config] = {
     "tiny, wide norm branch": tiny(32, 128, blocks=(1, 2), gn=True),
     "Wan": wan(32, 64, 128, 128),
     "Wan, one block": wan(32, 32, blocks=1),
+    "HunyuanImage": hunyuan_image(32, 64, 128),
+    "HunyuanImage, equal widths": hunyuan_image(32, 32),
     "tiny, nothing at full size": tiny(64, 64, 64, blocks=(0, 2, 2)),
 }
 
 
 def name_of(config: Config) -> str:
-    return {KLConfig: "kl", TinyConfig: "tiny", WanConfig: "wan"}[type(config)]
+    names = {KLConfig: "kl", TinyConfig: "tiny", WanConfig: "wan", HunyuanImageConfig: "hunyuan_image"}
+    return names[type(config)]
 
 
 def elements(config: Config, direction: str) -> float:

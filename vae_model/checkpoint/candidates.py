@@ -47,7 +47,7 @@ def find_candidates(weights: Weights) -> list[Candidate]:
     found: list[Candidate] = []
     for prefix in sorted(_prefixes(bare)):
         names = {name[len(prefix) :]: theirs for name, theirs in bare.items() if name.startswith(prefix)}
-        rows = tuple(layout for layout in all_layouts() if _fits(layout, names.keys()))
+        rows = _fitting({name: weights.shapes[theirs] for name, theirs in names.items()})
         if rows and (_is_usual(prefix, weights.dictionaries) or _is_whole(rows[0], names.keys())):
             found.append(Candidate(prefix, rows, names))
     return [one for one in found if not any(_is_inside(one, other) for other in found)]
@@ -133,10 +133,19 @@ def _is_usual(prefix: str, dictionaries: Collection[str]) -> bool:
     return prefix in dictionaries or all(f"{word}." in PREFIXES for word in prefix.split(".")[:-1])
 
 
-def _fits(layout: Layout, names: Collection[str]) -> bool:
-    if not all(name in names for name in layout.required) or any(name in names for name in layout.forbidden):
+def _fitting(shapes: Mapping[str, tuple[int, ...]]) -> tuple[Layout, ...]:
+    """The layouts of such names and shapes."""
+    rows = [layout for layout in all_layouts() if _fits(layout, shapes)]
+    others = {family for row in rows for family in row.instead_of}
+    return tuple(row for row in rows if row.family not in others)
+
+
+def _fits(layout: Layout, shapes: Mapping[str, tuple[int, ...]]) -> bool:
+    if not all(name in shapes for name in layout.required) or any(name in shapes for name in layout.forbidden):
         return False
-    return any(mark in names for mark in layout.marks)
+    if not any(mark in shapes for mark in layout.marks):
+        return False
+    return layout.sides is None or layout.sides(shapes)
 
 
 def _is_whole(layout: Layout, names: Collection[str]) -> bool:

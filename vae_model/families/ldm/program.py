@@ -35,10 +35,10 @@ def build_program(coder: Any, *, before: Any = None, after: Any = None) -> Progr
 def _build(coder: Any, before: Any, after: Any) -> Program:
     require_plain(coder)
     if hasattr(coder, "up"):
-        ops = [*_head(coder), *_middle(coder.mid), *_ascend(coder), *_tail(coder)]
+        ops = [*_head(coder), *read_middle(coder.mid), *_ascend(coder), *_tail(coder)]
         require_children(coder, describe(coder), {"conv_in", "mid", "up", "norm_out", "conv_out"})
     elif hasattr(coder, "down"):
-        ops = [*_head(coder), *_descend(coder), *_middle(coder.mid), *_tail(coder)]
+        ops = [*_head(coder), *_descend(coder), *read_middle(coder.mid), *_tail(coder)]
         require_children(coder, describe(coder), {"conv_in", "mid", "down", "norm_out", "conv_out"})
     else:
         raise UnsupportedModule(f"{describe(coder)}: expected an ldm or tiny coder, found none of up, down and layers")
@@ -85,10 +85,15 @@ def _tail(coder: Any) -> list[Op]:
     return [Convolve(conv, read_norm(coder.norm_out, "norm_out"), "silu", after), *over_time]
 
 
-def _middle(mid: Any) -> list[Op]:
+def read_middle(mid: Any) -> list[Op]:
+    """The ops between the levels of an encoder and those of a decoder: a block, attention, a block."""
     require_children(mid, "mid", {"block_1", "attn_1", "block_2"})
     first, attn, second = (_part(mid, part, "mid") for part in ("block_1", "attn_1", "block_2"))
-    return [*_residual(first, "mid.block_1"), *_attention(attn, "mid.attn_1"), *_residual(second, "mid.block_2")]
+    return [
+        *read_residual(first, "mid.block_1"),
+        *_attention(attn, "mid.attn_1"),
+        *read_residual(second, "mid.block_2"),
+    ]
 
 
 def _blocks(level: Any, name: str) -> list[Op]:
@@ -98,7 +103,7 @@ def _blocks(level: Any, name: str) -> list[Op]:
     if len(attentions) not in (0, len(blocks)):
         raise UnsupportedModule(f"{name}: expected as many attentions as blocks, got {len(attentions)}")
     for i, block in enumerate(blocks):
-        ops += _residual(block, f"{name}.block.{i}")
+        ops += read_residual(block, f"{name}.block.{i}")
         if len(attentions) > 0:
             ops += _attention(level.attn[i], f"{name}.attn.{i}")
     return ops
@@ -140,7 +145,8 @@ def _resampling_conv(layer: Any, name: str, *, stride: int = 1, padding: int = 1
 _BLOCK_PARTS = {"norm1", "conv1", "norm2", "conv2", "nin_shortcut", "dropout", "swish", "nonlinearity"}
 
 
-def _residual(block: Any, name: str) -> list[Op]:
+def read_residual(block: Any, name: str) -> list[Op]:
+    """A block of two convolutions, and what it does over frames."""
     over_time = time_residual(block, name)
     if not over_time:
         _require_class(block, name, ("ResnetBlock",))
