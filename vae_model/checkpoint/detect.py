@@ -47,7 +47,8 @@ class Detected:
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Our key -> the shape that our module expects there."""
-        return {ours: module_shape(ours, self.weights.shapes[theirs]) for ours, theirs in self.keys.items()}
+        flat = self.layout.without_frames
+        return {ours: module_shape(ours, self.weights.shapes[theirs], flat) for ours, theirs in self.keys.items()}
 
     def file_name_of(self, key: str) -> str:
         """What the file would call our key."""

@@ -39,6 +39,8 @@ class Layout:
     """The half, encoder or decoder, that such files do not hold."""
     unread: str = "refused"
     """What is done about settings that its other readers do not know: "refused", "told" in a note; "known": none."""
+    without_frames: bool = False
+    """Weights over frames have no axis of frames in the file, one of a single frame in our modules."""
     sides: Callable[[Mapping[str, tuple[int, ...]]], bool] | None = None
     """Whether the shapes under a file's keys are those of this family, where others have the same keys."""
     instead_of: tuple[str, ...] = ()

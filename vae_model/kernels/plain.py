@@ -27,6 +27,19 @@ def fold_upsample(weight: Tensor, row: int, column: int) -> Tensor:
     return torch.stack([w[..., taps].sum(dim=3) for taps in _HALVES[column]], dim=3).to(weight.dtype)
 
 
+_FOLDED = 64
+"""Output channels whose kernels are summed at a time: what that takes beside the weights stays small."""
+
+
+def _folded(weight: Tensor, row: int, column: int, order: torch.memory_format) -> Tensor:
+    """`fold_upsample` of so many output channels at a time, in that memory order."""
+    shape = (*weight.shape[:2], 2, 2)
+    out = torch.empty(shape, dtype=weight.dtype, device=weight.device, memory_format=order)
+    for first in range(0, len(weight), _FOLDED):
+        out[first : first + _FOLDED] = fold_upsample(weight[first : first + _FOLDED], row, column)
+    return out
+
+
 def plain_convolution(wanted: Wanted) -> Method:
     """Of any kernel and stride; its weights are copied into the run's memory order."""
     weights = wanted.channels[0] * wanted.channels[1] * wanted.kernel**2 * wanted.dtype.itemsize
@@ -36,7 +49,7 @@ def plain_convolution(wanted: Wanted) -> Method:
 def plain_upsample(wanted: Wanted) -> Method:
     """Nearest x2 and a 3x3 convolution: four 2x2 convolutions of the small plane."""
     weights, itemsize = wanted.channels[0] * wanted.channels[1], wanted.dtype.itemsize
-    sums = weights * max(4, itemsize) * 19  # while one kernel is made
+    sums = wanted.channels[0] * min(_FOLDED, wanted.channels[1]) * max(4, itemsize) * 19  # while kernels are made
     return PlainUpsample(_columns(wanted), weights * 16 * itemsize, sums, wanted=wanted)
 
 
@@ -73,7 +86,7 @@ class PlainUpsample(PlainConvolution):
 
     def arrange(self, memory: Memory, weight: Tensor, odd: bool) -> Any:
         order = memory.memory_format
-        return [[fold_upsample(weight, r, c).contiguous(memory_format=order) for c in (0, 1)] for r in (0, 1)]
+        return [[_folded(weight, r, c, order) for c in (0, 1)] for r in (0, 1)]
 
     def run(
         self, memory: Memory, window: Tensor, weight: Any, bias: Tensor | None, top: int, rows: int, odd: bool

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from ..layer import Conv, Norm, PixelNorm
 from ..program import Extent, Op
+from ..schedule import LevelSchedule
 from ..stream.added import AddedSource
 from ..stream.shared import Shared
 from ..stream.source import Source
@@ -64,8 +65,15 @@ class Beside(Op):
             source = op.extent(source)
         return total
 
+    def kept(self, schedule: LevelSchedule, following: Op, ends_level: bool) -> bool:
+        return super().kept(schedule, following, ends_level) or (ends_level and self._stores(schedule))
+
+    def _stores(self, schedule: LevelSchedule) -> bool:
+        """Whether there is something between its ops, and it is stored."""
+        return schedule.store_blocks and len(self.ops) > 1
+
     def lay(self, walk: Walk, value: Value, level: int, groups: int | None) -> Value:
-        if walk.schedule[level].store_blocks and len(self.ops) > 1:
+        if self._stores(walk.schedule[level]):
             return self._stored(walk, value, level)
         if isinstance(self.norm, Norm):
             walk.moments(value, self.norm, level)

@@ -23,6 +23,7 @@ from ..stream.value import Value
 from .choice import Choice
 from .plan import LevelPlan, Plan
 from .sizing import Need, Sized, Sizing, level_sizes
+from .ways import ways_to_store
 
 _SHARES = 16
 _NAMED_TRIES = 4
@@ -84,13 +85,13 @@ def make_plan(
     machine = machine or this_machine(device_type, dtype)
     sizing = Sizing(program, shape, dtype, device_type, share, fused_attention, machine)
     search = _Search(sizing, shape, dtype, device_budget, host_budget, device_type, prefer, strip_rows, allow)
-    found = search.run()
+    found = search.run_any()
     if isinstance(found, Plan):
         return found
     # Another budget may lead to other schedules: what is named as enough has been tried.
     for _ in range(_NAMED_TRIES):
         search.device_budget = int(found * _NAMED_SLACK)
-        again = search.run()
+        again = search.run_any()
         if isinstance(again, Plan):
             break
         found = max(again, search.device_budget)
@@ -121,6 +122,23 @@ class _Search:
         self.elements, self.work_per_byte = profile.strip_elements, profile.work_per_byte
         self.smallest_host_bytes = 0
         self.fast = profile.fewer_multiplications and dtype == torch.float32
+        self.first_open = 0
+        """The first level that may leave its result to the levels behind it, as something to compute."""
+        self.left_open = False
+
+    def run_any(self) -> Plan | int:
+        """As `run`. What a level leaves to later ones costs memory there: where that is too much, less is left."""
+        self.first_open = 0
+        found, least = self.run(), self.smallest_host_bytes
+        for level in range(1, len(self.sizes)):
+            if isinstance(found, Plan) or not self.left_open:
+                break
+            self.first_open = level
+            again = self.run()
+            if isinstance(again, Plan) or again < found:
+                found, least = again, self.smallest_host_bytes
+        self.smallest_host_bytes = least
+        return found
 
     def run(self) -> Plan | int:
         """Level by level; a level that nothing fits is given its smallest schedule, to tell what would be needed.
@@ -128,9 +146,11 @@ class _Search:
         Returns: the plan, or the bytes that the smallest schedules need where one of them does not fit.
         """
         value, levels, total, failed = self.sizing.start, list[LevelPlan](), Need(), False
+        self.left_open = False
         for level, size in enumerate(self.sizes):
             found, rejected = self._level(level, value)
             value, need = found.value, found.need
+            self.left_open |= value.plane is None and not found.schedule.store_blocks and level + 1 < len(self.sizes)
             failed |= not self._fits(found)
             levels.append(LevelPlan(size.height, size.width, size.channels, found.schedule, need, tuple(rejected)))
             total += need
@@ -231,33 +251,17 @@ class _Search:
 
     def _variants(self, level: int, rows: int) -> list[LevelSchedule]:
         """What may be stored, from least time to most."""
-        variants = [found for found in self._stored(level, rows) if self.allow is None or self.allow(level, found)]
+        forced = self.prefer if self._is_large(self.sizes[level]) else None
+        ways = ways_to_store(self.program.level_ops(level), rows, forced, self.host_budget)
+        variants = [found for found in ways if self.allow is None or self.allow(level, found)]
+        if level < self.first_open:
+            variants = [found for found in variants if found.store_blocks]
         if not self.fast:
             return variants
         fast = [replace(variant, fast_convolution=True) for variant in variants if rows % _FAST_ROWS == 0]
         costs = [_COST.get(variant.name, 1.0) for variant in fast]
         costs += [PLAIN_COST * _COST.get(variant.name, 1.0) for variant in variants]
         return [variant for _, variant in sorted(zip(costs, fast + variants, strict=True), key=lambda pair: pair[0])]
-
-    def _stored(self, level: int, rows: int) -> Iterator[LevelSchedule]:
-        """What may be stored, from least work to most."""
-        ops = self.program.level_ops(level)
-        blocks = any(op.inner_plane for op in ops)
-        upsamples = any(op.upsamples for op in ops) and blocks
-        base = LevelSchedule(rows)
-        forced = self.prefer if self._is_large(self.sizes[level]) else None
-        if forced == "recompute":
-            yield replace(base, store_hidden=not blocks, store_enlarged=not upsamples)
-            return
-        yield base
-        if any(op.at_once for op in ops) and self.host_budget:
-            yield replace(base, stream_attention=True, device_share=0.0)
-        if forced is not None or not blocks:
-            return
-        # The upsampled plane that opens a level is its largest: the peak falls only when neither it nor a hidden one is
-        # stored, so the two are given up together.
-        yield replace(base, store_hidden=False, store_enlarged=not upsamples)
-        yield replace(base, store_hidden=False, store_enlarged=not upsamples, store_blocks=False)
 
     def _is_large(self, size: Extent) -> bool:
         return 4 * size.height * size.width > max(other.height * other.width for other in self.sizes)

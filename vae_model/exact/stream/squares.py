@@ -35,6 +35,32 @@ class Squares:
         return 4 // len({*self.first})
 
 
+def spread(cells: Tensor, squares: Squares) -> Tensor:
+    """(B, c, h, w) -> (B, C, 2h, 2w), a new tensor."""
+    out = cells.new_empty(cells.shape[0], squares.channels, 2 * cells.shape[2], 2 * cells.shape[3])
+    for place in range(4):
+        out[:, :, place // 2 :: 2, place % 2 :: 2] = squares.of(cells, place)
+    return out
+
+
+def gather(out: Tensor, pixels: Tensor, squares: Squares, run: int) -> None:
+    """(B, C, 2h, 2w) into out (B, c, h, w), which is zeros where a channel stands for no pixel.
+
+    What several pixels share is their sum by `run`, added in float32 or better and rounded once.
+    """
+    for first in sorted({*squares.first}):
+        places = [place for place in range(4) if squares.first[place] == first]
+        parts = [pixels[:, :, place // 2 :: 2, place % 2 :: 2] for place in places]
+        target = squares.of(out, places[0])
+        if run == 1:
+            target.copy_(parts[0])
+            continue
+        total = parts[0].to(torch.promote_types(pixels.dtype, torch.float32), copy=True)
+        for part in parts[1:]:
+            total += part
+        target.copy_(total.div_(run))
+
+
 class SpreadSource(Source):
     """Cells to pixels, twice as many rows and columns."""
 
@@ -125,19 +151,8 @@ class GatheredSource(Source):
         return [out]
 
     def _write(self, out: Tensor, pixels: Tensor) -> None:
-        """The cells of whole squares; one sum in float32 or better, rounded once."""
-        width = 2 * self.size.width
-        for first in sorted({*self.squares.first}):
-            places = [place for place in range(4) if self.squares.first[place] == first]
-            target = self.squares.of(out, places[0])
-            parts = [pixels[:, :, place // 2 :: 2, place % 2 : width : 2] for place in places]
-            if self.run == 1:
-                target.copy_(parts[0])
-                continue
-            total = parts[0].to(self.wide, copy=True)
-            for part in parts[1:]:
-                total += part
-            target.copy_(total.div_(self.run))
+        """The cells of whole squares; a column that has no other is left out."""
+        gather(out, pixels[..., : 2 * self.size.width], self.squares, self.run)
 
     def _cost(self, top: int, bottom: int) -> Cost:
         source, held = self.source.cost(2 * top, 2 * bottom), (bottom - top) * self.row_bytes

@@ -38,27 +38,34 @@ class RMS_norm(nn.Module):  # noqa: N801  the name by which programs and other c
 
 
 class CausalConv3d(nn.Conv3d):
-    """A convolution over frames, rows and columns, of one frame: its last tap over the frames, on (B, C, H, W)."""
+    """A convolution over frames, rows and columns, of one frame: its last tap over the frames, on (B, C, H, W).
 
-    def __init__(self, in_channels: int, out_channels: int, kernel: int = 3) -> None:
-        super().__init__(in_channels, out_channels, kernel, padding=(0, kernel // 2, kernel // 2))
+    `frames`: taps over the frames, as many as over rows unless told.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, kernel: int = 3, *, frames: int | None = None) -> None:
+        side = kernel // 2
+        super().__init__(in_channels, out_channels, (frames or kernel, kernel, kernel), padding=(0, side, side))
 
     def forward(self, input: Tensor) -> Tensor:
         return functional.conv2d(input, self.weight[:, :, -1], self.bias, padding=self.padding[1:])
 
 
 class Resample(nn.Module):
-    """Upsample, halving the channels, or halve both sides; `time_conv` acts from the second frame on, never here."""
+    """Upsample, halving the channels, or halve both sides; `time_conv` acts from the second frame on, never here.
 
-    def __init__(self, dim: int, *, up: bool, over_time: bool) -> None:
+    `keeps`: whether an upsample keeps its channels. `frames`: taps of `time_conv`.
+    """
+
+    def __init__(self, dim: int, *, up: bool, over_time: bool, keeps: bool = False, frames: int = 3) -> None:
         super().__init__()
         if up:
             upsample = nn.Upsample(scale_factor=(2.0, 2.0), mode="nearest-exact")
-            self.resample = nn.Sequential(upsample, nn.Conv2d(dim, dim // 2, 3, padding=1))
+            self.resample = nn.Sequential(upsample, nn.Conv2d(dim, dim if keeps else dim // 2, 3, padding=1))
         else:
             self.resample = nn.Sequential(nn.ZeroPad2d((0, 1, 0, 1)), nn.Conv2d(dim, dim, 3, stride=2))
         if over_time:
-            self.time_conv = nn.Conv3d(dim, 2 * dim if up else dim, (3, 1, 1))
+            self.time_conv = nn.Conv3d(dim, 2 * dim if up else dim, (frames, 1, 1))
 
     def forward(self, x: Tensor) -> Tensor:
         first, conv = self.resample
@@ -68,16 +75,16 @@ class Resample(nn.Module):
 class ResidualBlock(nn.Module):
     """Norm, SiLU and convolution, twice, plus the input or its 1x1 shortcut."""
 
-    def __init__(self, in_dim: int, out_dim: int) -> None:
+    def __init__(self, in_dim: int, out_dim: int, *, frames: int = 3) -> None:
         super().__init__()
         self.residual = nn.Sequential(
             RMS_norm(in_dim),
             nn.SiLU(),
-            CausalConv3d(in_dim, out_dim),
+            CausalConv3d(in_dim, out_dim, frames=frames),
             RMS_norm(out_dim),
             nn.SiLU(),
             nn.Dropout(0.0),
-            CausalConv3d(out_dim, out_dim),
+            CausalConv3d(out_dim, out_dim, frames=frames),
         )
         self.shortcut = CausalConv3d(in_dim, out_dim, 1) if in_dim != out_dim else nn.Identity()
 

@@ -6,7 +6,7 @@ read just as well as ours. What acts from the second frame on (`time_conv`) is k
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from torch import nn
@@ -23,21 +23,28 @@ _BLOCK = ("RMS_norm", "SiLU", "CausalConv3d", "RMS_norm", "SiLU", "Dropout", "Ca
 _HEAD = ("RMS_norm", "SiLU", "CausalConv3d")
 
 
-def wan_program(coder: Any, *, before: Any = None, after: Any = None) -> Program:
+Read = Callable[[Any, str], list[Op]]
+"""(layer, its name) -> its ops."""
+
+
+def wan_program(
+    coder: Any, *, before: Any = None, after: Any = None, also: Mapping[str, Read] | None = None
+) -> Program:
     """The program of an Encoder3d or Decoder3d for one frame.
 
     Args:    coder: the module tree. before, after: 1x1 convolutions around it (conv2, conv1) or None.
+             also: how further layers are read, by class, of a network that has them.
     Raises:  UnsupportedModule, naming the module, for anything without a rule.
     """
     try:
-        return _build(coder, before, after)
+        return _build(coder, before, after, also or {})
     except (AttributeError, IndexError, TypeError, ValueError) as error:
         if isinstance(error, UnsupportedModule):
             raise
         raise UnsupportedModule(f"{describe(coder)}: expected all parts of a coder, got {error}") from error
 
 
-def _build(coder: Any, before: Any, after: Any) -> Program:
+def _build(coder: Any, before: Any, after: Any, also: Mapping[str, Read]) -> Program:
     require_plain(coder)
     ops: list[Op] = [Convolve(_causal(coder.conv1, "conv1"))]
     if type(coder).__name__ == "Decoder3d":
@@ -48,7 +55,7 @@ def _build(coder: Any, before: Any, after: Any) -> Program:
         raise UnsupportedModule(f"{describe(coder)}: expected Encoder3d or Decoder3d")
     require_children(coder, describe(coder), {"conv1", "middle", "head", row})
     for name, layers in parts:
-        ops += _row(layers, name)
+        ops += read_row(layers, name, also)
     norm, _, conv = _expect(coder.head, "head", _HEAD)
     ops.append(Convolve(_causal(conv, "head.2"), _pixel_norm(norm, "head.0"), "silu"))
     for layer, name, index in ((before, "conv2", 0), (after, "conv1 behind the encoder", len(ops) + 1)):
@@ -58,15 +65,15 @@ def _build(coder: Any, before: Any, after: Any) -> Program:
     return make_program(ops)
 
 
-def _row(layers: Iterable[Any], name: str) -> list[Op]:
+def read_row(layers: Iterable[Any], name: str, also: Mapping[str, Read] | None = None) -> list[Op]:
     """The ops of layers that follow each other."""
-    ops: list[Op] = []
+    ops, kinds = list[Op](), {**_READ, **(also or {})}
     for number, layer in enumerate(layers):
         kind = type(layer).__name__
-        if kind not in _READ:
-            known = ", ".join(_READ)
+        if kind not in kinds:
+            known = ", ".join(kinds)
             raise UnsupportedModule(f"{name}.{number}: expected one of {known}, got {kind}")
-        ops.append(_READ[kind](layer, f"{name}.{number}"))
+        ops += kinds[kind](layer, f"{name}.{number}")
     return ops
 
 
@@ -78,43 +85,44 @@ def _expect(layers: Any, name: str, classes: tuple[str, ...]) -> list[Any]:
     return list(layers)
 
 
-def _residual(block: Any, name: str) -> Op:
+def _residual(block: Any, name: str) -> list[Op]:
     require_children(block, name, {"residual", "shortcut"})
     norm1, _, conv1, norm2, _, _, conv2 = _expect(block.residual, f"{name}.residual", _BLOCK)
     plain = isinstance(block.shortcut, nn.Identity)
-    return Residual(
+    op = Residual(
         _pixel_norm(norm1, f"{name}.residual.0"),
         _causal(conv1, f"{name}.residual.2"),
         _pixel_norm(norm2, f"{name}.residual.3"),
         _causal(conv2, f"{name}.residual.6"),
         None if plain else _causal(block.shortcut, f"{name}.shortcut", kernel=1),
     )
+    return [op]
 
 
-def _attention(layer: Any, name: str) -> Op:
+def _attention(layer: Any, name: str) -> list[Op]:
     require_children(layer, name, {"norm", "to_qkv", "proj"})
     norm = _pixel_norm(layer.norm, f"{name}.norm")
     whole = read_conv(layer.to_qkv, f"{name}.to_qkv", kernel=1, padding=0)
     if whole.out_channels != 3 * norm.channels:
         raise UnsupportedModule(f"{name}.to_qkv: expected {3 * norm.channels} channels, got {whole.out_channels}")
     q, k, v = (whole.part(number * norm.channels, norm.channels) for number in range(3))
-    return Attend(norm, q, k, v, read_conv(layer.proj, f"{name}.proj", kernel=1, padding=0))
+    return [Attend(norm, q, k, v, read_conv(layer.proj, f"{name}.proj", kernel=1, padding=0))]
 
 
-def _resample(layer: Any, name: str) -> Op:
+def _resample(layer: Any, name: str) -> list[Op]:
     require_children(layer, name, {"resample", "time_conv"})
     first, conv = layer.resample
     where = f"{name}.resample.1"
     if isinstance(first, nn.Upsample):
         if first.scale_factor not in (2.0, (2.0, 2.0)) or first.mode not in ("nearest-exact", "nearest"):
             raise UnsupportedModule(f"{name}: expected nearest x2, got {first}")
-        return Upsample(_zero_padded(read_conv(conv, where)))
+        return [Upsample(_zero_padded(read_conv(conv, where)))]
     if not isinstance(first, nn.ZeroPad2d) or tuple(first.padding) != (0, 1, 0, 1):
         raise UnsupportedModule(f"{name}: expected zeros on the right and below, got {first}")
-    return Convolve(read_conv(conv, where, stride=2, padding=0, extra_pad=1))
+    return [Convolve(read_conv(conv, where, stride=2, padding=0, extra_pad=1))]
 
 
-_READ: dict[str, Callable[[Any, str], Op]] = {
+_READ: dict[str, Read] = {
     "ResidualBlock": _residual,
     "AttentionBlock": _attention,
     "Resample": _resample,
@@ -130,18 +138,21 @@ def _zero_padded(conv: Conv) -> Conv:
 
 
 def _causal(layer: Any, name: str, kernel: int = 3) -> Conv:
-    """A convolution over frames, rows and columns, as it acts on a first frame: by its last tap over the frames.
+    """A convolution over frames, rows and columns, as it acts on a first frame: by its last tap over the frames, of
+    which there are as many as over rows, or one.
 
     It pads before the first frame by itself. The host's classes say so in `_padding`: in newer ones it counts frames
     alone, in older ones columns and rows, too, and the layer's own padding is nothing.
     """
     if not isinstance(layer, nn.Conv3d) or type(layer).__name__ != "CausalConv3d":
         raise UnsupportedModule(f"{name}: expected CausalConv3d, got {describe(layer)}")
-    side, before = kernel // 2, kernel - 1
+    side, frames = kernel // 2, layer.kernel_size[0]
+    before = frames - 1
     paddings = [((0, side, side), before), ((0, 0, 0), (side, side, side, side, before, 0))]
     found = (layer.kernel_size, layer.stride, layer.dilation, layer.groups, layer.padding_mode)
     padding = (layer.padding, getattr(layer, "_padding", before))
-    if found != ((kernel,) * 3, (1, 1, 1), (1, 1, 1), 1, "zeros") or padding not in paddings:
+    wanted = ((frames, kernel, kernel), (1, 1, 1), (1, 1, 1), 1, "zeros")
+    if found != wanted or frames not in (1, kernel) or padding not in paddings:
         raise UnsupportedModule(
             f"{name}: expected a causal convolution of {kernel} with zeros around, got {found} and {padding}"
         )
