@@ -40,11 +40,9 @@ class Encoder3d(nn.Module):
         super().__init__()
         self.conv1 = CausalConv3d(in_channels, levels.ch, frames=1)
         dims, last = (levels.ch, *levels.widths), len(levels.widths) - 1
+        steps, blocks = (*over_time, False), levels.num_res_blocks
         units = (
-            Down_ResidualBlock(
-                *dims[n : n + 2], levels.num_res_blocks, down=n < last, over_time=n < last and over_time[n]
-            )
-            for n in range(last + 1)
+            Down_ResidualBlock(dims[n], dims[n + 1], blocks, down=n < last, over_time=steps[n]) for n in range(last + 1)
         )
         self.downsamples = nn.Sequential(*units)
         self.middle = _middle(dims[-1])
@@ -62,13 +60,11 @@ class Decoder3d(nn.Module):
     def __init__(self, levels: LevelsConfig, in_channels: int, out_channels: int, over_time: tuple[bool, ...]) -> None:
         super().__init__()
         dims, last = (levels.widths[-1], *levels.widths[::-1]), len(levels.widths) - 1
+        steps, blocks = (*over_time[::-1], False), levels.num_res_blocks + 1
         self.conv1 = CausalConv3d(in_channels, dims[0], frames=1)
         self.middle = _middle(dims[0])
         units = (
-            Up_ResidualBlock(
-                *dims[n : n + 2], levels.num_res_blocks + 1, up=n < last, over_time=n < last and over_time[::-1][n]
-            )
-            for n in range(last + 1)
+            Up_ResidualBlock(dims[n], dims[n + 1], blocks, up=n < last, over_time=steps[n]) for n in range(last + 1)
         )
         self.upsamples = nn.Sequential(*units)
         self.head = _head(dims[-1], out_channels)
