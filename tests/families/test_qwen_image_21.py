@@ -27,6 +27,7 @@ from exact_vae.vae_model.families.ldm.config import LevelsConfig
 from exact_vae.vae_model.families.qwen_image_21.config import QwenImage21Config
 from exact_vae.vae_model.families.qwen_image_21.model import QwenImage21VAE
 from exact_vae.vae_model.families.table import decoder_of, encoder_of
+from exact_vae.vae_model.kernels import plain
 
 pytestmark = pytest.mark.usefixtures("no_gradients", "one_thread")
 
@@ -209,6 +210,14 @@ def test_levels_may_be_stored_in_different_ways(direction: str) -> None:
     for kept in ((True, False, True, False), (False, True, False, False), (False, False, True, True)):
         schedule = tuple(uniform(1, 3, store_blocks=one)[0] for one in kept)
         assert_exact(half.finish(run(half.program, schedule, x)), expected)
+
+
+def test_kernels_of_upsamples_made_part_by_part_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of wide levels, whose sums would take more than all else."""
+    program, z = decoder_of(narrow()).program, noise(1, 6, 7, 5)
+    whole = run(program, uniform(4, 4), z)
+    monkeypatch.setattr(plain, "FOLD_BYTES", 7 * 24 * 4 * 19)
+    assert torch.equal(run(program, uniform(4, 4), z), whole)
 
 
 @pytest.mark.parametrize("direction", ["decode", "encode"])
