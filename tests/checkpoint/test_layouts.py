@@ -12,6 +12,7 @@ from exact_vae.vae_model.errors import InputError
 from exact_vae.vae_model.families.config import Config
 from exact_vae.vae_model.families.hunyuan_image.config import HunyuanImageConfig
 from exact_vae.vae_model.families.ldm.config import KLConfig, LevelsConfig
+from exact_vae.vae_model.families.qwen_image_21.config import QwenImage21Config
 from exact_vae.vae_model.families.table import FAMILIES, all_layouts
 from exact_vae.vae_model.families.tiny.config import TinyConfig
 from exact_vae.vae_model.families.video.config import VideoConfig
@@ -83,6 +84,11 @@ WAN_CONFIGS = {
     "Wan 2.1": WanConfig(16, *[levels(8, 16, 32, 32, blocks=2)] * 2, over_time=(False, True, True)),
     "decoder only, RGBA": WanConfig(4, None, levels(8, 16), over_time=(True,), out_channels=4),
 }
+QWEN_IMAGE_21_CONFIGS = {
+    "four levels": QwenImage21Config(4, levels(8, 16, 32, 32, blocks=2), levels(12, 12, 12, 12, blocks=2), (True,) * 3),
+    "decoder only, RGB": QwenImage21Config(4, None, levels(8, 16, blocks=2), (False,), out_channels=3),
+    "encoder only": QwenImage21Config(4, levels(8, 8, blocks=2), None, (False,)),
+}
 HUNYUAN_IMAGE_CONFIGS = {
     "three levels": HunyuanImageConfig(16, *[levels(32, 32, 64, blocks=2)] * 2),
     "decoder only": HunyuanImageConfig(4, None, levels(32, 64, blocks=2), out_channels=4),
@@ -95,6 +101,7 @@ CONFIGS = {
     "tiny": TINY_CONFIGS,
     "video": VIDEO_CONFIGS,
     "wan": WAN_CONFIGS,
+    "qwen_image_21": QWEN_IMAGE_21_CONFIGS,
     "hunyuan_image": HUNYUAN_IMAGE_CONFIGS,
 }
 ROUND_TRIPS = [
