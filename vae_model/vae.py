@@ -70,7 +70,7 @@ class VAE(HostNames):
         self.is_temporal = self._family.temporal
         self.latent_dim = 3 if self._family.has_frames else 2
         self.time_factor = self._family.time_factor(config)
-        self.pad_channel_value = 1.0 if self.input_channels == 4 and self.latent_dim == 3 else None  # as ComfyUI's
+        self.pad_channel_value = 1.0 if self.input_channels == 4 and self._family.adds_alpha else None  # as ComfyUI's
         set_attention(self.first_stage_model, host.attend)
 
     @property

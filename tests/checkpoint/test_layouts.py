@@ -10,7 +10,9 @@ from exact_vae.vae_model.checkpoint.load import LoadedModel, load_model
 from exact_vae.vae_model.checkpoint.save import save, to_layout
 from exact_vae.vae_model.errors import InputError
 from exact_vae.vae_model.families.family import Config
+from exact_vae.vae_model.families.hunyuan_image.config import HunyuanImageConfig
 from exact_vae.vae_model.families.ldm.config import KLConfig, LevelsConfig
+from exact_vae.vae_model.families.qwen_image_21.config import QwenImage21Config
 from exact_vae.vae_model.families.table import FAMILIES, all_layouts
 from exact_vae.vae_model.families.tiny.config import TinyConfig
 from exact_vae.vae_model.families.video.model import VideoConfig
@@ -82,6 +84,16 @@ WAN_CONFIGS = {
     "Wan 2.1": WanConfig(16, *[levels(8, 16, 32, 32, blocks=2)] * 2, over_time=(False, True, True)),
     "decoder only, RGBA": WanConfig(4, None, levels(8, 16), over_time=(True,), out_channels=4),
 }
+QWEN_IMAGE_21_CONFIGS = {
+    "four levels": QwenImage21Config(4, levels(8, 16, 32, 32, blocks=2), levels(12, 12, 12, 12, blocks=2), (True,) * 3),
+    "decoder only, RGB": QwenImage21Config(4, None, levels(8, 16, blocks=2), (False,), out_channels=3),
+    "encoder only": QwenImage21Config(4, levels(8, 8, blocks=2), None, (False,)),
+}
+HUNYUAN_IMAGE_CONFIGS = {
+    "three levels": HunyuanImageConfig(16, *[levels(32, 32, 64, blocks=2)] * 2),
+    "decoder only": HunyuanImageConfig(4, None, levels(32, 64, blocks=2), out_channels=4),
+    "encoder only": HunyuanImageConfig(16, levels(32, 64, blocks=2), None),
+}
 CONFIGS = {
     "kl": KL_CONFIGS,
     "flux2": FLUX2_CONFIGS,
@@ -89,6 +101,8 @@ CONFIGS = {
     "tiny": TINY_CONFIGS,
     "video": VIDEO_CONFIGS,
     "wan": WAN_CONFIGS,
+    "qwen_image_21": QWEN_IMAGE_21_CONFIGS,
+    "hunyuan_image": HUNYUAN_IMAGE_CONFIGS,
 }
 ROUND_TRIPS = [
     pytest.param(row.name, row.family, config, id=f"{row.name}: {row.family}: {name}")
@@ -134,7 +148,7 @@ def hints(config: Config) -> dict[str, Any]:
     """What no shape tells, as a config.json would."""
     if isinstance(config, KLConfig):
         return {"norm_num_groups": config.num_groups, "batch_norm_eps": config.batch_norm_eps}
-    if isinstance(config, WanConfig):
+    if not isinstance(config, TinyConfig):
         return {}
     return {"vae_scale": config.scaling_factor, "vae_shift": config.shift_factor}
 

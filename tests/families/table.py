@@ -7,7 +7,9 @@ from typing import Any
 
 import torch
 from exact_vae.vae_model.families.family import Config
+from exact_vae.vae_model.families.hunyuan_image.config import HunyuanImageConfig
 from exact_vae.vae_model.families.ldm.config import KLConfig, LevelsConfig
+from exact_vae.vae_model.families.qwen_image_21.config import QwenImage21Config
 from exact_vae.vae_model.families.table import FAMILIES
 from exact_vae.vae_model.families.tiny.config import TinyConfig
 from exact_vae.vae_model.families.wan.config import WanConfig
@@ -16,6 +18,7 @@ from torch import nn
 
 KL_LAYOUTS = ("ldm", "diffusers", "diffusers-old")
 WAN_LAYOUTS = ("wan", "diffusers")
+HUNYUAN_LAYOUTS = ("ldm", "diffusers")
 TINY_LAYOUTS = ("taesd-comfyui", "taesd-diffusers", "taesd-pair")
 
 
@@ -48,6 +51,15 @@ def wan(z: int, half: LevelsConfig, **options: Any) -> WanConfig:
     return WanConfig(z, half, half, **{"over_time": (False, True, True), **options})
 
 
+def hunyuan_image(z: int, *widths: int) -> HunyuanImageConfig:
+    half = levels(*widths, blocks=2)
+    return HunyuanImageConfig(z, half, half)
+
+
+def qwen_image_21(z: int, half: LevelsConfig, decoder: LevelsConfig | None = None) -> QwenImage21Config:
+    return QwenImage21Config(z, half, decoder or half, (False, True, True, True)[: len(half.widths) - 1])
+
+
 F8 = levels(8, 16, 32, 32)
 BARE = {"quant_conv": False, "post_quant_conv": False}
 SANA = {
@@ -73,6 +85,14 @@ ROWS: dict[str, Row] = {
     "VQ-f4": Row("vq", kl(3, levels(8, 16, 32), double_z=False, codebook=64), 3, 4),
     "VQ-f8": Row("vq", kl(4, levels(8, 16, 16, 32, attn=(3,)), double_z=False, codebook=64), 4, 8),
     "Wan 2.1, Qwen-Image": Row("wan", wan(16, levels(8, 16, 32, 32, blocks=2)), 16, 8, WAN_LAYOUTS),
+    "Qwen-Image 2.1": Row(
+        "qwen_image_21",
+        qwen_image_21(32, levels(8, 16, 16, 32, 32, blocks=2), levels(12, 12, 24, 24, 24, blocks=2)),
+        32,
+        16,
+        WAN_LAYOUTS,
+    ),
+    "HunyuanImage 2.1": Row("hunyuan_image", hunyuan_image(32, 32, 32, 32, 64, 64, 64), 32, 32, HUNYUAN_LAYOUTS),
     "TAESD, TAESDXL": Row("tiny", tiny(4), 4, 8, TINY_LAYOUTS),
     "TAESD3, TAEF1": Row("tiny", tiny(16), 16, 8, TINY_LAYOUTS),
     "TAEF2": Row("tiny", tiny(32, midblock_gn=True), 32, 8, TINY_LAYOUTS),

@@ -119,7 +119,7 @@ def test_latent_convention(name: str) -> None:
     latent = vae.encode(pixels)
     frames = () if vae.latent_dim == 2 else (1,)
     assert latent.shape == (2, row.channels, *frames, 3, 2)
-    assert vae.decode(latent).shape == (2, 3 * row.factor, 2 * row.factor, 3)
+    assert vae.decode(latent).shape == (2, 3 * row.factor, 2 * row.factor, vae.output_channels)
 
 
 # -- exactness and memory ----------------------------------------------------------------------------------------------
@@ -132,7 +132,7 @@ def half_of(name: str, direction: str) -> tuple[Coder, Tensor, Tensor, int]:
     if direction == "decode":
         z = hard_input(row.channels, height // row.factor, width // row.factor)
         return decoder_of(vae.first_stage_model), z, vae._decode_raw(z), STRIP_PIXELS
-    x = hard_input(3, height, width)
+    x = hard_input(vae.input_channels, height, width)
     half = encoder_of(vae.first_stage_model, row.channels)
     return half, x, vae._encode_raw((x + 1) / 2), max(1, STRIP_PIXELS // row.factor)
 

@@ -9,7 +9,9 @@ from exact_vae.model_management.host import LocalHost
 from exact_vae.tests.families.table import SMALL
 from exact_vae.vae_model.checkpoint.load import LoadedModel
 from exact_vae.vae_model.families.family import Config
+from exact_vae.vae_model.families.hunyuan_image.config import HunyuanImageConfig
 from exact_vae.vae_model.families.ldm.config import KLConfig, LevelsConfig
+from exact_vae.vae_model.families.qwen_image_21.config import QwenImage21Config
 from exact_vae.vae_model.families.table import FAMILIES
 from exact_vae.vae_model.families.tiny.config import TinyConfig
 from exact_vae.vae_model.families.wan.config import WanConfig
@@ -44,6 +46,16 @@ def wan(*widths: int, blocks: int = 2) -> Config:
     return WanConfig(4, levels, levels, (True,) * (len(widths) - 1))
 
 
+def qwen_image_21(*widths: int) -> Config:
+    levels = LevelsConfig(widths[0], widths, 2)
+    return QwenImage21Config(4, levels, levels, (False, True, True)[: len(widths) - 1])
+
+
+def hunyuan_image(*widths: int) -> Config:
+    levels = LevelsConfig(widths[0], widths, 2)
+    return HunyuanImageConfig(16, levels, levels)
+
+
 CONFIGS: dict[str, Config] = {
     "two levels": kl(32, 64),
     "three levels": kl(16, 64, 128),
@@ -64,12 +76,25 @@ CONFIGS: dict[str, Config] = {
     "tiny, wide norm branch": tiny(32, 128, blocks=(1, 2), gn=True),
     "Wan": wan(32, 64, 128, 128),
     "Wan, one block": wan(32, 32, blocks=1),
+    "Qwen-Image 2.1": qwen_image_21(32, 64, 64),
+    "Qwen-Image 2.1, equal widths": qwen_image_21(32, 32, 32),
+    "HunyuanImage": hunyuan_image(32, 64, 128),
+    "HunyuanImage, equal widths": hunyuan_image(32, 32),
     "tiny, nothing at full size": tiny(64, 64, 64, blocks=(0, 2, 2)),
 }
 
 
+NAMES: dict[type, str] = {
+    KLConfig: "kl",
+    TinyConfig: "tiny",
+    WanConfig: "wan",
+    QwenImage21Config: "qwen_image_21",
+    HunyuanImageConfig: "hunyuan_image",
+}
+
+
 def name_of(config: Config) -> str:
-    return {KLConfig: "kl", TinyConfig: "tiny", WanConfig: "wan"}[type(config)]
+    return NAMES[type(config)]
 
 
 def elements(config: Config, direction: str) -> float:

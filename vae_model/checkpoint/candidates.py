@@ -9,7 +9,7 @@ it stays what it is.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Set
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 
 from ..errors import VAEFileError
@@ -53,7 +53,7 @@ def _find_candidates(weights: Weights, bare: Mapping[str, str]) -> list[Candidat
     found: list[Candidate] = []
     for prefix in sorted(_prefixes(bare)):
         names = {name[len(prefix) :]: theirs for name, theirs in bare.items() if name.startswith(prefix)}
-        rows = tuple(layout for layout in all_layouts() if _fits(layout, names.keys()))
+        rows = _fitting({name: weights.shapes[theirs] for name, theirs in names.items()})
         is_usual = prefix in weights.dictionaries or all(f"{word}." in PREFIXES for word in prefix.split(".")[:-1])
         if rows and (is_usual or _is_whole(rows[0], names.keys())):
             found.append(Candidate(prefix, rows, names))
@@ -154,8 +154,18 @@ def _prefixes(names: Collection[str]) -> set[str]:
     return {prefix for prefix in found if not prefix or prefix.endswith(".")}
 
 
-def _fits(layout: Layout, names: Set[str]) -> bool:
-    return names >= {*layout.required} and names.isdisjoint(layout.forbidden) and not names.isdisjoint(layout.marks)
+def _fitting(shapes: Mapping[str, tuple[int, ...]]) -> tuple[Layout, ...]:
+    """The layouts of such names and shapes."""
+    rows = [layout for layout in all_layouts() if _fits(layout, shapes)]
+    others = {family for row in rows for family in row.instead_of}
+    return tuple(row for row in rows if row.family not in others)
+
+
+def _fits(layout: Layout, shapes: Mapping[str, tuple[int, ...]]) -> bool:
+    names = shapes.keys()
+    if not (names >= {*layout.required} and names.isdisjoint(layout.forbidden)) or names.isdisjoint(layout.marks):
+        return False
+    return layout.sides is None or layout.sides(shapes)
 
 
 def _is_whole(layout: Layout, names: Collection[str]) -> bool:

@@ -57,7 +57,8 @@ class Detected:
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Our key -> the shape that our module expects there."""
-        return {ours: module_shape(ours, self.weights.shapes[theirs]) for ours, theirs in self.keys.items()}
+        flat = self.layout.without_frames
+        return {ours: module_shape(ours, self.weights.shapes[theirs], flat) for ours, theirs in self.keys.items()}
 
     @property
     def halves(self) -> list[str]:

@@ -28,8 +28,6 @@ class Op(ABC):
     """Whether it reads all of its input at once: a plane stands before it, and it makes one."""
     inner_plane: ClassVar[bool] = False
     """Whether an activation inside of it may be stored, or else computed twice."""
-    upsamples: ClassVar[bool] = False
-    """Whether its result is larger than its input, by a convolution."""
     in_time: ClassVar[bool] = False
     """Whether it changes the frames of a clip: the first axis of what it gets is then that of the frames of one."""
     turns: ClassVar[bool] = True
@@ -69,6 +67,11 @@ class Op(ABC):
     def groups(self) -> int | None:
         """Of the moments that it wants of its input."""
         return self.norm.groups if isinstance(self.norm, Norm) else None
+
+    @property
+    def upsamples(self) -> bool:
+        """Whether another resolution level begins with its result, larger than its input."""
+        return False
 
     @property
     def resamples(self) -> bool:

@@ -69,6 +69,8 @@ class Family(ABC):
     """Whether its decoder mixes the images of a batch as frames of one clip."""
     has_frames: ClassVar[bool] = False
     """Whether its latents have an axis of frames, (B, c, T, h, w), and its models run these, too."""
+    adds_alpha: ClassVar[bool] = False
+    """Whether an image that lacks but the fourth channel of its images gets an opaque one, as ComfyUI has it."""
     classes: ClassVar[frozenset[str]]
     """Names of its model's classes, the host's, too."""
     children: ClassVar[frozenset[str]]

@@ -8,6 +8,7 @@ Our own names are those of the network's first publication.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 Rule = tuple[str, str]
@@ -38,6 +39,12 @@ class Layout:
     """The half, encoder or decoder, that such files do not hold."""
     unread: str = "refused"
     """What is done about settings that its other readers do not know: "refused", "told" in a note; "known": none."""
+    without_frames: bool = False
+    """Weights over frames have no axis of frames in the file, one of a single frame in our modules."""
+    sides: Callable[[Mapping[str, tuple[int, ...]]], bool] | None = None
+    """Whether the shapes under a file's keys are those of this family, where others have the same keys."""
+    instead_of: tuple[str, ...] = ()
+    """Families whose layouts have all the keys, too: where this one fits they are not meant."""
 
 
 PREFIXES = ("first_stage_model.", "vae.", "model.", "module.")

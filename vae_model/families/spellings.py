@@ -34,8 +34,17 @@ def attention_spellings(places: Iterable[tuple[str, str]]) -> tuple[tuple[str, s
     )
 
 
-def module_shape(key: str, shape: tuple[int, ...]) -> tuple[int, ...]:
-    """The shape that our module has there: projections are 1x1 convolutions, vectors have one side."""
+_OF_IMAGES = re.compile(r".*\.(?:resample\.1|to_qkv|proj)\.weight")
+"""Convolutions that have no axis of frames in our modules, either."""
+
+
+def module_shape(key: str, shape: tuple[int, ...], without_frames: bool = False) -> tuple[int, ...]:
+    """The shape that our module has there: projections are 1x1 convolutions, vectors have one side.
+
+    `without_frames`: whether weights over frames, of which there is one, come without that axis.
+    """
+    if without_frames and key.endswith(".weight") and len(shape) == 4 and not _OF_IMAGES.fullmatch(key):
+        return (*shape[:2], 1, *shape[2:])
     found = _PROJECTION.fullmatch(key) or _NORM.fullmatch(key)
     if found is None or not shape:
         return shape

@@ -10,15 +10,19 @@ from ..exact.layer import UnsupportedModule
 from ..exact.read import describe
 from .coder import Coder
 from .family import Family
+from .hunyuan_image.family import HunyuanImage
 from .layout import Layout
 from .ldm.family import KL
 from .ldm.flux2 import Flux2
 from .ldm.vq import VQ
+from .qwen_image_21.family import QwenImage21
 from .tiny.family import Tiny
 from .video.family import Video
 from .wan.family import Wan
 
-FAMILIES: dict[str, Family] = {family.name: family for family in (KL(), Video(), Flux2(), VQ(), Wan(), Tiny())}
+FAMILIES: dict[str, Family] = {
+    family.name: family for family in (KL(), Video(), Flux2(), VQ(), Wan(), QwenImage21(), HunyuanImage(), Tiny())
+}
 """By name. A model is of the last of them that it can belong to: later ones are more special."""
 
 

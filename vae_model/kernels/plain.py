@@ -29,6 +29,27 @@ def fold_upsample(weight: Tensor, row: int, column: int) -> Tensor:
     return torch.stack([w[..., taps].sum(dim=3) for taps in _HALVES[column]], dim=3).to(weight.dtype)
 
 
+FOLD_BYTES = 2**25
+"""What summing the kernels of an upsample takes at most beside the weights: wider ones are made part by part."""
+
+
+def _fold_channels(wanted: Wanted) -> int:
+    """Output channels whose kernels are made at a time."""
+    each = wanted.channels[0] * max(4, wanted.dtype.itemsize) * 19  # bytes while one kernel is made
+    return min(wanted.channels[1], max(1, FOLD_BYTES // each))
+
+
+def _folded(weight: Tensor, row: int, column: int, order: torch.memory_format, channels: int) -> Tensor:
+    """`fold_upsample` of so many output channels at a time, in that memory order."""
+    if channels >= len(weight):
+        return fold_upsample(weight, row, column).contiguous(memory_format=order)
+    shape = (*weight.shape[:2], 2, 2)
+    out = torch.empty(shape, dtype=weight.dtype, device=weight.device, memory_format=order)
+    for first in range(0, len(weight), channels):
+        out[first : first + channels] = fold_upsample(weight[first : first + channels], row, column)
+    return out
+
+
 def plain_convolution(wanted: Wanted) -> Method:
     """Of any kernel and stride; its weights are copied into the run's memory order."""
     weights = wanted.channels[0] * wanted.channels[1] * wanted.kernel**2 * wanted.taps * wanted.dtype.itemsize
@@ -41,7 +62,9 @@ def plain_convolution(wanted: Wanted) -> Method:
 def plain_upsample(wanted: Wanted) -> Method:
     """Nearest x2 and a 3x3 convolution: four 2x2 convolutions of the small plane."""
     weights, itemsize = wanted.channels[0] * wanted.channels[1], wanted.dtype.itemsize
-    sums = weights * max(4, itemsize) * 19  # while one kernel is made
+    at_once = _fold_channels(wanted)
+    rounded = 4 * itemsize if at_once < wanted.channels[1] else 0  # a part, before it is among the others
+    sums = wanted.channels[0] * at_once * (max(4, itemsize) * 19 + rounded)
     return PlainUpsample(_columns(wanted), weights * 16 * itemsize, sums, wanted=wanted)
 
 
@@ -112,7 +135,8 @@ class PlainUpsample(PlainConvolution):
 
     def arrange(self, memory: Memory, weight: Tensor, odd: bool) -> Any:
         order = memory.memory_format
-        return [[fold_upsample(weight, r, c).contiguous(memory_format=order) for c in (0, 1)] for r in (0, 1)]
+        at_once = _fold_channels(self.wanted)
+        return [[_folded(weight, r, c, order, at_once) for c in (0, 1)] for r in (0, 1)]
 
     def run(
         self, memory: Memory, window: Tensor, weight: Any, bias: Tensor | None, top: int, rows: int, odd: bool

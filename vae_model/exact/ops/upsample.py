@@ -20,12 +20,15 @@ class Upsample(Op):
 
     conv: Conv
 
-    upsamples = True
     shares_rows = True
 
     @property
     def name(self) -> str:
         return self.conv.name
+
+    @property
+    def upsamples(self) -> bool:
+        return True
 
     @property
     def convs(self) -> tuple[Conv, ...]:

@@ -14,6 +14,7 @@ from ..schedule import LevelSchedule
 from ..stream.value import Value
 from .choice import Choice
 from .sizing import Need, Sized, Sizing, level_sizes
+from .ways import ways_to_store
 
 _SHARES = 16
 PLAIN_COST = 1.8
@@ -53,6 +54,8 @@ class LevelSearch:
         self.fast = profile.fewer_multiplications and dtype == torch.float32
         self.streamed_from = len(self.sizes)
         """The first of the levels that store nothing where they need not."""
+        self.first_open = 0
+        """The first level that may leave its result to the levels behind it, as something to compute."""
         self.waits = False
         """Whether all that the levels before them store waits in host memory."""
 
@@ -137,10 +140,13 @@ class LevelSearch:
 
     def _variants(self, level: int, rows: int) -> list[LevelSchedule]:
         """What may be stored, from least time to most."""
-        variants = list(self._stored(level, rows))
+        forced = self.prefer if self._is_large(self.sizes[level]) else None
+        variants = list(ways_to_store(self.program.level_ops(level), rows, forced, self.host_budget))
         if level >= self.streamed_from:
             streamed = [replace(found, store_ends=False) for found in variants if not found.store_blocks]
             variants = streamed or variants
+        elif level < self.first_open:
+            variants = [found for found in variants if found.store_blocks]
         variants = [found for found in variants if self.allow is None or self.allow(level, found)]
         if not self.fast:
             return variants
@@ -148,26 +154,6 @@ class LevelSearch:
         costs = [_COST.get(variant.name, 1.0) for variant in fast]
         costs += [PLAIN_COST * _COST.get(variant.name, 1.0) for variant in variants]
         return [variant for _, variant in sorted(zip(costs, fast + variants, strict=True), key=lambda pair: pair[0])]
-
-    def _stored(self, level: int, rows: int) -> Iterator[LevelSchedule]:
-        """What may be stored, from least work to most."""
-        ops = self.program.level_ops(level)
-        blocks = any(op.inner_plane for op in ops)
-        upsamples = any(op.upsamples for op in ops) and blocks
-        base = LevelSchedule(rows)
-        forced = self.prefer if self._is_large(self.sizes[level]) else None
-        if forced == "recompute":
-            yield replace(base, store_hidden=not blocks, store_enlarged=not upsamples)
-            return
-        yield base
-        if any(op.at_once for op in ops) and self.host_budget:
-            yield replace(base, stream_attention=True, device_share=0.0)
-        if forced is not None or not blocks:
-            return
-        # The upsampled plane that opens a level is its largest: the peak falls only when neither it nor a hidden one is
-        # stored, so the two are given up together.
-        yield replace(base, store_hidden=False, store_enlarged=not upsamples)
-        yield replace(base, store_hidden=False, store_enlarged=not upsamples, store_blocks=False)
 
     def _is_large(self, size: Extent) -> bool:
         return 4 * size.height * size.width > max(other.height * other.width for other in self.sizes)

@@ -103,6 +103,8 @@ class _Search:
         self.level, self.sizing, self.program, self.sizes = level, level.sizing, level.sizing.program, level.sizes
         self.shape, self.dtype, self.turned = shape, dtype, turned
         self.smallest_host_bytes = 0
+        self.left_open = False
+        """Whether a level left its result to those behind it, as something to compute."""
 
     def run(self) -> Plan | int:
         """The plan, or the bytes that the smallest schedules need where one of them does not fit.
@@ -114,7 +116,7 @@ class _Search:
         plans, needed = list[Plan](), list[int]()
         for waits, first in self._ways():
             self.level.waits, self.level.streamed_from = waits, first
-            found = self._levels()
+            found = self._less_and_less_open()
             if isinstance(found, int):
                 needed.append(found)
             elif not found.moved_bytes:
@@ -127,6 +129,20 @@ class _Search:
             else min(needed)
         )
 
+    def _less_and_less_open(self) -> Plan | int:
+        """What a level leaves to later ones costs memory there: where that is too much, less is left."""
+        self.level.first_open = 0
+        found, least = self._levels(), self.smallest_host_bytes
+        for level in range(1, len(self.sizes)):
+            if isinstance(found, Plan) or not self.left_open:
+                break
+            self.level.first_open = level
+            again = self._levels()
+            if isinstance(again, Plan) or again < found:
+                found, least = again, self.smallest_host_bytes
+        self.smallest_host_bytes = least
+        return found
+
     def _ways(self) -> list[tuple[bool, int]]:
         """(whether planes before them wait, the first of the levels that store nothing), in the order of their work."""
         levels = len(self.sizes)
@@ -138,9 +154,11 @@ class _Search:
     def _levels(self) -> Plan | int:
         """Level by level; a level that nothing fits is given its smallest schedule, to tell what would be needed."""
         value, levels, total, failed = self.sizing.start, list[LevelPlan](), Need(), False
+        self.left_open = False
         for level, size in enumerate(self.sizes):
             found, rejected = self.level.best(level, value)
             value, need = found.value, found.need
+            self.left_open |= value.plane is None and not found.schedule.store_blocks and level + 1 < len(self.sizes)
             failed |= not self.level.fits(found)
             height, width = self._sides(size)
             levels.append(LevelPlan(height, width, size.channels, found.schedule, need, tuple(rejected)))

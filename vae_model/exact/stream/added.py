@@ -1,4 +1,4 @@
-"""The sum of two sources of rows."""
+"""The sum of two sources of rows; where the second has fewer channels they are repeated, where more averaged."""
 
 from __future__ import annotations
 
@@ -6,6 +6,17 @@ from torch import Tensor
 
 from .fill import ACTIVATE
 from .source import Cost, Source
+
+
+def add_fitted(target: Tensor, x: Tensor) -> None:
+    """Add x to `target`, (B, C, n, W) both, in place. Fewer channels are taken several times each, of more the mean of
+    as many that follow each other."""
+    channels, given = target.shape[1], x.shape[1]
+    if given < channels:
+        repeated = target.unflatten(1, (given, -1))  # (B, given, repeats, n, W)
+        repeated += x.unsqueeze(2)
+    else:
+        target += x if given == channels else x.unflatten(1, (channels, -1)).mean(2)
 
 
 class AddedSource(Source):
@@ -24,12 +35,14 @@ class AddedSource(Source):
         self.at = bottom
         row = 0
         for piece in self.other.take(bottom):
-            result[:, :, row : row + piece.shape[2]] += piece
+            add_fitted(result[:, :, row : row + piece.shape[2]], piece)
             row += piece.shape[2]
         return [ACTIVATE[self.after](result) if self.after else result]
 
     def _cost(self, top: int, bottom: int) -> Cost:
         main, other = self.main.cost(top, bottom), self.other.cost(top, bottom)
+        if self.other.size.channels > self.size.channels:  # the means before they are added
+            other = other._replace(peak=max(other.peak, other.held + (bottom - top) * self.row_bytes))
         unread = self.other.cost(top, top).stands
         opening = None
         if top == self.top:

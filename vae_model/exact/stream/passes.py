@@ -108,6 +108,8 @@ class Pass:
     sinks: list[Sink]
     height: int
     strip_rows: int
+    beside: tuple[Plane, ...] = ()
+    """Planes that a later pass reads, whole all the while."""
 
     def run(self, check: Check, report: Callable[[int], None]) -> None:
         """Pull everything. `report` gets the operations done with each strip."""
@@ -152,13 +154,15 @@ class Pass:
     @property
     def host_bytes(self) -> int:
         """Host bytes of spilled strips at the worst moment."""
-        return max(map(self._parked, self._decisive)) if self.moved_bytes else 0
+        waiting = sum(plane.host_bytes() for plane in self.beside)
+        return waiting + (max(map(self._parked, self._decisive)) if self.moved_bytes else 0)
 
     def peaks(self) -> Iterator[int]:
         """Those of the strips that tell all, the last one first, as most has been stored by then."""
-        scratch = max(sink.rows.scratch_bytes for sink in self.sinks)
+        more = max(sink.rows.scratch_bytes for sink in self.sinks)
+        more += sum(plane.device_bytes(0, plane.count) for plane in self.beside)
         for index in reversed(self._decisive):
-            yield self._strip_peak(index) + scratch
+            yield self._strip_peak(index) + more
 
     @cached_property
     def _decisive(self) -> list[int]:

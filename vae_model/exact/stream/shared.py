@@ -77,6 +77,7 @@ class _Reader(Source):
         self.shared, self.number = shared, number
 
     def take(self, bottom: int) -> list[Tensor]:
+        self.at = max(self.at, bottom)
         return self.shared.take(self.number, bottom)
 
     def _cost(self, top: int, bottom: int) -> Cost:

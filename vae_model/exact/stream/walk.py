@@ -69,14 +69,8 @@ class Walk:
             return result
         ends_level = self.levels[index + 1] != level
         if following.at_once or op.kept(self.schedule[level], following, ends_level):
-            return self._store(result, following.groups, level, op.name)
+            return self.store(result, following.groups, level, op.name)
         return result
-
-    def _store(self, value: Value, groups: int | None, level: int, name: str) -> Value:
-        plane = self.plane(value.size, level)
-        moments = None if groups is None else Moments(groups)
-        self.pull(name, level, [Sink(value.last(0, value.size.height), plane, moments)], value.size)
-        return Value(value.size, stored(plane).rows, moments, plane)
 
     # -- what ops ask for --------------------------------------------------------------------------------------------
 
@@ -97,11 +91,19 @@ class Walk:
         self.pull(f"{name} (statistics)", level, [Sink(rows, moments=moments)], rows.size)
         return moments
 
+    def store(self, value: Value, groups: int | None, level: int, name: str, beside: tuple[Plane, ...] = ()) -> Value:
+        """A pass that puts a value into a plane, with moments of so many groups. `beside`: planes that stay for later
+        passes and that this one does not read."""
+        plane = self.plane(value.size, level)
+        moments = None if groups is None else Moments(groups)
+        self.pull(name, level, [Sink(value.last(0, value.size.height), plane, moments)], value.size, beside)
+        return Value(value.size, stored(plane).rows, moments, plane)
+
     def plane(self, size: Extent, level: int) -> Plane:
         """A new plane as the schedule has it."""
         schedule = self.schedule[level]
         return Plane(self.context, size, schedule.strip_rows, schedule.device_share)
 
-    def pull(self, name: str, level: int, sinks: list[Sink], size: Extent) -> None:
+    def pull(self, name: str, level: int, sinks: list[Sink], size: Extent, beside: tuple[Plane, ...] = ()) -> None:
         """A pass over rows of that size."""
-        self.perform(Pass(name, level, sinks, size.height, self.schedule[level].strip_rows))
+        self.perform(Pass(name, level, sinks, size.height, self.schedule[level].strip_rows, beside))

@@ -56,10 +56,13 @@ class CausalConv3d(nn.Conv3d):
     """A convolution over frames, rows and columns that sees zeros before the first frame of clips (B, C, T, H, W).
 
     Of pictures (B, C, H, W) it is its last tap over the frames.
+
+    `frames`: taps over the frames, as many as over rows unless told.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, kernel: int = 3) -> None:
-        super().__init__(in_channels, out_channels, kernel, padding=(0, kernel // 2, kernel // 2))
+    def __init__(self, in_channels: int, out_channels: int, kernel: int = 3, *, frames: int | None = None) -> None:
+        side = kernel // 2
+        super().__init__(in_channels, out_channels, (frames or kernel, kernel, kernel), padding=(0, side, side))
 
     def forward(self, input: Tensor) -> Tensor:
         side = self.kernel_size[1] // 2
@@ -73,17 +76,19 @@ class Resample(nn.Module):
     """Upsample, halving the channels, or halve both sides; with `time_conv` also 1 + n frames to 1 + 2n or back.
 
     The first frame is a picture of its own: it is no part of what `time_conv` sees when frames are doubled.
+
+    `keeps`: whether an upsample keeps its channels. `frames`: taps of `time_conv`.
     """
 
-    def __init__(self, dim: int, *, up: bool, over_time: bool) -> None:
+    def __init__(self, dim: int, *, up: bool, over_time: bool, keeps: bool = False, frames: int = 3) -> None:
         super().__init__()
         if up:
             upsample = nn.Upsample(scale_factor=(2.0, 2.0), mode="nearest-exact")
-            self.resample = nn.Sequential(upsample, nn.Conv2d(dim, dim // 2, 3, padding=1))
+            self.resample = nn.Sequential(upsample, nn.Conv2d(dim, dim if keeps else dim // 2, 3, padding=1))
         else:
             self.resample = nn.Sequential(nn.ZeroPad2d((0, 1, 0, 1)), nn.Conv2d(dim, dim, 3, stride=2))
         if over_time:
-            self.time_conv = nn.Conv3d(dim, 2 * dim if up else dim, (3, 1, 1), stride=(1 if up else 2, 1, 1))
+            self.time_conv = nn.Conv3d(dim, 2 * dim if up else dim, (frames, 1, 1), stride=(1 if up else 2, 1, 1))
 
     def forward(self, x: Tensor) -> Tensor:
         up = isinstance(self.resample[0], nn.Upsample)
@@ -103,16 +108,16 @@ class Resample(nn.Module):
 class ResidualBlock(nn.Module):
     """Norm, SiLU and convolution, twice, plus the input or its 1x1 shortcut."""
 
-    def __init__(self, in_dim: int, out_dim: int) -> None:
+    def __init__(self, in_dim: int, out_dim: int, *, frames: int = 3) -> None:
         super().__init__()
         self.residual = nn.Sequential(
             RMS_norm(in_dim),
             nn.SiLU(),
-            CausalConv3d(in_dim, out_dim),
+            CausalConv3d(in_dim, out_dim, frames=frames),
             RMS_norm(out_dim),
             nn.SiLU(),
             nn.Dropout(0.0),
-            CausalConv3d(out_dim, out_dim),
+            CausalConv3d(out_dim, out_dim, frames=frames),
         )
         self.shortcut = CausalConv3d(in_dim, out_dim, 1) if in_dim != out_dim else nn.Identity()
 

@@ -11,15 +11,15 @@ from ..layout import Rule
 WAN_MARKS = ("decoder.middle.0.residual.0.gamma", "encoder.middle.0.residual.0.gamma")
 WAN_DIFFUSERS_MARKS = ("decoder.mid_block.resnets.0.norm1.gamma", "encoder.mid_block.resnets.0.norm1.gamma")
 
-_BLOCK = {
+BLOCK = {
     "norm1.gamma": "residual.0.gamma",
     "conv1.{p}": "residual.2.{p}",
     "norm2.gamma": "residual.3.gamma",
     "conv2.{p}": "residual.6.{p}",
     "conv_shortcut.{p}": "shortcut.{p}",
 }
-_ATTENTION = ("norm.gamma", "to_qkv.{p}", "proj.{p}")
-_RESAMPLE = ("resample.1.{p}", "time_conv.{p}")
+ATTENTION = ("norm.gamma", "to_qkv.{p}", "proj.{p}")
+RESAMPLE = ("resample.1.{p}", "time_conv.{p}")
 _ROWS = ("encoder.downsamples.{k}", "decoder.upsamples.{k}")
 
 WAN_RULES: tuple[Rule, ...] = tuple(
@@ -30,9 +30,9 @@ WAN_RULES: tuple[Rule, ...] = tuple(
         "{c}.conv1.{p}",
         "{c}.head.0.gamma",
         "{c}.head.2.{p}",
-        *(f"{{c}}.middle.1.{name}" for name in _ATTENTION),
-        *(f"{{c}}.middle.{number}.{name}" for number in (0, 2) for name in _BLOCK.values()),
-        *(f"{row}.{name}" for row in _ROWS for name in (*_BLOCK.values(), *_RESAMPLE)),
+        *(f"{{c}}.middle.1.{name}" for name in ATTENTION),
+        *(f"{{c}}.middle.{number}.{name}" for number in (0, 2) for name in BLOCK.values()),
+        *(f"{row}.{name}" for row in _ROWS for name in (*BLOCK.values(), *RESAMPLE)),
     )
 )
 
@@ -53,7 +53,7 @@ WAN_DIFFUSERS_RULES: tuple[Rule, ...] = (
     ("{c}.conv_in.{p}", "{c}.conv1.{p}"),
     ("{c}.norm_out.gamma", "{c}.head.0.gamma"),
     ("{c}.conv_out.{p}", "{c}.head.2.{p}"),
-    *((f"{{c}}.mid_block.attentions.0.{name}", f"{{c}}.middle.1.{name}") for name in _ATTENTION),
-    *((f"{theirs}.{a}", f"{ours}.{b}") for theirs, ours in _DIFFUSERS_BLOCKS for a, b in _BLOCK.items()),
-    *((f"{theirs}.{name}", f"{ours}.{name}") for theirs, ours in _DIFFUSERS_RESAMPLE for name in _RESAMPLE),
+    *((f"{{c}}.mid_block.attentions.0.{name}", f"{{c}}.middle.1.{name}") for name in ATTENTION),
+    *((f"{theirs}.{a}", f"{ours}.{b}") for theirs, ours in _DIFFUSERS_BLOCKS for a, b in BLOCK.items()),
+    *((f"{theirs}.{name}", f"{ours}.{name}") for theirs, ours in _DIFFUSERS_RESAMPLE for name in RESAMPLE),
 )

@@ -6,7 +6,7 @@ read just as well as ours.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from torch import nn
@@ -25,10 +25,17 @@ _BLOCK = ("RMS_norm", "SiLU", "CausalConv3d", "RMS_norm", "SiLU", "Dropout", "Ca
 _HEAD = ("RMS_norm", "SiLU", "CausalConv3d")
 
 
-def wan_program(coder: Any, *, before: Any = None, after: Any = None) -> Program:
+Read = Callable[[Any, str], list[Op]]
+"""(layer, its name) -> its ops."""
+
+
+def wan_program(
+    coder: Any, *, before: Any = None, after: Any = None, also: Mapping[str, Read] | None = None
+) -> Program:
     """The program of an Encoder3d or Decoder3d.
 
     Args:    coder: the module tree. before, after: 1x1 convolutions around it (conv2, conv1) or None.
+             also: how further layers are read, by class, of a network that has them.
     Raises:  UnsupportedModule, naming the module, for anything without a rule.
     """
     with all_parts_of(coder):
@@ -42,8 +49,7 @@ def wan_program(coder: Any, *, before: Any = None, after: Any = None) -> Program
             raise UnsupportedModule(f"{describe(coder)}: expected Encoder3d or Decoder3d")
         require_children(coder, describe(coder), {"conv1", "middle", "head", row})
         for part in parts:
-            for number, layer in enumerate(getattr(coder, part)):
-                ops += _read(layer, f"{part}.{number}")
+            ops += read_row(getattr(coder, part), part, also)
         norm, _, conv = _expect(coder.head, "head", _HEAD)
         ops.append(Convolve(_causal(conv, "head.2"), _pixel_norm(norm, "head.0"), "silu"))
         for layer, name, index in ((before, "conv2", 0), (after, "conv1 behind the encoder", len(ops) + 1)):
@@ -53,11 +59,15 @@ def wan_program(coder: Any, *, before: Any = None, after: Any = None) -> Program
         return make_program(ops)
 
 
-def _read(layer: Any, name: str) -> list[Op]:
-    kind = type(layer).__name__
-    if kind not in _READ:
-        raise UnsupportedModule(f"{name}: expected one of {', '.join(_READ)}, got {kind}")
-    return _READ[kind](layer, name)
+def read_row(layers: Any, name: str, also: Mapping[str, Read] | None = None) -> list[Op]:
+    """The ops of layers that follow each other."""
+    ops, kinds = list[Op](), {**_READ, **(also or {})}
+    for number, layer in enumerate(layers):
+        kind = type(layer).__name__
+        if kind not in kinds:
+            raise UnsupportedModule(f"{name}.{number}: expected one of {', '.join(kinds)}, got {kind}")
+        ops += kinds[kind](layer, f"{name}.{number}")
+    return ops
 
 
 def _expect(layers: Any, name: str, classes: tuple[str, ...]) -> list[Any]:
@@ -111,7 +121,12 @@ def _resample(layer: Any, name: str) -> list[Op]:
 
 
 def _time_resample(layer: Any, name: str, up: bool) -> list[Op]:
-    """The convolution over frames; what it pads by itself is not looked at, for what stands before it pads."""
+    """The convolution over frames; what it pads by itself is not looked at, for what stands before it pads.
+
+    A network of pictures has one of a single frame, which is never used.
+    """
+    if getattr(layer, "kernel_size", None) == (1, 1, 1):
+        return []
     channels = getattr(layer, "in_channels", 0)
     found = (layer.kernel_size, layer.dilation, layer.groups, layer.out_channels) if channels else describe(layer)
     strides = [(1, 1, 1)] if up else [(2, 1, 1)]
@@ -120,7 +135,7 @@ def _time_resample(layer: Any, name: str, up: bool) -> list[Op]:
     return [TimeResample(TimeConv(layer, name, channels, 3), up)]
 
 
-_READ: dict[str, Callable[[Any, str], list[Op]]] = {
+_READ: dict[str, Read] = {
     "ResidualBlock": _residual,
     "AttentionBlock": _attention,
     "Resample": _resample,
@@ -129,22 +144,25 @@ _READ: dict[str, Callable[[Any, str], list[Op]]] = {
 
 
 def _causal(layer: Any, name: str, kernel: int = 3) -> Conv:
-    """A convolution over frames, rows and columns that sees frames of zeros before the first one.
+    """A convolution over frames, rows and columns that sees frames of zeros before the first one; it has as many taps
+    over frames as over rows, or one.
 
     It pads before the first frame by itself. The host's classes say so in `_padding`: in newer ones it counts frames
     alone, in older ones columns and rows, too, and the layer's own padding is nothing.
     """
     if not isinstance(layer, nn.Conv3d) or type(layer).__name__ != "CausalConv3d":
         raise UnsupportedModule(f"{name}: expected CausalConv3d, got {describe(layer)}")
-    side, before = kernel // 2, kernel - 1
+    side, frames = kernel // 2, layer.kernel_size[0]
+    before = frames - 1
     paddings = [((0, side, side), before), ((0, 0, 0), (side, side, side, side, before, 0))]
     found = (layer.kernel_size, layer.stride, layer.dilation, layer.groups, layer.padding_mode)
     padding = (layer.padding, getattr(layer, "_padding", before))
-    if found != ((kernel,) * 3, (1, 1, 1), (1, 1, 1), 1, "zeros") or padding not in paddings:
+    wanted = ((frames, kernel, kernel), (1, 1, 1), (1, 1, 1), 1, "zeros")
+    if found != wanted or frames not in (1, kernel) or padding not in paddings:
         raise UnsupportedModule(
             f"{name}: expected a causal convolution of {kernel} with zeros around, got {found} and {padding}"
         )
-    return Conv(layer, name, layer.in_channels, layer.out_channels, kernel, 1, side, side, taps=kernel)
+    return Conv(layer, name, layer.in_channels, layer.out_channels, kernel, 1, side, side, taps=frames)
 
 
 def _pixel_norm(layer: Any, name: str) -> PixelNorm:
