@@ -144,5 +144,7 @@ def to_layout(model: nn.Module, layout: str) -> dict[str, Tensor]:
             raise InputError(f"layout {layout}: expected a place for {key}, found none: {way}")
         if row.linear_attention and is_attention_weight(key):
             tensor = tensor.flatten(1)  # (C, C)
+        if row.without_frames and tensor.ndim == 5:
+            tensor = tensor.squeeze(2)  # (out, in, k, k)
         named[theirs] = tensor
     return named | family_of(model).beside(model, layout, named)

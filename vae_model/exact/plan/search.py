@@ -7,6 +7,7 @@ resident, recompute, partial spill, full spill, computing everything again, each
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 
@@ -22,7 +23,7 @@ from .level import LevelSearch
 from .plan import LevelPlan, Plan
 from .sizing import Need, Sizing
 
-_NAMED_TRIES = 4
+_NAMED_TRIES = 12
 _NAMED_SLACK = 1.006
 """What rounding to three digits takes away at most."""
 KINDS = ("resident", "recompute", "spill")
@@ -78,11 +79,18 @@ def make_plan(
     found = search.run()
     if isinstance(found, Plan):
         return found
-    # Another budget may lead to other schedules: what is named as enough has been tried.
-    for _ in range(_NAMED_TRIES):
-        level.device_budget = int(found * _NAMED_SLACK)
+    # Another budget may lead to other schedules, even a lower one to some that fit: what is enough for one level may be
+    # too much beside the next. What is named as enough has been tried.
+    level.device_budget = 1
+    least = search.run()
+    assert not isinstance(least, Plan)
+    found = min(found, least)
+    for number in range(1, _NAMED_TRIES + 1):
+        level.device_budget = int(found * _NAMED_SLACK**number)
         again = search.run()
         if isinstance(again, Plan):
+            if again.peak_bytes <= device_budget:
+                return replace(again, device_budget=device_budget)
             break
         found = max(again, level.device_budget)
     raise MemoryBudgetError(search.message(level.device_budget, device_budget), level.device_budget)

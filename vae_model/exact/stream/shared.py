@@ -85,7 +85,10 @@ class _Reader(Source):
         if self.number:  # what it has passed is let go; of a plane's strips only the last are sure to be
             if isinstance(self.shared.source, PlaneSource):
                 return Cost(0, 0, 0, opening=(0, -kept if bottom >= self.bottom else 0))
-            return Cost(0, 0, -(bottom - top) * self.row_bytes, opening=(0, -kept))
+            passed = (bottom - top) * self.row_bytes
+            # What is given are views of pieces; what these hold beyond it is copied meanwhile.
+            held = passed + self.shared.lag * self.row_bytes if passed else 0
+            return Cost(held, held, -passed, opening=(0, -kept))
         source = self.shared.source.cost(top, bottom)
         before, rest = source.first
         peak = max(0, source.peak - source.held) if bottom > top else 0
