@@ -72,6 +72,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     plan = commands.add_parser("plan", parents=[common, choosing], help="how a size would run, and what it would take")
     plan.add_argument("--size", required=True, metavar="WxH", help="of the image in pixels, such as 4096x4096")
+    plan.add_argument("--frames", type=int, default=1, metavar="N", help="of a clip of a video VAE, such as 81")
     plan.add_argument("--memory", default=None, metavar="AMOUNT", help="budget above the weights; default: all free")
     plan.add_argument(
         "--host-memory",
@@ -249,6 +250,7 @@ def _plan(options: argparse.Namespace) -> int:
         device=options.device,
         variant=options.variant,
         part=options.part,
+        frames=options.frames,
     )
     if options.json:
         print(plan.as_json())

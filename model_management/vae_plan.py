@@ -16,7 +16,7 @@ from ..vae_model.errors.wording import require_half
 from ..vae_model.exact.layer import UnsupportedModule
 from ..vae_model.exact.plan.plan import Plan
 from ..vae_model.exact.program import Program
-from ..vae_model.families.table import decoder_of, encoder_of
+from ..vae_model.families.table import FAMILIES, decoder_of, encoder_of
 from ..vae_model.notes import tell
 from ..vae_model.runs.run import half_of
 from .devices import parse_device, parse_dtype, vae_device, vae_dtype
@@ -65,10 +65,12 @@ def plan_file(
     device: str = "auto",
     variant: str | None = None,
     part: str | None = None,
+    frames: int = 1,
 ) -> Plan:
     """The plan for an image of `size`, "WIDTHxHEIGHT" pixels, from the header of a VAE's file or of its two halves.
 
     Args:    memory, host_memory: budgets with their unit, None for those that a run here would have now.
+             frames: of a clip of so many such images.
              The others are those of `load_vae`.
     Raises:  InputError or MemoryBudgetError, in one line.
     """
@@ -87,8 +89,20 @@ def plan_file(
     kind = vae_dtype(target) if dtype == "auto" else parse_dtype(dtype)
     waiting = None if host_memory is None else 0 if host_memory == "0" else parse_bytes(host_memory, "--host-memory")
     budget = None if memory is None else parse_bytes(memory)
-    shape = _input_shape(half.program, direction, width, height)
+    images = _frames_in(half.program, direction, FAMILIES[family].time_factor(config), frames)
+    _, channels, rows, columns = _input_shape(half.program, direction, width, height)
+    shape = (images, channels, rows, columns)
     return LocalHost(host_budget=waiting).make_plan(half.program, shape, kind, target, budget)
+
+
+def _frames_in(program: Program, direction: str, factor: int, frames: int) -> int:
+    """What a run is given of a clip of so many frames; InputError for counts that no clip of this VAE has."""
+    if frames < 1 or (frames > 1 and not program.in_time):
+        raise InputError(f"--frames: expected 1 for a VAE of single images, got {frames}: leave it out")
+    if (frames - 1) % factor:
+        near = 1 + (frames - 1) // factor * factor
+        raise InputError(f"--frames: expected 1 + {factor} * n, got {frames}: say {near} or {near + factor}")
+    return frames if direction == "encode" else 1 + (frames - 1) // factor
 
 
 def _input_shape(

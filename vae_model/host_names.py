@@ -74,8 +74,9 @@ class HostNames:
         """Pixels along one side of a latent cell."""
         return self.downscale_ratio
 
-    def temporal_compression_decode(self) -> None:
-        """None: this is a model of single images."""
+    def temporal_compression_decode(self: Any) -> int | None:
+        """Frames of a clip per frame of its latents; None of a model of pictures."""
+        return self.time_factor if self.latent_dim == 3 else None
 
     def get_sd(self: Any) -> dict[str, Tensor]:
         """The weights under our names (the first publication's)."""
@@ -127,8 +128,9 @@ class HostNames:
     def decode_tiled_3d(
         self: Any, samples: Tensor, tile_t: int = 999, tile_x: int = 32, tile_y: int = 32, overlap: Any = (1, 8, 8)
     ) -> Tensor:
-        """A single frame (B, c, 1, h, w) -> (B, C, 1, H, W), 0..1."""
-        return self.decode_tiled(samples, tile_x, tile_y).movedim(-1, 1).unsqueeze(2)
+        """(B, c, T, h, w) -> (B, C, F, H, W), 0..1."""
+        images = self.decode_tiled(samples, tile_x, tile_y)
+        return (images if images.ndim == 5 else images[:, None]).movedim(-1, 1)
 
     def decode_tiled_1d(self, samples: Tensor, tile_x: int = 256, overlap: int = 32) -> Tensor:
         """InputError: sounds are not for this VAE."""
@@ -149,7 +151,7 @@ class HostNames:
         tile_y: int = 512,
         overlap: Any = (1, 64, 64),
     ) -> Tensor:
-        """A single frame (B, C, 1, H, W), 0..1 -> (B, c, 1, h, w)."""
+        """(B, C, F, H, W), 0..1 -> (B, c, T, h, w)."""
         z = self.encode(pixel_samples.movedim(1, -1), tile_size=min(tile_x, tile_y), not_video=True)
         return z if z.ndim == 5 else z.unsqueeze(2)
 

@@ -95,6 +95,7 @@ class QwenImage21VAE(nn.Module):
     def decode(self, z: Tensor) -> Tensor:
         """Raw latents (B, z, h, w) to images (B, C, h * f, w * f), about -1..1, not clamped."""
         self._require("decoder")
+        require_planes(z, self.conv2.in_channels, "Decoder3d")
         return self.decoder(self.conv2(z))
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,46 @@
+"""`exact-vae plan --frames`: what a clip takes, told from the header of a file."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from exact_vae import InputError, save
+from exact_vae.model_management.vae_plan import plan_file
+from exact_vae.tests.families.table import ROWS, random_model
+
+
+@pytest.fixture(scope="module")
+def wan(tmp_path_factory: pytest.TempPathFactory) -> str:
+    path = tmp_path_factory.mktemp("wan") / "wan.safetensors"
+    save(random_model(ROWS["Wan 2.1, Qwen-Image"]), path)
+    return str(path)
+
+
+def plan(file: str, frames: int, direction: str = "decode", size: str = "640x352") -> Any:
+    return plan_file([file], size, direction, memory="4GiB", dtype="float16", device="cpu", frames=frames)
+
+
+def test_frames_of_images_are_those_of_latents_between(wan: str) -> None:
+    clip = plan(wan, 33)
+    assert clip.shape == (9, 16, 44, 80)
+    assert clip.turned
+    assert json.loads(clip.as_json())["turned"]
+    assert plan(wan, 1).shape == (1, 16, 44, 80)
+    assert plan(wan, 33, "encode").shape == (33, 3, 352, 640)
+    assert clip.untiled_work > 25 * plan(wan, 1).untiled_work  # of clips convolutions see three frames
+
+
+@pytest.mark.parametrize(("frames", "way"), [(32, "say 29 or 33"), (2, "say 1 or 5"), (0, "expected 1")])
+def test_counts_that_no_clip_has(wan: str, frames: int, way: str) -> None:
+    with pytest.raises(InputError, match=f"^--frames: expected .*, got {frames}: .*") as caught:
+        plan(wan, frames)
+    assert way in str(caught.value)
+
+
+def test_a_vae_of_images_has_no_clips(small_file: Path) -> None:
+    assert plan(str(small_file), 1, size="64x64").shape[0] == 1
+    with pytest.raises(InputError, match=r"^--frames: expected 1 for a VAE of single images, got 5: leave it out"):
+        plan(str(small_file), 5, size="64x64")
