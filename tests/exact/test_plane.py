@@ -23,7 +23,7 @@ def filled(plane: Plane) -> list[Tensor]:
     strips: list[Tensor] = []
     for index in range(plane.count):
         rows = min(plane.strip_rows, plane.size.height - index * plane.strip_rows)
-        strip = plane.context.empty(plane.size.channels, rows, plane.size.width).normal_()
+        strip = plane.context.strip(plane.size, rows).normal_()
         strips.append(strip.clone())
         plane.put(index, strip)
     return strips

@@ -157,7 +157,7 @@ def test_two_readers_share_one_reading(lag: int, strip_rows: int) -> None:
 
 def test_shared_rows_are_let_go_behind_the_slower_reader() -> None:
     x = image(40)
-    row_bytes = context().row_bytes(4, 5)
+    row_bytes = context().row_bytes(size_of(x))
     with LiveTensorMeter() as meter:
         shared = Shared(context(), size_of(x), lambda top, bottom: rows_of(x, top, bottom), lag=1)
         leader, follower = shared.reader(0, 40), shared.reader(0, 40)

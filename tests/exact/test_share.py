@@ -115,7 +115,7 @@ def test_pieces_bring_the_rows_that_are_needed(rows: int, count: int, scale: int
 
 def filled_plane(context: Context, size: Extent, strip_rows: int, device_share: float = 1.0) -> tuple[Plane, Tensor]:
     plane = Plane(context, size, strip_rows, device_share)
-    whole = torch.randn(context.batch, *size, dtype=context.dtype, generator=torch.Generator().manual_seed(0))
+    whole = torch.randn(context.batch, *size[:3], dtype=context.dtype, generator=torch.Generator().manual_seed(0))
     for index, top in enumerate(range(0, size.height, strip_rows)):
         plane.put(index, whole[:, :, top : top + strip_rows].contiguous(memory_format=context.memory_format))
     return plane, whole

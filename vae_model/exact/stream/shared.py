@@ -87,7 +87,7 @@ class _Reader(Source):
                 return Cost(0, 0, 0, opening=(0, -kept if bottom >= self.bottom else 0))
             passed = (bottom - top) * self.row_bytes
             # What is given are views of pieces; what these hold beyond it is copied meanwhile.
-            held = passed + self.shared.lag * self.row_bytes if passed else 0
+            held = passed + min(passed, self.shared.lag * self.row_bytes)
             return Cost(held, held, -passed, opening=(0, -kept))
         source = self.shared.source.cost(top, bottom)
         before, rest = source.first
