@@ -83,12 +83,11 @@ class _Reader(Source):
     def _cost(self, top: int, bottom: int) -> Cost:
         kept = self.shared.kept_bytes(top, bottom)
         if self.number:  # what it has passed is let go; of a plane's strips only the last are sure to be
-            if isinstance(self.shared.source, PlaneSource):
-                return Cost(0, 0, 0, opening=(0, -kept if bottom >= self.bottom else 0))
-            passed = (bottom - top) * self.row_bytes
-            # What is given are views of pieces; what these hold beyond it is copied meanwhile.
-            held = passed + min(passed, self.shared.lag * self.row_bytes)
-            return Cost(held, held, -passed, opening=(0, -kept))
+            stored = isinstance(self.shared.source, PlaneSource)
+            if stored or self.size.frames == 1:
+                return Cost(0, 0, 0, opening=(0, -kept if bottom >= self.bottom or not stored else 0))
+            passed = (bottom - top) * self.row_bytes  # of all frames: too much to be counted until the next strip
+            return Cost(passed, passed, -passed, opening=(0, -kept))
         source = self.shared.source.cost(top, bottom)
         before, rest = source.first
         peak = max(0, source.peak - source.held) if bottom > top else 0

@@ -41,7 +41,7 @@ class Windowed(Source):
         """`fill`: makes what stands before it. `after`: a function of single values behind it.
 
         `fast_rows`: rows of a strip for which a faster method may be used where it pays, 0 for the plain one.
-        `lean`: of the window nothing is kept from strip to strip but the rows that are carried over.
+        `lean`: of a clip's window nothing is kept from strip to strip but the rows that are carried over.
         """
         self.conv, self.method = conv, context.method(self.kind, conv, source_size, fast_rows)
         self.taps = conv.taps_of(source_size.frames)
@@ -67,7 +67,7 @@ class Windowed(Source):
         self.fill_bytes: Callable[[int], int] | None = getattr(fill, "work_bytes", None)
         """Bytes beside the window and so many bytes of source rows while these are written into it."""
         self._layer: tuple[Fill, Any, Tensor | None] | None = None
-        self._odd, self.lean = False, lean
+        self._odd, self.lean = False, lean and source_size.frames > 1  # windows of pictures are small
         self._buffer: Tensor | None = None
         self._carried: Tensor | None = None
 
