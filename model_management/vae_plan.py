@@ -97,7 +97,9 @@ def plan_file(
 
 def _frames_in(program: Program, direction: str, factor: int, frames: int) -> int:
     """What a run is given of a clip of so many frames; InputError for counts that no clip of this VAE has."""
-    if frames < 1 or (frames > 1 and not program.in_time):
+    if frames < 1:
+        raise InputError(f"--frames: expected at least 1, got {frames}: say how many the clip has")
+    if frames > 1 and not program.in_time:
         raise InputError(f"--frames: expected 1 for a VAE of single images, got {frames}: leave it out")
     if (frames - 1) % factor:
         near = 1 + (frames - 1) // factor * factor
