@@ -33,7 +33,10 @@ def test_frames_of_images_are_those_of_latents_between(wan: str) -> None:
     assert clip.untiled_work > 25 * plan(wan, 1).untiled_work  # of clips convolutions see three frames
 
 
-@pytest.mark.parametrize(("frames", "way"), [(32, "say 29 or 33"), (2, "say 1 or 5"), (0, "expected at least 1"), (-3, "expected at least 1")])
+COUNTS = [(32, "say 29 or 33"), (2, "say 1 or 5"), (0, "expected at least 1"), (-3, "expected at least 1")]
+
+
+@pytest.mark.parametrize(("frames", "way"), COUNTS)
 def test_counts_that_no_clip_has(wan: str, frames: int, way: str) -> None:
     with pytest.raises(InputError, match=f"^--frames: expected .*, got {frames}: .*") as caught:
         plan(wan, frames)
