@@ -23,7 +23,7 @@ from exact_vae.vae_model.exact.memory.spill import Spill
 from exact_vae.vae_model.exact.plan.plan import Plan
 from exact_vae.vae_model.exact.plan.search import make_plan
 from exact_vae.vae_model.exact.program import Program
-from exact_vae.vae_model.exact.schedule import Schedule, uniform
+from exact_vae.vae_model.exact.schedule import LevelSchedule, Schedule, uniform
 from exact_vae.vae_model.exact.stream.context import Context
 from exact_vae.vae_model.exact.stream.run import run_program
 from exact_vae.vae_model.families.coder import Coder
@@ -282,6 +282,20 @@ def test_long_clips_of_large_frames_are_planned_small(shape: Any, host_bytes: in
     assert plan.peak_bytes <= budget
     assert plan.work_ratio <= 1.1
     assert plan.moved_bytes < 2**35  # a plane of latents that waits, and no plane of images
+
+
+@pytest.mark.parametrize("ends", [False, True])
+def test_what_all_ranks_store_is_planned_whatever_else_would_do(ends: bool) -> None:
+    """Ranks agree on what every level stores; one of them may have memory for more."""
+    program, shape = coders()["decode"].program, (3, Z, 6, 5)
+
+    def allow(level: int, schedule: LevelSchedule) -> bool:
+        return not schedule.store_blocks and schedule.store_ends == ends
+
+    plan = make_plan(program, shape, torch.float64, AMPLE, allow=allow)
+    assert all(allow(level, schedule) for level, schedule in enumerate(plan.schedule))
+    with pytest.raises(MemoryBudgetError):
+        make_plan(program, shape, torch.float64, 1, allow=allow)
 
 
 def test_a_tenth_of_the_untiled_peak_is_enough() -> None:

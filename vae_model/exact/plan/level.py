@@ -139,15 +139,18 @@ class LevelSearch:
         return heights[1:] or heights if self.waits and level < self.streamed_from else heights
 
     def _variants(self, level: int, rows: int) -> list[LevelSchedule]:
-        """What may be stored, from least time to most."""
+        """What may be stored, from least time to most; where nothing is allowed of what is wanted, what is allowed."""
         forced = self.prefer if self._is_large(self.sizes[level]) else None
-        variants = list(ways_to_store(self.program.level_ops(level), rows, forced, self.host_budget))
+        ways = list(ways_to_store(self.program.level_ops(level), rows, forced, self.host_budget))
+        if self.program.streams:
+            ways += [replace(found, store_ends=False) for found in ways if not found.store_blocks]
+        ways = [found for found in ways if self.allow is None or self.allow(level, found)]
         if level >= self.streamed_from:
-            streamed = [replace(found, store_ends=False) for found in variants if not found.store_blocks]
-            variants = streamed or variants
-        elif level < self.first_open:
-            variants = [found for found in variants if found.store_blocks]
-        variants = [found for found in variants if self.allow is None or self.allow(level, found)]
+            variants = [found for found in ways if not found.store_ends]
+        else:
+            may_open = level >= self.first_open
+            variants = [found for found in ways if found.store_ends and (found.store_blocks or may_open)]
+        variants = variants or ways
         if not self.fast:
             return variants
         fast = [replace(variant, fast_convolution=True) for variant in variants if rows % _FAST_ROWS == 0]
