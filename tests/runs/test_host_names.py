@@ -144,7 +144,7 @@ def test_not_video_makes_a_batch_one_of_images(tmp_path: Path) -> None:
 
 
 def test_videos_inner_methods_of_the_host_are_exact_on_one_frame(stub_host: Any) -> None:
-    """Of a VAE of the host made exact; more frames are its own affair."""
+    """Of a VAE of the host made exact; `test_wan_host` has them on clips."""
     from exact_vae.tests.families.test_wan_host import host_vae
 
     model = random_model(WAN)

@@ -15,6 +15,13 @@ from .source import Cost, Source
 MakeFill = Callable[[], Fill]
 
 
+def frames_as_channels(context: Context, conv: TimeConv) -> tuple[Tensor, Tensor | None]:
+    """Weight (out, kernel * C, 1, 1) and bias of a convolution over frames that lie behind each other as channels."""
+    weight, bias = context.weights(conv.module, context.empty(0, 0, 0, 0))  # (out, C, kernel, 1, 1)
+    weight = weight.flatten(2).transpose(1, 2).flatten(1)[:, :, None, None]
+    return weight.contiguous(memory_format=context.memory_format), bias
+
+
 class TimeConvolvedSource(Source):
     """A convolution over the frames, with what stands before it, times `share`.
 
@@ -48,11 +55,7 @@ class TimeConvolvedSource(Source):
         return [out if self.share is None else out.mul_(self.share(out))]
 
     def _prepare(self) -> tuple[Fill, Tensor, Tensor | None]:
-        like = self.context.empty(0, 0, 0, 0)
-        weight, bias = self.context.weights(self.conv.module, like)  # (C, C, kernel, 1, 1)
-        weight = weight.flatten(2).transpose(1, 2).flatten(1)[:, :, None, None]  # (C, kernel * C, 1, 1)
-        weight = weight.contiguous(memory_format=self.context.memory_format)
-        return copy_in if self.make_fill is None else self.make_fill(), weight, bias
+        return copy_in if self.make_fill is None else self.make_fill(), *frames_as_channels(self.context, self.conv)
 
     def _window(self, pieces: list[Tensor], rows: int, fill: Fill) -> Tensor:
         """(T, kernel * C, rows, W): part k holds frame t + k - kernel // 2, zeros where there is none."""

@@ -8,6 +8,7 @@ from torch.nn import functional
 from ..extent import Extent
 from ..layer import TimeConv
 from .context import Context
+from .over_frames import frames_as_channels
 from .source import Cost, Source
 
 
@@ -35,7 +36,7 @@ class TimeResampledSource(Source):
     def take(self, bottom: int) -> list[Tensor]:
         if bottom <= self.at:
             return []
-        weight, bias = self._weights = self._weights or self._prepare()
+        weight, bias = self._weights = self._weights or frames_as_channels(self.context, self.conv)
         rows, pieces = bottom - self.at, self.source.take(bottom)
         self.at = bottom
         out = self.context.strip(self.size, rows)
@@ -45,12 +46,6 @@ class TimeResampledSource(Source):
         for number, part in enumerate(made.chunk(self.parts, dim=1)):
             out[1 + number :: self.parts] = part
         return [out]
-
-    def _prepare(self) -> tuple[Tensor, Tensor | None]:
-        like = self.context.empty(0, 0, 0, 0)
-        weight, bias = self.context.weights(self.conv.module, like)  # (out, C, kernel, 1, 1)
-        weight = weight.flatten(2).transpose(1, 2).flatten(1)[:, :, None, None]  # (out, kernel * C, 1, 1)
-        return weight.contiguous(memory_format=self.context.memory_format), bias
 
     def _window(self, pieces: list[Tensor], out: Tensor) -> Tensor:
         """(results, kernel * C, rows, W); the first frames go to `out`."""

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from torch import Tensor, nn
 
 from ...exact.stream.added import add_fitted
-from ..arguments import require_planes, require_sides
+from ..arguments import half_of, require_planes, require_sides
 from ..ldm.coder import Level, Middle
 from ..ldm.config import LevelsConfig
 from ..ldm.layers import AttnBlock, Normalize, ResnetBlock, activate_fresh
@@ -103,19 +103,13 @@ class HunyuanImageVAE(nn.Module):
 
     def encode(self, x: Tensor) -> Tensor:
         """Images (B, C, H, W) in -1..1, sides in whole cells, to the mean of the posterior (B, z, H / f, W / f)."""
-        self._require("encoder")
-        return self.encoder(x).chunk(2, dim=1)[0]
+        return half_of(self, "encoder")(x).chunk(2, dim=1)[0]
 
     def decode(self, z: Tensor) -> Tensor:
         """Raw latents (B, z, h, w) to images (B, C, h * f, w * f), about -1..1, not clamped."""
-        self._require("decoder")
-        return self.decoder(z)
+        return half_of(self, "decoder")(z)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """(latents, reconstruction)."""
         z = self.encode(x)
         return z, self.decode(z)
-
-    def _require(self, name: str) -> None:
-        if not hasattr(self, name):
-            raise RuntimeError(f"autoencoder: expected a model with {name}, got half a model: load the other file too")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from ..arguments import require_planes, require_sides
+from ..arguments import half_of, require_planes, require_sides
 from ..ldm.config import LevelsConfig
 from ..ldm.layers import activate_fresh
 from ..wan.layers import AttentionBlock, CausalConv3d, ResidualBlock, RMS_norm
@@ -89,20 +89,16 @@ class QwenImage21VAE(nn.Module):
 
     def encode(self, x: Tensor) -> Tensor:
         """Images (B, C, H, W) in -1..1 to the mean of the posterior, raw latents (B, z, H // f, W // f)."""
-        self._require("encoder")
-        return self.conv1(self.encoder(x)).chunk(2, dim=1)[0]
+        encoder = half_of(self, "encoder")
+        return self.conv1(encoder(x)).chunk(2, dim=1)[0]
 
     def decode(self, z: Tensor) -> Tensor:
         """Raw latents (B, z, h, w) to images (B, C, h * f, w * f), about -1..1, not clamped."""
-        self._require("decoder")
+        decoder = half_of(self, "decoder")
         require_planes(z, self.conv2.in_channels, "Decoder3d")
-        return self.decoder(self.conv2(z))
+        return decoder(self.conv2(z))
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """(latents, reconstruction)."""
         z = self.encode(x)
         return z, self.decode(z)
-
-    def _require(self, name: str) -> None:
-        if not hasattr(self, name):
-            raise RuntimeError(f"autoencoder: expected a model with {name}, got half a model: load the other file too")
