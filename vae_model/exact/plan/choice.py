@@ -12,8 +12,8 @@ class Choice:
         self.best: Sized | None = None
         self.failed: list[Sized] = []
         """What does not fit."""
-        self.floor = float("inf")
-        """The least score that anything tried would have without copies."""
         self.rejected: dict[str, str] = {}
-        self.judged: set[str] = set()
-        """Names of what was tried, in strips of any height."""
+        self.floors: dict[tuple[str, bool], float] = {}
+        """By kind: the score that what was tried would have without copies, in strips of any height."""
+        self.spans: dict[str, int] = {}
+        """By name: bytes on the device that may wait in host memory instead."""

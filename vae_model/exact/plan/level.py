@@ -62,8 +62,9 @@ class LevelSearch:
     def fits(self, found: Sized) -> bool:
         return found.fits(self.device_budget, self.host_budget)
 
-    def _score(self, found: Sized) -> float:
-        return self._floor(found) + self.work_per_byte * found.moved_bytes
+    def _score(self, found: Sized, moved: float = 1.0) -> float:
+        """`moved`: the share of what it copies that counts."""
+        return self._floor(found) + self.work_per_byte * found.moved_bytes * moved
 
     def _floor(self, found: Sized) -> float:
         """The score without any copies; neither the strips' height nor what waits elsewhere changes it."""
@@ -73,7 +74,8 @@ class LevelSearch:
         """The best schedule that fits, else the smallest one; and a line for each that was rejected."""
         choice = Choice()
         for tries, rows in enumerate(self._heights(level)):
-            if choice.best is not None and (tries > _LOWER_TRIES or self._beaten(choice.floor, choice.best)):
+            best = choice.best
+            if best is not None and (tries > _LOWER_TRIES or self._beaten(min(choice.floors.values()), best)):
                 break
             self._try(choice, level, rows, value)
             if choice.best is not None and choice.best.schedule == self._first(level, choice.best.schedule.strip_rows):
@@ -85,15 +87,13 @@ class LevelSearch:
         variants = self._variants(level, rows)
         for number, variant in enumerate(variants):
             if choice.best is not None and all(
-                other.name in choice.judged
-                and self._beaten(self._floor(self.sizing.level(level, other, value)), choice.best)
-                for other in variants[number:]
+                self._beaten(choice.floors.get(_kind(other), 0.0), choice.best) for other in variants[number:]
             ):
                 return
-            choice.judged.add(variant.name)
             enough = False
-            for found in self._shares(level, variant, value, choice.best):
+            for found in self._shares(level, variant, value, choice):
                 fits, floor = self.fits(found), self._floor(found)
+                choice.floors[_kind(variant)] = floor
                 enough |= fits and not found.moved_bytes
                 if not fits:
                     choice.failed.append(found)
@@ -102,7 +102,6 @@ class LevelSearch:
                         choice.rejected[variant.name] = reason
                 elif not self._beaten(self._score(found), choice.best):
                     choice.best = found
-                choice.floor = min(choice.floor, floor)
                 if self._beaten(floor, choice.best):
                     break  # whatever of it waits in main memory
             if enough:
@@ -161,30 +160,40 @@ class LevelSearch:
     def _is_large(self, size: Extent) -> bool:
         return 4 * size.height * size.width > max(other.height * other.width for other in self.sizes)
 
-    def _shares(self, level: int, variant: LevelSchedule, value: Value, best: Sized | None) -> Iterator[Sized]:
+    def _shares(self, level: int, variant: LevelSchedule, value: Value, choice: Choice) -> Iterator[Sized]:
         """The variant with everything on the device; then, where host memory may be used, with as much as fits.
 
-        Not what copies so much that it would not replace `best`, whether it fits or not.
+        Not what copies so much that it would not replace the best so far, whether it fits or not. What may wait is as
+        many bytes in strips of any height: those counted for higher ones tell what need not be counted again.
         """
         forced = self.prefer == "spill" and self._is_large(self.sizes[level])
         forced |= self.waits and level < self.streamed_from
-        whole = self.sizing.level(level, variant, value)
-        if not forced:
+        span = choice.spans.get(variant.name, 0)
+        whole = None if span > self.device_budget and not forced else self.sizing.level(level, variant, value)
+        if whole is not None and not forced:
             yield whole
-        if not self.host_budget or (self.fits(whole) and not forced) or variant.device_share == 0:
+        if not self.host_budget or variant.device_share == 0 or (whole and self.fits(whole) and not forced):
             return
         none = self.sizing.level(level, replace(variant, device_share=0.0), value)
         if not self.fits(none) or forced:
             yield none
             return
-        room, span = self.device_budget - none.need.peak_bytes, whole.need.peak_bytes - none.need.peak_bytes
-        share = int(_SHARES * room / max(1, span)) / _SHARES
+        if whole is not None:
+            span = choice.spans[variant.name] = max(1, whole.need.peak_bytes - none.need.peak_bytes)
+        share = int(_SHARES * (self.device_budget - none.need.peak_bytes) / span) / _SHARES
+        if whole is None and self._beaten(self._score(none, 1 - share), choice.best):
+            return
         while share > 0:
             some = self.sizing.level(level, replace(variant, device_share=min(share, 1 - 1 / _SHARES)), value)
-            if self._beaten(self._score(some), best):
+            if self._beaten(self._score(some), choice.best):
                 return
             if self.fits(some):
                 yield some
                 return
             share -= 1 / _SHARES
         yield none
+
+
+def _kind(schedule: LevelSchedule) -> tuple[str, bool]:
+    """What decides how much is computed."""
+    return schedule.name, schedule.fast_convolution

@@ -61,10 +61,12 @@ class Source:
         self.bottom = bottom
         self.row_bytes = context.row_bytes(size)
         self._sources = sources
-        self.scratch_bytes = max((source.scratch_bytes for source in sources), default=0)
-        """Device bytes that any of the sources uses within single calls; a pass holds the most that one asks for."""
-        self.work = sum(source.work for source in sources)
-        """Floating point operations of the whole range."""
+        self.scratch_bytes = self.work = 0
+        """Device bytes that any of the sources uses within single calls, a pass holds the most that one asks for; and
+        floating point operations of the whole range."""
+        for source in sources:
+            self.work += source.work
+            self.scratch_bytes = max(self.scratch_bytes, source.scratch_bytes)
         self._costs: dict[tuple[int, int], Cost] = {}
 
     @property
@@ -202,10 +204,11 @@ class PlaneSource(Source):
 
     def _cost(self, top: int, bottom: int) -> Cost:
         if self.plane.device_share == 1 and not self._shared:
-            height, strip_rows = self.size.height, self.plane.strip_rows
-            first, last = (min(height, self._passed(row) * strip_rows) for row in (top, bottom))
-            freed, gone = ((last - first) * self.row_bytes, last) if self.consume else (0, 0)
-            return Cost(freed, freed, (height - gone) * self.row_bytes)
+            if not self.consume:
+                return Cost(0, 0, self.size.height * self.row_bytes)
+            first, last = self._passed(top), self._passed(bottom)
+            freed = self._rows_in(first, last) * self.row_bytes
+            return Cost(freed, freed, self._rows_in(last, self.plane.count) * self.row_bytes)
         held, state = self.strip_bytes(top, bottom), self._states.get(bottom)
         if state is None:
             state = self._states[bottom] = self._state(bottom)

@@ -59,10 +59,11 @@ class Windowed(Source):
         self.work += self._flops()
         self.scratch_bytes = max(self.method.scratch_bytes + self.method.product_bytes, self.scratch_bytes)
         self.columns, self.weight_bytes = self.method.columns, self.method.weight_bytes
-        window = source_size._replace(width=source_size.width + sum(self.columns))
-        self.carried_row_bytes = context.row_bytes(window)
-        self._window_size = window._replace(frames=window.frames + self.method.frames_before)
+        channels, height, width, frames = source_size
+        width += self.columns[0] + self.columns[1]
+        self._window_size = Extent(channels, height, width, frames + self.method.frames_before)
         self.window_row_bytes = context.row_bytes(self._window_size)
+        self.carried_row_bytes = self.window_row_bytes // self._window_size.frames * frames
         self.make_fill, self.after = fill or (lambda: copy_in), after
         self.fill_bytes: Callable[[int], int] | None = getattr(fill, "work_bytes", None)
         """Bytes beside the window and so many bytes of source rows while these are written into it."""
@@ -76,7 +77,8 @@ class Windowed(Source):
         return self.conv.extent(source)
 
     def _flops(self) -> int:
-        return self.conv.flops(self.context.batch, self.size._replace(height=self.bottom - self.top))
+        channels, _, width, frames = self.size
+        return self.conv.flops(self.context.batch, Extent(channels, self.bottom - self.top, width, frames))
 
     def _first(self, row: int) -> int:
         """The first source row that result `row` needs."""
