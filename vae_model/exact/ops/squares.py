@@ -1,16 +1,18 @@
-"""Squares of pixels to channels of cells and back, as a step between two levels or as a shortcut beside one."""
+"""Squares of pixels to channels of cells and back: between two levels, beside one, or as latents are packed."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 from ..extent import Extent
-from ..program import Op
+from ..layer import Statistics
+from ..program import Op, Program
 from ..schedule import LevelSchedule
 from ..stream.source import Source
 from ..stream.squares import GatheredSource, SpreadSource, Squares
 from ..stream.value import Value
 from ..stream.walk import Walk
+from .standardise import Standardise
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,7 @@ class Gather(Op):
     """c."""
     run: int = 1
     """What the sum of the pixels that share a channel is divided by."""
+    begins_level: bool = True
 
     shares_rows = True
     turns = False
@@ -71,7 +74,7 @@ class Gather(Op):
 
     @property
     def resamples(self) -> bool:
-        return True
+        return self.begins_level
 
     @property
     def streams(self) -> bool:
@@ -90,3 +93,22 @@ class Gather(Op):
             return GatheredSource(walk.context, self.squares, self.run, top, bottom, value.recipe(last), size)
 
         return Value(size, read)
+
+
+def shuffled_first(program: Program, statistics: Statistics | None) -> Program:
+    """The program of packed latents (4C, h, w), normalised by `statistics` if there are any, from that of raw ones."""
+    first = [] if statistics is None else [Standardise(statistics, back=True)]
+    spread = Spread(_pixel_shuffle(program.in_channels))
+    return Program((*first, spread, *program.ops), 4 * program.in_channels, program.out_channels)
+
+
+def unshuffled_last(program: Program, statistics: Statistics | None, channels: int) -> Program:
+    """The program to packed latents of so many channels from that to moments, or to raw ones."""
+    last = [] if statistics is None else [Standardise(statistics, back=False)]
+    gather = Gather(_pixel_shuffle(channels // 4), channels, begins_level=False)
+    return Program((*program.ops, gather, *last), program.in_channels, channels)
+
+
+def _pixel_shuffle(channels: int) -> Squares:
+    """As PyTorch's."""
+    return Squares(channels, (0, 1, 2, 3), 4)

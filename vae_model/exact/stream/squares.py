@@ -44,13 +44,13 @@ def spread(cells: Tensor, squares: Squares) -> Tensor:
 
 
 def gather(out: Tensor, pixels: Tensor, squares: Squares, run: int) -> None:
-    """(B, C, 2h, 2w) into out (B, c, h, w), which is zeros where a channel stands for no pixel.
+    """(B, C or more, 2h, 2w) into out (B, c, h, w), which is zeros where a channel stands for no pixel.
 
     What several pixels share is their sum by `run`, added in float32 or better and rounded once.
     """
     for first in sorted({*squares.first}):
         places = [place for place in range(4) if squares.first[place] == first]
-        parts = [pixels[:, :, place // 2 :: 2, place % 2 :: 2] for place in places]
+        parts = [pixels[:, : squares.channels, place // 2 :: 2, place % 2 :: 2] for place in places]
         target = squares.of(out, places[0])
         if run == 1:
             target.copy_(parts[0])

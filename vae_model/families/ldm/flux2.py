@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ...exact.layer import Statistics, UnsupportedModule
-from ...exact.ops.pixel_shuffle import shuffled_first, unshuffled_last
+from ...exact.ops.squares import shuffled_first, unshuffled_last
 from ...exact.read import read_statistics, require_plain
 from ..arguments import require_planes
 from ..coder import Coder, require_moments

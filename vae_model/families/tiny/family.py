@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ...exact.ops.pixel_shuffle import shuffled_first, unshuffled_last
+from ...exact.ops.squares import shuffled_first, unshuffled_last
 from ..coder import Coder
 from ..family import Family, Shapes, latent_shape, refuse
 from ..hints import UNKNOWN, Hints

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ...exact.layer import Conv, UnsupportedModule
 from ...exact.ops.convolve import Convolve
-from ...exact.ops.pixel_shuffle import shuffled_first, unshuffled_last
+from ...exact.ops.squares import shuffled_first, unshuffled_last
 from ...exact.ops.tiny_block import TinyBlock
 from ...exact.ops.upsample import Upsample
 from ...exact.program import Op, Program, make_program
