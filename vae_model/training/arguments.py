@@ -59,7 +59,7 @@ def convert(value: Any, kind: Any) -> Any:
                 return convert(value, argument)
         raise TypeError(" or ".join(_name(argument) for argument in arguments))
     if origin in (tuple, Sequence):
-        items: Any = [value] if isinstance(value, str) else value
+        items: Any = [value] if isinstance(value, (str, int, float)) else value
         if isinstance(items, (list, tuple)):
             items = cast("Sequence[Any]", items)
             any_number = origin is Sequence or arguments[-1] is Ellipsis
@@ -75,6 +75,8 @@ def convert(value: Any, kind: Any) -> Any:
     elif kind is float and isinstance(value, (int, str)) and not isinstance(value, bool):
         with suppress(ValueError):
             return float(value)
+    elif kind is int and isinstance(value, float) and value.is_integer():  # 1e4
+        return int(value)
     elif isinstance(value, kind) and not (isinstance(value, bool) and kind is int):
         return value
     raise TypeError(_name(kind))

@@ -9,20 +9,22 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast, get_type_hints
 
+from ..notes import tell
 from .arguments import checked_values, unknown_names
 from .config import SECTIONS, ConfigError, TrainConfig, require
 from .foreign import translate
 from .key_places import advice_on_option
 from .lightning_words import LENGTHS, given_lengths, is_length, require_one_length, settings_of, take_lengths
+from .overruled import BESIDE_PARAMS, contradictions, make_room, our_words, twice_given
 
 logger = logging.getLogger(__name__)
 
-_BESIDE_PARAMS = ("embed_dim", "monitor", "lossconfig", "ddconfig", "ckpt_path")
-"""Arguments of the model that old files have one level higher."""
+_LISTS = {("data", "train"), ("data", "val"), ("data", "stages")}
+"""Of these null is an empty list."""
 
 
 def bundled_configs() -> dict[str, Path]:
@@ -34,7 +36,8 @@ def bundled_configs() -> dict[str, Path]:
 def read_config(name: str, overrides: Sequence[str] = ()) -> TrainConfig:
     """The configuration of a file, or of a bundled one by name, with `section.key=value` words applied.
 
-    A length among the words replaces that of the file, whether either is in batches or in epochs.
+    What the words say holds, also where the file says it by another key: a length in batches replaces one in epochs,
+    a crop that of all stages, `optimizer.lr` a `model.base_learning_rate`. What of the file is not used is told.
 
     Raises: ConfigError, in one line, with everything that is wrong.
     """
@@ -45,6 +48,7 @@ def read_config(name: str, overrides: Sequence[str] = ()) -> TrainConfig:
             raise ConfigError(f"config: expected key=value, got {word}: {advice_on_option(word)}")
     tree = _read(name)
     lengths: dict[str, Any] = {}
+    said: dict[tuple[str, ...], Any] = {}
     for word in overrides:
         key, equals, text = word.partition("=")
         if not equals or not key:
@@ -61,10 +65,15 @@ def read_config(name: str, overrides: Sequence[str] = ()) -> TrainConfig:
             if given:
                 take_lengths(tree)
             settings = {("trainer", LENGTHS[keys[-1]]): given.get(key)}
-        for place, setting in ({keys: value} if settings is None else settings).items():
-            _set(tree, place, setting)
+        for place, setting in (our_words(keys, value) if settings is None else settings).items():
+            said.pop(place, None)  # the later one also stands in its place
+            said[place] = setting
     require_one_length(given_lengths(lengths))
-    return config_from(tree)
+    _lift(tree)
+    tell("config", make_room(tree, said))
+    for place, setting in said.items():
+        _set(tree, place, setting)
+    return _checked(tree, said)
 
 
 def _read(name: str) -> dict[str, Any]:
@@ -113,17 +122,28 @@ def _set(tree: dict[str, Any], keys: Sequence[str], value: Any) -> None:
     tree[keys[-1]] = value
 
 
-def config_from(tree: Mapping[str, Any]) -> TrainConfig:
-    """A TrainConfig from nested mappings; ConfigError naming every unknown key and every wrong type."""
-    tree = dict(tree)
+def _lift(tree: dict[str, Any]) -> None:
+    """Put the model's arguments that stand beside its `params` into these."""
     model = tree.get("model")
-    if isinstance(model, Mapping):
-        section = dict(cast("Mapping[str, Any]", model))
-        params: Any = section.get("params") or {}
-        if isinstance(params, Mapping):
-            above = {name: section.pop(name) for name in _BESIDE_PARAMS if name in section}
-            section["params"] = above | dict(cast("Mapping[str, Any]", params))
-        tree["model"] = section
+    if not isinstance(model, Mapping):
+        return
+    section = dict(cast("Mapping[str, Any]", model))
+    params: Any = section.get("params") or {}
+    if isinstance(params, Mapping):
+        require(twice_given(section))
+        above = {name: section.pop(name) for name in BESIDE_PARAMS if name in section}
+        section["params"] = above | dict(cast("Mapping[str, Any]", params))
+    tree["model"] = section
+
+
+def config_from(tree: Mapping[str, Any]) -> TrainConfig:
+    """A TrainConfig from nested mappings; ConfigError naming every unknown key and every wrong type, and keys that
+    contradict each other."""
+    return _checked(dict(tree), ())
+
+
+def _checked(tree: dict[str, Any], said: Collection[tuple[str, ...]]) -> TrainConfig:
+    _lift(tree)
     tree, unused = translate(tree)
     if unused:
         logger.warning("config: not used here: %s", ", ".join(unused))
@@ -132,9 +152,9 @@ def config_from(tree: Mapping[str, Any]) -> TrainConfig:
     for name, kind in get_type_hints(TrainConfig).items():
         section = tree.get(name)
         if isinstance(section, Mapping):
-            given = cast("Mapping[str, Any]", section)
+            given = {key: value for key, value in section.items() if not (value is None and (name, key) in _LISTS)}
             sections[name] = (kind, checked_values(given, get_type_hints(kind), name, problems))
         elif section is not None:
             problems.append(f"{name}: expected a section, got {section!r}: indent its keys below it")
-    require(problems)
+    require(problems + contradictions(tree, said))
     return TrainConfig(**{name: kind(**values) for name, (kind, values) in sections.items()})
