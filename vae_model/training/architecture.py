@@ -62,6 +62,13 @@ def model_options(
         parts = options.pop("parts")
         if parts != PARTS:
             raise ConfigError(f"model.ckpt_path: expected encoder and decoder, got {parts}: use a whole file")
+        if decoder_ddconfig is not None:
+            raise ConfigError("model.params.decoder_ddconfig: expected ddconfig beside it, got none: add ddconfig")
+        if embed_dim not in (None, options["embed_dim"]):
+            raise ConfigError(
+                f"model.params.embed_dim: expected that of ckpt_path, {options['embed_dim']}, got {embed_dim}: "
+                "leave it out, or say ddconfig for another architecture"
+            )
         options.pop("decoder_target")
         return options | given
     encoder = _checked_ddconfig(ddconfig, "ddconfig")

@@ -29,12 +29,13 @@ from .distill import TinyDistillation
 from .divergence import DivergedError
 from .kl_module import AutoEncoderKL
 from .loaders import Photographs
-from .photo_set import PhotoSet, small_note
+from .photo_set import PhotoSet, check_crops, small_note
 from .preflight import Inputs, check_inputs
 from .record import Pictures, Progress, Record, unjudged_note
 from .rehearsal import check_channels, rehearse
 from .resume import check_checkpoint
 from .trained import Trained
+from .unread import unread_notes
 
 logger = logging.getLogger(__name__)
 
@@ -91,9 +92,7 @@ def prepare(
     _configure(module, config, len(train))
     factor = module.factor()
     stages = config.data.all_stages
-    wrong = [size for _, size, _ in stages if size % factor]
-    if wrong:
-        raise ConfigError(f"data.crop: expected multiples of {factor} pixels, got {wrong[0]}: change it")
+    check_crops([size for _, size, _ in stages], factor, train.shorter_sides.tolist(), staged=bool(config.data.stages))
     multiple = max(32, factor)
     val_side = max(config.data.val_crop or FALLBACK_CROP, multiple) // multiple * multiple
     if inputs.checkpoint is not None:
@@ -106,6 +105,8 @@ def prepare(
     small = small_note(train.shorter_sides.tolist(), stages)
     if small is not None:
         tell_once("data.train", [small])
+    judged_from = None if module.criterion.discriminator is None else module.criterion.disc_start
+    tell_once("config", list(unread_notes(config, module.total_batches, judged_from)))
     checkpoints = _checkpoints(config, module, len(train))
     return Prepared(_trainer(config, module, checkpoints, progress), module, data, inputs.checkpoint, checkpoints)
 

@@ -34,11 +34,11 @@ def our_words(path: Path, value: Any) -> dict[Path, Any]:
 
     In a file ours come before theirs; on the command line theirs must not lose against what the file says in ours.
     """
-    if path[0] == "model" and len(path) > 1 and path[1] in BESIDE_PARAMS:
+    if path[:1] == ("model",) and len(path) > 1 and path[1] in BESIDE_PARAMS:
         return {("model", "params", *path[1:]): value}
     if path[:2] == ("model", "params") and len(path) > 2 and path[2] in PARAMS_THERE:
         return {("model", "params", PARAMS_THERE[path[2]], *path[3:]): value}
-    foreign = path[0] == "lightning" or path[:2] == ("data", "params")
+    foreign = path[:1] == ("lightning",) or path[:2] == ("data", "params")
     if not foreign or (isinstance(value, str) and "${" in value):
         return {path: value}
     tree: Any = value

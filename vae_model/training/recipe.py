@@ -16,7 +16,7 @@ from typing import Any, cast, get_type_hints
 from ..notes import tell
 from .arguments import checked_values, unknown_names
 from .config import SECTIONS, ConfigError, TrainConfig, require
-from .foreign import translate
+from .foreign import PARAMS_THERE, translate
 from .key_places import advice_on_option
 from .lightning_words import LENGTHS, given_lengths, is_length, require_one_length, settings_of, take_lengths
 from .overruled import BESIDE_PARAMS, contradictions, make_room, our_words, twice_given
@@ -132,7 +132,11 @@ def _lift(tree: dict[str, Any]) -> None:
     if isinstance(params, Mapping):
         require(twice_given(section))
         above = {name: section.pop(name) for name in BESIDE_PARAMS if name in section}
-        section["params"] = above | dict(cast("Mapping[str, Any]", params))
+        below = dict(cast("Mapping[str, Any]", params))
+        for theirs, ours in PARAMS_THERE.items():  # so that the command line finds them by either name
+            if theirs in below and ours not in below:
+                below[ours] = below.pop(theirs)
+        section["params"] = above | below
     tree["model"] = section
 
 
