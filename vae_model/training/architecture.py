@@ -85,6 +85,8 @@ def model_options(
 
 def _checked_ddconfig(ddconfig: Mapping[str, Any], where: str) -> dict[str, Any]:
     """Names, types and the one value that training needs."""
+    if not isinstance(ddconfig, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise ConfigError(f"{where}: expected keys with values, got {ddconfig!r}: write ch, ch_mult and the others")
     if not ddconfig.get("double_z", True):
         raise ConfigError(f"{where}.double_z: expected true, got false: a KL autoencoder has means and variances")
     if ddconfig.get("give_pre_end"):

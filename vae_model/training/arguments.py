@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, Union, cast, get_args, get_origin, get_type_hints
 
+from ..errors.listed import misspelt
 from .config import SECTIONS, require
 from .key_places import advice
 
@@ -41,8 +42,10 @@ def unknown_names(given: Iterable[str], known: Sequence[str], where: str) -> lis
     """The problems of those names of the section `where` that are not known, each with the place it may belong to."""
     path = f"{where}." if where else ""
     above = "" if where.partition(".")[0] in ("", *SECTIONS) else "model.params."
+    meant = dict(misspelt(given, known))
     return [
-        f"{path}{name}: expected one of {', '.join(known)}, got an unknown key: {advice(f'{above}{path}{name}')}"
+        f"{path}{name}: expected one of {', '.join(known)}, got an unknown key: "
+        + (f"say {above}{path}{meant[name]}" if name in meant else advice(f"{above}{path}{name}"))
         for name in given
         if name not in known
     ]
