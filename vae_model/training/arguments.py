@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 import types
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -24,6 +25,19 @@ def call_checked(make: Callable[..., Any], arguments: Mapping[str, Any], where: 
     problems += [f"{where}.{name}: expected a value, got none: add it" for name in required if name not in arguments]
     require(problems)
     return make(**values)
+
+
+def converted(make: Callable[..., Any], given: Mapping[str, Any]) -> Any:
+    """Arguments of a constructor that somebody calls in Python, as their types; ConfigError naming all that is wrong.
+
+    What a configuration may say is taken here, too: one word for a list of one, null for nothing; and paths.
+    """
+    hints, problems = get_type_hints(make), list[str]()
+    plain = {name: os.fspath(value) if isinstance(value, os.PathLike) else value for name, value in given.items()}
+    owner = make.__qualname__.removesuffix(".__init__")
+    values = checked_values(plain, {name: hints[name] for name in plain}, owner, problems)
+    require(problems)
+    return values
 
 
 def checked_values(given: Mapping[str, Any], kinds: Mapping[str, Any], where: str, problems: list[str]) -> Any:
@@ -62,7 +76,7 @@ def convert(value: Any, kind: Any) -> Any:
                 return convert(value, argument)
         raise TypeError(" or ".join(_name(argument) for argument in arguments))
     if origin in (tuple, Sequence):
-        items: Any = [value] if isinstance(value, (str, int, float)) else value
+        items: Any = [value] if isinstance(value, str) else value
         if isinstance(items, (list, tuple)):
             items = cast("Sequence[Any]", items)
             any_number = origin is Sequence or arguments[-1] is Ellipsis
@@ -90,6 +104,8 @@ def _name(kind: Any) -> str:
         arguments = get_args(kind)
         kinds = arguments[:1] if arguments[-1] is Ellipsis else arguments
         return f"a list of ({', '.join(map(_name, kinds))})"
+    if get_origin(kind) in (Union, types.UnionType):
+        return " or ".join(map(_name, get_args(kind)))
     if get_origin(kind) is Callable:
         return "a function"
     return _NAMES.get(kind, "keys with values")

@@ -44,10 +44,12 @@ def one_of(name: str, value: str, known: Mapping[str, Any] | tuple[str, ...]) ->
 
 def at_least(section: Any, where: str, least: Mapping[str, float]) -> list[str]:
     """The problems of those fields that are below what they must at least be."""
-    return [
-        f"{where}.{name}: expected at least {low:g}, got {getattr(section, name)}: raise it"
-        for name, low in least.items()
-        if getattr(section, name) is not None and getattr(section, name) < low
+    values = {name: getattr(section, name) for name in least if getattr(section, name) is not None}
+    odd = [name for name, value in values.items() if not isinstance(value, (int, float))]
+    return [f"{where}.{name}: expected a number, got {values[name]!r}: correct it" for name in odd] + [
+        f"{where}.{name}: expected at least {least[name]:g}, got {value}: raise it"
+        for name, value in values.items()
+        if name not in odd and not value >= least[name]
     ]
 
 

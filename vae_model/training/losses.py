@@ -112,6 +112,8 @@ def make_loss(config: LossConfig) -> Any:
     if isinstance(config, str):
         config = {"target": config}
     if config is not None and not isinstance(config, Mapping):
+        if not callable(config) and not hasattr(config, "autoencoder"):  # pyright: ignore[reportUnnecessaryComparison]
+            raise ConfigError(f"lossconfig: expected target and params, a name or a function, got {config!r}: give one")
         as_loss(config)
         return config
     config = config or {}
@@ -119,7 +121,10 @@ def make_loss(config: LossConfig) -> Any:
     if extra:
         raise ConfigError(f"lossconfig: expected target and params, got {', '.join(extra)}: put it under params")
     target = str(config.get("target", "AutoencoderLoss"))
-    params = cast("Mapping[str, Any]", config.get("params") or {})
+    params: Any = config.get("params") or {}
+    if not isinstance(params, Mapping):
+        raise ConfigError(f"lossconfig.params: expected keys with values, got {params!r}: correct it")
+    params = cast("Mapping[str, Any]", params)
     name = target.rpartition(".")[2]
     if is_own(target):
         return _given(target, params)

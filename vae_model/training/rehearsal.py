@@ -35,8 +35,6 @@ def rehearse(module: Trained, stages: Sequence[tuple[float, int, int]], val_side
              val_side: pixels of the pictures that are judged, where there are any.
     Raises:  ConfigError (or another InputError), in one line, naming the setting.
     """
-    if module.ema_decay is not None and not 0 <= module.ema_decay <= 1:
-        raise ConfigError(f"model.params.ema_decay: expected 0 to 1, got {module.ema_decay}: choose one between them")
     _try_loss_and_monitor(module, stages, val_side)
     _try_optimizers(module.settings, module.criterion.discriminator is not None)
     if isinstance(module.criterion, GivenLoss):  # which has been tried with values already

@@ -22,6 +22,7 @@ from ..families.ldm.distribution import DiagonalGaussianDistribution
 from ..families.ldm.ema import LitEma
 from ..families.ldm.instantiate import instantiate_optimizer
 from .batches import require_whole_cells
+from .config import ConfigError
 from .crops import generator_of
 from .divergence import DivergedError, broken
 from .model_module import ModelModule, as_list
@@ -43,6 +44,8 @@ class Trained(ModelModule):
         self, model: nn.Module, loss: Any, ema_decay: float | None, monitor: str | None, input_key: str = "jpg"
     ) -> None:
         super().__init__(model, loss, monitor, input_key)
+        if ema_decay is not None and not 0 <= ema_decay <= 1:
+            raise ConfigError(f"model.params.ema_decay: expected 0 to 1, got {ema_decay}: choose one between them")
         self.ema_decay, self.model_ema = ema_decay, None
         self._broken = ""
         self._skipped = Counter[int]()
