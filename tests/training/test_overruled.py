@@ -214,6 +214,38 @@ def test_the_largest_enlargement_that_is_taken(tmp_path: Path, photos: Path) -> 
 
 
 @pytest.mark.parametrize(
+    ("word", "text"),
+    [
+        ("output.weights=sub/vae.safetensors", r"output\.weights: expected a name alone, got 'sub/vae"),
+        ("optimizer.lr=.inf", r"optimizer\.lr: expected a finite number, got inf"),
+        ("optimizer.lr=.nan", r"optimizer\.lr: expected at least 0, got nan"),
+        ("trainer.seed=9223372036854775808", r"trainer\.seed: expected a number below 2 \*\* 63"),
+        ("trainer.devices=all", r"trainer: expected what this machine has, got .*'all'"),
+        ("model.params.embed_dim=0", r"embed_dim: expected a whole number of at least 1, got 0"),
+        ("data.stages=[[0,16,2],[0.5,16,2],[0.5,16,1]]", r"data\.stages: expected rising shares"),
+        (
+            "model.params.lossconfig={traget: default_loss}",
+            r"lossconfig: expected .*, got traget: say target",
+        ),
+        ("optimizer.params={weight_deacy: 0.1}", r"optimizer\.params: .*: say weight_decay instead of weight_deacy"),
+    ],
+)
+def test_values_that_would_end_a_training_later(word: str, text: str, tmp_path: Path, photos: Path) -> None:
+    with pytest.raises(ValueError, match=text) as caught:
+        prepare(read_config(write_config(tmp_path, photos, batches=4), [word]), progress=False)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_key_that_stands_twice_in_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "twice.yaml"
+    path.write_text("data: &d {crop: 8, batch_size: 2}\ntrainer: {batches: 1}\ntrainer: {epochs: 3}\n")
+    with pytest.raises(ConfigError, match=r"expected YAML in .*, got a mistake: correct it \(trainer stands twice in"):
+        read_config(str(path))
+    path.write_text("data: {<<: {crop: 8, batch_size: 2}, crop: 16}\n")  # a merged one is there to be replaced
+    assert read_config(str(path)).data.all_stages == ((0, 16, 2),)
+
+
+@pytest.mark.parametrize(
     ("params", "words", "note"),
     [
         (
@@ -223,6 +255,7 @@ def test_the_largest_enlargement_that_is_taken(tmp_path: Path, photos: Path) -> 
         ),
         ({}, ["optimizer.warm_up=9"], r"optimizer\.warm_up takes 9 batches, and this training has 4"),
         ({}, ["optimizer.schedule=constant", "optimizer.final_share=0.1"], r"optimizer\.final_share changes nothing"),
+        ({}, ["data.stages=[[0,16,2],[0.9,32,2]]"], r"the stage from 0\.9 on has no batch in a training of 4"),
         ({}, ["optimizer.discriminator_lr=1e-4"], r"discriminator_lr: nothing reads this, as the loss has no discrim"),
         (
             {"lossconfig": {"params": {"disc_weight": 0.1, "disc_start": 4, "disc_width": 4, "disc_layers": 1}}},

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 pytest.importorskip("lightning", reason="the trainer's packages are absent: pip install 'exact-vae[train]'")
+from exact_vae import InputError
 from exact_vae.vae_model.bundled import BUNDLED_FILE
 from exact_vae.vae_model.training.config import ConfigError
 from exact_vae.vae_model.training.distill import TinyDistillation
@@ -18,7 +19,9 @@ from exact_vae.vae_model.training.kl_module import AutoEncoderKL
 from safetensors.torch import load_file
 
 # Lightning 2.6 itself uses what torch has deprecated.
-deprecated = pytest.mark.filterwarnings("ignore::FutureWarning:lightning", "ignore::DeprecationWarning")
+deprecated = pytest.mark.filterwarnings(
+    "ignore::FutureWarning:lightning", "ignore::DeprecationWarning", "ignore:.*does not have many workers"
+)
 pytestmark = [pytest.mark.usefixtures("one_thread"), deprecated]
 
 DD: dict[str, Any] = {
@@ -87,3 +90,26 @@ def test_what_is_wrong_is_told_in_one_line(make: Callable[[], object], text: str
     with pytest.raises(ConfigError, match=text) as caught:
         make()
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("precision", ["16-true", "bf16-true"])
+def test_weights_in_16_bits_are_not_trained(precision: str) -> None:
+    from lightning import Trainer
+    from torch.utils.data import DataLoader
+
+    quiet: dict[str, Any] = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+    trainer = Trainer(
+        max_epochs=1,
+        accelerator="cpu",
+        precision=precision,
+        enable_model_summary=False,
+        **quiet,  # pyright: ignore
+    )
+    text = r"^training: expected weights in float32 or float64, got (bfloat16|float16): say precision='bf16-mixed'"
+    images: Any = [torch.zeros(3, 16, 16)]
+    with pytest.raises(InputError, match=text):
+        trainer.fit(AutoEncoderKL(DD, 4), DataLoader(images), DataLoader(images))
+    with pytest.raises(InputError, match=text):
+        AutoEncoderKL(DD, 4).half().training_step(torch.zeros(1, 3, 16, 16), 0)
+    with pytest.raises(InputError, match=text):
+        AutoEncoderKL(DD, 4).half().validation_step(torch.zeros(1, 3, 16, 16), 0)

@@ -79,7 +79,7 @@ def model_options(
     quant = {name: bool(options.get(name, True)) for name in quant} | given
     if embed_dim is None and any(quant.values()):
         raise ConfigError("model.params: expected embed_dim beside ddconfig, got none: add it")
-    embed_dim = embed_dim or int(encoder["z_channels"])
+    embed_dim = int(encoder["z_channels"]) if embed_dim is None else embed_dim
     return {"embed_dim": embed_dim, "ddconfig": encoder, "decoder_ddconfig": decoder, **quant}
 
 

@@ -105,8 +105,9 @@ def prepare(
     small = small_note(train.shorter_sides.tolist(), stages)
     if small is not None:
         tell_once("data.train", [small])
-    judged_from = None if module.criterion.discriminator is None else module.criterion.disc_start
-    tell_once("config", list(unread_notes(config, module.total_batches, judged_from)))
+    if module.batches_done < module.total_batches:
+        judged_from = None if module.criterion.discriminator is None else module.criterion.disc_start
+        tell_once("config", list(unread_notes(config, module.total_batches, judged_from)))
     checkpoints = _checkpoints(config, module, len(train))
     return Prepared(_trainer(config, module, checkpoints, progress), module, data, inputs.checkpoint, checkpoints)
 
@@ -204,7 +205,7 @@ def _trainer(config: TrainConfig, module: Trained, checkpoints: Checkpoints, pro
             deterministic="warn" if torch.cuda.is_available() else True,
             default_root_dir=folder,
         )
-    except (MisconfigurationException, ValueError) as error:
+    except (MisconfigurationException, ValueError, TypeError) as error:
         reason = " ".join(str(error).split())
         raise ConfigError(f"trainer: expected what this machine has, got {machine}: change it ({reason})") from error
 

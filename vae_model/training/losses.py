@@ -13,7 +13,7 @@ from typing import Any, cast
 
 from torch import nn
 
-from ..errors.listed import first_line
+from ..errors.listed import first_line, misspelt
 from .arguments import call_checked
 from .autoencoder_loss import AutoencoderLoss, DefaultLoss
 from .config import ConfigError, one_of, require
@@ -119,7 +119,9 @@ def make_loss(config: LossConfig) -> Any:
     config = config or {}
     extra = sorted(set(config) - {"target", "params"})
     if extra:
-        raise ConfigError(f"lossconfig: expected target and params, got {', '.join(extra)}: put it under params")
+        meant = misspelt(extra, ("target", "params"))
+        way = f"say {meant[0][1]}" if meant else "put it under params"
+        raise ConfigError(f"lossconfig: expected target and params, got {', '.join(extra)}: {way}")
     target = str(config.get("target", "AutoencoderLoss"))
     params: Any = config.get("params") or {}
     if not isinstance(params, Mapping):

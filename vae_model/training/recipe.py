@@ -96,11 +96,17 @@ def _read(name: str) -> dict[str, Any]:
 
 
 def _loader() -> Any:
-    """PyYAML's safe one, to which also 1e-6 is a number, as in newer YAML: it wants 1.0e-6."""
+    """PyYAML's safe one, to which also 1e-6 is a number, as in newer YAML: it wants 1.0e-6; and a key that stands twice
+    in a section is a mistake: PyYAML would take the last one without a word."""
     import yaml
 
     class Loader(yaml.SafeLoader):
-        pass
+        def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+            names = [str(key.value) for key, _ in node.value if key.tag != "tag:yaml.org,2002:merge"]
+            for name in names:
+                if names.count(name) > 1:
+                    raise yaml.constructor.ConstructorError(None, None, f"{name} stands twice", node.start_mark)
+            return super().construct_mapping(node, deep)
 
     number = re.compile(r"[-+]?[0-9][0-9_]*(\.[0-9_]*)?[eE][-+]?[0-9]+$")
     Loader.add_implicit_resolver("tag:yaml.org,2002:float", number, list("-+0123456789"))

@@ -57,6 +57,10 @@ def unread_notes(config: TrainConfig, batches: int, judged_from: int | None) -> 
         yield f"{', '.join(unused)}: nothing reads this, as the loss has no discriminator"
     if optimizer.schedule == "constant" and _given(optimizer, "final_share"):
         yield "optimizer.final_share changes nothing: say optimizer.schedule=cosine or linear, too"
+    shares = [share for share, _, _ in config.data.stages]
+    for share, after in zip(shares, [*shares[1:], 1.0], strict=False):  # without stages there is nothing
+        if round(share * batches) == round(after * batches):
+            yield f"data.stages: the stage from {share:g} on has no batch in a training of {batches}"
     if optimizer.warm_up >= batches:
         yield (
             f"optimizer.warm_up takes {optimizer.warm_up} batches, and this training has {batches}: the full rate "
