@@ -81,7 +81,7 @@ def test_one_half_may_be_a_word(make: Callable[..., Any]) -> None:
         (lambda: TinyDistillation("bundled", width="wide"), r"TinyDistillation\.width: expected a whole number, got"),
         (
             lambda: setattr(AutoEncoderKL(DD, 4), "learning_rate", "fast"),
-            r"optimizer\.lr: expected a number, got 'fast'",
+            r"optimizer\.lr: expected a finite number, got 'fast'",
         ),
         (lambda: setattr(AutoEncoderKL(DD, 4), "learning_rate", float("nan")), r"optimizer\.lr: expected .*, got nan"),
     ],

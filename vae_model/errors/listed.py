@@ -28,7 +28,7 @@ def choices(known: Iterable[str], given: object) -> str:
     return f"{len(names)} names, such as {', '.join(names[:_NAMED])}"
 
 
-def nearest(given: object, known: Iterable[str], most: int = 1, alike: float = 0.85) -> list[str]:
+def nearest(given: object, known: Iterable[str], most: int = 1, alike: float = 0.82) -> list[str]:
     """The known names that `given` is a misspelling of, the likeliest first; case, - and _ do not count.
 
     Args:    alike: the share of the letters that must agree, from 0 to 1.

@@ -17,7 +17,7 @@ from ..notes import tell
 from .arguments import checked_values, unknown_names
 from .config import SECTIONS, ConfigError, TrainConfig, require
 from .foreign import PARAMS_THERE, translate
-from .key_places import advice_on_option
+from .key_places import advice_on_option, advice_on_word
 from .lightning_words import LENGTHS, given_lengths, is_length, require_one_length, settings_of, take_lengths
 from .overruled import BESIDE_PARAMS, contradictions, make_room, our_words, twice_given
 
@@ -52,7 +52,7 @@ def read_config(name: str, overrides: Sequence[str] = ()) -> TrainConfig:
     for word in overrides:
         key, equals, text = word.partition("=")
         if not equals or not key:
-            raise ConfigError(f"config: expected key=value, got {word!r}: write for example trainer.batches=100")
+            raise ConfigError(f"config: expected key=value, got {word!r}: {advice_on_word(word)}")
         try:
             value = yaml.load(text, _loader())
         except yaml.YAMLError:
