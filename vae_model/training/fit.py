@@ -99,17 +99,22 @@ def prepare(
         check_checkpoint(inputs.checkpoint, module, config)
     rehearse(module, stages, val_side if val else None)
     data = Photographs(config.data, train, val, multiple, config.trainer.seed)
-    tell_once = rank_zero_only(tell)  # of several processes
-    if val is None:
+    _tell_notes(config, module, train, judged=val is not None)
+    checkpoints = _checkpoints(config, module, len(train))
+    return Prepared(_trainer(config, module, checkpoints, progress), module, data, inputs.checkpoint, checkpoints)
+
+
+def _tell_notes(config: TrainConfig, module: Trained, train: PhotoSet, *, judged: bool) -> None:
+    """What a training will not do, and what may not be as it was meant, once of several processes."""
+    tell_once = rank_zero_only(tell)
+    if not judged:
         tell_once("data.val", [unjudged_note(module, config.output.grids > 0)])
-    small = small_note(train.shorter_sides.tolist(), stages)
+    small = small_note(train.shorter_sides.tolist(), config.data.all_stages)
     if small is not None:
         tell_once("data.train", [small])
     if module.batches_done < module.total_batches:
         judged_from = None if module.criterion.discriminator is None else module.criterion.disc_start
         tell_once("config", list(unread_notes(config, module.total_batches, judged_from)))
-    checkpoints = _checkpoints(config, module, len(train))
-    return Prepared(_trainer(config, module, checkpoints, progress), module, data, inputs.checkpoint, checkpoints)
 
 
 def run(prepared: Prepared) -> None:

@@ -8,6 +8,7 @@ of latent-diffusion and generative-models, and Lightning's words, are translated
 from __future__ import annotations
 
 import logging
+import os
 import re
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -41,12 +42,24 @@ def read_config(name: str, overrides: Sequence[str] = ()) -> TrainConfig:
 
     Raises: ConfigError, in one line, with everything that is wrong.
     """
-    import yaml
-
     for word in overrides:
         if word.startswith("-"):
             raise ConfigError(f"config: expected key=value, got {word}: {advice_on_option(word)}")
     tree = _read(name)
+    said = _said(overrides, tree)
+    _lift(tree)
+    notes = make_room(tree, said)
+    if os.environ.get("LOCAL_RANK", "0") == "0":  # of several processes
+        tell("config", notes)
+    for place, setting in said.items():
+        _set(tree, place, setting)
+    return _checked(tree, said)
+
+
+def _said(overrides: Sequence[str], tree: dict[str, Any]) -> dict[tuple[str, ...], Any]:
+    """The values of the command line by their places in our words; a length is taken out of the file's content."""
+    import yaml
+
     lengths: dict[str, Any] = {}
     said: dict[tuple[str, ...], Any] = {}
     for word in overrides:
@@ -69,11 +82,7 @@ def read_config(name: str, overrides: Sequence[str] = ()) -> TrainConfig:
             said.pop(place, None)  # the later one also stands in its place
             said[place] = setting
     require_one_length(given_lengths(lengths))
-    _lift(tree)
-    tell("config", make_room(tree, said))
-    for place, setting in said.items():
-        _set(tree, place, setting)
-    return _checked(tree, said)
+    return said
 
 
 def _read(name: str) -> dict[str, Any]:
