@@ -62,6 +62,10 @@ def test_timestep_embedding_is_sines_then_cosines() -> None:
     assert get_timestep_embedding(t, 1).tolist() == [[0]]
     with pytest.raises(ValueError, match="embedding_dim: expected at least 1, got 0"):
         get_timestep_embedding(t, 0)
+    assert get_timestep_embedding(t, torch.tensor(8)).equal(get_timestep_embedding(t, 8))  # pyright: ignore
+    for width in (8.0, "8", None, 8.5, [8]):
+        with pytest.raises(ValueError, match=r"embedding_dim: expected a whole number of channels, got .*: give one"):
+            get_timestep_embedding(t, width)  # pyright: ignore
     with pytest.raises(ValueError, match=r"expected one dimension, got shape \(1, 1\)"):
         get_timestep_embedding(t[None], 4)
     for other in ([0, 1, 2], None, 3):
@@ -244,7 +248,7 @@ def test_encoder_structure_and_unknown_options(caplog: pytest.LogCaptureFixture)
     assert Encoder(**CODER, double_z=False).conv_out.weight.shape[0] == 5
     assert not caplog.messages
     Encoder(**CODER, atn_type="none")
-    assert caplog.messages == ["Encoder: ignoring unknown options atn_type"]
+    assert caplog.messages == ["Encoder: ignoring unknown options atn_type (say attn_type)"]
 
 
 @pytest.mark.parametrize(("side", "cells"), [(72, 9), (71, 8)])

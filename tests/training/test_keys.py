@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -80,6 +81,16 @@ def unknown(key: str) -> bool:
             "model.params.lossconfig.params.kl_wieght=1",
             r"kl_wieght: .*: say model\.params\.lossconfig\.params\.kl_weig",
         ),
+        ("model.params.embeddim=1", r"model\.params\.embeddim: .*: say model\.params\.embed_dim$"),
+        ("model.params.ddconfig.chmult=1", r"ddconfig\.chmult: .*: say model\.params\.ddconfig\.ch_mult$"),
+        (
+            "model.params.decoder_ddconfig={chmult: 1}",
+            r" decoder_ddconfig\.chmult: .*: say model\.params\.decoder_ddconfig\.ch_mult$",
+        ),
+        (
+            "model.params.lossconfig={target: LPIPSWithDiscriminator, params: {perceptual_weigth: 1}}",
+            r"perceptual_weigth: .*: say model\.params\.lossconfig\.params\.perceptual_weight$",
+        ),
         ("model.params.ddconfig.colour=1", r" ddconfig.colour: expected one of ch, .*: correct or remove it$"),
     ],
 )
@@ -106,18 +117,37 @@ def test_arguments_of_the_model_are_checked_before_it_is_built(
         (["--gpus", "2"], "got --gpus: write trainer.devices=VALUE"),
         (["--config"], "got --config: write the name of the configuration alone"),
         (["--anything"], "got --anything: write for example trainer.batches=100"),
+        (
+            ["--resume", "last.ckpt"],
+            "got 'last.ckpt': say --resume alone, which goes on from the last.ckpt of o",
+        ),
+        (["data.train", "=", "photos"], "got 'data.train': write data.train=VALUE, without spaces"),
+        (["anything"], "got 'anything': write for example trainer.batches=100"),
     ],
 )
 def test_options_of_other_trainers_are_told_what_they_are_here(
     words: list[str], text: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["train", "kl_f8_small", *words]) == 2
-    assert capsys.readouterr().err == f"exact-vae: config: expected key=value, {text}\n"
+    printed = capsys.readouterr().err
+    assert printed.startswith(f"exact-vae: config: expected key=value, {text}")
+    assert printed.count("\n") == 1
 
 
 def test_every_word_of_lightning_has_a_place() -> None:
     """Also where it does not stand under `trainer`, where it is translated."""
     assert [name for name in WORDS if not places_of(name)] == []
+
+
+def test_the_autoencoder_of_a_diffusion_model_is_what_is_trained(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = {"target": "ldm.models.autoencoder.AutoencoderKL", "params": {"embed_dim": 4}}
+    config = tmp_path / "diffusion.yaml"
+    target = "ldm.models.diffusion.ddpm.LatentDiffusion"
+    config.write_text(json.dumps({"model": {"target": target, "params": {"first_stage_config": first}}}))
+    assert main(["train", str(config), f"data.train={photos}"]) == 2
+    assert "got LatentDiffusion: train its params.first_stage_config, put that under" in capsys.readouterr().err
 
 
 def test_nothing_is_said_where_nothing_is_near() -> None:

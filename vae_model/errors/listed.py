@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import inspect
+from collections.abc import Callable, Iterable
 from difflib import get_close_matches
+from typing import Any
 
 _ROOM = 300
 """Characters that a list may take."""
@@ -24,6 +26,40 @@ def choices(known: Iterable[str], given: object) -> str:
     if near:
         return f"{len(names)} names, the nearest {', '.join(near)}"
     return f"{len(names)} names, such as {', '.join(names[:_NAMED])}"
+
+
+def nearest(given: object, known: Iterable[str], most: int = 1, alike: float = 0.82) -> list[str]:
+    """The known names that `given` is a misspelling of, the likeliest first; case, - and _ do not count.
+
+    Args:    alike: the share of the letters that must agree, from 0 to 1.
+    """
+    names = {_squeezed(name): name for name in known}
+    return [names[found] for found in get_close_matches(_squeezed(str(given)), names, most, alike)]
+
+
+def misspelt(given: Iterable[str], known: Iterable[str]) -> list[tuple[str, str]]:
+    """(the name that was given, the one that is meant) of those that are not known but near one that is."""
+    names = list(known)
+    pairs = [(name, nearest(name, names)) for name in given if name not in names]
+    return [(name, near[0]) for name, near in pairs if near]
+
+
+def argument_names(make: Callable[..., Any]) -> list[str]:
+    """The names of the arguments of a function, or of a class with those that it hands to the classes it is made of."""
+    if not inspect.isclass(make):
+        return list(inspect.signature(make).parameters)
+    makers = [vars(kind)["__init__"] for kind in make.__mro__[:-1] if "__init__" in vars(kind)]
+    names = [
+        name
+        for maker in makers
+        for name, parameter in inspect.signature(maker).parameters.items()
+        if parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY) and name != "self"
+    ]
+    return list(dict.fromkeys(names))
+
+
+def _squeezed(name: str) -> str:
+    return name.lower().replace("_", "").replace("-", "")
 
 
 def some(names: Iterable[str], most: int = _NAMED, between: str = ", ") -> str:

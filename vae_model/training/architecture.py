@@ -62,6 +62,13 @@ def model_options(
         parts = options.pop("parts")
         if parts != PARTS:
             raise ConfigError(f"model.ckpt_path: expected encoder and decoder, got {parts}: use a whole file")
+        if decoder_ddconfig is not None:
+            raise ConfigError("model.params.decoder_ddconfig: expected ddconfig beside it, got none: add ddconfig")
+        if embed_dim not in (None, options["embed_dim"]):
+            raise ConfigError(
+                f"model.params.embed_dim: expected that of ckpt_path, {options['embed_dim']}, got {embed_dim}: "
+                "leave it out, or say ddconfig for another architecture"
+            )
         options.pop("decoder_target")
         return options | given
     encoder = _checked_ddconfig(ddconfig, "ddconfig")
@@ -72,12 +79,14 @@ def model_options(
     quant = {name: bool(options.get(name, True)) for name in quant} | given
     if embed_dim is None and any(quant.values()):
         raise ConfigError("model.params: expected embed_dim beside ddconfig, got none: add it")
-    embed_dim = embed_dim or int(encoder["z_channels"])
+    embed_dim = int(encoder["z_channels"]) if embed_dim is None else embed_dim
     return {"embed_dim": embed_dim, "ddconfig": encoder, "decoder_ddconfig": decoder, **quant}
 
 
 def _checked_ddconfig(ddconfig: Mapping[str, Any], where: str) -> dict[str, Any]:
     """Names, types and the one value that training needs."""
+    if not isinstance(ddconfig, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise ConfigError(f"{where}: expected keys with values, got {ddconfig!r}: write ch, ch_mult and the others")
     if not ddconfig.get("double_z", True):
         raise ConfigError(f"{where}.double_z: expected true, got false: a KL autoencoder has means and variances")
     if ddconfig.get("give_pre_end"):

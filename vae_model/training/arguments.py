@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import inspect
+import os
 import types
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, Union, cast, get_args, get_origin, get_type_hints
 
+from ..errors.listed import misspelt
 from .config import SECTIONS, require
 from .key_places import advice
 
@@ -23,6 +25,19 @@ def call_checked(make: Callable[..., Any], arguments: Mapping[str, Any], where: 
     problems += [f"{where}.{name}: expected a value, got none: add it" for name in required if name not in arguments]
     require(problems)
     return make(**values)
+
+
+def converted(make: Callable[..., Any], given: Mapping[str, Any]) -> Any:
+    """Arguments of a constructor that somebody calls in Python, as their types; ConfigError naming all that is wrong.
+
+    What a configuration may say is taken here, too: one word for a list of one, null for nothing; and paths.
+    """
+    hints, problems = get_type_hints(make), list[str]()
+    plain = {name: os.fspath(value) if isinstance(value, os.PathLike) else value for name, value in given.items()}
+    owner = make.__qualname__.removesuffix(".__init__")
+    values = checked_values(plain, {name: hints[name] for name in plain}, owner, problems)
+    require(problems)
+    return values
 
 
 def checked_values(given: Mapping[str, Any], kinds: Mapping[str, Any], where: str, problems: list[str]) -> Any:
@@ -41,8 +56,10 @@ def unknown_names(given: Iterable[str], known: Sequence[str], where: str) -> lis
     """The problems of those names of the section `where` that are not known, each with the place it may belong to."""
     path = f"{where}." if where else ""
     above = "" if where.partition(".")[0] in ("", *SECTIONS) else "model.params."
+    meant = dict(misspelt(given, known))
     return [
-        f"{path}{name}: expected one of {', '.join(known)}, got an unknown key: {advice(f'{above}{path}{name}')}"
+        f"{path}{name}: expected one of {', '.join(known)}, got an unknown key: "
+        + (f"say {above}{path}{meant[name]}" if name in meant else advice(f"{above}{path}{name}"))
         for name in given
         if name not in known
     ]
@@ -75,6 +92,8 @@ def convert(value: Any, kind: Any) -> Any:
     elif kind is float and isinstance(value, (int, str)) and not isinstance(value, bool):
         with suppress(ValueError):
             return float(value)
+    elif kind is int and isinstance(value, float) and value.is_integer():  # 1e4
+        return int(value)
     elif isinstance(value, kind) and not (isinstance(value, bool) and kind is int):
         return value
     raise TypeError(_name(kind))
@@ -85,6 +104,8 @@ def _name(kind: Any) -> str:
         arguments = get_args(kind)
         kinds = arguments[:1] if arguments[-1] is Ellipsis else arguments
         return f"a list of ({', '.join(map(_name, kinds))})"
+    if get_origin(kind) in (Union, types.UnionType):
+        return " or ".join(map(_name, get_args(kind)))
     if get_origin(kind) is Callable:
         return "a function"
     return _NAMES.get(kind, "keys with values")

@@ -50,6 +50,8 @@ class AutoencoderLoss(nn.Module):
         super().__init__()
         self.terms = dict(terms or {"l1": 1.0, "gradient": 1.0, "structure": 0.5})
         problems = [problem for name in self.terms for problem in one_of("loss.terms", name, TERMS)]
+        if terms is not None and not terms:
+            problems.append("loss.terms: expected at least one term, got none: add one, or leave terms out")
         problems += one_of("loss.reduction", reduction, REDUCTIONS)
         problems += one_of("loss.disc_loss", disc_loss, DISCRIMINATOR_LOSSES)
         require(problems + one_of("loss.disc_norm", disc_norm, NORMS))

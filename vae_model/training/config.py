@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, cast
 
 from ..errors import InputError
@@ -44,10 +45,12 @@ def one_of(name: str, value: str, known: Mapping[str, Any] | tuple[str, ...]) ->
 
 def at_least(section: Any, where: str, least: Mapping[str, float]) -> list[str]:
     """The problems of those fields that are below what they must at least be."""
-    return [
-        f"{where}.{name}: expected at least {low:g}, got {getattr(section, name)}: raise it"
-        for name, low in least.items()
-        if getattr(section, name) is not None and getattr(section, name) < low
+    values = {name: getattr(section, name) for name in least if getattr(section, name) is not None}
+    odd = [name for name, value in values.items() if not isinstance(value, (int, float)) or value == math.inf]
+    return [f"{where}.{name}: expected a finite number, got {values[name]!r}: correct it" for name in odd] + [
+        f"{where}.{name}: expected at least {least[name]:g}, got {value}: raise it"
+        for name, value in values.items()
+        if name not in odd and not value >= least[name]
     ]
 
 
@@ -131,7 +134,7 @@ class DataSection:
         least = {"batch_size": 1, "crop": 8, "val_crop": 8, "val_limit": 1, "workers": 0, "cache_gib": 0}
         problems = at_least(self, "data", least)
         starts = [stage[0] for stage in self.stages]
-        if starts and (starts[0] != 0 or starts != sorted(starts) or starts[-1] >= 1):
+        if starts and (starts[0] != 0 or starts != sorted(set(starts)) or starts[-1] >= 1):
             problems.append(f"data.stages: expected rising shares from 0 to below 1, got {starts}: put them in order")
         if any(crop < 8 or batch < 1 for _, crop, batch in self.stages):
             problems.append("data.stages: expected crops of at least 8 and batches of at least 1, got less: raise them")
@@ -182,6 +185,8 @@ class TrainerSection:
         problems += at_least(self, "trainer", least)
         if self.batches is not None and self.epochs is not None:
             problems.append("trainer: expected one of batches and epochs, got both: remove one")
+        if self.seed >= 2**63:
+            problems.append(f"trainer.seed: expected a number below 2 ** 63, got {self.seed}: lower it")
         if self.clip is not None and self.clip <= 0:
             problems.append(f"trainer.clip: expected a positive number or null, got {self.clip}: correct it")
         require(problems)
@@ -201,6 +206,8 @@ class OutputSection:
 
     def __post_init__(self) -> None:
         problems = one_of("output.dtype", self.dtype, EXPORT_DTYPES) + at_least(self, "output", {"grids": 0})
+        if Path(self.weights).name != self.weights:
+            problems.append(f"output.weights: expected a name alone, got {self.weights!r}: say output.folder")
         if not self.weights.endswith((".safetensors", ".sft")):
             problems.append(f"output.weights: expected a name ending in .safetensors, got {self.weights!r}: rename it")
         require(problems)

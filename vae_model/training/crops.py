@@ -87,10 +87,12 @@ class BatchItems(Sampler[list[Item]]):
 
 
 class RandomCrops(Dataset[dict[str, Tensor]]):
-    """{"jpg": (C, size, size) in -1..1, "crop": its number} for an Item."""
+    """{`key`: (C, size, size) in -1..1, "crop": its number} for an Item."""
 
-    def __init__(self, photos: PhotoSet, seed: int, scales: Sequence[float] = (1.0,), flip: bool = True) -> None:
-        self.photos, self.seed, self.scales, self.flip = photos, seed, tuple(scales), flip
+    def __init__(
+        self, photos: PhotoSet, seed: int, scales: Sequence[float] = (1.0,), flip: bool = True, key: str = "jpg"
+    ) -> None:
+        self.photos, self.seed, self.scales, self.flip, self.key = photos, seed, tuple(scales), flip, key
 
     def __getitem__(self, item: Item) -> dict[str, Tensor]:
         number, picture, size = item
@@ -100,7 +102,7 @@ class RandomCrops(Dataset[dict[str, Tensor]]):
             if self.photos.readable == 0:
                 raise ValueError("data.train: expected pictures, got only files that cannot be read: name others")
             photo = self.photos[_draw(len(self.photos), generator)]
-        return {"jpg": random_crop(photo, size, self.scales, self.flip, generator), "crop": torch.tensor(number)}
+        return {self.key: random_crop(photo, size, self.scales, self.flip, generator), "crop": torch.tensor(number)}
 
 
 def _draw(limit: int, generator: torch.Generator) -> int:

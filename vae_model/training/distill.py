@@ -19,6 +19,7 @@ from ..families.latent_formats import same_numbers
 from ..families.ldm.distribution import DiagonalGaussianDistribution
 from ..families.tiny.model import AutoencoderTiny
 from .architecture import check_parts
+from .arguments import converted
 from .config import one_of, require
 from .given_loss import GivenLoss
 from .losses import LossConfig, make_loss
@@ -62,6 +63,10 @@ class TinyDistillation(Trained):
         teacher_part: str | None = None,
     ) -> None:
         given = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
+        given |= converted(
+            TinyDistillation.__init__, {name: value for name, value in given.items() if name != "lossconfig"}
+        )
+        teacher, train, ema_decay = given["teacher"], given["train"], given["ema_decay"]
         require(one_of("model.target", target, TARGETS) + check_parts(train))
         source = BUNDLED_FILE if teacher == "bundled" else teacher
         loaded = load_model(source, dtype=torch.float32, variant=teacher_variant, part=teacher_part)

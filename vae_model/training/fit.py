@@ -29,12 +29,13 @@ from .distill import TinyDistillation
 from .divergence import DivergedError
 from .kl_module import AutoEncoderKL
 from .loaders import Photographs
-from .photo_set import PhotoSet, small_note
+from .photo_set import PhotoSet, check_crops, small_note
 from .preflight import Inputs, check_inputs
 from .record import Pictures, Progress, Record, unjudged_note
 from .rehearsal import check_channels, rehearse
 from .resume import check_checkpoint
 from .trained import Trained
+from .unread import unread_notes
 
 logger = logging.getLogger(__name__)
 
@@ -91,23 +92,29 @@ def prepare(
     _configure(module, config, len(train))
     factor = module.factor()
     stages = config.data.all_stages
-    wrong = [size for _, size, _ in stages if size % factor]
-    if wrong:
-        raise ConfigError(f"data.crop: expected multiples of {factor} pixels, got {wrong[0]}: change it")
+    check_crops([size for _, size, _ in stages], factor, train.shorter_sides.tolist(), staged=bool(config.data.stages))
     multiple = max(32, factor)
     val_side = max(config.data.val_crop or FALLBACK_CROP, multiple) // multiple * multiple
     if inputs.checkpoint is not None:
         check_checkpoint(inputs.checkpoint, module, config)
     rehearse(module, stages, val_side if val else None)
     data = Photographs(config.data, train, val, multiple, config.trainer.seed)
-    tell_once = rank_zero_only(tell)  # of several processes
-    if val is None:
-        tell_once("data.val", [unjudged_note(module, config.output.grids > 0)])
-    small = small_note(train.shorter_sides.tolist(), stages)
-    if small is not None:
-        tell_once("data.train", [small])
+    _tell_notes(config, module, train, judged=val is not None)
     checkpoints = _checkpoints(config, module, len(train))
     return Prepared(_trainer(config, module, checkpoints, progress), module, data, inputs.checkpoint, checkpoints)
+
+
+def _tell_notes(config: TrainConfig, module: Trained, train: PhotoSet, *, judged: bool) -> None:
+    """What a training will not do, and what may not be as it was meant, once of several processes."""
+    tell_once = rank_zero_only(tell)
+    if not judged:
+        tell_once("data.val", [unjudged_note(module, config.output.grids > 0)])
+    small = small_note(train.shorter_sides.tolist(), config.data.all_stages)
+    if small is not None:
+        tell_once("data.train", [small])
+    if module.batches_done < module.total_batches:
+        judged_from = None if module.criterion.discriminator is None else module.criterion.disc_start
+        tell_once("config", list(unread_notes(config, module.total_batches, judged_from)))
 
 
 def run(prepared: Prepared) -> None:
@@ -203,7 +210,7 @@ def _trainer(config: TrainConfig, module: Trained, checkpoints: Checkpoints, pro
             deterministic="warn" if torch.cuda.is_available() else True,
             default_root_dir=folder,
         )
-    except (MisconfigurationException, ValueError) as error:
+    except (MisconfigurationException, ValueError, TypeError) as error:
         reason = " ".join(str(error).split())
         raise ConfigError(f"trainer: expected what this machine has, got {machine}: change it ({reason})") from error
 

@@ -25,6 +25,8 @@ _REFERENCE = re.compile(r"\$\{([\w.\-]+)\}")
 _ENGINES = ("AutoencodingEngine", "AutoencodingEngineLegacy")
 """generative-models' classes, whose arguments are configurations of their parts."""
 _KL_CLASSES = ("AutoencoderKL", "AutoencoderKLInferenceWrapper", "AutoencoderKLModeOnly")
+PARAMS_THERE = {"loss_config": "lossconfig", "image_key": "input_key"}
+"""Arguments of the model, and what they are called here."""
 _MODEL_UNUSED = (
     "diff_boost_factor", "additional_decode_keys", "ae_optimizer_args", "disc_optimizer_args", "compile_model",
     "trainable_disc_params", "max_batch_size", "scheduler_config", "batch_resize_range",
@@ -41,7 +43,7 @@ def translate(tree: Tree) -> tuple[Tree, list[str]]:
     found, unused = settle_length(native)
     for path, value in _leaves(_taken_out(native), ()):
         settings = _settings(path, value, found)
-        if settings is None:
+        if settings is None or any(_at_odds(native, place, item) for place, item in settings.items()):
             unused.append(".".join(path))
         else:
             found |= settings
@@ -53,12 +55,20 @@ def translate(tree: Tree) -> tuple[Tree, list[str]]:
     optimizer = native.get("optimizer")
     if isinstance(optimizer, dict) and cast(Tree, optimizer).get("target") is not None:
         found.pop(("optimizer", "params"), None)  # they are arguments of another class
+    if ("optimizer", "lr") in found and _at_odds(native, ("optimizer", "lr"), found["optimizer", "lr"]):
+        unused.append("model.base_learning_rate")
     for (section, key), value in found.items():
         if native.get(section) is None:
             native[section] = {}
         if isinstance(native[section], dict):
             native[section].setdefault(key, value)
     return native, unused
+
+
+def _at_odds(native: Tree, place: tuple[str, str], value: Any) -> bool:
+    """Whether a setting is given in our words already, otherwise."""
+    section = native.get(place[0])
+    return isinstance(section, dict) and cast(Tree, section).get(place[1], value) not in (value, None)
 
 
 def _is_foreign(data: Any) -> bool:
@@ -146,7 +156,7 @@ def _take_model(section: Tree, found: Settings, unused: list[str], *, whole_file
     if not isinstance(section.get("params"), dict):
         return
     params = cast(Tree, section["params"])
-    _rename(params)
+    _rename(params, unused)
     if name in _ENGINES or "encoder_config" in params:
         _take_parts(params)
     unused += [f"model.params.{key}" for key in _MODEL_UNUSED if params.pop(key, None) is not None]
@@ -155,10 +165,12 @@ def _take_model(section: Tree, found: Settings, unused: list[str], *, whole_file
     _take_loss(params, unused)
 
 
-def _rename(params: Tree) -> None:
-    for theirs, ours in (("loss_config", "lossconfig"), ("image_key", "input_key")):
+def _rename(params: Tree, unused: list[str]) -> None:
+    for theirs, ours in PARAMS_THERE.items():
         if theirs in params:
-            params.setdefault(ours, params.pop(theirs))
+            value = params.pop(theirs)
+            if params.setdefault(ours, value) not in (value, None):
+                unused.append(f"model.params.{theirs}")
     engine = params.pop("ckpt_engine", None)
     if engine is not None:
         inner = cast(Tree, engine).get("params") or {} if isinstance(engine, dict) else {"ckpt_path": engine}
@@ -177,7 +189,8 @@ def _take_parts(params: Tree) -> None:
     regularizer = params.pop("regularizer_config", None) or {"target": "DiagonalGaussianRegularizer"}
     _part(regularizer, "regularizer_config", "DiagonalGaussianRegularizer")
     if encoder is not None:
-        params.setdefault("ddconfig", encoder)
+        ours = cast(Tree, params.get("ddconfig") or {})  # said on the command line
+        params["ddconfig"] = encoder | ours
         params.setdefault("use_quant_conv", False)
         params.setdefault("use_post_quant_conv", False)
     if decoder is not None and decoder != encoder:

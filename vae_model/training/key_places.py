@@ -111,6 +111,15 @@ def advice_on_option(word: str) -> str:
     return f"write {places[0]}={value if equals else 'VALUE'}" if places else "write for example trainer.batches=100"
 
 
+def advice_on_word(word: str) -> str:
+    """What to do about a word of the command line without a value."""
+    if word.endswith(".ckpt"):
+        return "say --resume alone, which goes on from the last.ckpt of output.folder"
+    if any(word == known or known.startswith(f"{word}.") for known in _known()):
+        return f"write {word}=VALUE, without spaces"
+    return "write for example trainer.batches=100"
+
+
 def _near(name: str, places: list[str], cutoff: float) -> list[str]:
     names = [place.rpartition(".")[2] for place in places]
     match = get_close_matches(name, names, n=1, cutoff=cutoff)

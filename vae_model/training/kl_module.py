@@ -24,10 +24,17 @@ from .architecture import (
     recompute_blocks,
     take_weights,
 )
+from .arguments import converted
 from .config import one_of, require
 from .given_loss import GivenLoss
 from .losses import AutoencoderLoss, DefaultLoss, LossConfig, make_loss
 from .trained import Trained
+
+_SIMPLE = (
+    "ckpt_path", "ignore_keys", "colorize_nlabels", "monitor", "ema_decay", "start", "train", "gradient_checkpointing",
+    "input_key", "image_key", "use_quant_conv", "use_post_quant_conv", "ckpt_variant", "ckpt_part",
+)  # fmt: skip
+"""Arguments that nothing below checks."""
 
 
 class AutoEncoderKL(Trained):
@@ -60,7 +67,7 @@ class AutoEncoderKL(Trained):
         embed_dim: int | None = None,
         lossconfig: LossConfig = None,
         ckpt_path: str | None = None,
-        ignore_keys: Sequence[str] = (),
+        ignore_keys: Sequence[str] | None = (),
         colorize_nlabels: int | None = None,
         monitor: str | None = None,
         ema_decay: float | None = None,
@@ -75,6 +82,10 @@ class AutoEncoderKL(Trained):
         ckpt_part: str | None = None,
         image_key: str | None = None,
     ) -> None:
+        given = converted(AutoEncoderKL.__init__, {name: value for name, value in locals().items() if name in _SIMPLE})
+        ckpt_path, ignore_keys, train, ema_decay = (
+            given[name] for name in ("ckpt_path", "ignore_keys", "train", "ema_decay")
+        )
         require(one_of("model.start", start, STARTS) + check_parts(train))
         loaded = None if ckpt_path is None else load_start(ckpt_path, ckpt_variant, ckpt_part)
         quant = {"use_quant_conv": use_quant_conv, "use_post_quant_conv": use_post_quant_conv}
@@ -83,7 +94,7 @@ class AutoEncoderKL(Trained):
         if loaded is None:
             STARTS[start](model)
         else:
-            take_weights(model, loaded, ignore_keys, str(ckpt_path))
+            take_weights(model, loaded, ignore_keys or (), str(ckpt_path))
         if gradient_checkpointing:
             recompute_blocks(model)
         freeze_all_but(model, train)
@@ -109,7 +120,8 @@ class AutoEncoderKL(Trained):
 
     def init_from_checkpoint(self, path: str, ignore_keys: Sequence[str] = ()) -> None:
         """Take the weights of a file, all but those whose names begin with one of `ignore_keys`."""
-        take_weights(self.model, load_start(path), ignore_keys, path)
+        given = converted(self.init_from_checkpoint, {"path": path, "ignore_keys": ignore_keys})
+        take_weights(self.model, load_start(given["path"]), given["ignore_keys"], given["path"])
 
     def encode(self, x: Tensor) -> DiagonalGaussianDistribution:
         """The posterior of images (B, C, H, W) in -1..1."""

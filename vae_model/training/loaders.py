@@ -28,7 +28,7 @@ class Photographs(LightningDataModule):
         module: Any = trainer.lightning_module
         timetable = Timetable(self.section.all_stages, module.total_batches, trainer.world_size)
         items = BatchItems(timetable, len(self.train), self.seed, module.batches_done, trainer.global_rank)
-        crops = RandomCrops(self.train, self.seed, self.section.scales, self.section.flip)
+        crops = RandomCrops(self.train, self.seed, self.section.scales, self.section.flip, module.input_key)
         return DataLoader(
             crops,
             batch_sampler=items,

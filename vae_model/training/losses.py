@@ -13,7 +13,7 @@ from typing import Any, cast
 
 from torch import nn
 
-from ..errors.listed import first_line
+from ..errors.listed import first_line, misspelt
 from .arguments import call_checked
 from .autoencoder_loss import AutoencoderLoss, DefaultLoss
 from .config import ConfigError, one_of, require
@@ -112,14 +112,21 @@ def make_loss(config: LossConfig) -> Any:
     if isinstance(config, str):
         config = {"target": config}
     if config is not None and not isinstance(config, Mapping):
+        if not callable(config) and not hasattr(config, "autoencoder"):  # pyright: ignore[reportUnnecessaryComparison]
+            raise ConfigError(f"lossconfig: expected target and params, a name or a function, got {config!r}: give one")
         as_loss(config)
         return config
     config = config or {}
     extra = sorted(set(config) - {"target", "params"})
     if extra:
-        raise ConfigError(f"lossconfig: expected target and params, got {', '.join(extra)}: put it under params")
+        meant = misspelt(extra, ("target", "params"))
+        way = f"say {meant[0][1]}" if meant else "put it under params"
+        raise ConfigError(f"lossconfig: expected target and params, got {', '.join(extra)}: {way}")
     target = str(config.get("target", "AutoencoderLoss"))
-    params = cast("Mapping[str, Any]", config.get("params") or {})
+    params: Any = config.get("params") or {}
+    if not isinstance(params, Mapping):
+        raise ConfigError(f"lossconfig.params: expected keys with values, got {params!r}: correct it")
+    params = cast("Mapping[str, Any]", params)
     name = target.rpartition(".")[2]
     if is_own(target):
         return _given(target, params)

@@ -186,6 +186,16 @@ class ModelModule(EitherModule):
         self.batches_done = int(checkpoint.get("batches_done", 0))
 
 
+def require_wide(model: nn.Module) -> None:
+    """InputError for weights in 16 bits, in which small steps are lost and losses overflow."""
+    dtype = next(model.parameters()).dtype
+    if dtype in (torch.float16, torch.bfloat16):
+        raise InputError(
+            f"training: expected weights in float32 or float64, got {str(dtype).removeprefix('torch.')}: say "
+            "precision='bf16-mixed' or '16-mixed' instead of 'bf16-true' or '16-true', or call module.float()"
+        )
+
+
 def as_list(optimizers: Any) -> list[Any]:
     """Lightning gives one optimiser alone."""
     return optimizers if isinstance(optimizers, list) else [optimizers]

@@ -23,6 +23,8 @@ from .config import ConfigError
 logger = logging.getLogger(__name__)
 
 ENDINGS = (*SUFFIXES, ".bmp", ".gif")
+MOST_ENLARGED = 4
+"""Times that the largest picture may be enlarged to a crop: of more there is nothing left to learn from."""
 
 
 def find_pictures(sources: Sequence[str], where: str) -> list[Path]:
@@ -106,6 +108,25 @@ def _sides(path: Path) -> tuple[int, int]:
             return image.width, image.height
     except (OSError, SyntaxError, ValueError, TypeError, Image.DecompressionBombError):
         return 0, 0
+
+
+def check_crops(crops: Sequence[int], factor: int, shorter_sides: Sequence[int], *, staged: bool) -> None:
+    """ConfigError for crops that are no whole latent cells, or for which every picture would be enlarged too much.
+
+    Args:    crops: their sides in pixels, as those of a latent cell, `factor`, and of the pictures.
+             staged: whether the crops are those of `data.stages`.
+    """
+    setting = "data.crop, data.stages" if staged else "data.crop"
+    largest = max(shorter_sides)
+    for side in crops:
+        if side % factor:
+            near = max(1, round(side / factor)) * factor
+            raise ConfigError(f"{setting}: expected multiples of {factor} pixels, got {side}: change it to {near}")
+        if side > MOST_ENLARGED * largest:
+            raise ConfigError(
+                f"{setting}: expected a crop of at most {MOST_ENLARGED * largest} pixels, {MOST_ENLARGED} times the "
+                f"shorter side of the largest picture ({largest}), got {side}: lower it, or give larger pictures"
+            )
 
 
 def small_note(shorter_sides: Sequence[int], stages: Sequence[tuple[float, int, int]]) -> str | None:

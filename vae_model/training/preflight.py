@@ -14,6 +14,7 @@ from .arguments import unknown_names
 from .config import BEST, LAST, ConfigError, TrainConfig, encoder_arguments, one_of, require
 from .key_places import MODEL_KEYS
 from .photo_set import find_pictures
+from .unread import unread_problems
 
 
 @dataclass(frozen=True)
@@ -33,8 +34,13 @@ def check_inputs(config: TrainConfig, *, resume: bool = False) -> Inputs:
             folder that cannot be written or has a training already, and a training without a length.
     """
     name = config.model.target.rsplit(".", 1)[-1]
+    if name not in MODEL_KEYS and "first_stage_config" in config.model.params:
+        raise ConfigError(
+            f"model.target: expected an autoencoder, got {name}: train its params.first_stage_config, put that under "
+            "`model` with a lossconfig"
+        )
     require(one_of("model.target", name, MODEL_KEYS))
-    require(_unknown_arguments(name, config.model.params))
+    require(_unknown_arguments(name, config.model.params) + unread_problems(name, config.model.params))
     train = find_pictures(config.data.train, "data.train")
     val = find_pictures(config.data.val, "data.val") if config.data.val else []
     if not (config.trainer.batches or config.trainer.epochs):

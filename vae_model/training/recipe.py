@@ -8,21 +8,24 @@ of latent-diffusion and generative-models, and Lightning's words, are translated
 from __future__ import annotations
 
 import logging
+import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast, get_type_hints
 
+from ..notes import tell
 from .arguments import checked_values, unknown_names
 from .config import SECTIONS, ConfigError, TrainConfig, require
-from .foreign import translate
-from .key_places import advice_on_option
+from .foreign import PARAMS_THERE, translate
+from .key_places import advice_on_option, advice_on_word
 from .lightning_words import LENGTHS, given_lengths, is_length, require_one_length, settings_of, take_lengths
+from .overruled import BESIDE_PARAMS, contradictions, make_room, our_words, twice_given
 
 logger = logging.getLogger(__name__)
 
-_BESIDE_PARAMS = ("embed_dim", "monitor", "lossconfig", "ddconfig", "ckpt_path")
-"""Arguments of the model that old files have one level higher."""
+_LISTS = {("data", "train"), ("data", "val"), ("data", "stages")}
+"""Of these null is an empty list."""
 
 
 def bundled_configs() -> dict[str, Path]:
@@ -34,21 +37,35 @@ def bundled_configs() -> dict[str, Path]:
 def read_config(name: str, overrides: Sequence[str] = ()) -> TrainConfig:
     """The configuration of a file, or of a bundled one by name, with `section.key=value` words applied.
 
-    A length among the words replaces that of the file, whether either is in batches or in epochs.
+    What the words say holds, also where the file says it by another key: a length in batches replaces one in epochs,
+    a crop that of all stages, `optimizer.lr` a `model.base_learning_rate`. What of the file is not used is told.
 
     Raises: ConfigError, in one line, with everything that is wrong.
     """
-    import yaml
-
     for word in overrides:
         if word.startswith("-"):
             raise ConfigError(f"config: expected key=value, got {word}: {advice_on_option(word)}")
     tree = _read(name)
+    said = _said(overrides, tree)
+    _lift(tree)
+    notes = make_room(tree, said)
+    if os.environ.get("LOCAL_RANK", "0") == "0":  # of several processes
+        tell("config", notes)
+    for place, setting in said.items():
+        _set(tree, place, setting)
+    return _checked(tree, said)
+
+
+def _said(overrides: Sequence[str], tree: dict[str, Any]) -> dict[tuple[str, ...], Any]:
+    """The values of the command line by their places in our words; a length is taken out of the file's content."""
+    import yaml
+
     lengths: dict[str, Any] = {}
+    said: dict[tuple[str, ...], Any] = {}
     for word in overrides:
         key, equals, text = word.partition("=")
         if not equals or not key:
-            raise ConfigError(f"config: expected key=value, got {word!r}: write for example trainer.batches=100")
+            raise ConfigError(f"config: expected key=value, got {word!r}: {advice_on_word(word)}")
         try:
             value = yaml.load(text, _loader())
         except yaml.YAMLError:
@@ -61,10 +78,11 @@ def read_config(name: str, overrides: Sequence[str] = ()) -> TrainConfig:
             if given:
                 take_lengths(tree)
             settings = {("trainer", LENGTHS[keys[-1]]): given.get(key)}
-        for place, setting in ({keys: value} if settings is None else settings).items():
-            _set(tree, place, setting)
+        for place, setting in (our_words(keys, value) if settings is None else settings).items():
+            said.pop(place, None)  # the later one also stands in its place
+            said[place] = setting
     require_one_length(given_lengths(lengths))
-    return config_from(tree)
+    return said
 
 
 def _read(name: str) -> dict[str, Any]:
@@ -87,11 +105,17 @@ def _read(name: str) -> dict[str, Any]:
 
 
 def _loader() -> Any:
-    """PyYAML's safe one, to which also 1e-6 is a number, as in newer YAML: it wants 1.0e-6."""
+    """PyYAML's safe one, to which also 1e-6 is a number, as in newer YAML: it wants 1.0e-6; and a key that stands twice
+    in a section is a mistake: PyYAML would take the last one without a word."""
     import yaml
 
     class Loader(yaml.SafeLoader):
-        pass
+        def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+            names = [str(key.value) for key, _ in node.value if key.tag != "tag:yaml.org,2002:merge"]
+            for name in names:
+                if names.count(name) > 1:
+                    raise yaml.constructor.ConstructorError(None, None, f"{name} stands twice", node.start_mark)
+            return super().construct_mapping(node, deep)
 
     number = re.compile(r"[-+]?[0-9][0-9_]*(\.[0-9_]*)?[eE][-+]?[0-9]+$")
     Loader.add_implicit_resolver("tag:yaml.org,2002:float", number, list("-+0123456789"))
@@ -113,17 +137,32 @@ def _set(tree: dict[str, Any], keys: Sequence[str], value: Any) -> None:
     tree[keys[-1]] = value
 
 
-def config_from(tree: Mapping[str, Any]) -> TrainConfig:
-    """A TrainConfig from nested mappings; ConfigError naming every unknown key and every wrong type."""
-    tree = dict(tree)
+def _lift(tree: dict[str, Any]) -> None:
+    """Put the model's arguments that stand beside its `params` into these."""
     model = tree.get("model")
-    if isinstance(model, Mapping):
-        section = dict(cast("Mapping[str, Any]", model))
-        params: Any = section.get("params") or {}
-        if isinstance(params, Mapping):
-            above = {name: section.pop(name) for name in _BESIDE_PARAMS if name in section}
-            section["params"] = above | dict(cast("Mapping[str, Any]", params))
-        tree["model"] = section
+    if not isinstance(model, Mapping):
+        return
+    section = dict(cast("Mapping[str, Any]", model))
+    params: Any = section.get("params") or {}
+    if isinstance(params, Mapping):
+        require(twice_given(section))
+        above = {name: section.pop(name) for name in BESIDE_PARAMS if name in section}
+        below = dict(cast("Mapping[str, Any]", params))
+        for theirs, ours in PARAMS_THERE.items():  # so that the command line finds them by either name
+            if theirs in below and ours not in below:
+                below[ours] = below.pop(theirs)
+        section["params"] = above | below
+    tree["model"] = section
+
+
+def config_from(tree: Mapping[str, Any]) -> TrainConfig:
+    """A TrainConfig from nested mappings; ConfigError naming every unknown key and every wrong type, and keys that
+    contradict each other."""
+    return _checked(dict(tree), ())
+
+
+def _checked(tree: dict[str, Any], said: Collection[tuple[str, ...]]) -> TrainConfig:
+    _lift(tree)
     tree, unused = translate(tree)
     if unused:
         logger.warning("config: not used here: %s", ", ".join(unused))
@@ -132,9 +171,9 @@ def config_from(tree: Mapping[str, Any]) -> TrainConfig:
     for name, kind in get_type_hints(TrainConfig).items():
         section = tree.get(name)
         if isinstance(section, Mapping):
-            given = cast("Mapping[str, Any]", section)
+            given = {key: value for key, value in section.items() if not (value is None and (name, key) in _LISTS)}
             sections[name] = (kind, checked_values(given, get_type_hints(kind), name, problems))
         elif section is not None:
             problems.append(f"{name}: expected a section, got {section!r}: indent its keys below it")
-    require(problems)
+    require(problems + contradictions(tree, said))
     return TrainConfig(**{name: kind(**values) for name, (kind, values) in sections.items()})

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from ..checkpoint.save import require_savable
-from ..errors.listed import first_line
+from ..errors.listed import argument_names, first_line, misspelt
 from ..evaluation.metrics import LEAST_SIDE, psnr, ssim
-from ..families.ldm.instantiate import instantiate_optimizer
+from ..families.ldm.instantiate import OPTIMIZERS, instantiate_optimizer
 from .autoencoder_loss import DefaultLoss
 from .config import ConfigError, OptimizerSection, one_of, require
 from .given_loss import GivenLoss, try_out
@@ -35,8 +35,6 @@ def rehearse(module: Trained, stages: Sequence[tuple[float, int, int]], val_side
              val_side: pixels of the pictures that are judged, where there are any.
     Raises:  ConfigError (or another InputError), in one line, naming the setting.
     """
-    if module.ema_decay is not None and not 0 <= module.ema_decay <= 1:
-        raise ConfigError(f"model.params.ema_decay: expected 0 to 1, got {module.ema_decay}: choose one between them")
     _try_loss_and_monitor(module, stages, val_side)
     _try_optimizers(module.settings, module.criterion.discriminator is not None)
     if isinstance(module.criterion, GivenLoss):  # which has been tried with values already
@@ -97,10 +95,16 @@ def _try_optimizers(settings: OptimizerSection, judged: bool) -> None:
         try:
             instantiate_optimizer([weight], rate, how).step()
         except (TypeError, ValueError, RuntimeError, KeyError) as error:
+            meant = misspelt(map(str, how["params"]), _arguments_of(str(how["target"])))
+            way = f"say {meant[0][1]} instead of {meant[0][0]}" if meant else "change them"
             raise ConfigError(
                 f"optimizer.{prefix}target, optimizer.{prefix}params: expected an optimizer of plain steps and its "
-                f"arguments, got {how['target']} with {dict(how['params'])}: change them ({first_line(error)})"
+                f"arguments, got {how['target']} with {dict(how['params'])}: {way} ({first_line(error)})"
             ) from error
+
+
+def _arguments_of(optimizer: str) -> list[str]:
+    return argument_names(OPTIMIZERS[optimizer]) if optimizer in OPTIMIZERS else []
 
 
 def _try(setting: str, module: Trained, count: int, side: int, *, judged: bool) -> None:

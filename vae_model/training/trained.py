@@ -22,9 +22,10 @@ from ..families.ldm.distribution import DiagonalGaussianDistribution
 from ..families.ldm.ema import LitEma
 from ..families.ldm.instantiate import instantiate_optimizer
 from .batches import require_whole_cells
+from .config import ConfigError
 from .crops import generator_of
 from .divergence import DivergedError, broken
-from .model_module import ModelModule, as_list
+from .model_module import ModelModule, as_list, require_wide
 from .sharded import shard_parts, spread_again, whole_tensors, without_weights
 
 MOST_SKIPPED = 30
@@ -43,6 +44,8 @@ class Trained(ModelModule):
         self, model: nn.Module, loss: Any, ema_decay: float | None, monitor: str | None, input_key: str = "jpg"
     ) -> None:
         super().__init__(model, loss, monitor, input_key)
+        if ema_decay is not None and not 0 <= ema_decay <= 1:
+            raise ConfigError(f"model.params.ema_decay: expected 0 to 1, got {ema_decay}: choose one between them")
         self.ema_decay, self.model_ema = ema_decay, None
         self._broken = ""
         self._skipped = Counter[int]()
@@ -84,9 +87,10 @@ class Trained(ModelModule):
         Called by hand, without a Trainer, it steps and logs nothing and returns the loss with its graph, for a loop of
         one's own: `loss.backward()`, then a step of `configure_optimizers()[0]`.
 
-        Raises: InputError for sides that are no whole latent cells, and by hand with a discriminator, which would not
-                be trained.
+        Raises: InputError for sides that are no whole latent cells, for weights in 16 bits, and by hand with a
+                discriminator, which would not be trained.
         """
+        require_wide(self.model)
         x, numbers = self.get_input(batch)
         require_whole_cells(x, self.factor())
         discriminator: nn.Module | None = self.criterion.discriminator
@@ -123,6 +127,7 @@ class Trained(ModelModule):
 
     def validation_step(self, batch: Any, batch_idx: int) -> dict[str, Tensor]:
         """Losses and PSNR of one batch; returns inputs and reconstructions for the pictures."""
+        require_wide(self.model)
         x, _ = self.get_input(batch)
         require_whole_cells(x, self.factor())
         y, log = self.validation_losses(x)

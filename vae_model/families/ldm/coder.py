@@ -14,16 +14,20 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from ...errors.listed import misspelt
 from ..arguments import require_groups, require_kinds, require_planes, require_sides
 from .layers import Downsample, Normalize, ResnetBlock, Upsample, activate_fresh, make_attn
 
 logger = logging.getLogger(__name__)
 
 
-def _warn_unknown(owner: str, ignored: dict[str, Any], *of_the_other_half: str) -> None:
+def _warn_unknown(owner: str, known: Mapping[str, Any], ignored: dict[str, Any], *of_the_other_half: str) -> None:
+    """Name what is left out, as latent-diffusion leaves it out, with what a misspelt option may mean."""
     unknown = sorted(ignored.keys() - {*of_the_other_half})
+    meant = dict(misspelt(unknown, known))
     if unknown:
-        logger.warning("%s: ignoring unknown options %s", owner, ", ".join(unknown))
+        named = (f"{name} (say {meant[name]})" if name in meant else name for name in unknown)
+        logger.warning("%s: ignoring unknown options %s", owner, ", ".join(named))
 
 
 def _call_with_known(layer: nn.Module, h: Tensor, options: dict[str, Any]) -> Tensor:
@@ -165,7 +169,7 @@ class Encoder(LevelNetwork):
     ) -> None:
         require_kinds(type(self).__name__, locals())
         super().__init__()
-        _warn_unknown("Encoder", ignore_kwargs, "tanh_out", "give_pre_end")
+        _warn_unknown("Encoder", locals(), ignore_kwargs, "tanh_out", "give_pre_end")
         self.keep_arguments(locals())
         self.z_channels, self.double_z = z_channels, double_z
         require_groups("Encoder", ch, self.level_widths(), num_groups)
@@ -224,7 +228,7 @@ class Decoder(LevelNetwork):
     ) -> None:
         require_kinds(type(self).__name__, locals())
         super().__init__()
-        _warn_unknown("Decoder", ignorekwargs, "double_z")
+        _warn_unknown("Decoder", locals(), ignorekwargs, "double_z")
         self.keep_arguments(locals())
         self.z_channels, self.give_pre_end, self.tanh_out = z_channels, give_pre_end, tanh_out
         widths = self.level_widths()

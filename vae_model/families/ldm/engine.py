@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ...errors import InputError
-from ...errors.listed import some
+from ...errors.listed import argument_names, misspelt, some
 from .ema import LitEma
 from .instantiate import instantiate_optimizer
 
@@ -27,10 +27,19 @@ _Made = TypeVar("_Made")
 
 
 class _Finished(type):
-    """Calls `init_ema` after the whole constructor, so that the average finds every sub-module of every subclass."""
+    """Calls `init_ema` after the whole constructor, so that the average finds every sub-module of every subclass.
+
+    A TypeError also tells what a misspelt argument may mean: to Python it is one of a class below, or one is missing.
+    """
 
     def __call__(cls: type[_Made], *args: Any, **kwargs: Any) -> _Made:
-        made: Any = type.__call__(cls, *args, **kwargs)
+        try:
+            made: Any = type.__call__(cls, *args, **kwargs)
+        except TypeError as error:
+            wrong = misspelt(kwargs, argument_names(cls))
+            if not wrong:
+                raise
+            raise TypeError(f"{error}; say {wrong[0][1]} instead of {wrong[0][0]}") from error
         made.init_ema()
         return made
 

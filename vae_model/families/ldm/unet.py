@@ -6,6 +6,7 @@ Source: CompVis latent-diffusion `ldm/modules/diffusionmodules/model.py` (MIT), 
 from __future__ import annotations
 
 import math
+import operator
 from functools import partial
 from typing import Any, cast
 
@@ -36,14 +37,20 @@ def get_timestep_embedding(timesteps: Tensor, embedding_dim: int) -> Tensor:
         raise InputError(f"timesteps: expected a tensor (N,), got {found}: make one by torch.tensor")
     if timesteps.ndim != 1:
         raise InputError(f"timesteps: expected one dimension, got shape {tuple(timesteps.shape)}: give one per image")
-    if embedding_dim < 1:
-        raise InputError(f"embedding_dim: expected at least 1, got {embedding_dim}: choose a larger width")
-    half = embedding_dim // 2
+    try:
+        width = operator.index(embedding_dim)
+    except TypeError:
+        raise InputError(
+            f"embedding_dim: expected a whole number of channels, got {embedding_dim!r}: give one, such as 128"
+        ) from None
+    if width < 1:
+        raise InputError(f"embedding_dim: expected at least 1, got {width}: choose a larger width")
+    half = width // 2
     exponents = torch.arange(half, dtype=torch.float32, device=timesteps.device)
     frequencies = torch.exp(exponents * -(math.log(_LONGEST_PERIOD) / max(1, half - 1)))
     angles = timesteps.float()[:, None] * frequencies  # (N, half)
     embedding = torch.cat([torch.sin(angles), torch.cos(angles)], dim=1)
-    return functional.pad(embedding, (0, embedding_dim % 2))
+    return functional.pad(embedding, (0, width % 2))
 
 
 class TimestepMLP(nn.Module):
