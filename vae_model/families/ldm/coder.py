@@ -181,7 +181,7 @@ class Encoder(LevelNetwork):
 
     def forward(self, x: Tensor) -> Tensor:
         """x: (B, in_channels, H, W) in -1..1. No earlier activation is kept while later ones are computed."""
-        require_planes(x, getattr(self.conv_in, "in_channels", self.in_channels), type(self).__name__)
+        require_planes(x, getattr(self.conv_in, "in_channels", self.in_channels), type(self).__name__, self.conv_in)
         require_sides(x, 2 ** sum(hasattr(level, "downsample") for level in self.down), type(self).__name__)
         h = _run([*self.down, self.mid], self.conv_in(x), {})
         return self.conv_out(activate_fresh(self.norm_out(h)))
@@ -250,7 +250,7 @@ class Decoder(LevelNetwork):
 
     def forward(self, z: Tensor, **kwargs: Any) -> Tensor:
         """Keyword arguments reach every block, attention and conv_out that accepts them by name."""
-        require_planes(z, getattr(self.conv_in, "in_channels", self.z_channels), type(self).__name__)
+        require_planes(z, getattr(self.conv_in, "in_channels", self.z_channels), type(self).__name__, self.conv_in)
         self.last_z_shape = z.shape
         h = _run([self.mid, *reversed(self.up)], self.conv_in(z), kwargs)
         if self.give_pre_end:

@@ -15,9 +15,10 @@ from ..family import Family, Shapes, latent_shape, refuse
 from ..hints import UNKNOWN, Hints
 from ..latent_formats import LATENT_FORMATS, Users, formats_of, users
 from ..layout import SCALARS, Layout, Rule
+from .coder import ACTIVATIONS, UPSAMPLE_MODES
 from .config import TinyConfig, tiny_elements
-from .infer import UPSAMPLE_MODES, infer_tiny, join_hints, pipeline_numbers, settle
-from .model import ACTIVATIONS, AutoencoderTiny
+from .infer import infer_tiny, join_hints, pipeline_numbers, settle
+from .model import AutoencoderTiny
 from .program import hosted_decoder, hosted_encoder, is_hosted, limit, tiny_program
 
 _MARKS = ("decoder.layers.0.weight", "encoder.layers.0.weight")
