@@ -18,6 +18,7 @@ from ..errors import InputError, VAEFileError
 from ..errors.listed import on_one_line, some
 from ..families.family import Config
 from ..families.layout import COUNTERS, SCALARS
+from ..families.settings import known_settings
 from ..families.table import FAMILIES, family_of
 from ..files.atomic import atomic_path
 from ..files.dtypes import parse_dtype
@@ -58,7 +59,7 @@ def save(
     model: Any = autoencoder_in(vae, "save")
     target, kind = _target(path), _float_dtype(dtype)
     if is_of_diffusers(model):
-        model = load_model(model.state_dict(), config=model.config).model
+        model = load_model(model.state_dict(), config=known_settings(model.config)).model
     with with_average(model) as (whole, *_):
         _write(whole, target, layout, kind, header)
 

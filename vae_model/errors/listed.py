@@ -10,6 +10,8 @@ _ROOM = 300
 _NAMED = 4
 _ALIKE = 0.51
 """Of the letters; `difflib` counts."""
+_MISSPELT = 0.82
+"""The same for one name that a letter or two are wrong of."""
 
 
 def choices(known: Iterable[str], given: object) -> str:
@@ -24,6 +26,12 @@ def choices(known: Iterable[str], given: object) -> str:
     if near:
         return f"{len(names)} names, the nearest {', '.join(near)}"
     return f"{len(names)} names, such as {', '.join(names[:_NAMED])}"
+
+
+def nearest(known: Iterable[str], given: str) -> str | None:
+    """The name that `given` is most likely a misspelling of; None where it resembles none that much."""
+    plain = given.lower().replace("-", "_")
+    return next(iter(get_close_matches(plain, [*known], 1, _MISSPELT)), None)
 
 
 def some(names: Iterable[str], most: int = _NAMED, between: str = ", ") -> str:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import InputError
+from ..errors.listed import nearest
 
 Kind = tuple[str, Callable[[Any], bool]]
 """(how an error calls it, whether a value is one)."""
@@ -110,6 +111,18 @@ def _shown(value: Any) -> str:
     return text if len(text) <= 40 and "\n" not in text else type(value).__name__
 
 
+def require_spelling(owner: str, unknown: Iterable[str], known: Iterable[str]) -> None:
+    """InputError for names that nobody reads and that resemble one of `known`: what they say would be passed over."""
+    names = [*known]
+    alike = [(name, near) for name in unknown if (near := nearest(names, name))]
+    if alike:
+        told = ", ".join(name for name, _ in alike)
+        raise InputError(
+            f"{owner}: expected names that it knows, got {told}: {', '.join(dict(alike).values())} "
+            f"{'is' if len(alike) == 1 else 'are'} probably meant"
+        )
+
+
 def require_choice(name: str, value: Any, table: Iterable[str]) -> None:
     """InputError for what is none of the names in `table`, with all of them."""
     known = [*table]
@@ -168,7 +181,8 @@ def require_sides(x: Tensor, least: int, owner: str) -> None:
         return
     height, width = x.shape[2:]
     if min(height, width) < least:
-        raise InputError(f"{owner}: expected sides of at least {least}, got {width} x {height}: enlarge the image")
+        way = "pass latents of at least one cell" if "decode" in owner.lower() else "enlarge the image"
+        raise InputError(f"{owner}: expected sides of at least {least}, got {width} x {height}: {way}")
 
 
 def require_moments(parameters: Any) -> None:

@@ -42,6 +42,8 @@ class Weights:
     """Dictionaries inside of the file's, as the beginnings of the names of what is in them."""
     odd: frozenset[str] = frozenset()
     """Tensors that are sparse, or that claim more numbers than are stored."""
+    beside: frozenset[str] = frozenset()
+    """Names of the fields of the config.json."""
     notes: tuple[str, ...] = ()
     """What was chosen or left out on opening, as parts of a sentence."""
 
@@ -87,9 +89,10 @@ def _open_file(path: Path) -> Weights:
         with path.open("rb") as file:
             head = file.read(512)
         if is_safetensors(path, head):
-            return replace(_open_safetensors(path, metadata), notes=notes)
+            return replace(_open_safetensors(path, metadata), beside=frozenset(metadata), notes=notes)
     content, more = unpickle(path, head)
-    return replace(_from_mapping(str(path), content, metadata | told_settings(content)), notes=(*notes, *more))
+    weights = _from_mapping(str(path), content, metadata | told_settings(content))
+    return replace(weights, beside=frozenset(metadata), notes=(*notes, *more))
 
 
 def _join(shards: list[Weights]) -> Weights:
@@ -112,6 +115,7 @@ def _join(shards: list[Weights]) -> Weights:
         {field: text for shard in shards[::-1] for field, text in shard.metadata.items()},
         frozenset[str]().union(*(shard.dictionaries for shard in shards)),
         frozenset[str]().union(*(shard.odd for shard in shards)),
+        frozenset[str]().union(*(shard.beside for shard in shards)),
         tuple(dict.fromkeys(note for shard in shards for note in shard.notes)),
     )
 

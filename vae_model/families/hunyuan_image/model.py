@@ -84,6 +84,7 @@ class Decoder(nn.Module):
 
     def forward(self, z: Tensor) -> Tensor:
         require_planes(z, self.conv_in.in_channels, type(self).__name__, self.conv_in)
+        require_sides(z, 1, type(self).__name__)
         h = self.conv_in(z)
         add_fitted(h, z)
         h = _through(h, [self.mid, *self.up])

@@ -18,6 +18,7 @@ import torch
 from torch import nn, optim
 
 from ...errors.listed import choices
+from ..arguments import require_spelling
 
 logger = logging.getLogger(__name__)
 
@@ -71,6 +72,7 @@ def instantiate_from_config(config: Any, classes: Mapping[str, Callable[..., Any
         inside = [name for name, section in sections.items() if isinstance(section, Mapping) and "target" in section]
         way = f"pass config[{inside[0]!r}], which has one" if inside else "add it"
         raise KeyError(f"configuration: expected a mapping with the key `target`: {way}")
+    require_spelling("configuration", config.keys() - {"target", "params"}, ["params"])
     target = str(config["target"])
     name = target.rsplit(".", 1)[-1]
     if classes is not None and name not in classes:

@@ -31,6 +31,9 @@ _COMFYUI_RULES: tuple[Rule, ...] = (("taesd_encoder.{k}.{rest}", _ENCODER), ("ta
 _PATCH = 2
 """Side of the squares of its cells in the latents of Flux.2's own autoencoder."""
 
+_WIDTH = 64
+"""Of every stage of all that are published."""
+
 
 class Tiny(Family):
     """Small networks without norms, on latents that were scaled."""
@@ -46,6 +49,10 @@ class Tiny(Family):
         Layout("taesd-comfyui", "tiny", _COMFYUI_MARKS, _COMFYUI_RULES, alias="comfyui"),
     )
     fixed: ClassVar[Mapping[str, tuple[str, ...]]] = {"act_fn": tuple(ACTIVATIONS), "upsample_fn": UPSAMPLE_MODES}
+    reads: ClassVar[tuple[str, ...]] = (
+        *("act_fn", "upsample_fn", "upsampling_scaling_factor", "latent_magnitude", "latent_shift", "force_upcast"),
+        *("scaling_factor", "shift_factor", "latent_format", "vae_scale", "vae_shift"),
+    )
     users: ClassVar[Mapping[tuple[int, int], tuple[Users, ...]]] = {
         (4, 8): (users("sd", "TAESD"), users("sdxl", "TAESDXL")),
         (16, 8): (users("sd3", "TAESD3"), users("flux", "TAEF1")),
@@ -139,6 +146,14 @@ class Tiny(Family):
             return []
         known = self.listed_users(config)
         return [f"scale and shift, taken as 1 and 0{f'; of {known}' if known else ''}"]
+
+    def assumed(self, config: TinyConfig, hints: Hints) -> dict[str, object]:
+        """None of those as wide as TAESD, nor of TAEF2's and TAESana's kind."""
+        usual = all({*widths} == {_WIDTH} for widths in config.widths_of_halves.values())
+        if usual or config.midblock_gn or config.strided_stem:
+            return {}
+        names = ("act_fn", "upsample_fn") if config.decoder_block_out_channels else ("act_fn",)
+        return {name: getattr(config, name) for name in names if name not in hints}
 
     def not_raw(self, config: TinyConfig) -> str:
         return (
