@@ -213,8 +213,8 @@ def _assumed(settings: Mapping[str, object]) -> list[str]:
     example = next(iter(settings))
     return [
         Warned(
-            f"neither it nor a config.json beside it tells what no shape does, taken are {taken}: where the model has "
-            f"others, say them, as config={{{example!r}: ...}} or in such a config.json"
+            f"taken are {taken}, for no shape tells them and nothing else does: where the model has others, say them "
+            f"by config={{{example!r}: ...}}, or in a diffusers config.json beside the file"
         )
     ]
 

@@ -58,11 +58,11 @@ def given_settings(config: Mapping[str, Any], family: Family, others: Iterable[F
         nearby = nearest([*sorted(read), *sorted(known - read)], name)
         way = f"{nearby} is probably meant" if nearby else f"leave it out; known are {', '.join(sorted(read))}"
         if isinstance(config[strange[0]], Mapping):
-            way = f"give the fields inside of it, by config[{name!r}]"
+            way = f"it is a dictionary itself, so give config={name}"
         elif strange[0] in elsewhere:
             way = "leave it out, such a model has nothing of it"
         listed = some(on_one_line(str(one)) for one in strange)
-        raise InputError(f"config: expected settings of a {family.title}, got {listed}: {way}")
+        raise InputError(f"config: expected settings of the {family.title}, got {listed}: {way}")
     told = _as_text(config)
     return {_SAME[name]: told[name] for name in _SAME if name in told} | told
 

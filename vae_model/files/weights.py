@@ -26,6 +26,7 @@ from .pickles import unpickle
 _DEEPEST = 8
 """How many dictionaries may lie one inside of the other: a pickle can hold itself."""
 _USUAL = "state_dict"
+_USUAL_GROUPS = 32
 
 
 @dataclass(frozen=True)
@@ -205,21 +206,29 @@ def told_settings(content: Mapping[str, Any]) -> dict[str, str]:
     """Hints, as a file of ours has them in its header, of what no shape tells: groups, tanh_out, give_pre_end.
 
     They are among the `hyper_parameters` of a Lightning checkpoint. Of a distilled model scale and shift, which its
-    training always knows.
+    training always knows, and what all that it makes have.
     """
     given = _mapping(content.get("hyper_parameters"))
     encoder = _mapping(given.get("ddconfig"))
     decoder = _mapping(given.get("decoder_ddconfig")) or encoder
     told: dict[str, str] = {}
     for half, arguments in (("encoder", encoder), ("decoder", decoder)):
-        groups = arguments.get("num_groups")
+        groups = arguments.get("num_groups", _USUAL_GROUPS if _has_usual_groups(arguments) else None)
         if type(groups) is int:
             told[f"{half}_norm_num_groups"] = str(groups)
     if "teacher" in given:
+        told |= {"act_fn": "relu", "upsample_fn": "nearest"}
         for ours, theirs in (("vae_scale", "scaling_factor"), ("vae_shift", "shift_factor")):
             if type(given.get(theirs)) in (int, float):
                 told[ours] = repr(given[theirs])
     return told | {name: "True" for name in ("tanh_out", "give_pre_end") if decoder.get(name) is True}
+
+
+def _has_usual_groups(arguments: Mapping[str, Any]) -> bool:
+    """Whether a network built with these, which say nothing of groups, has as many as everybody's."""
+    ch, factors = arguments.get("ch"), arguments.get("ch_mult", ())
+    whole = isinstance(factors, (list, tuple)) and all(type(factor) is int for factor in cast("list[Any]", factors))
+    return type(ch) is int and ch % _USUAL_GROUPS == 0 and whole
 
 
 def _mapping(value: Any) -> Mapping[str, Any]:
