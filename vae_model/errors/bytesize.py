@@ -33,7 +33,8 @@ def parse_bytes(amount: Any, what: str = "memory") -> int:
     else:
         size = float(amount)
     if not 1 <= size < 2**63:
-        raise InputError(f"{what}: expected at least 1 byte and less than 2^63, got {amount!r}: {_POSITIVE}")
+        way = "give less, or leave it out for all that is free" if size >= 2**63 else _POSITIVE
+        raise InputError(f"{what}: expected at least 1 byte and less than 2^63, got {amount!r}: {way}")
     return int(size)
 
 
