@@ -231,6 +231,7 @@ class VAE(HostNames):
         f = self.upscale_ratio if decodes else self.downscale_ratio
         used = self.memory_used_decode if decodes else self.memory_used_encode
         model, dtype = self._decode_raw if decodes else self._encode_raw, self.vae_dtype
+        allowed = self.memory_limit if memory is None else memory
         report = self.last_report = Report.of(self, what, len(x), height, width, method)
         made = plain_output(shape, self.output_device, dtype_of_results(dtype))
         with Watch(report, self.host.tell, self.device) as watch, made as out:
@@ -242,7 +243,7 @@ class VAE(HostNames):
                 write=(lambda place, rows: self.process_output(place.copy_(rows))) if decodes else Tensor.copy_,
                 host=self.host,
                 dtype=dtype,
-                budget=self.memory_limit if memory is None else parse_bytes(memory),
+                budget=None if allowed is None else parse_bytes(allowed),
                 watch=watch,
                 progress=progress,
                 group=group,

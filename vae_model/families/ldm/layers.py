@@ -15,7 +15,7 @@ from torch.nn import functional
 from ...attention.backends import AttentionFunction, chosen_attention, takes_images, to_tokens
 from ...errors import InputError
 from ...group_norm import GroupNorm
-from ..arguments import require_choice, require_planes, require_sides
+from ..arguments import require_choice, require_kinds, require_planes, require_sides
 
 
 def nonlinearity(x: Tensor) -> Tensor:
@@ -62,6 +62,7 @@ class Upsample(nn.Module):
     decides = ("with_conv",)
 
     def __init__(self, in_channels: int, with_conv: bool = True) -> None:
+        require_kinds(type(self).__name__, locals())
         super().__init__()
         self.in_channels, self.with_conv = in_channels, with_conv
         if with_conv:
@@ -83,6 +84,7 @@ class Downsample(nn.Module):
     decides = ("with_conv",)
 
     def __init__(self, in_channels: int, with_conv: bool = True) -> None:
+        require_kinds(type(self).__name__, locals())
         super().__init__()
         self.in_channels, self.with_conv = in_channels, with_conv
         if with_conv:
