@@ -8,8 +8,8 @@ from typing import Any
 from . import InputError
 
 _DECIMAL = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
-_BINARY = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
-_BINARY |= {f"{letter}I": _BINARY[letter] for letter in "KMGT"}
+_POWERS = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+_BINARY = {letter + ending: size for letter, size in _POWERS.items() for ending in ("", "I", "IB")}
 _UNITS = _DECIMAL | _BINARY
 _POSITIVE = "give a positive amount, or leave it out for all that is free"
 _AMOUNT = "an amount such as 2GiB, 800MiB or 2147483648"

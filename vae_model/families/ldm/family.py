@@ -163,8 +163,10 @@ class KL(Family):
         widths = {width for half in config.halves.values() for width in (half.ch, *half.widths)}
         if widths <= PUBLISHED_WIDTHS or any(name.endswith("norm_num_groups") for name in hints):
             return {}
-        ends = {name: False for name in ("tanh_out", "give_pre_end") if config.decoder and name not in hints}
-        return {"norm_num_groups": config.num_groups} | ends
+        ends: dict[str, object] = {
+            name: False for name in ("tanh_out", "give_pre_end") if config.decoder and name not in hints
+        }
+        return {"norm_num_groups": config.num_groups, **ends}
 
     def untiled_elements(self, config: KLConfig, direction: str) -> float:
         return coder_elements(config, direction, (config.in_channels, config.out_ch))
