@@ -32,7 +32,8 @@ _OF_LDM = """
     attn_resolutions attn_type ch ch_mult conv_shortcut double_z embed_dim in_channels n_embed num_groups num_res_blocks
     out_ch resamp_with_conv resolution use_linear_attn z_channels
 """
-_BESIDE = frozenset((*_OF_DIFFUSERS.split(), *_OF_LDM.split()))
+_OF_TINY = ("midblock_gn", "strided_stem")
+_BESIDE = frozenset((*_OF_DIFFUSERS.split(), *_OF_LDM.split(), *_OF_TINY))
 """What configurations hold; a family reads some of it, and for the others shapes decide."""
 _OURS = ("vae_scale", "vae_shift", "latent_format")
 _SAME = {"num_groups": "norm_num_groups"}
