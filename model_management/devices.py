@@ -45,7 +45,7 @@ def output_device() -> torch.device:
 
 def vae_dtype(
     device: torch.device | str | None = None,
-    allowed: Sequence[torch.dtype] = (torch.bfloat16, torch.float32),
+    allowed: Sequence[torch.dtype | str] = (torch.bfloat16, torch.float32),
 ) -> torch.dtype:
     """The first dtype of `allowed` that `device` computes well in, else float32.
 
@@ -54,7 +54,8 @@ def vae_dtype(
                  that were made for it.
     """
     device = vae_device() if device is None else device if isinstance(device, torch.device) else as_device(device)
-    return next((dtype for dtype in allowed if _computes_well(device, dtype)), torch.float32)
+    kinds = [parse_dtype(dtype) if isinstance(dtype, str) else dtype for dtype in allowed]
+    return next((dtype for dtype in kinds if _computes_well(device, dtype)), torch.float32)
 
 
 def canonical_device(device: torch.device) -> torch.device:
@@ -90,7 +91,7 @@ def parse_device(text: Any) -> torch.device:
     here = [kind if count == 1 else f"{kind}:0..{count - 1}" for kind, count in counts.items() if count]
     expected = f"device: expected one of {', '.join(here)}, got {str(text)!r}"
     try:
-        device = torch.device(text)
+        device = torch.device(text.strip().lower() if isinstance(text, str) else text)
     except (RuntimeError, TypeError) as error:
         raise InputError(f"{expected}: write the kind and, if there are several, a colon and a number") from error
     count = counts.get(device.type, 0)

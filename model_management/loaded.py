@@ -170,7 +170,10 @@ def load_models_gpu(models: Iterable[Any], memory_required: int = 0) -> None:
     Args:    models: modules, or VAEs, which go to their own device.
     Raises:  TypeError for anything else, PyTorch's out-of-memory error where they do not fit together.
     """
-    places: list[tuple[nn.Module, torch.device]] = []
+    if not isinstance(models, Iterable):  # pyright: ignore[reportUnnecessaryIsInstance]
+        found = "nothing" if models is None else type(models).__name__
+        raise TypeError(f"load_models_gpu: expected a sequence of modules or VAEs, got {found}: put it into a list")
+    amount, places = _amount(memory_required), list[tuple[nn.Module, torch.device]]()
     for given in models:
         model: Any = getattr(given, "first_stage_model", given)
         if not isinstance(model, nn.Module):
@@ -179,7 +182,7 @@ def load_models_gpu(models: Iterable[Any], memory_required: int = 0) -> None:
         places.append((model, vae_device() if model is given else given.device))
     together = [model for model, _ in places]
     for model, device in places:
-        _PROCESS_MODELS.load_model(model, device, _amount(memory_required), keep=together)
+        _PROCESS_MODELS.load_model(model, device, amount, keep=together)
 
 
 def free_memory(bytes_needed: int | str, device: torch.device | str, keep: Sequence[nn.Module] = ()) -> int:

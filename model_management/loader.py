@@ -51,9 +51,12 @@ def load_vae(
              model in memory, of ours, of diffusers or of a training: weights are shared where device and dtype stay;
              of one with a moving average the averaged ones are copied.
              dtype: of weights and activations, a torch dtype or its name; "auto" is bfloat16 where the device is
-             fast at it, else float32.
+             fast at it, else float32. Results are float32, with float64 in that.
              device: "auto", a torch device or its name.
-             config: fields of a diffusers config.json for what no tensor shape tells (`norm_num_groups`).
+             config: fields of a diffusers config.json for what no tensor shape tells (`norm_num_groups`). A name that
+             nobody reads is refused, with the one that was probably meant; diffusers' and ldm's fields for what shapes
+             tell may be there. In a config.json beside a file unknown names are noted. Where nothing tells and the
+             widths are of no published model, a warning says what was taken.
              host: the surroundings; None is this process, by ComfyUI's rules inside ComfyUI.
              latent_format: whose latents: sd, sdxl, sd3, flux, flux2 or raw. A tiny VAE needs it to convert to raw
              latents where neither its file nor its name tells it; where it is not known, a warning says so.
@@ -70,7 +73,7 @@ def load_vae(
     inside = comfy_host.is_comfyui() and host is None
     surroundings: Any = comfy_host.management() if inside else devices  # which have these two names in common
     target = surroundings.vae_device() if device == "auto" else parse_device(device)
-    kind = surroundings.vae_dtype(target, _BEST_FIRST) if dtype == "auto" else parse_dtype(dtype)
+    kind = surroundings.vae_dtype(target, _BEST_FIRST) if dtype == "auto" else parse_dtype(dtype, also=("auto",))
     if isinstance(path_or_paths, str) and path_or_paths == BUNDLED:
         if not BUNDLED_FILE.is_file():
             raise VAEFileError(f"{BUNDLED_FILE.name}: expected the bundled VAE, found none: install the project again")

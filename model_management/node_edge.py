@@ -14,6 +14,7 @@ from typing import Any, ParamSpec, TypeVar, cast
 from torch import Tensor
 
 from ..vae_model.errors import InputError
+from ..vae_model.errors.bytesize import parse_bytes
 from ..vae_model.errors.wording import in_words, is_foreign
 from ..vae_model.runs.checks import widened
 from .oom import is_oom
@@ -128,9 +129,20 @@ def image_channels(pixels: Any, vae: Any) -> Any:
     return pixels[..., : max(3, getattr(vae, "input_channels", getattr(vae, "output_channels", 3)))]
 
 
-def memory_bytes(gib: float) -> int | None:
-    """Bytes of a memory input; None where it is 0, automatic."""
-    return None if gib == 0 else int(gib * GIB)
+def memory_bytes(gib: Any) -> int | None:
+    """A widget's amount in bytes, None for automatic: a number is GiB, also as text; text with a unit says its own."""
+    if isinstance(gib, str):
+        try:
+            gib = float(gib or 0)
+        except ValueError:
+            return parse_bytes(gib)
+    if gib is None or (isinstance(gib, (int, float)) and gib == 0):
+        return None
+    amount = float(gib) * GIB if isinstance(gib, (int, float)) else parse_bytes(gib)
+    if not 1 <= amount < 2**63:
+        way = "give less" if amount >= 2**63 else "give a positive amount"
+        raise InputError(f"memory: expected GiB, 0 for automatic, got {gib!r}: {way}")
+    return int(amount)
 
 
 def with_report(vae: Any, result: Any) -> dict[str, Any]:

@@ -86,7 +86,7 @@ def plan_file(
     if min(width, height) < f:
         raise InputError(f"--size: expected at least {f} x {f}, got {size}: enlarge the image")
     target = vae_device() if device == "auto" else parse_device(device)
-    kind = vae_dtype(target) if dtype == "auto" else parse_dtype(dtype)
+    kind = vae_dtype(target) if dtype == "auto" else parse_dtype(dtype, also=("auto",))
     waiting = None if host_memory is None else 0 if host_memory == "0" else parse_bytes(host_memory, "--host-memory")
     budget = None if memory is None else parse_bytes(memory)
     images = _frames_in(half.program, direction, FAMILIES[family].time_factor(config), frames)

@@ -16,6 +16,7 @@ from .checkpoint.load import LoadedModel
 from .errors import InputError
 from .families.table import FAMILIES
 from .runs.checks import crop_centre
+from .runs.run import dtype_of_results
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -102,9 +103,9 @@ class HostNames:
         ask = getattr(self.patcher, "is_dynamic", None)
         return bool(ask is not None and ask())
 
-    def vae_output_dtype(self) -> torch.dtype:
+    def vae_output_dtype(self: Any) -> torch.dtype:
         """The dtype of images and latents that are returned."""
-        return torch.float32
+        return dtype_of_results(self.vae_dtype)
 
     def prepare_decode(self: Any, sample_shape: tuple[int, ...], memory_required: int | None = None) -> int:
         """Load the model, for callers that then run it themselves; how many such items fit beside it at once."""

@@ -29,11 +29,13 @@ from .runs.checks import (
 )
 from .runs.clips import frames_of_latents, frames_of_pixels
 from .runs.methods import check_method, perform
-from .runs.run import ModelRun, Progress, plain_output
+from .runs.run import ModelRun, Progress, dtype_of_results, plain_output
 
 
 class VAE(HostNames):
     """An autoencoder on a device. Images are (B, H, W, C) float32 0..1, latents (B, c, h, w) raw as in ComfyUI.
+
+    In `vae_dtype` float64 results are float64, too.
 
     Of families with frames also clips: (B, F, H, W, C), latents (B, c, T, h, w), F being 1 + `time_factor` * (T - 1).
 
@@ -229,8 +231,10 @@ class VAE(HostNames):
         f = self.upscale_ratio if decodes else self.downscale_ratio
         used = self.memory_used_decode if decodes else self.memory_used_encode
         model, dtype = self._decode_raw if decodes else self._encode_raw, self.vae_dtype
+        allowed = self.memory_limit if memory is None else memory
         report = self.last_report = Report.of(self, what, len(x), height, width, method)
-        with Watch(report, self.host.tell, self.device) as watch, plain_output(shape, self.output_device) as out:
+        made = plain_output(shape, self.output_device, dtype_of_results(dtype))
+        with Watch(report, self.host.tell, self.device) as watch, made as out:
             run = ModelRun(
                 vae=self,
                 what=what,
@@ -239,7 +243,7 @@ class VAE(HostNames):
                 write=(lambda place, rows: self.process_output(place.copy_(rows))) if decodes else Tensor.copy_,
                 host=self.host,
                 dtype=dtype,
-                budget=self.memory_limit if memory is None else parse_bytes(memory),
+                budget=None if allowed is None else parse_bytes(allowed),
                 watch=watch,
                 progress=progress,
                 group=group,

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from exact_vae.model_management.host import LocalHost
 from exact_vae.vae_model.checkpoint.load import LoadedModel, load_model
-from exact_vae.vae_model.errors import VAEFileError
+from exact_vae.vae_model.errors import InputError, VAEFileError
 from exact_vae.vae_model.families.layout import COUNTERS, IGNORED, SCALARS
 from exact_vae.vae_model.vae import VAE
 from torch import Tensor
@@ -79,6 +79,10 @@ def load_or_refuse(source: Any, **options: Any) -> LoadedModel | None:
         return load_model(source, **options)
     except VAEFileError as error:
         text = str(error)
+    except InputError as error:  # of what stands in `config` alone
+        text = str(error)
+        assert text.startswith("config: expected settings of the "), text
+        assert options["config"], text
     assert text.isprintable(), text
     assert len(text) < 1500, text
     assert FORM.fullmatch(text), text

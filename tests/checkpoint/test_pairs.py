@@ -62,7 +62,7 @@ def refusal(source: Any) -> str:
 )
 def test_a_folder_of_a_pair_is_the_pair(tmp_path: Path, row: str, name: str, caplog: pytest.LogCaptureFixture) -> None:
     paths = put(tmp_path / "vae", name, row)
-    config = {"norm_num_groups": 4}
+    config = {"act_fn": "relu", "upsample_fn": "nearest"} if row == TINY else {"norm_num_groups": 4}
     with caplog.at_level(logging.INFO, logger="exact_vae.vae_model.notes"):
         vae = load_vae(tmp_path / "vae", config=config, **PLAIN)
     model = random_model(ROWS[row])

@@ -93,7 +93,7 @@ def test_not_video(small_vae: VAE, value: Any) -> None:
 
 
 LOADING: dict[str, tuple[Any, ...]] = {
-    "dtype": ("float8", "int8", "", "half", 5, None, [1], torch.int8, torch.float8_e4m3fn),
+    "dtype": ("float8", "int8", "", "halb", 5, None, [1], torch.int8, torch.float8_e4m3fn),
     "device": ("gpu", "cuda:x", "vulkan", "meta", "", "cpu:7", 5, -1, None, [1], torch.device("meta")),
     "config": (5, "x", [1]),
     "host": (5, "x"),

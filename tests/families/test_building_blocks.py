@@ -247,8 +247,8 @@ def test_encoder_structure_and_unknown_options(caplog: pytest.LogCaptureFixture)
     assert model.conv_out.weight.shape[0] == 10
     assert Encoder(**CODER, double_z=False).conv_out.weight.shape[0] == 5
     assert not caplog.messages
-    Encoder(**CODER, atn_type="none")
-    assert caplog.messages == ["Encoder: ignoring unknown options atn_type (say attn_type)"]
+    Encoder(**CODER, use_checkpoint=True)
+    assert caplog.messages == ["Encoder: ignoring unknown options use_checkpoint"]
 
 
 @pytest.mark.parametrize(("side", "cells"), [(72, 9), (71, 8)])

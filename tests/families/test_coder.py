@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from exact_vae.vae_model.errors import InputError
 from exact_vae.vae_model.families.ldm.coder import Decoder, Encoder
 from exact_vae.vae_model.families.ldm.layers import (
     AttnBlock,
@@ -193,8 +194,10 @@ def test_unknown_options_are_named_in_a_warning(
     with caplog.at_level(logging.WARNING):
         kind(**SMALL, double_z=True)
         assert not caplog.messages
+        kind(**SMALL, use_checkpoint=True, mask_channels=1)
+    assert caplog.messages == [f"{kind.__name__}: ignoring unknown options mask_channels, use_checkpoint"]
+    with pytest.raises(InputError, match="got atn_type, chmult: attn_type, ch_mult are probably meant"):
         kind(**SMALL, atn_type="none", chmult=1)
-    assert caplog.messages == [f"{kind.__name__}: ignoring unknown options atn_type, chmult"]
     assert capsys.readouterr() == ("", "")
 
 

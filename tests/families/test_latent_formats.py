@@ -74,6 +74,11 @@ def own_latent(model: AutoencoderTiny, picture: Path) -> Tensor:
     return model.encode(read_image(picture)[0].movedim(-1, 1) * 2 - 1)[0]
 
 
+def said(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """Without the word on act_fn, which networks as narrow as these get, for none of them is published."""
+    return [message for message in caplog.messages if ": taken are act_fn as relu, upsample_fn" not in message]
+
+
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_published_pairs_by_name(name: str, tmp_path: Path, picture: Path, caplog: pytest.LogCaptureFixture) -> None:
     channels, scale, shift = PUBLISHED[name]
@@ -89,7 +94,7 @@ def test_published_pairs_by_name(name: str, tmp_path: Path, picture: Path, caplo
     assert main(["encode", str(picture), "-o", str(out), *vaes]) == 0
     assert "latent_format_version_0" in load_file(out)
     torch.testing.assert_close(load_file(out)["latent_tensor"], raw, rtol=0, atol=1e-5)
-    assert not caplog.records
+    assert not said(caplog)
     facts = describe_vae(pair)
     assert facts["scale and shift"] == f"{scale:g} and {shift:g}, of {LATENT_FORMATS[TINY_FORMATS[name]].models}"
     assert facts["not told by the weights"] == "nothing that is needed"
@@ -180,15 +185,15 @@ def test_where_nobody_tells(
     pair = write_pair(tmp_path / "pair", "mine", model)
     with caplog.at_level(logging.WARNING):
         load_vae(pair, device="cpu", dtype="float32")
-    assert [NOT_TOLD in message for message in caplog.messages] == [True]
-    assert "--latent-format): sd, sdxl, raw" in caplog.messages[0]
+    assert [NOT_TOLD in message for message in said(caplog)] == [True]
+    assert "--latent-format): sd, sdxl, raw" in said(caplog)[0]
     out, back = tmp_path / "z.safetensors", tmp_path / "b.png"
     vaes = ["--vae", pair[0], "--vae", pair[1], "--dtype", "float32", "--device", "cpu"]
     caplog.clear()
     assert main(["encode", str(picture), "-o", str(out), *vaes, "--json"]) == 0
     (row,) = json.loads(capsys.readouterr().out)["files"]
     assert row["notes"] == ["not raw latents, and not marked as such: say --latent-format"]
-    assert [NOT_TOLD in message for message in caplog.messages] == [True]
+    assert [NOT_TOLD in message for message in said(caplog)] == [True]
     assert load_file(out).keys() == {"latent_tensor"}
     z = own_latent(model, picture)
     torch.testing.assert_close(read_latent(out), z, rtol=0, atol=1e-6)  # not divided by 0.18215, as old files are

@@ -126,7 +126,8 @@ def test_loaded_models_are_ready_to_run_and_to_train(tmp_path: Path) -> None:
     assert (model.training, model.dtype, model.device) == (False, torch.float32, torch.device("cpu"))
     assert AutoencoderTiny.from_pretrained(tmp_path, torch_dtype="auto").dtype == torch.float16
     for name in ("torch_dtype", "dtype"):
-        assert AutoencoderTiny.from_pretrained(tmp_path, **{name: torch.float64}).dtype == torch.float64
+        for dtype in (torch.float64, "float64", "torch.float64", "double"):
+            assert AutoencoderTiny.from_pretrained(tmp_path, **{name: dtype}).dtype == torch.float64
     model(torch.rand(1, 3, 8, 8), quantize=False).sample.sum().backward()
     assert all(parameter.grad is not None for parameter in model.parameters())
     with torch.no_grad():
@@ -185,8 +186,13 @@ def test_errors_say_what_to_do(tmp_path: Path) -> None:
         'expected a config.json, found none: say subfolder="vae"': lambda: load(written(tmp_path / "p/vae").parent),
         "expected a folder, got a file: open it by load_vae": lambda: load(good / "config.json"),
         "expected names of its arguments, got revision": lambda: load(good, revision="main"),
-        "expected a torch.dtype or 'auto', got 'float16': give torch.float16": lambda: load(
-            good, torch_dtype="float16"
+        "torch_dtype: expected one of auto, float32, .*, got 'flaot16': float16 is probably meant": lambda: load(
+            good, torch_dtype="flaot16"
+        ),
+        "torch_dtype: .*, got torch.int8: nothing computes in 8 bits": lambda: load(good, torch_dtype=torch.int8),
+        "expected names of its arguments, got act_fnn: act_fn is probably meant": lambda: load(good, act_fnn="silu"),
+        "expected names that it knows, got latent_shfit: latent_shift is probably meant": lambda: load(
+            written(tmp_path / "misspelt", latent_shfit=0.25)
         ),
         r"expected in decoder.layers.0.weight \(8, 9, 3, 3\) as config.json says, found \(8, 4, 3, 3\)": lambda: load(
             good, latent_channels=9
@@ -197,9 +203,7 @@ def test_errors_say_what_to_do(tmp_path: Path) -> None:
         "expected one of AutoencoderTiny, got one of AutoencoderKL: use load_vae": lambda: load(
             written(tmp_path / "kl", _class_name="AutoencoderKL")
         ),
-        "expected arguments of AutoencoderTiny, got act_fn: expected one of relu, silu": lambda: load(
-            written(tmp_path / "act", act_fn="tanhshrink")
-        ),
+        "config.json: act_fn: expected one of relu, silu": lambda: load(written(tmp_path / "act", act_fn="tanhshrink")),
         "AutoencoderTiny: .*num_decoder_blocks: expected a sequence of whole numbers.*, got 'many'": lambda: load(
             written(tmp_path / "text", num_decoder_blocks="many", decoder_block_out_channels="four")
         ),

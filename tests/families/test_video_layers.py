@@ -92,7 +92,7 @@ def test_the_decoder_s_defaults_and_attributes() -> None:
     ("options", "text"),
     [
         ({"time_mode": "none"}, "time_mode: expected one of all, conv-only, attn-only, only-last-conv, got 'none'"),
-        ({"merge_strategy": "learned_with_images"}, "merge_strategy: expected learned or fixed"),
+        ({"merge_strategy": "learned_with_images"}, "merge_strategy: expected one of learned, fixed"),
         ({"video_kernel_size": [3, 1]}, "video_kernel_size: expected one odd number or three"),
         ({"video_kernel_size": 4}, "video_kernel_size: expected one odd number or three"),
         ({"time_mode": "all", "attn_type": "linear"}, "attn_type: expected vanilla for time_mode all"),

@@ -164,17 +164,34 @@ def test_parse_device_knows_directml_once_it_is_imported(monkeypatch: pytest.Mon
         ("FP32", FP32),
         ("float16", FP16),
         ("fp64", torch.float64),
+        *((name, torch.float16) for name in ("half", "torch.half", "f16", " FP16 ")),
+        *((name, torch.float32) for name in ("float", "f32")),
+        *((name, torch.float64) for name in ("double", "f64")),
     ],
 )
 def test_parse_dtype(name: str, dtype: torch.dtype) -> None:
     assert parse_dtype(name) == parse_dtype(dtype) == dtype
 
 
-@pytest.mark.parametrize("name", ["int8", "double8", "", torch.int64])
-def test_parse_dtype_lists_the_names(name: str | torch.dtype) -> None:
-    with pytest.raises(ValueError, match="dtype") as caught:
-        parse_dtype(name)
-    assert str(caught.value) == f"dtype: expected one of {', '.join(DTYPES)}, got {str(name)!r}: choose one of these"
+NARROW = "nothing computes in 8 bits, a file of such weights is read in one of these"
+
+
+@pytest.mark.parametrize(
+    ("name", "shown", "way"),
+    [
+        *((name, repr(name), NARROW) for name in ("int8", "float8", "fp8", "float8_e4m3fn", "uint8", "f8")),
+        *((dtype, str(dtype), NARROW) for dtype in (torch.int8, torch.float8_e4m3fn)),
+        *((name, repr(name), "choose one of these") for name in ("", "16", "tf32", 16, None)),
+        (torch.int64, "torch.int64", "choose one of these"),
+        *((name, repr(name), "float16 is probably meant") for name in ("flaot16", "torch.floa16")),
+        ("bflot16", "'bflot16'", "bfloat16 is probably meant"),
+    ],
+)
+def test_parse_dtype_lists_the_names(name: object, shown: str, way: str) -> None:
+    for what, also in (("dtype", ()), ("torch_dtype", ("auto",))):
+        with pytest.raises(ValueError, match="dtype") as caught:
+            parse_dtype(name, what, also)
+        assert str(caught.value) == f"{what}: expected one of {', '.join((*also, *DTYPES))}, got {shown}: {way}"
 
 
 @pytest.mark.cuda

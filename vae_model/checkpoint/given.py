@@ -17,6 +17,7 @@ from ..errors import InputError
 from ..families.ldm.autoencoder import AutoencodingEngine
 from ..families.ldm.coder import Decoder, Encoder
 from ..families.ldm.engine import AbstractAutoencoder
+from ..families.settings import given_settings, known_settings
 from ..families.table import FAMILIES, family_of
 from ..notes import tell
 from .candidates import TAKEN
@@ -109,7 +110,7 @@ def load_module(
         state = source.state_dict() if is_foreign else to_layout(source, layout_named(source))
         if passing:
             state = {key: tensor.detach().clone() for key, tensor in state.items()}
-        told = {**source.config} if is_foreign else family_of(source).settings(source)
+        told = known_settings(source.config) if is_foreign else family_of(source).settings(source)
         parts, family, own_config, _ = inspect_model(state, told)
         found = [] if is_foreign else differences(source, build_empty(parts, family, own_config))
         if found:
@@ -117,8 +118,8 @@ def load_module(
                 f"load_vae: expected a model that weights and settings tell, got one that would be read with "
                 f"{found[0]}: run it by its own encode and decode"
             )
-    hints = ({key: str(value) for key, value in one.items()} for one in (told, config or {}))
-    both = FAMILIES[family].join_hints(*hints)
+    row = FAMILIES[family]
+    both = row.join_hints(told, given_settings(config or {}, row, FAMILIES.values()))
     loaded = load_model(state, dtype=dtype, config=both, latent_format=latent_format)
     if not averaged:
         return loaded

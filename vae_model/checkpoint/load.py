@@ -18,9 +18,10 @@ from ..errors.listed import on_one_line
 from ..families.family import Config
 from ..families.hints import join_halves, wrong_ones
 from ..families.layout import COUNTERS
+from ..families.settings import given_settings, notes_on_fields
 from ..families.table import FAMILIES
 from ..files.weights import open_weights
-from ..notes import tell
+from ..notes import Warned, tell
 from .detect import Detected, detect, pair_in_folder, shorten
 
 Source = str | os.PathLike[str] | Mapping[str, Any]
@@ -60,8 +61,8 @@ def inspect_model(
         raise VAEFileError(
             f"{name}: expected numbers in all tensors, found none in {shorten(empty)}: choose another file"
         )
-    given = {key: str(value) for key, value in (config or {}).items()}
     row = FAMILIES[family]
+    given = given_settings(config or {}, row, FAMILIES.values())
     hints = row.join_hints(_hints(parts, name), given)
     for field, values in row.fixed.items():
         found = hints.get(field, values[0])
@@ -192,14 +193,30 @@ def load_model(
         model.requires_grad_(False)
     stored = parts[0].weights.dtypes[next(iter(parts[0].keys.values()))]
     layouts = tuple(part.layout.name for part in parts)
-    notes = notes_of(parts)
+    notes = (*notes_of(parts), *_assumed(FAMILIES[family].assumed(model_config, hints)))
     tell(" + ".join(one.weights.name for one in parts), notes)
     return LoadedModel(model.eval(), model_config, family, layouts, parts[-1].prefix, hints, stored, notes)
 
 
 def notes_of(parts: Sequence[Detected]) -> tuple[str, ...]:
     """What there is to say about the files, each thing once."""
-    return tuple(dict.fromkeys(note for part in parts for note in part.notes))
+    notes = [note for part in parts for note in part.notes]
+    notes += [note for one in parts for note in notes_on_fields(one.weights.beside, FAMILIES[one.layout.family])]
+    return tuple(dict.fromkeys(notes))
+
+
+def _assumed(settings: Mapping[str, object]) -> list[str]:
+    """What is said of settings that nobody told."""
+    if not settings:
+        return []
+    taken = ", ".join(f"{name} as {value}" for name, value in settings.items())
+    example = next(iter(settings))
+    return [
+        Warned(
+            f"taken are {taken}, for no shape tells them and nothing else does: where the model has others, say them "
+            f"by config={{{example!r}: ...}}, or in a diffusers config.json beside the file"
+        )
+    ]
 
 
 class WithoutNumbers(TorchFunctionMode):

@@ -16,10 +16,12 @@ from torch import nn
 
 from ..errors import InputError, VAEFileError
 from ..errors.listed import on_one_line, some
+from ..errors.wording import speaks_plainly
 from ..families.family import Config
 from ..families.layout import COUNTERS, SCALARS
+from ..families.settings import known_settings
 from ..families.table import FAMILIES, family_of
-from ..files.atomic import atomic_path
+from ..files.atomic import atomic_path, require_writable
 from ..files.dtypes import parse_dtype
 from .difference import differences
 from .given import autoencoder_in, is_of_diffusers, with_average
@@ -33,6 +35,7 @@ _say_once = cache(logger.warning)
 _REMEDY = "nothing was written; build it from arguments that a file can hold, or keep its state_dict"
 
 
+@speaks_plainly("save")
 def save(
     vae: Any,
     path: str | os.PathLike[str],
@@ -56,11 +59,11 @@ def save(
     Raises:  InputError, in one line and without a file, for what this layout, or any file, cannot hold.
     """
     model: Any = autoencoder_in(vae, "save")
-    target, kind = _target(path), _float_dtype(dtype)
+    target, kind, fields = _target(path), _float_dtype(dtype), _text_header(header)
     if is_of_diffusers(model):
-        model = load_model(model.state_dict(), config=model.config).model
+        model = load_model(model.state_dict(), config=known_settings(model.config)).model
     with with_average(model) as (whole, *_):
-        _write(whole, target, layout, kind, header)
+        _write(whole, target, layout, kind, fields)
 
 
 def _target(path: Any) -> Path:
@@ -76,7 +79,19 @@ def _target(path: Any) -> Path:
         raise InputError(f"save: expected a name ending in .safetensors, got {target.name!r}: {way}")
     if not target.resolve().parent.is_dir():
         raise InputError(f"save: expected a folder that is there, got {target.parent}: make it first")
+    try:
+        require_writable(target)
+    except ValueError as error:
+        raise InputError(str(error).replace("output: ", "save: ", 1)) from error
     return target
+
+
+def _text_header(header: Any) -> Mapping[str, str]:
+    """Fields of a header; InputError for what safetensors' headers cannot hold."""
+    fields: Any = {} if header is None else header
+    if isinstance(fields, Mapping) and all(isinstance(part, str) for pair in fields.items() for part in pair):  # pyright: ignore
+        return fields  # pyright: ignore[reportUnknownVariableType]
+    raise InputError(f"header: expected text by name, got {on_one_line(repr(header))}: pass a dictionary of text alone")
 
 
 def _float_dtype(dtype: Any) -> torch.dtype | None:
@@ -87,7 +102,7 @@ def _float_dtype(dtype: Any) -> torch.dtype | None:
 
 
 def _write(
-    model: nn.Module, target: Path, layout: str | None, dtype: torch.dtype | None, header: Mapping[str, str] | None
+    model: nn.Module, target: Path, layout: str | None, dtype: torch.dtype | None, header: Mapping[str, str]
 ) -> None:
     chosen = layout_named(model, layout)
     tensors = to_layout(model, chosen)
@@ -95,7 +110,7 @@ def _write(
     kinds = {key: t.dtype if dtype is None or key in kept else dtype for key, t in tensors.items()}
     written = {key: t.detach().to("cpu", kinds[key]).contiguous() for key, t in tensors.items()}
     with atomic_path(target) as temporary:
-        save_file(written, temporary, metadata={"format": "pt", **(header or {})} | family_of(model).settings(model))
+        save_file(written, temporary, metadata={"format": "pt", **header} | family_of(model).settings(model))
         _sort_metadata(temporary)
         for note in _require_same(model, temporary, chosen, target.name):
             _say_once(note)

@@ -12,6 +12,8 @@ _ROOM = 300
 _NAMED = 4
 _ALIKE = 0.51
 """Of the letters; `difflib` counts."""
+_MISSPELT = 0.82
+"""The same for one name that a letter or two are wrong of."""
 
 
 def choices(known: Iterable[str], given: object) -> str:
@@ -20,28 +22,32 @@ def choices(known: Iterable[str], given: object) -> str:
     if len(", ".join(names)) <= _ROOM:
         return ", ".join(names)
     word = str(given).lower()
-    alike = get_close_matches(word, {name.lower() for name in names}, _NAMED, _ALIKE)
-    near = sorted((name for name in names if name.lower() in alike), key=lambda name: alike.index(name.lower()))
+    close = get_close_matches(word, {name.lower() for name in names}, _NAMED, _ALIKE)
+    near = sorted((name for name in names if name.lower() in close), key=lambda name: close.index(name.lower()))
     near += [name for name in names if word and name.lower().endswith(f".{word}") and name not in near]
     if near:
         return f"{len(names)} names, the nearest {', '.join(near)}"
     return f"{len(names)} names, such as {', '.join(names[:_NAMED])}"
 
 
-def nearest(given: object, known: Iterable[str], most: int = 1, alike: float = 0.82) -> list[str]:
-    """The known names that `given` is a misspelling of, the likeliest first; case, - and _ do not count.
+def nearest(given: object, known: Iterable[str]) -> str | None:
+    """The known name that `given` is most likely a misspelling of; None where it resembles none that much."""
+    return next(iter(alike(given, known, 1, _MISSPELT)), None)
 
-    Args:    alike: the share of the letters that must agree, from 0 to 1.
+
+def alike(given: object, known: Iterable[str], most: int, share: float) -> list[str]:
+    """The known names that `given` resembles, the likeliest first; case, - and _ do not count.
+
+    Args:    share: of the letters that must agree, from 0 to 1.
     """
     names = {_squeezed(name): name for name in known}
-    return [names[found] for found in get_close_matches(_squeezed(str(given)), names, most, alike)]
+    return [names[found] for found in get_close_matches(_squeezed(str(given)), names, most, share)]
 
 
 def misspelt(given: Iterable[str], known: Iterable[str]) -> list[tuple[str, str]]:
     """(the name that was given, the one that is meant) of those that are not known but near one that is."""
     names = list(known)
-    pairs = [(name, nearest(name, names)) for name in given if name not in names]
-    return [(name, near[0]) for name, near in pairs if near]
+    return [(name, near) for name in given if name not in names and (near := nearest(name, names))]
 
 
 def argument_names(make: Callable[..., Any]) -> list[str]:

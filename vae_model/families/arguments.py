@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import InputError
+from ..errors.listed import misspelt
 
 Kind = tuple[str, Callable[[Any], bool]]
 """(how an error calls it, whether a value is one)."""
@@ -110,14 +111,36 @@ def _shown(value: Any) -> str:
     return text if len(text) <= 40 and "\n" not in text else type(value).__name__
 
 
-def require_planes(x: Any, channels: int, owner: str) -> None:
-    """InputError for anything but a tensor (B, channels, H, W) of floats. Nothing is computed; traces do not see it."""
+def require_spelling(owner: str, unknown: Iterable[str], known: Iterable[str]) -> None:
+    """InputError for names that nobody reads and that resemble one of `known`: what they say would be passed over."""
+    alike = misspelt(unknown, known)
+    if alike:
+        told = ", ".join(name for name, _ in alike)
+        raise InputError(
+            f"{owner}: expected names that it knows, got {told}: {', '.join(dict(alike).values())} "
+            f"{'is' if len(alike) == 1 else 'are'} probably meant"
+        )
+
+
+def require_choice(name: str, value: Any, table: Iterable[str]) -> None:
+    """InputError for what is none of the names in `table`, with all of them."""
+    known = [*table]
+    if not (isinstance(value, str) and value in known):
+        raise InputError(f"{name}: expected one of {', '.join(known)}, got {value!r}: choose one of these")
+
+
+def require_planes(x: Any, channels: int, owner: str, first: nn.Module | None = None) -> None:
+    """InputError for anything but a tensor (B, channels, H, W) of floats. Nothing is computed; traces do not see it.
+
+    `first`: the layer that x goes into, whose weights must be of its dtype.
+    """
     if not isinstance(x, Tensor):
         found = "nothing" if x is None else type(x).__name__
         raise InputError(f"{owner}: expected a tensor (B, {channels}, H, W), got {found}: pass one")
     if not x.is_floating_point():
-        way = "bytes of an image become such by x / 127.5 - 1" if x.dtype == torch.uint8 else "convert it"
-        raise InputError(f"{owner}: expected floats (B, {channels}, H, W), got {x.dtype}: {way}")
+        raise InputError(f"{owner}: expected floats (B, {channels}, H, W), got {x.dtype}: {_way_to_floats(x, owner)}")
+    if first is not None:
+        _require_dtype_of(first, x, owner)
     if _is_tracing() or (x.ndim == 4 and x.shape[1] == channels):
         return
     way = "use the network that belongs to it"
@@ -128,6 +151,28 @@ def require_planes(x: Any, channels: int, owner: str) -> None:
     raise InputError(f"{owner}: expected (B, {channels}, H, W), got {tuple(x.shape)}: {way}")
 
 
+def _way_to_floats(x: Tensor, owner: str) -> str:
+    """Bytes are an image's where one is encoded; of latents there are none, and layers between have neither."""
+    if "decode" in owner.lower():
+        return "pass what encode returned; whole numbers are no latents"
+    return "bytes of an image become such by x / 127.5 - 1" if x.dtype == torch.uint8 else "convert it by x.float()"
+
+
+def _require_dtype_of(layer: nn.Module, x: Tensor, owner: str) -> None:
+    """InputError where `layer`, a plain convolution that nobody casts, holds weights of another dtype than x."""
+    kind = type(layer)  # those of ComfyUI cast their weights, and parametrized ones make them
+    plain = kind in (nn.Conv2d, nn.Conv3d) or kind.__name__ == "CausalConv3d"
+    weight: Any = layer.weight if plain else None
+    if type(weight) is not nn.Parameter or weight.dtype == x.dtype or not weight.is_floating_point():
+        return
+    if "forward" in vars(layer) or layer._forward_pre_hooks or torch.is_autocast_enabled(x.device.type):  # pyright: ignore[reportPrivateUsage]
+        return
+    raise InputError(
+        f"{owner}: expected {weight.dtype} as its weights, got {x.dtype}: pass x.to({weight.dtype}), or convert the "
+        "model by its to()"
+    )
+
+
 def require_sides(x: Tensor, least: int, owner: str) -> None:
     """InputError for planes (B, C, H, W) lower or narrower than `least`. Traces, exports and compilers do not see it:
     their sides are of any size, and a look at them would make a condition of the program."""
@@ -135,7 +180,8 @@ def require_sides(x: Tensor, least: int, owner: str) -> None:
         return
     height, width = x.shape[2:]
     if min(height, width) < least:
-        raise InputError(f"{owner}: expected sides of at least {least}, got {width} x {height}: enlarge the image")
+        way = "pass latents of at least one cell" if "decode" in owner.lower() else "enlarge the image"
+        raise InputError(f"{owner}: expected sides of at least {least}, got {width} x {height}: {way}")
 
 
 def require_moments(parameters: Any) -> None:

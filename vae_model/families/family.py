@@ -61,6 +61,8 @@ class Family(ABC):
     """Ways of naming its tensors in files; the first is the usual one."""
     fixed: ClassVar[Mapping[str, tuple[str, ...]]] = {}
     """Fields of a config.json that no shape tells, and the values for which our modules compute the same."""
+    reads: ClassVar[tuple[str, ...]] = ()
+    """Names of the hints that `infer` and `settings` know beside those in `fixed`; a user's other ones are refused."""
     users: ClassVar[Mapping[tuple[int, int], tuple[Users, ...]]] = {}
     """(latent channels, factor) -> who is known to use such latents. Of several, the weights do not tell which."""
     plain_names: ClassVar[bool] = False
@@ -195,6 +197,10 @@ class Family(ABC):
     def untold_settings(self, config: Any, hints: Hints) -> list[str]:
         """The same of what is no number between latents."""
         return []
+
+    def assumed(self, config: Any, hints: Hints) -> dict[str, object]:
+        """Settings that nobody told, of a network as none is published: what they were taken as."""
+        return {}
 
     def listed_users(self, config: Any) -> str:
         """Those that are known, with their numbers."""

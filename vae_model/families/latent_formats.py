@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from ..errors import InputError
+from ..errors.listed import nearest
 
 
 class LatentFormat(NamedTuple):
@@ -74,9 +75,10 @@ def with_wanted(hints: Mapping[str, str], wanted: str | None, known: Sequence[st
     if wanted is None:
         return dict(hints)
     if wanted not in known:
+        near = nearest(TINY_FORMATS.get(str(wanted).lower(), wanted), known)
         raise InputError(
             f"latent_format: expected one of {', '.join(known)} for latents of {channels} channels, got {wanted!r}: "
-            "choose one of these"
+            f"{f'{near} is probably meant' if near else 'choose one of these'}"
         )
     return {name: text for name, text in hints.items() if name not in SPELLINGS.values()} | {"latent_format": wanted}
 

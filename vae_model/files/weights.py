@@ -26,6 +26,7 @@ from .pickles import unpickle
 _DEEPEST = 8
 """How many dictionaries may lie one inside of the other: a pickle can hold itself."""
 _USUAL = "state_dict"
+_USUAL_GROUPS = 32
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,8 @@ class Weights:
     """Dictionaries inside of the file's, as the beginnings of the names of what is in them."""
     odd: frozenset[str] = frozenset()
     """Tensors that are sparse, or that claim more numbers than are stored."""
+    beside: frozenset[str] = frozenset()
+    """Names of the fields of the config.json."""
     notes: tuple[str, ...] = ()
     """What was chosen or left out on opening, as parts of a sentence."""
 
@@ -87,9 +90,10 @@ def _open_file(path: Path) -> Weights:
         with path.open("rb") as file:
             head = file.read(512)
         if is_safetensors(path, head):
-            return replace(_open_safetensors(path, metadata), notes=notes)
+            return replace(_open_safetensors(path, metadata), beside=frozenset(metadata), notes=notes)
     content, more = unpickle(path, head)
-    return replace(_from_mapping(str(path), content, metadata | told_settings(content)), notes=(*notes, *more))
+    weights = _from_mapping(str(path), content, metadata | told_settings(content))
+    return replace(weights, beside=frozenset(metadata), notes=(*notes, *more))
 
 
 def _join(shards: list[Weights]) -> Weights:
@@ -112,6 +116,7 @@ def _join(shards: list[Weights]) -> Weights:
         {field: text for shard in shards[::-1] for field, text in shard.metadata.items()},
         frozenset[str]().union(*(shard.dictionaries for shard in shards)),
         frozenset[str]().union(*(shard.odd for shard in shards)),
+        frozenset[str]().union(*(shard.beside for shard in shards)),
         tuple(dict.fromkeys(note for shard in shards for note in shard.notes)),
     )
 
@@ -201,21 +206,29 @@ def told_settings(content: Mapping[str, Any]) -> dict[str, str]:
     """Hints, as a file of ours has them in its header, of what no shape tells: groups, tanh_out, give_pre_end.
 
     They are among the `hyper_parameters` of a Lightning checkpoint. Of a distilled model scale and shift, which its
-    training always knows.
+    training always knows, and what all that it makes have.
     """
     given = _mapping(content.get("hyper_parameters"))
     encoder = _mapping(given.get("ddconfig"))
     decoder = _mapping(given.get("decoder_ddconfig")) or encoder
     told: dict[str, str] = {}
     for half, arguments in (("encoder", encoder), ("decoder", decoder)):
-        groups = arguments.get("num_groups")
+        groups = arguments.get("num_groups", _USUAL_GROUPS if _has_usual_groups(arguments) else None)
         if type(groups) is int:
             told[f"{half}_norm_num_groups"] = str(groups)
     if "teacher" in given:
+        told |= {"act_fn": "relu", "upsample_fn": "nearest"}
         for ours, theirs in (("vae_scale", "scaling_factor"), ("vae_shift", "shift_factor")):
             if type(given.get(theirs)) in (int, float):
                 told[ours] = repr(given[theirs])
     return told | {name: "True" for name in ("tanh_out", "give_pre_end") if decoder.get(name) is True}
+
+
+def _has_usual_groups(arguments: Mapping[str, Any]) -> bool:
+    """Whether a network built with these, which say nothing of groups, has as many as everybody's."""
+    ch, factors = arguments.get("ch"), arguments.get("ch_mult", ())
+    whole = isinstance(factors, (list, tuple)) and all(type(factor) is int for factor in cast("list[Any]", factors))
+    return type(ch) is int and ch % _USUAL_GROUPS == 0 and whole
 
 
 def _mapping(value: Any) -> Mapping[str, Any]:

@@ -27,7 +27,7 @@ from ..host import ENDLESS, Report, Watch
 from .checks import check_latents, check_timesteps
 from .clips import frames_of_latents
 from .exact import ExactRun
-from .run import Progress, Run, half_of
+from .run import Progress, Run, dtype_of_results, half_of
 
 logger = logging.getLogger(__name__)
 
@@ -64,7 +64,9 @@ def decode_sharded(
         first = ranks.rank == 0
         made = 1 + (clip - 1) * vae.time_factor
         shape = (len(z) // clip * made, height if first else bottom - top, z.shape[3] * f, vae.output_channels)
-        out = torch.empty(shape, dtype=torch.float32, device=vae.output_device)  # plain: see `plain_output`
+        out = torch.empty(
+            shape, dtype=dtype_of_results(vae.vae_dtype), device=vae.output_device
+        )  # plain: see `plain_output`
 
         report = vae.last_report = Report.of(vae, "decode", len(z), height, shape[2])
         with torch.inference_mode(), Watch(report, vae.host.tell, vae.device) as watch:

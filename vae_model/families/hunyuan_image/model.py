@@ -56,7 +56,7 @@ class Encoder(nn.Module):
         self.conv_out = nn.Conv2d(widths[-1], out_channels, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        require_planes(x, self.conv_in.in_channels, type(self).__name__)
+        require_planes(x, self.conv_in.in_channels, type(self).__name__, self.conv_in)
         require_sides(x, 2 ** (len(self.down) - 1), type(self).__name__)
         h = _through(self.conv_in(x), [*self.down, self.mid])
         moments = self.conv_out(activate_fresh(self.norm_out(h)))
@@ -83,7 +83,8 @@ class Decoder(nn.Module):
         self.conv_out = nn.Conv2d(widths[-1], out_channels, 3, padding=1)
 
     def forward(self, z: Tensor) -> Tensor:
-        require_planes(z, self.conv_in.in_channels, type(self).__name__)
+        require_planes(z, self.conv_in.in_channels, type(self).__name__, self.conv_in)
+        require_sides(z, 1, type(self).__name__)
         h = self.conv_in(z)
         add_fitted(h, z)
         h = _through(h, [self.mid, *self.up])

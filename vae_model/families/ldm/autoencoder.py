@@ -168,7 +168,9 @@ class AutoencodingEngineLegacy(AutoencodingEngine):
         """Latents (B, embed_dim, h, w) to raw images (B, C, h*f, w*f), about -1..1, not clamped."""
         decoder = half_of(self, "decoder")
         if hasattr(self, "post_quant_conv"):
-            require_planes(z, getattr(self.post_quant_conv, "in_channels", self.embed_dim), "decode")
+            require_planes(
+                z, getattr(self.post_quant_conv, "in_channels", self.embed_dim), "decode", self.post_quant_conv
+            )
         temporal = hasattr(decoder, "time_mode") or any(isinstance(layer, nn.Conv3d) for layer in decoder.modules())
         images: list[Tensor] = []
         for chunk in self._chunks(z, (kwargs.get("timesteps") or len(z)) if temporal else 1):

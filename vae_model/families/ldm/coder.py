@@ -14,20 +14,21 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from ...errors.listed import misspelt
-from ..arguments import require_groups, require_kinds, require_planes, require_sides
+from ..arguments import require_groups, require_kinds, require_planes, require_sides, require_spelling
 from .layers import Downsample, Normalize, ResnetBlock, Upsample, activate_fresh, make_attn
 
 logger = logging.getLogger(__name__)
 
 
-def _warn_unknown(owner: str, known: Mapping[str, Any], ignored: dict[str, Any], *of_the_other_half: str) -> None:
-    """Name what is left out, as latent-diffusion leaves it out, with what a misspelt option may mean."""
+def _warn_unknown(owner: type[nn.Module], ignored: dict[str, Any], *of_the_other_half: str) -> None:
+    """Name what configurations of others may hold; InputError for a misspelt option, which would be another network."""
     unknown = sorted(ignored.keys() - {*of_the_other_half})
-    meant = dict(misspelt(unknown, known))
+    options = [
+        one.name for one in inspect.signature(owner.__init__).parameters.values() if one.default is not one.empty
+    ]
+    require_spelling(owner.__name__, unknown, [*options, *of_the_other_half])
     if unknown:
-        named = (f"{name} (say {meant[name]})" if name in meant else name for name in unknown)
-        logger.warning("%s: ignoring unknown options %s", owner, ", ".join(named))
+        logger.warning("%s: ignoring unknown options %s", owner.__name__, ", ".join(unknown))
 
 
 def _call_with_known(layer: nn.Module, h: Tensor, options: dict[str, Any]) -> Tensor:
@@ -169,7 +170,7 @@ class Encoder(LevelNetwork):
     ) -> None:
         require_kinds(type(self).__name__, locals())
         super().__init__()
-        _warn_unknown("Encoder", locals(), ignore_kwargs, "tanh_out", "give_pre_end")
+        _warn_unknown(Encoder, ignore_kwargs, "tanh_out", "give_pre_end")
         self.keep_arguments(locals())
         self.z_channels, self.double_z = z_channels, double_z
         require_groups("Encoder", ch, self.level_widths(), num_groups)
@@ -185,7 +186,7 @@ class Encoder(LevelNetwork):
 
     def forward(self, x: Tensor) -> Tensor:
         """x: (B, in_channels, H, W) in -1..1. No earlier activation is kept while later ones are computed."""
-        require_planes(x, getattr(self.conv_in, "in_channels", self.in_channels), type(self).__name__)
+        require_planes(x, getattr(self.conv_in, "in_channels", self.in_channels), type(self).__name__, self.conv_in)
         require_sides(x, 2 ** sum(hasattr(level, "downsample") for level in self.down), type(self).__name__)
         h = _run([*self.down, self.mid], self.conv_in(x), {})
         return self.conv_out(activate_fresh(self.norm_out(h)))
@@ -228,7 +229,7 @@ class Decoder(LevelNetwork):
     ) -> None:
         require_kinds(type(self).__name__, locals())
         super().__init__()
-        _warn_unknown("Decoder", locals(), ignorekwargs, "double_z")
+        _warn_unknown(Decoder, ignorekwargs, "double_z")
         self.keep_arguments(locals())
         self.z_channels, self.give_pre_end, self.tanh_out = z_channels, give_pre_end, tanh_out
         widths = self.level_widths()
@@ -254,7 +255,8 @@ class Decoder(LevelNetwork):
 
     def forward(self, z: Tensor, **kwargs: Any) -> Tensor:
         """Keyword arguments reach every block, attention and conv_out that accepts them by name."""
-        require_planes(z, getattr(self.conv_in, "in_channels", self.z_channels), type(self).__name__)
+        require_planes(z, getattr(self.conv_in, "in_channels", self.z_channels), type(self).__name__, self.conv_in)
+        require_sides(z, 1, type(self).__name__)
         self.last_z_shape = z.shape
         h = _run([self.mid, *reversed(self.up)], self.conv_in(z), kwargs)
         if self.give_pre_end:

@@ -36,6 +36,9 @@ VIDEO_MARKS = (
 VIDEO_DIFFUSERS_MARK = "decoder.mid_block.resnets.0.spatial_res_block.norm1.weight"
 """A diffusers file with this has one."""
 
+PUBLISHED_WIDTHS = {128, 256, 512, 96, 192, 384}
+"""Of the levels of latent-diffusion's, Stable Diffusion's and Flux's autoencoders, and of Flux.2's small decoder."""
+
 RELATIVES = ("bn.running_mean", "quantize.embedding.weight")
 """Keys of families that have all of a KL autoencoder's keys."""
 
@@ -51,6 +54,7 @@ class KL(Family):
         replace(OLD_DIFFUSERS, forbidden=(VIDEO_DIFFUSERS_MARK, *RELATIVES)),
     )
     fixed: ClassVar[Mapping[str, tuple[str, ...]]] = {"act_fn": ("silu", "swish")}
+    reads: ClassVar[tuple[str, ...]] = ("norm_num_groups", "dropout", "double_z", "tanh_out", "give_pre_end")
     users: ClassVar[Mapping[tuple[int, int], tuple[Users, ...]]] = {
         (4, 8): (users("sd"), users("sdxl")),
         (16, 8): (users("sd3"), users("flux")),
@@ -153,6 +157,16 @@ class KL(Family):
     def untold_settings(self, config: KLConfig, hints: Hints) -> list[str]:
         told = any(name.endswith("norm_num_groups") for name in hints)
         return [] if told else [f"groups of the norms, taken as {config.num_groups}"]
+
+    def assumed(self, config: KLConfig, hints: Hints) -> dict[str, object]:
+        """None of those whose widths are everybody's: all of them have 32 groups."""
+        widths = {width for half in config.halves.values() for width in (half.ch, *half.widths)}
+        if widths <= PUBLISHED_WIDTHS or any(name.endswith("norm_num_groups") for name in hints):
+            return {}
+        ends: dict[str, object] = {
+            name: False for name in ("tanh_out", "give_pre_end") if config.decoder and name not in hints
+        }
+        return {"norm_num_groups": config.num_groups, **ends}
 
     def untiled_elements(self, config: KLConfig, direction: str) -> float:
         return coder_elements(config, direction, (config.in_channels, config.out_ch))

@@ -93,6 +93,7 @@ class Flux2(KL):
         replace(DIFFUSERS, family="flux2", rules=(*_RULES, *DIFFUSERS.rules), required=BATCH_NORM[:1]),
     )
     fixed: ClassVar[Mapping[str, tuple[str, ...]]] = {**KL.fixed, "patch_size": ("[2, 2]",)}
+    reads: ClassVar[tuple[str, ...]] = (*KL.reads, "batch_norm_eps")
     users: ClassVar[Mapping[tuple[int, int], tuple[Users, ...]]] = {(128, 16): (users("flux2"),)}
     classes = KL.classes | {"AutoencoderFlux2"}
     children = KL.children | {"bn"}

@@ -19,7 +19,8 @@ import torch
 from torch import nn, optim
 
 from ...errors import InputError
-from ...errors.listed import argument_names, choices, misspelt, nearest
+from ...errors.listed import alike, argument_names, choices, misspelt, nearest
+from ..arguments import require_spelling
 
 logger = logging.getLogger(__name__)
 
@@ -83,7 +84,7 @@ def _of_torch(string: str) -> Any:
         return kind
     homes = {home.__name__: home for home in (found, nn, optim, optim.lr_scheduler) if isinstance(home, ModuleType)}
     for path, home in homes.items():
-        near = nearest(name, [each for each, kind in vars(home).items() if _is_torch_kind(kind)], 3, 0.7)
+        near = alike(name, [each for each, kind in vars(home).items() if _is_torch_kind(kind)], 3, 0.7)
         if near:
             way = f"say {' or '.join(f'{path}.{each}' for each in near)}"
             break
@@ -116,6 +117,7 @@ def instantiate_from_config(config: Any, classes: Mapping[str, Callable[..., Any
         return None
     if not isinstance(config, Mapping) or "target" not in config:
         raise TargetError(_without_target(config))
+    require_spelling("configuration", config.keys() - {"target", "params"}, ["params"])
     target: Any = config["target"]
     name = str(target).rsplit(".", 1)[-1]
     if classes is not None and name not in classes:
@@ -148,7 +150,7 @@ def _without_target(config: Any) -> str:
     near = nearest("target", map(str, sections))
     way = f"pass config[{inside[0]!r}], which has one" if inside else "add it"
     if near and not inside:
-        way = f"call {near[0]} so"
+        way = f"call {near} so"
     return f"{wanted}, got {', '.join(map(str, sections)) or 'an empty one'}: {way}"
 
 

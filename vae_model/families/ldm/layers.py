@@ -15,7 +15,7 @@ from torch.nn import functional
 from ...attention.backends import AttentionFunction, chosen_attention, takes_images, to_tokens
 from ...errors import InputError
 from ...group_norm import GroupNorm
-from ..arguments import require_planes, require_sides
+from ..arguments import require_choice, require_kinds, require_planes, require_sides
 
 
 def nonlinearity(x: Tensor) -> Tensor:
@@ -62,6 +62,7 @@ class Upsample(nn.Module):
     decides = ("with_conv",)
 
     def __init__(self, in_channels: int, with_conv: bool = True) -> None:
+        require_kinds(type(self).__name__, locals())
         super().__init__()
         self.in_channels, self.with_conv = in_channels, with_conv
         if with_conv:
@@ -83,6 +84,7 @@ class Downsample(nn.Module):
     decides = ("with_conv",)
 
     def __init__(self, in_channels: int, with_conv: bool = True) -> None:
+        require_kinds(type(self).__name__, locals())
         super().__init__()
         self.in_channels, self.with_conv = in_channels, with_conv
         if with_conv:
@@ -238,10 +240,7 @@ ATTENTION_TYPES: dict[str, Callable[..., nn.Module]] = {
 
 def make_attn(in_channels: int, attn_type: str = "vanilla", attn_kwargs: Mapping[str, Any] | None = None) -> nn.Module:
     """Build the attention layer of that type; ValueError for a type that is not in ATTENTION_TYPES."""
-    if attn_type not in ATTENTION_TYPES:
-        raise ValueError(
-            f"attn_type: expected one of {', '.join(ATTENTION_TYPES)}, got {attn_type!r}: choose one of these"
-        )
+    require_choice("attn_type", attn_type, ATTENTION_TYPES)
     return ATTENTION_TYPES[attn_type](in_channels, **(attn_kwargs or {}))
 
 

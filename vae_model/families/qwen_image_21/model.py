@@ -49,7 +49,7 @@ class Encoder3d(nn.Module):
         self.head = _head(dims[-1], out_channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        require_planes(x, self.conv1.in_channels, type(self).__name__)
+        require_planes(x, self.conv1.in_channels, type(self).__name__, self.conv1)
         require_sides(x, 2 ** (len(self.downsamples) - 1), type(self).__name__)
         return _through(self.conv1(x), [*self.downsamples, *self.middle], self.head)
 
@@ -70,7 +70,7 @@ class Decoder3d(nn.Module):
         self.head = _head(dims[-1], out_channels)
 
     def forward(self, z: Tensor) -> Tensor:
-        require_planes(z, self.conv1.in_channels, type(self).__name__)
+        require_planes(z, self.conv1.in_channels, type(self).__name__, self.conv1)
         return _through(self.conv1(z), [*self.middle, *self.upsamples], self.head)
 
 
@@ -95,7 +95,7 @@ class QwenImage21VAE(nn.Module):
     def decode(self, z: Tensor) -> Tensor:
         """Raw latents (B, z, h, w) to images (B, C, h * f, w * f), about -1..1, not clamped."""
         decoder = half_of(self, "decoder")
-        require_planes(z, self.conv2.in_channels, "Decoder3d")
+        require_planes(z, self.conv2.in_channels, "Decoder3d", self.conv2)
         return decoder(self.conv2(z))
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from ...group_norm import GroupNorm
-from ..arguments import require_planes
+from ..arguments import require_choice, require_planes, require_sides
 
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "relu": nn.ReLU,
@@ -22,12 +22,15 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "gelu": nn.GELU,
     "mish": nn.Mish,
 }
+UPSAMPLE_MODES = ("nearest", "bilinear", "bicubic", "nearest-exact")
+"""Of torch's Upsample, those for pictures."""
 
 
 class AutoencoderTinyBlock(nn.Module):
     """Three 3x3 convolutions with a skip, and for TAEF2 a GroupNorm branch in front, over the whole image."""
 
     def __init__(self, in_channels: int, out_channels: int, act_fn: str = "relu", midblock_gn: bool = False) -> None:
+        require_choice("act_fn", act_fn, ACTIVATIONS)
         super().__init__()
         activation = ACTIVATIONS[act_fn]
         self.conv = nn.Sequential(
@@ -55,6 +58,11 @@ class AutoencoderTinyBlock(nn.Module):
         if hasattr(self, "pool"):
             x = x + self.pool(x)
         return self.fuse(self.conv(x) + self.skip(x))
+
+
+def _require(x: Tensor, first: nn.Module, owner: str) -> None:
+    require_planes(x, cast(nn.Conv2d, first).in_channels, owner, first)
+    require_sides(x, 1, owner)
 
 
 def _run(layers: nn.Sequential, x: Tensor, checkpointing: bool) -> Tensor:
@@ -85,6 +93,7 @@ class EncoderTiny(nn.Module):
         midblock_gn: bool = False,
         strided_stem: bool = False,
     ) -> None:
+        require_choice("act_fn", act_fn, ACTIVATIONS)
         super().__init__()
         layers: list[nn.Module] = []
         width = in_channels
@@ -100,8 +109,12 @@ class EncoderTiny(nn.Module):
         layers.append(nn.Conv2d(width, out_channels, kernel_size=3, padding=1))
         self.layers = nn.Sequential(*layers)
 
+    def require(self, x: Tensor) -> None:
+        """InputError for what are no such images."""
+        _require(x, self.layers[0], type(self).__name__)
+
     def forward(self, x: Tensor) -> Tensor:
-        require_planes(x, cast(nn.Conv2d, self.layers[0]).in_channels, type(self).__name__)
+        self.require(x)
         return _run(self.layers, (x + 1) / 2, self.gradient_checkpointing)
 
 
@@ -121,6 +134,8 @@ class DecoderTiny(nn.Module):
         upsample_fn: str,
         midblock_gn: bool = False,
     ) -> None:
+        require_choice("act_fn", act_fn, ACTIVATIONS)
+        require_choice("upsample_fn", upsample_fn, UPSAMPLE_MODES)
         super().__init__()
         width = block_out_channels[0]
         layers: list[nn.Module] = [nn.Conv2d(in_channels, width, kernel_size=3, padding=1), ACTIVATIONS[act_fn]()]
@@ -134,7 +149,11 @@ class DecoderTiny(nn.Module):
             width = next_width
         self.layers = nn.Sequential(*layers)
 
+    def require(self, x: Tensor) -> None:
+        """InputError for what are no such latents."""
+        _require(x, self.layers[0], type(self).__name__)
+
     def forward(self, x: Tensor) -> Tensor:
-        require_planes(x, cast(nn.Conv2d, self.layers[0]).in_channels, type(self).__name__)
+        self.require(x)
         x = torch.tanh(x / 3) * 3
         return _run(self.layers, x, self.gradient_checkpointing) * 2 - 1

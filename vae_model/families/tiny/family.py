@@ -15,9 +15,10 @@ from ..family import Family, Shapes, latent_shape, refuse
 from ..hints import UNKNOWN, Hints
 from ..latent_formats import LATENT_FORMATS, Users, formats_of, users
 from ..layout import SCALARS, Layout, Rule
+from .coder import ACTIVATIONS, UPSAMPLE_MODES
 from .config import TinyConfig, tiny_elements
-from .infer import UPSAMPLE_MODES, infer_tiny, join_hints, pipeline_numbers, settle
-from .model import ACTIVATIONS, AutoencoderTiny
+from .infer import infer_tiny, join_hints, pipeline_numbers, settle
+from .model import AutoencoderTiny
 from .program import hosted_decoder, hosted_encoder, is_hosted, limit, tiny_program
 
 _MARKS = ("decoder.layers.0.weight", "encoder.layers.0.weight")
@@ -29,6 +30,9 @@ _DECODER_RULES: tuple[Rule, ...] = (("{k+1}.{rest}", _DECODER),)
 _COMFYUI_RULES: tuple[Rule, ...] = (("taesd_encoder.{k}.{rest}", _ENCODER), ("taesd_decoder.{k+1}.{rest}", _DECODER))
 _PATCH = 2
 """Side of the squares of its cells in the latents of Flux.2's own autoencoder."""
+
+_WIDTH = 64
+"""Of every stage of all that are published."""
 
 
 class Tiny(Family):
@@ -45,6 +49,10 @@ class Tiny(Family):
         Layout("taesd-comfyui", "tiny", _COMFYUI_MARKS, _COMFYUI_RULES, alias="comfyui"),
     )
     fixed: ClassVar[Mapping[str, tuple[str, ...]]] = {"act_fn": tuple(ACTIVATIONS), "upsample_fn": UPSAMPLE_MODES}
+    reads: ClassVar[tuple[str, ...]] = (
+        *("act_fn", "upsample_fn", "upsampling_scaling_factor", "latent_magnitude", "latent_shift", "force_upcast"),
+        *("scaling_factor", "shift_factor", "latent_format", "vae_scale", "vae_shift"),
+    )
     users: ClassVar[Mapping[tuple[int, int], tuple[Users, ...]]] = {
         (4, 8): (users("sd", "TAESD"), users("sdxl", "TAESDXL")),
         (16, 8): (users("sd3", "TAESD3"), users("flux", "TAEF1")),
@@ -138,6 +146,14 @@ class Tiny(Family):
             return []
         known = self.listed_users(config)
         return [f"scale and shift, taken as 1 and 0{f'; of {known}' if known else ''}"]
+
+    def assumed(self, config: TinyConfig, hints: Hints) -> dict[str, object]:
+        """None of those as wide as TAESD, nor of TAEF2's and TAESana's kind."""
+        usual = all({*widths} == {_WIDTH} for widths in config.widths_of_halves.values())
+        if usual or config.midblock_gn or config.strided_stem:
+            return {}
+        names = ("act_fn", "upsample_fn") if config.decoder_block_out_channels else ("act_fn",)
+        return {name: getattr(config, name) for name in names if name not in hints}
 
     def not_raw(self, config: TinyConfig) -> str:
         return (

@@ -16,9 +16,6 @@ from ..hints import Hints, Shapes, flag, number, word
 from ..latent_formats import LATENT_FORMATS, SPELLINGS, TINY_FORMATS, formats_of, with_wanted
 from .config import TinyConfig
 
-UPSAMPLE_MODES = ("nearest", "bilinear", "bicubic", "nearest-exact")
-"""Of torch's Upsample, those for pictures."""
-
 
 def _half(shapes: Shapes, half: str) -> tuple[list[tuple[int, ...]], list[int], list[int]]:
     """Of half a tiny model: the shapes of its convolutions, the blocks behind each, the numbers of all its layers."""

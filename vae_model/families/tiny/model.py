@@ -13,9 +13,9 @@ from torch import Tensor
 
 from ...errors import VAEFileError
 from ...files.weights import Weights
-from ..arguments import TINY, half_of, require_kinds
+from ..arguments import TINY, half_of, require_choice, require_kinds
 from ..latent_formats import SPELLINGS
-from .coder import ACTIVATIONS, DecoderTiny, EncoderTiny
+from .coder import ACTIVATIONS, UPSAMPLE_MODES, DecoderTiny, EncoderTiny
 from .coder import AutoencoderTinyBlock as AutoencoderTinyBlock
 from .config import TinyConfig
 from .frozen_config import FrozenConfig
@@ -65,8 +65,8 @@ class AutoencoderTiny(Pretrained):
         arguments = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
         require_kinds(type(self).__name__, arguments, TINY)
         super().__init__()
-        if act_fn not in ACTIVATIONS:
-            raise ValueError(f"act_fn: expected one of {', '.join(ACTIVATIONS)}, got {act_fn!r}: choose one of these")
+        require_choice("act_fn", act_fn, ACTIVATIONS)
+        require_choice("upsample_fn", upsample_fn, UPSAMPLE_MODES)
         for half, widths, blocks in (
             ("encoder", encoder_block_out_channels, num_encoder_blocks),
             ("decoder", decoder_block_out_channels, num_decoder_blocks),
@@ -151,6 +151,8 @@ class AutoencoderTiny(Pretrained):
 
     def _run(self, half: str, x: Tensor) -> Tensor:
         network = half_of(self, half)
+        if isinstance(network, (EncoderTiny, DecoderTiny)):
+            network.require(x)  # tiles of something else would be no better
         if self.use_tiling:
             network = self._tiled_encode if half == "encoder" else self._tiled_decode
         if self.use_slicing and x.shape[0] > 1:

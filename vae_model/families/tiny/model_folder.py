@@ -18,7 +18,8 @@ CONFIG_NAME = "config.json"
 
 def folder_of(folder: str | os.PathLike[str], subfolder: str | None) -> Path:
     """The local folder; VAEFileError where there is none."""
-    place = Path(folder) / (subfolder or "")
+    require_name("subfolder", subfolder)
+    place = _path(folder) / (subfolder or "")
     if place.is_dir():
         return place
     if place.is_file():
@@ -27,6 +28,24 @@ def folder_of(folder: str | os.PathLike[str], subfolder: str | None) -> Path:
         f"{place}: expected a local folder, found none there: download the model and name its folder, "
         "for nothing is fetched"
     )
+
+
+def new_folder(folder: str | os.PathLike[str]) -> Path:
+    """The folder to write into, whether it is there or not; InputError for what names none."""
+    return _path(folder)
+
+
+def require_name(what: str, name: Any) -> None:
+    """InputError for a name that is no text."""
+    if not (name is None or isinstance(name, str)):
+        raise InputError(f"{what}: expected a name, got {name!r}: pass text, or leave it out")
+
+
+def _path(folder: Any) -> Path:
+    if not isinstance(folder, (str, os.PathLike)) or isinstance(os.fspath(folder), bytes) or not os.fspath(folder):
+        found = "nothing" if folder is None or folder == "" else type(folder).__name__  # pyright: ignore
+        raise InputError(f"folder: expected the path of a local folder, got {found}: name one")
+    return Path(folder)  # pyright: ignore[reportUnknownArgumentType]
 
 
 def read_config(place: Path) -> dict[str, Any]:

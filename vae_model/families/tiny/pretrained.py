@@ -10,7 +10,7 @@ import inspect
 import json
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -19,12 +19,14 @@ from safetensors.torch import save_file
 from torch import nn
 
 from ...errors import InputError, VAEFileError
-from ...errors.listed import some
+from ...errors.listed import nearest, some
 from ...files.atomic import atomic_path, require_writable
+from ...files.dtypes import parse_dtype
 from ...files.weights import Weights, on_one_line, open_weights
 from ...notes import tell
+from ..arguments import require_spelling
 from .frozen_config import FrozenConfig
-from .model_folder import CONFIG_NAME, folder_of, push_to_hub, read_config, require_local
+from .model_folder import CONFIG_NAME, folder_of, new_folder, push_to_hub, read_config, require_local, require_name
 
 logger = logging.getLogger(__name__)
 
@@ -102,7 +104,8 @@ class Pretrained(nn.Module):
     def from_config(cls: type[_Model], config: Mapping[str, Any], **changes: Any) -> _Model:
         """The model that `config` describes, with fresh weights; `changes` replace fields.
 
-        Fields that the class does not know are named in a warning. InputError for another class's configuration.
+        Fields that the class does not know are named in a warning, as a later program may have written them; one that
+        is misspelt is an InputError, and so is another class's configuration.
         """
         if not isinstance(config, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise InputError(
@@ -114,8 +117,11 @@ class Pretrained(nn.Module):
         known = inspect.signature(cls.__init__).parameters.keys() - {"self"}
         wrong = sorted(changes.keys() - known)
         if wrong:
-            raise InputError(f"{cls.__name__}: expected names of its arguments, got {some(wrong)}: leave them out")
+            raise InputError(
+                f"{cls.__name__}: expected names of its arguments, got {some(wrong)}: {_way(wrong, known)}"
+            )
         unknown = sorted(name for name in config if name not in known and name not in _DERIVED and name[0] != "_")
+        require_spelling(cls.__name__, unknown, known)
         if unknown:
             logger.warning("%s: ignoring unknown options %s", cls.__name__, some(unknown, 8))
         fields = {name: value for name, value in config.items() if name in known} | changes
@@ -138,14 +144,14 @@ class Pretrained(nn.Module):
         Args:    folder: with config.json and weights; nothing is fetched from anywhere.
                  subfolder: of `folder`, as "vae" in a pipeline's.
                  variant: of the files, such as "fp16"; None takes the plain ones, or the only one there is.
-                 torch_dtype, dtype: of the weights, one of both; None is float32, "auto" the file's.
+                 torch_dtype, dtype: of the weights, one of both, by name, too; None is float32, "auto" the file's.
                  use_safetensors: True refuses pickles; nothing in these is ever run.
                  changes: arguments that replace what config.json says. What diffusers takes about fetching
                  (`local_files_only`, `cache_dir`, ...) may stand there and changes nothing.
         Raises:  VAEFileError for a folder that holds something else, InputError for an unknown argument.
         """
         place = folder_of(folder, subfolder)
-        kind = _parse_dtype(torch_dtype if dtype is None else dtype)
+        kind = _kind(torch_dtype if dtype is None else dtype)
         changes = {name: value for name, value in changes.items() if name not in _ABOUT_FETCHING}
         model = cls._described_in(place, changes)
         weights = open_weights(place, variant)
@@ -187,7 +193,7 @@ class Pretrained(nn.Module):
 
     def save_config(self, folder: str | os.PathLike[str]) -> None:
         """Write config.json into a folder, which is made where it is missing."""
-        target = Path(folder) / CONFIG_NAME
+        target = new_folder(folder) / CONFIG_NAME
         require_writable(target)
         with atomic_path(target) as temporary:
             temporary.write_text(self._config_text(), encoding="utf-8")
@@ -210,13 +216,15 @@ class Pretrained(nn.Module):
                  `push_to_hub`.
         """
         require_local(about_sending)
+        require_name("variant", variant)
         self._check_described()
         if not safe_serialization:
             raise InputError("safe_serialization: expected True, got False: only safetensors are written")
         if not is_main_process:
             return
         name = WEIGHTS_NAME if variant is None else f"{WEIGHTS_NAME}.{variant}"
-        weights, config = Path(folder) / f"{name}.safetensors", Path(folder) / CONFIG_NAME
+        place = new_folder(folder)
+        weights, config = place / f"{name}.safetensors", place / CONFIG_NAME
         require_writable(weights)
         state = {key: tensor.detach().to("cpu").contiguous() for key, tensor in self.state_dict().items()}
         with atomic_path(weights) as first, atomic_path(config) as second:
@@ -268,8 +276,16 @@ def _check_header(weights: Weights, config: Mapping[str, Any], changes: Mapping[
             )
 
 
-def _parse_dtype(dtype: torch.dtype | str | None) -> torch.dtype | None:
-    """None for the file's own."""
-    if isinstance(dtype, str) and dtype != "auto":
-        raise InputError(f"torch_dtype: expected a torch.dtype or 'auto', got {dtype!r}: give torch.{dtype}")
-    return torch.float32 if dtype is None else None if isinstance(dtype, str) else dtype
+def _way(wrong: Iterable[str], known: Collection[str]) -> str:
+    """What to do about names of arguments that are none."""
+    meant = [near for name in wrong if (near := nearest(name, known))]
+    return f"{', '.join(meant)} is probably meant" if meant else "leave them out"
+
+
+def _kind(dtype: Any) -> torch.dtype | None:
+    """None for the file's own. 8 bits can be stored, too, though nothing computes in them."""
+    if dtype is None:
+        return torch.float32
+    if isinstance(dtype, torch.dtype) and dtype.is_floating_point:
+        return dtype
+    return None if isinstance(dtype, str) and dtype == "auto" else parse_dtype(dtype, "torch_dtype", ("auto",))

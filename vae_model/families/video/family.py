@@ -72,6 +72,7 @@ class Video(KL):
         replace(DIFFUSERS, family="video", marks=(VIDEO_DIFFUSERS_MARK,), rules=VIDEO_DIFFUSERS_RULES),
     )
     fixed: ClassVar[Mapping[str, tuple[str, ...]]] = {**KL.fixed, "merge_strategy": ("learned", "fixed")}
+    reads: ClassVar[tuple[str, ...]] = (*KL.reads, "merge_strategy")
     users: ClassVar[Mapping[tuple[int, int], tuple[Users, ...]]] = {}
     temporal = True
 

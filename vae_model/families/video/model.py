@@ -15,10 +15,10 @@ import torch
 from torch import Tensor, nn
 
 from ...group_norm import GroupNorm
-from ..arguments import require_planes
+from ..arguments import NUMBER, require_choice, require_kinds, require_planes
 from ..ldm.coder import Decoder
 from ..ldm.config import KLConfig
-from ..ldm.layers import AttnBlock, ResnetBlock, activate_fresh
+from ..ldm.layers import ATTENTION_TYPES, AttnBlock, ResnetBlock, activate_fresh
 from .attention import TimeTransformer, frame_embedding
 
 KernelSize = int | Sequence[int]
@@ -92,8 +92,8 @@ class MixesFrames:
 
     def add_mix_factor(self: Any, alpha: float, merge_strategy: str) -> None:
         """Make it, with this value."""
-        if merge_strategy not in ("learned", "fixed"):
-            raise ValueError(f"merge_strategy: expected learned or fixed, got {merge_strategy!r}: choose one of these")
+        require_choice("merge_strategy", merge_strategy, ("learned", "fixed"))
+        require_kinds(type(self).__name__, {"alpha": alpha}, {"alpha": NUMBER})
         self.merge_strategy = merge_strategy
         factor = torch.full((1,), float(alpha))
         if merge_strategy == "fixed":
@@ -237,10 +237,8 @@ class VideoDecoder(Decoder):
         num_groups: int = 32,
         **decoder_options: Any,
     ) -> None:
-        if time_mode not in TIME_MODES:
-            raise ValueError(
-                f"time_mode: expected one of {', '.join(TIME_MODES)}, got {time_mode!r}: choose one of these"
-            )
+        require_choice("time_mode", time_mode, TIME_MODES)
+        require_choice("attn_type", attn_type, ATTENTION_TYPES)
         mixing, attends = TIME_MODES[time_mode], attn_type.startswith("vanilla")
         if "attention" in mixing and (not attends or decoder_options.get("use_linear_attn", False)):
             raise ValueError(f"attn_type: expected vanilla for time_mode {time_mode}, got {attn_type!r}: change one")

@@ -101,7 +101,7 @@ class WanVAE(nn.Module):
         Clips (B, C, 1 + 4n, H, W) to (B, z, 1 + n, H // f, W // f).
         """
         encoder = half_of(self, "encoder")
-        require_planes(x[:, :, 0] if x.ndim == 5 else x, self.config.in_channels, "Encoder3d")
+        require_planes(x[:, :, 0] if x.ndim == 5 else x, self.config.in_channels, "Encoder3d", encoder.conv1)
         return self.conv1(encoder(x)).chunk(2, dim=1)[0]
 
     def decode(self, z: Tensor) -> Tensor:
@@ -110,7 +110,7 @@ class WanVAE(nn.Module):
         Those of clips (B, z, 1 + n, h, w) to (B, C, 1 + 4n, h * f, w * f).
         """
         decoder = half_of(self, "decoder")
-        require_planes(z[:, :, 0] if z.ndim == 5 else z, self.config.latent_channels, "Decoder3d")
+        require_planes(z[:, :, 0] if z.ndim == 5 else z, self.config.latent_channels, "Decoder3d", self.conv2)
         return decoder(self.conv2(z))
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
