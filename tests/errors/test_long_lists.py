@@ -150,14 +150,19 @@ def test_options_that_are_like_none_are_left_out_as_before(caplog: pytest.LogCap
     assert caplog.messages == ["Encoder: ignoring unknown options beautiful"]
 
 
-def test_a_misspelt_option_of_a_network_is_told_what_it_may_mean(caplog: pytest.LogCaptureFixture) -> None:
-    vae_model.AutoencoderKL(4, {**DD, "chmult": [1]})
-    instantiate_from_config({"target": "x.Decoder", "params": {**DD, "atn_type": "none", "beautiful": 1}})
-    assert caplog.messages == [
-        "Encoder: ignoring unknown options chmult (say ch_mult)",
-        "Decoder: ignoring unknown options chmult (say ch_mult)",
-        "Decoder: ignoring unknown options atn_type (say attn_type), beautiful",
-    ]
+@pytest.mark.parametrize(
+    ("build", "told"),
+    [
+        (lambda: vae_model.AutoencoderKL(4, {**DD, "chmult": [1]}), "got chmult: ch_mult is probably meant"),
+        (
+            lambda: instantiate_from_config({"target": "x.Decoder", "params": {**DD, "atn_type": "none", "good": 1}}),
+            "got atn_type: attn_type is probably meant",
+        ),
+    ],
+)
+def test_a_misspelt_option_of_a_network_is_refused(build: Callable[[], object], told: str) -> None:
+    with pytest.raises(InputError, match=told):
+        build()
 
 
 def _ema_of_another() -> None:
