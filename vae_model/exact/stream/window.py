@@ -103,7 +103,7 @@ class Windowed(Source):
         if bottom <= self.at:
             return []
         top = self.at
-        odd = self._is_odd(top, bottom)
+        odd = self._is_odd(top, bottom) and not self.method.one_arrangement
         if self._layer is None or (odd and top % 2 and not self._odd):
             self._layer = None  # the old one is freed before the new one is made
             self._odd = odd
