@@ -84,6 +84,8 @@ VQ_CONFIGS = {
 WAN_CONFIGS = {
     "Wan 2.1": WanConfig(16, *[levels(8, 16, 32, 32, blocks=2)] * 2, over_time=(False, True, True)),
     "decoder only, RGBA": WanConfig(4, None, levels(8, 16), over_time=(True,), out_channels=4),
+    "twice as large": WanConfig(4, *[levels(8, 16)] * 2, over_time=(True,), out_channels=12),
+    "decoder only, twice as large": WanConfig(4, None, levels(8, 16), over_time=(True,), out_channels=12),
 }
 QWEN_IMAGE_21_CONFIGS = {
     "four levels": QwenImage21Config(4, levels(8, 16, 32, 32, blocks=2), levels(12, 12, 12, 12, blocks=2), (True,) * 3),

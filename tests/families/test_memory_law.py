@@ -1,6 +1,7 @@
 """The estimate of an untiled run against what a meter of live tensors sees, for many configurations and sizes."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
@@ -42,7 +43,7 @@ def tiny(*widths: int, blocks: tuple[int, ...], gn: bool = False) -> Config:
     )
 
 
-def wan(*widths: int, blocks: int = 2) -> Config:
+def wan(*widths: int, blocks: int = 2) -> WanConfig:
     levels = LevelsConfig(widths[0], widths, blocks)
     return WanConfig(4, levels, levels, (True,) * (len(widths) - 1))
 
@@ -82,6 +83,7 @@ CONFIGS: dict[str, Config] = {
     "tiny, wide norm branch": tiny(32, 128, blocks=(1, 2), gn=True),
     "Wan": wan(32, 64, 128, 128),
     "Wan, one block": wan(32, 32, blocks=1),
+    "Wan, images twice as large": replace(wan(32, 64, 64), out_channels=12),
     "Wan 2.2": wan22(32, 64, 64),
     "Wan 2.2, equal widths": wan22(32, 32),
     "Qwen-Image 2.1": qwen_image_21(32, 64, 64),

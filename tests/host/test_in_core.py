@@ -17,9 +17,13 @@ BOUND = 2e-5
 EXACT = (
     *("taesd", "taesdxl", "taesd3", "taef1", "taef2"),
     *("SD", "SD3, Flux.1", "SD, diffusers", "x4-upscaler", "Flux.2", "Flux.2 small decoder"),
-    *("Wan 2.1, Qwen-Image", "Qwen-Image-Layered", "Wan 2.2", "Hunyuan-Image"),
+    *("Wan 2.1, Qwen-Image", "Qwen-Image-Layered", "Wan 2.1, twice as large", "Wan 2.2"),
+    "Hunyuan-Image",
 )
-NEWER = ("taef2", "Flux.2", "Flux.2 small decoder", "Qwen-Image-Layered", "Wan 2.2", "Hunyuan-Image")
+NEWER = (
+    *("taef2", "Flux.2", "Flux.2 small decoder", "Hunyuan-Image"),
+    *("Qwen-Image-Layered", "Wan 2.1, twice as large", "Wan 2.2"),
+)
 """What older versions of the core cannot load."""
 OTHERS = {
     "SVD": "expected Encoder or Decoder, got VideoDecoder",  # the host decides how many frames go together

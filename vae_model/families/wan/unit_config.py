@@ -21,3 +21,8 @@ class UnitConfig(WanConfig):
     def factor(self) -> int:
         """Pixels along one side of a latent cell."""
         return self.patch * super().factor
+
+    @property
+    def enlargement(self) -> int:
+        """None of them enlarges."""
+        return 1
