@@ -24,6 +24,7 @@ from exact_vae.vae_model.errors import VAEFileError
 from exact_vae.vae_model.exact.schedule import uniform
 from exact_vae.vae_model.families.table import FAMILIES, decoder_of, encoder_of, family_knowing
 from exact_vae.vae_model.families.wan22 import Wan22Config, Wan22VAE
+from exact_vae.vae_model.kernels import plain
 from torch import Tensor
 from torch.nn import functional
 
@@ -201,3 +202,21 @@ def test_a_model_of_diffusers_is_taken() -> None:
     vae, z = copy.deepcopy(theirs()).float(), noise(1, Z, 2, 3, 2)
     expected = ((vae.decode(z).sample + 1) / 2).permute(0, 2, 3, 4, 1)
     torch.testing.assert_close(load_vae(vae, device="cpu", dtype="float32").decode(z), expected, rtol=0, atol=2e-5)
+
+
+def test_weights_of_upsamples_are_made_once_a_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those that are the same for odd rows, too: made again beside standing windows, no plan would count it."""
+    made: list[int] = []
+    arrange = plain.PlainUpsample.arrange
+
+    def counted(self: Any, memory: Any, weight: Tensor, odd: bool) -> Any:
+        made.append(weight.data_ptr())
+        return arrange(self, memory, weight, odd)
+
+    monkeypatch.setattr(plain.PlainUpsample, "arrange", counted)
+    program, z = decoder_of(model()).program, noise(1, Z, 7, 5, dtype=torch.float64)
+    stores = {"store_blocks": False, "store_hidden": False, "store_enlarged": False, "store_ends": False}
+    for rows in range(3, 12):
+        made.clear()
+        assert_exact(run(program, uniform(program.level_count, rows, **stores), z), model().decode(z))
+        assert len(made) == len({*made}) == 3
