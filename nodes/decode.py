@@ -17,7 +17,7 @@ class VAEDecode:
     DESCRIPTION = (
         "Decodes a latent to an image of any size in the memory there is, equal to the whole image at once: true "
         "statistics, no seams, nothing to set. Exact for image VAEs of the KL and TAESD families, and for pictures "
-        "and clips of Wan 2.1 and Qwen-Image; any other VAE runs its own method, and the node says why."
+        "and clips of Wan 2.1, Wan 2.2 and Qwen-Image; any other VAE runs its own method, and the node says why."
     )
     CATEGORY = "model/latent/ExactVAE"
     FUNCTION = "decode"

@@ -17,6 +17,7 @@ from exact_vae.vae_model.families.table import FAMILIES, all_layouts
 from exact_vae.vae_model.families.tiny.config import TinyConfig
 from exact_vae.vae_model.families.video.model import VideoConfig
 from exact_vae.vae_model.families.wan.config import WanConfig
+from exact_vae.vae_model.families.wan22 import Wan22Config
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -83,11 +84,20 @@ VQ_CONFIGS = {
 WAN_CONFIGS = {
     "Wan 2.1": WanConfig(16, *[levels(8, 16, 32, 32, blocks=2)] * 2, over_time=(False, True, True)),
     "decoder only, RGBA": WanConfig(4, None, levels(8, 16), over_time=(True,), out_channels=4),
+    "twice as large": WanConfig(4, *[levels(8, 16)] * 2, over_time=(True,), out_channels=12),
+    "decoder only, twice as large": WanConfig(4, None, levels(8, 16), over_time=(True,), out_channels=12),
 }
 QWEN_IMAGE_21_CONFIGS = {
     "four levels": QwenImage21Config(4, levels(8, 16, 32, 32, blocks=2), levels(12, 12, 12, 12, blocks=2), (True,) * 3),
     "decoder only, RGB": QwenImage21Config(4, None, levels(8, 16, blocks=2), (False,), out_channels=3),
     "encoder only": QwenImage21Config(4, levels(8, 8, blocks=2), None, (False,)),
+}
+WAN22_CONFIGS = {
+    "four levels": Wan22Config(
+        4, levels(8, 16, 32, 32, blocks=2), levels(12, 12, 12, 12, blocks=2), (True, False, True)
+    ),
+    "decoder only": Wan22Config(4, None, levels(8, 16, blocks=2), (False,)),
+    "encoder only": Wan22Config(4, levels(8, 8, blocks=2), None, (True,)),
 }
 HUNYUAN_IMAGE_CONFIGS = {
     "three levels": HunyuanImageConfig(16, *[levels(32, 32, 64, blocks=2)] * 2),
@@ -101,6 +111,7 @@ CONFIGS = {
     "tiny": TINY_CONFIGS,
     "video": VIDEO_CONFIGS,
     "wan": WAN_CONFIGS,
+    "wan22": WAN22_CONFIGS,
     "qwen_image_21": QWEN_IMAGE_21_CONFIGS,
     "hunyuan_image": HUNYUAN_IMAGE_CONFIGS,
 }

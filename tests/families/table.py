@@ -14,6 +14,7 @@ from exact_vae.vae_model.families.table import FAMILIES
 from exact_vae.vae_model.families.tiny.config import TinyConfig
 from exact_vae.vae_model.families.wan.config import WanConfig
 from exact_vae.vae_model.families.wan.layers import RMS_norm
+from exact_vae.vae_model.families.wan22 import Wan22Config
 from torch import nn
 
 KL_LAYOUTS = ("ldm", "diffusers", "diffusers-old")
@@ -60,6 +61,10 @@ def qwen_image_21(z: int, half: LevelsConfig, decoder: LevelsConfig | None = Non
     return QwenImage21Config(z, half, decoder or half, (False, True, True, True)[: len(half.widths) - 1])
 
 
+def wan22(z: int, half: LevelsConfig, decoder: LevelsConfig | None = None, **options: Any) -> Wan22Config:
+    return Wan22Config(z, half, decoder or half, **{"over_time": (False, True, True), **options})
+
+
 F8 = levels(8, 16, 32, 32)
 BARE = {"quant_conv": False, "post_quant_conv": False}
 SANA = {
@@ -85,6 +90,13 @@ ROWS: dict[str, Row] = {
     "VQ-f4": Row("vq", kl(3, levels(8, 16, 32), double_z=False, codebook=64), 3, 4),
     "VQ-f8": Row("vq", kl(4, levels(8, 16, 16, 32, attn=(3,)), double_z=False, codebook=64), 4, 8),
     "Wan 2.1, Qwen-Image": Row("wan", wan(16, levels(8, 16, 32, 32, blocks=2)), 16, 8, WAN_LAYOUTS),
+    "Wan 2.2": Row(
+        "wan22",
+        wan22(48, levels(8, 16, 32, 32, blocks=2), levels(12, 24, 48, 48, blocks=2)),
+        48,
+        16,
+        WAN_LAYOUTS,
+    ),
     "Qwen-Image 2.1": Row(
         "qwen_image_21",
         qwen_image_21(32, levels(8, 16, 16, 32, 32, blocks=2), levels(12, 12, 24, 24, 24, blocks=2)),

@@ -1,6 +1,7 @@
 """The estimate of an untiled run against what a meter of live tensors sees, for many configurations and sizes."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from exact_vae.vae_model.families.qwen_image_21.config import QwenImage21Config
 from exact_vae.vae_model.families.table import FAMILIES
 from exact_vae.vae_model.families.tiny.config import TinyConfig
 from exact_vae.vae_model.families.wan.config import WanConfig
+from exact_vae.vae_model.families.wan22 import Wan22Config
 from exact_vae.vae_model.vae import VAE
 
 CPU = torch.device("cpu")
@@ -41,7 +43,7 @@ def tiny(*widths: int, blocks: tuple[int, ...], gn: bool = False) -> Config:
     )
 
 
-def wan(*widths: int, blocks: int = 2) -> Config:
+def wan(*widths: int, blocks: int = 2) -> WanConfig:
     levels = LevelsConfig(widths[0], widths, blocks)
     return WanConfig(4, levels, levels, (True,) * (len(widths) - 1))
 
@@ -49,6 +51,11 @@ def wan(*widths: int, blocks: int = 2) -> Config:
 def qwen_image_21(*widths: int) -> Config:
     levels = LevelsConfig(widths[0], widths, 2)
     return QwenImage21Config(4, levels, levels, (False, True, True)[: len(widths) - 1])
+
+
+def wan22(*widths: int) -> Config:
+    levels = LevelsConfig(widths[0], widths, 2)
+    return Wan22Config(4, levels, levels, (False, True, True)[: len(widths) - 1])
 
 
 def hunyuan_image(*widths: int) -> Config:
@@ -76,6 +83,9 @@ CONFIGS: dict[str, Config] = {
     "tiny, wide norm branch": tiny(32, 128, blocks=(1, 2), gn=True),
     "Wan": wan(32, 64, 128, 128),
     "Wan, one block": wan(32, 32, blocks=1),
+    "Wan, images twice as large": replace(wan(32, 64, 64), out_channels=12),
+    "Wan 2.2": wan22(32, 64, 64),
+    "Wan 2.2, equal widths": wan22(32, 32),
     "Qwen-Image 2.1": qwen_image_21(32, 64, 64),
     "Qwen-Image 2.1, equal widths": qwen_image_21(32, 32, 32),
     "HunyuanImage": hunyuan_image(32, 64, 128),
@@ -88,6 +98,7 @@ NAMES: dict[type, str] = {
     KLConfig: "kl",
     TinyConfig: "tiny",
     WanConfig: "wan",
+    Wan22Config: "wan22",
     QwenImage21Config: "qwen_image_21",
     HunyuanImageConfig: "hunyuan_image",
 }

@@ -9,6 +9,7 @@ import pytest
 import torch
 from exact_vae.tests.exact.test_programs_whole import run
 from exact_vae.tests.exactness import assert_exact
+from exact_vae.tests.families.table import ROWS, random_model
 from exact_vae.tests.families.test_hunyuan_image import noise
 from exact_vae.tests.families.test_qwen_image_21 import NARROW, narrow
 from exact_vae.vae_model.exact.layer import UnsupportedModule
@@ -70,7 +71,7 @@ def test_the_hosts_vae_is_made_exact(stub_host: Any) -> None:
 
 
 def test_wan_2_2_is_not_taken_for_it(host: Any) -> None:
-    """By patches of 2x2 pixels, or by convolutions over three frames."""
+    """By patches of 2x2 pixels, or by convolutions over three frames: what has but one of these is neither."""
     patched = WanVAE(copy.deepcopy(narrow()), patch_size=2)
     conv = host.decoder.conv1
     host.decoder.conv1 = CausalConv3d(conv.in_channels, conv.out_channels)
@@ -79,6 +80,7 @@ def test_wan_2_2_is_not_taken_for_it(host: Any) -> None:
         assert family_knowing(other) is FAMILIES["wan"]
         with pytest.raises(UnsupportedModule, match=r"upsamples\.0: expected one of ResidualBlock, .* got Up_Residual"):
             decoder_of(other)
+    assert family_knowing(WanVAE(random_model(ROWS["Wan 2.2"]), patch_size=2)) is FAMILIES["wan22"]
 
 
 @pytest.mark.parametrize(

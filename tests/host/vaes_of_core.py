@@ -47,6 +47,7 @@ MARKERS = {
     },
     "Wan 2.1, Qwen-Image": WAN,
     "Qwen-Image-Layered": WAN | {"decoder.head.2.weight": (4, 96, 3, 3, 3), "encoder.conv1.weight": (96, 4, 3, 3, 3)},
+    "Wan 2.1, twice as large": WAN | {"decoder.head.2.weight": (12, 96, 3, 3, 3)},
     "SVD": {"decoder.mid.block_1.mix_factor": (1,)},
     "Stable Cascade, stage A": {"vquantizer.codebook.weight": (8192, 4)},
     "Stable Cascade, stage C": {"encoder.backbone.1.0.block.0.1.num_batches_tracked": ()},

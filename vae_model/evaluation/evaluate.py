@@ -129,6 +129,12 @@ def evaluate(
         parts = {part for part, _ in vae.first_stage_model.named_children()}
         if len(parts & {"encoder", "decoder"}) == 1:
             raise InputError(f'{name}: expected a whole VAE, got half of one: name both with --vae, or joined by "+"')
+        sides = [getattr(vae, f"{way}scale_ratio", None) for way in ("down", "up")]
+        if sides[0] != sides[1]:
+            raise InputError(
+                f"{name}: expected a decoder that gives images back in their size, got one of {sides[1]} pixels a cell "
+                f"for {sides[0]} of the encoder: leave it out"
+            )
     result = Evaluation(crop, scores=[Scores(name) for name, _ in vaes])
     judge = _Judge(result)
     for number, path in enumerate(paths):

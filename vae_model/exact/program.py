@@ -28,8 +28,6 @@ class Op(ABC):
     """Whether it reads all of its input at once: a plane stands before it, and it makes one."""
     inner_plane: ClassVar[bool] = False
     """Whether an activation inside of it may be stored, or else computed twice."""
-    in_time: ClassVar[bool] = False
-    """Whether it changes the frames of a clip: the first axis of what it gets is then that of the frames of one."""
     turns: ClassVar[bool] = True
     """Whether it is the same with rows and columns in each other's places, but for the kernels of its convolutions."""
     shares_rows: ClassVar[bool] = False
@@ -84,6 +82,11 @@ class Op(ABC):
         return False
 
     @property
+    def in_time(self) -> bool:
+        """Whether it changes the frames of a clip: the first axis of what it gets is then that of the frames of one."""
+        return False
+
+    @property
     def twice(self) -> bool:
         """Whether it reads its input twice, for moments of something computed from it."""
         return False
@@ -96,6 +99,11 @@ class Op(ABC):
     def kept(self, schedule: LevelSchedule, following: Op, ends_level: bool) -> bool:
         """Whether its result becomes a plane, `following` being the next op."""
         return following.groups is not None or following.twice
+
+    def turned(self) -> Op:
+        """The same with rows and columns in each other's places."""
+        assert is_dataclass(self)
+        return replace(self, **{field.name: _turned(getattr(self, field.name)) for field in fields(self)})
 
 
 @dataclass(frozen=True)
@@ -136,7 +144,7 @@ class Program:
         """The program of images with rows and columns in each other's places; None where there is none."""
         if not all(op.turns for op in self.ops):
             return None
-        return replace(self, ops=tuple(_turned(op) for op in self.ops))
+        return replace(self, ops=tuple(op.turned() for op in self.ops))
 
     @cached_property
     def in_time(self) -> bool:
@@ -168,14 +176,12 @@ class Program:
 
 
 def _turned(part: Any) -> Any:
-    """An op with all of its convolutions turned."""
+    """A part of an op with all of its convolutions turned."""
     if isinstance(part, Conv):
         return replace(part, turned=not part.turned)
     if isinstance(part, tuple):
         return tuple(map(_turned, cast("tuple[Any, ...]", part)))
-    if isinstance(part, Op) and is_dataclass(part):
-        return replace(part, **{field.name: _turned(getattr(part, field.name)) for field in fields(part)})
-    return part
+    return part.turned() if isinstance(part, Op) else part
 
 
 _ANY_SIZE = 1024

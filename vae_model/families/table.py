@@ -19,9 +19,11 @@ from .qwen_image_21.family import QwenImage21
 from .tiny.family import Tiny
 from .video.family import Video
 from .wan.family import Wan
+from .wan22 import Wan22
 
 FAMILIES: dict[str, Family] = {
-    family.name: family for family in (KL(), Video(), Flux2(), VQ(), Wan(), QwenImage21(), HunyuanImage(), Tiny())
+    family.name: family
+    for family in (KL(), Video(), Flux2(), VQ(), Wan(), Wan22(), QwenImage21(), HunyuanImage(), Tiny())
 }
 """By name. A model is of the last of them that it can belong to: later ones are more special."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ctypes import CDLL
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -74,6 +74,8 @@ class Method:
     scratch_bytes: int = 0
     product_bytes: int = 0
     """That a matrix product takes beside the scratch memory."""
+    one_arrangement: ClassVar[bool] = False
+    """Whether weights are arranged for strips that begin with odd rows as for all others."""
     frames_before: int = 0
     """Frames of zeros that the window of a clip begins with."""
 

@@ -78,6 +78,7 @@ def _columns(wanted: Wanted) -> tuple[int, int]:
 class PlainConvolution(Method):
     """See `plain_convolution`."""
 
+    one_arrangement = True
     wanted: Wanted
 
     def arrange(self, memory: Memory, weight: Tensor, odd: bool) -> Any:

@@ -51,6 +51,10 @@ class Beside(Op):
         return self.groups is None
 
     @property
+    def in_time(self) -> bool:
+        return any(op.in_time for op in self.ops)
+
+    @property
     def convs(self) -> tuple[Conv, ...]:
         return tuple(conv for op in self.ops for conv in op.convs)
 
@@ -99,9 +103,11 @@ class Beside(Op):
         x = value if value.plane is not None else walk.store(value, self.groups, level, self.name)
         assert x.plane is not None
         result = Value(x.size, lambda top, bottom, last: x.again(top, bottom), x.moments, x.plane)
-        for number, op in enumerate(self.ops[:-1]):
-            beside = (x.plane,) if number else ()
-            result = walk.store(op.lay(walk, result, level, None), None, level, op.name, beside)
+        for op in self.ops[:-1]:
+            made = op.lay(walk, result, level, None)
+            if made is not result:  # of a picture nothing becomes of what changes frames
+                beside = (x.plane,) if result.plane is not x.plane else ()
+                result = walk.store(made, None, level, op.name, beside)
         main, other = self.ops[-1].lay(walk, result, level, None), self._beside(walk, x, level)
 
         def read(top: int, bottom: int, last: bool) -> Source:

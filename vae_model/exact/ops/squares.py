@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ..extent import Extent
 from ..layer import Statistics
 from ..program import Op, Program
 from ..schedule import LevelSchedule
 from ..stream.source import Source
-from ..stream.squares import GatheredSource, SpreadSource, Squares
+from ..stream.squares import Corners, GatheredSource, SpreadSource, Squares
 from ..stream.value import Value
 from ..stream.walk import Walk
 from .standardise import Standardise
@@ -17,12 +17,13 @@ from .standardise import Standardise
 
 @dataclass(frozen=True)
 class Spread(Op):
-    """(c, h, w) -> (C, 2h, 2w)."""
+    """(c, h, w) -> (C, 2h, 2w); 1 + n frames to 1 + 2n where the squares say so."""
 
     squares: Squares
+    begins_level: bool = True
+    """Whether a resolution level begins with its result; else it belongs to the level before it."""
 
     shares_rows = True
-    turns = False
 
     @property
     def name(self) -> str:
@@ -30,14 +31,22 @@ class Spread(Op):
 
     @property
     def upsamples(self) -> bool:
-        return True
+        return self.begins_level
 
     @property
     def streams(self) -> bool:
         return True
 
+    @property
+    def in_time(self) -> bool:
+        return self.squares.earlier is not None
+
     def extent(self, source: Extent) -> Extent:
-        return Extent(self.squares.channels, 2 * source.height, 2 * source.width, source.frames)
+        frames = self.squares.frames_of_pixels(source.frames)
+        return Extent(self.squares.channels, 2 * source.height, 2 * source.width, frames)
+
+    def turned(self) -> Op:
+        return replace(self, squares=self.squares.turned)
 
     def flops(self, source: Extent, batch: int) -> int:
         return 0
@@ -56,7 +65,7 @@ class Spread(Op):
 
 @dataclass(frozen=True)
 class Gather(Op):
-    """(C, 2h, 2w) -> (c, h, w)."""
+    """(C, 2h, 2w) -> (c, h, w); 1 + 2n frames to 1 + n where the squares say so."""
 
     squares: Squares
     channels: int
@@ -66,7 +75,6 @@ class Gather(Op):
     begins_level: bool = True
 
     shares_rows = True
-    turns = False
 
     @property
     def name(self) -> str:
@@ -80,8 +88,16 @@ class Gather(Op):
     def streams(self) -> bool:
         return True
 
+    @property
+    def in_time(self) -> bool:
+        return self.squares.earlier is not None
+
     def extent(self, source: Extent) -> Extent:
-        return Extent(self.channels, source.height // 2, source.width // 2, source.frames)
+        frames = self.squares.frames_of_cells(source.frames)
+        return Extent(self.channels, source.height // 2, source.width // 2, frames)
+
+    def turned(self) -> Op:
+        return replace(self, squares=self.squares.turned)
 
     def flops(self, source: Extent, batch: int) -> int:
         return 0
@@ -109,6 +125,22 @@ def unshuffled_last(program: Program, statistics: Statistics | None, channels: i
     return Program((*program.ops, gather, *last), program.in_channels, channels)
 
 
+PIXEL_SHUFFLE: Corners = (0, 1, 2, 3)
+"""As PyTorch's: row by row, four channels of a cell for each of a pixel."""
+
+
 def _pixel_shuffle(channels: int) -> Squares:
-    """As PyTorch's."""
-    return Squares(channels, (0, 1, 2, 3), 4)
+    return Squares(channels, PIXEL_SHUFFLE, 4)
+
+
+def pixels_last(program: Program, corners: Corners) -> Program:
+    """The program of images (C, 2h, 2w) from one of their squares as channels (4C, h, w), `corners` in this order."""
+    channels = program.out_channels // 4
+    spread = Spread(Squares(channels, corners, 4), begins_level=False)
+    return Program((*program.ops, spread), program.in_channels, channels)
+
+
+def pixels_first(program: Program, corners: Corners) -> Program:
+    """The same of a program that such channels go into."""
+    gather = Gather(Squares(program.in_channels // 4, corners, 4), program.in_channels)
+    return Program((gather, *program.ops), program.in_channels // 4, program.out_channels)

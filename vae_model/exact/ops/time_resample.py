@@ -21,7 +21,6 @@ class TimeResample(Op):
     up: bool
     """Each result is two frames, the halves of its channels; it sees zeros where the first frame would be."""
 
-    in_time = True
     shares_rows = True
 
     @property
@@ -30,6 +29,10 @@ class TimeResample(Op):
 
     @property
     def streams(self) -> bool:
+        return True
+
+    @property
+    def in_time(self) -> bool:
         return True
 
     def extent(self, source: Extent) -> Extent:

@@ -1,12 +1,13 @@
 """Squares of 2x2 pixels in the channels of cells, and back: where which channel lies is data.
 
 (4C, h, w) to (C, 2h, 2w) in any order of rows, columns and channels; where a cell has fewer channels, some serve
-several pixels; on the way back such pixels become their mean. Some channels of cells may belong to no pixel.
+several pixels; on the way back such pixels become their mean. Some channels of cells may belong to no pixel. Where one
+frame of cells stands for two of pixels the same is true of squares of two frames.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -15,6 +16,8 @@ from ..extent import Extent
 from .context import Context
 from .source import Cost, MakeSource, Source
 
+Corners = tuple[int, int, int, int]
+
 
 @dataclass(frozen=True)
 class Squares:
@@ -22,12 +25,36 @@ class Squares:
 
     channels: int
     """Of pixels."""
-    first: tuple[int, int, int, int]
+    first: Corners
     step: int = 1
+    earlier: Corners | None = None
+    """As `first`, of the earlier of the two frames of pixels that one frame of cells stands for: of a clip of 1 + 2n of
+    them, but for the first, which stands alone. None: as many frames as of cells; the first axis may be one of
+    pictures."""
 
-    def of(self, cells: Tensor, place: int) -> Tensor:
-        """Those channels of `cells` (B, C, n, w) that stand at one place of the square, 2 * y + x, as a view."""
-        return cells[:, self.first[place] :: self.step][:, : self.channels]
+    def of(self, cells: Tensor, first: int) -> Tensor:
+        """Those channels of `cells` (B, C, n, w) that begin with `first`, as a view."""
+        return cells[:, first :: self.step][:, : self.channels]
+
+    def parts(self, pixels: Tensor, cells: Tensor) -> list[tuple[Tensor, Tensor, Corners]]:
+        """Frames of pixels, the frames of cells that stand for them, and with which channels."""
+        if self.earlier is None:
+            return [(pixels, cells, self.first)]
+        rest = cells[1:]
+        return [(pixels[::2], cells, self.first), (pixels[1::2][: len(rest)], rest, self.earlier)]
+
+    def frames_of_pixels(self, frames: int) -> int:
+        """How many become of so many frames of cells."""
+        return frames if self.earlier is None else 2 * frames - 1
+
+    def frames_of_cells(self, frames: int) -> int:
+        """The way back; a last one that has no other is left out."""
+        return frames if self.earlier is None else (frames + 1) // 2
+
+    @property
+    def turned(self) -> Squares:
+        """With rows and columns in each other's places."""
+        return replace(self, first=_turned(self.first), earlier=None if self.earlier is None else _turned(self.earlier))
 
     @property
     def shared(self) -> int:
@@ -35,29 +62,39 @@ class Squares:
         return 4 // len({*self.first})
 
 
+def _turned(corners: Corners) -> Corners:
+    return corners[0], corners[2], corners[1], corners[3]
+
+
 def spread(cells: Tensor, squares: Squares) -> Tensor:
-    """(B, c, h, w) -> (B, C, 2h, 2w), a new tensor."""
-    out = cells.new_empty(cells.shape[0], squares.channels, 2 * cells.shape[2], 2 * cells.shape[3])
-    for place in range(4):
-        out[:, :, place // 2 :: 2, place % 2 :: 2] = squares.of(cells, place)
+    """(B, c, h, w) -> (B, C, 2h, 2w), a new tensor. Of the frames of a clip more may come out."""
+    frames = squares.frames_of_pixels(cells.shape[0])
+    out = cells.new_empty(frames, squares.channels, 2 * cells.shape[2], 2 * cells.shape[3])
+    for pixels, shown, corners in squares.parts(out, cells):
+        for place, first in enumerate(corners):
+            pixels[:, :, place // 2 :: 2, place % 2 :: 2] = squares.of(shown, first)
     return out
 
 
 def gather(out: Tensor, pixels: Tensor, squares: Squares, run: int) -> None:
-    """(B, C or more, 2h, 2w) into out (B, c, h, w), which is zeros where a channel stands for no pixel.
+    """(B, C or more, 2h, 2w) into out (B, c, h, w), which is zeros where a channel stands for no pixel. Of the frames
+    of a clip fewer may come out.
 
     What several pixels share is their sum by `run`, added in float32 or better and rounded once.
     """
-    for first in sorted({*squares.first}):
-        places = [place for place in range(4) if squares.first[place] == first]
-        parts = [pixels[:, : squares.channels, place // 2 :: 2, place % 2 :: 2] for place in places]
-        target = squares.of(out, places[0])
+    found: dict[int, list[tuple[Tensor, Tensor]]] = {}
+    for frames, cells, corners in squares.parts(pixels, out):
+        for place, first in enumerate(corners):
+            part = frames[: len(cells), : squares.channels, place // 2 :: 2, place % 2 :: 2]
+            found.setdefault(first, []).append((squares.of(cells, first), part))
+    for parts in found.values():
+        target, first = parts[0]  # of all frames that any of the parts has
         if run == 1:
-            target.copy_(parts[0])
+            target.copy_(first)
             continue
-        total = parts[0].to(torch.promote_types(pixels.dtype, torch.float32), copy=True)
-        for part in parts[1:]:
-            total += part
+        total = first.to(torch.promote_types(pixels.dtype, torch.float32), copy=True)
+        for _, part in parts[1:]:
+            total[len(total) - len(part) :] += part
         target.copy_(total.div_(run))
 
 
@@ -96,13 +133,14 @@ class SpreadSource(Source):
 
     def _write(self, out: Tensor, cells: Tensor, row: int) -> None:
         """The pixels of cells whose first row is row `row` of `out`, as far as they lie in it."""
-        for place in range(4):
-            y, x = divmod(place, 2)
-            low = max(0, -((row + y) // 2))
-            high = min(cells.shape[2], (out.shape[2] - row - y + 1) // 2)
-            if low < high:
-                rows = slice(row + y + 2 * low, row + y + 2 * high - 1, 2)
-                out[:, :, rows, x::2] = self.squares.of(cells, place)[:, :, low:high]
+        for pixels, shown, corners in self.squares.parts(out, cells):
+            for place, first in enumerate(corners):
+                y, x = divmod(place, 2)
+                low = max(0, -((row + y) // 2))
+                high = min(cells.shape[2], (out.shape[2] - row - y + 1) // 2)
+                if low < high:
+                    rows = slice(row + y + 2 * low, row + y + 2 * high - 1, 2)
+                    pixels[:, :, rows, x::2] = self.squares.of(shown, first)[:, :, low:high]
 
     def _cost(self, top: int, bottom: int) -> Cost:
         first = top // 2 if top == self.top else -(-top // 2)

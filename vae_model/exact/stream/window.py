@@ -103,7 +103,7 @@ class Windowed(Source):
         if bottom <= self.at:
             return []
         top = self.at
-        odd = self._is_odd(top, bottom)
+        odd = self._is_odd(top, bottom) and not self.method.one_arrangement
         if self._layer is None or (odd and top % 2 and not self._odd):
             self._layer = None  # the old one is freed before the new one is made
             self._odd = odd
@@ -156,8 +156,8 @@ class Windowed(Source):
 
     def _cost(self, top: int, bottom: int) -> Cost:
         end, weights, fold = self._end(bottom), self.weight_bytes, self.method.fold_bytes
-        begin = self._reach(top) if top > self.top else self.source.top
-        source = self.source.cost(begin, min(self._last_row, end))
+        begin, reach = self._reach(top) if top > self.top else self.source.top, min(self._last_row, end)
+        source = self.source.cost(begin, reach)
         # A strip that needs no new row here finds the window of the one before.
         above = top - 1 if bottom == top > self.top else top
         window = (end - self._first(above) + self.method.rows_below(bottom - above)) * self.window_row_bytes
@@ -167,8 +167,8 @@ class Windowed(Source):
             return Cost(0, 0, stands, source.parked, (0, 0))
         held = (bottom - top) * self.row_bytes
         making, filling = held + self.method.making_bytes(bottom - top), source.held
-        if self.fill_bytes is not None:
-            filling += self.fill_bytes(source.held)
+        if self.fill_bytes is not None:  # of all rows that are read, whoever holds them
+            filling += self.fill_bytes((reach - begin) * self.source.row_bytes)
         peak = max(source.peak, filling, making)
         if (
             self.lean and top > self.top

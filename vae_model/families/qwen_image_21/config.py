@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..wan.config import WanConfig
+from ..wan.unit_config import UnitConfig
 
 
 @dataclass(frozen=True)
-class QwenImage21Config(WanConfig):
-    """As of Wan, for single images; `over_time` tells which shortcuts leave channels to a frame that is not there."""
+class QwenImage21Config(UnitConfig):
+    """Of single images with alpha."""
 
     in_channels: int = 4
     out_channels: int = 4

@@ -18,6 +18,7 @@ class WanConfig(HalvesConfig):
     """For each step between levels, from full size on, whether it halves frames, too: it then holds more weights."""
     in_channels: int = 3
     out_channels: int = 3
+    """Of the last convolution: four times those that go in where the pixels of 2x2 squares lie in them."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -38,4 +39,14 @@ class WanConfig(HalvesConfig):
     @property
     def image_channels(self) -> tuple[int, int]:
         """Image channels that go in and that come out."""
-        return self.in_channels, self.out_channels
+        return self.in_channels, self.out_channels // self.enlargement**2
+
+    @property
+    def enlargement(self) -> int:
+        """How many times as large as what was encoded the decoder makes both sides of an image."""
+        return 2 if self.out_channels == 4 * self.in_channels else 1
+
+    @property
+    def decode_factor(self) -> int:
+        """Pixels along one side of a latent cell in what the decoder makes."""
+        return self.factor * self.enlargement

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 from torch import nn
 
+from ...exact.ops.squares import PIXEL_SHUFFLE, pixels_last
 from ..coder import Coder, require_moments
 from ..family import Family, Shapes, latent_shape, refuse
 from ..hints import Hints
@@ -50,7 +51,7 @@ class Wan(Family):
     has_frames = True
     adds_alpha = True
     classes = frozenset({"WanVAE"})
-    children = frozenset({"encoder", "decoder", "conv1", "conv2"})
+    children = frozenset({"encoder", "decoder", "conv1", "conv2", "shuffle"})
     model_class = WanVAE
 
     def core_keys(self, layout: str) -> tuple[str, ...]:
@@ -114,18 +115,23 @@ class Wan(Family):
         return ["raw"]  # theirs have numbers for each channel
 
     def convention(self, config: Any) -> str:
-        frames = f" (frames - 1) / {config.time_factor} + 1,"
-        return f"{latent_shape(config, frames)}, raw mean of the posterior"
+        shape = latent_shape(config, f" (frames - 1) / {config.time_factor} + 1,")
+        if config.decode_factor != config.factor:
+            shape = f"{shape}, decoded to {config.decode_factor} pixels a cell"
+        return f"{shape}, raw mean of the posterior"
 
     def untiled_elements(self, config: WanConfig, direction: str) -> float:
-        return coder_elements(config, direction, config.image_channels, halving=True)
+        elements = coder_elements(config, direction, (config.in_channels, config.out_channels), halving=True)
+        return elements / (config.enlargement**2 if direction == "decode" else 1)
 
     def time_factor(self, config: Any) -> int:
         return config.time_factor
 
     def decoder(self, model: Any) -> Coder:
         self.require_known(model, "decoder", "decode")
-        return Coder(wan_program(model.decoder, before=model.conv2))
+        program = wan_program(model.decoder, before=model.conv2)
+        # The host's own model has the same network and hands on squares of pixels as channels.
+        return Coder(pixels_last(program, PIXEL_SHUFFLE) if hasattr(model, "shuffle") else program)
 
     def encoder(self, model: Any, latent_channels: int) -> Coder:
         self.require_known(model, "encoder", "encode")

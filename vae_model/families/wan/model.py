@@ -12,7 +12,7 @@ from ..arguments import half_of, require_planes
 from ..ldm.config import LevelsConfig
 from ..ldm.layers import activate_fresh
 from .config import WanConfig
-from .layers import AttentionBlock, CausalConv3d, Resample, ResidualBlock, RMS_norm
+from .layers import AttentionBlock, CausalConv3d, Resample, ResidualBlock, RMS_norm, by_frame
 
 
 def _middle(dim: int) -> nn.Sequential:
@@ -82,7 +82,11 @@ class Decoder3d(nn.Module):
 
 
 class WanVAE(nn.Module):
-    """Encoder and decoder with a 1x1 convolution each, between them and the latents: `conv1` and `conv2`."""
+    """Encoder and decoder with a 1x1 convolution each, between them and the latents: `conv1` and `conv2`.
+
+    A decoder of four times as many channels as an image has them is the one that makes both sides twice as large: what
+    it makes goes through a pixel shuffle.
+    """
 
     def __init__(self, config: WanConfig) -> None:
         super().__init__()
@@ -94,6 +98,8 @@ class WanVAE(nn.Module):
         if config.decoder is not None:
             self.conv2 = CausalConv3d(z, z, 1)
             self.decoder = Decoder3d(config.decoder, z, config.out_channels, over_time)
+            if config.enlargement > 1:
+                self.shuffle = nn.PixelShuffle(config.enlargement)
 
     def encode(self, x: Tensor) -> Tensor:
         """Images (B, C, H, W) in -1..1 to the mean of the posterior, raw latents (B, z, H // f, W // f).
@@ -111,7 +117,8 @@ class WanVAE(nn.Module):
         """
         decoder = half_of(self, "decoder")
         require_planes(z[:, :, 0] if z.ndim == 5 else z, self.config.latent_channels, "Decoder3d", self.conv2)
-        return decoder(self.conv2(z))
+        x = decoder(self.conv2(z))
+        return by_frame(self.shuffle, x) if hasattr(self, "shuffle") else x
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """(latents, reconstruction)."""
