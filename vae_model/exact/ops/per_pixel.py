@@ -17,14 +17,14 @@ from ..stream.walk import Walk
 class PerPixel(Op):
     """norm(x), then the activation."""
 
-    of: RootNorm | None
+    of: RootNorm
     activation: str | None = None
 
     shares_rows = True
 
     @property
     def name(self) -> str:
-        return "activation" if self.of is None else self.of.name
+        return self.of.name
 
     @property
     def streams(self) -> bool:

@@ -11,10 +11,22 @@ from .fill import ACTIVATE
 from .source import Cost, Source
 
 
+def normalise(x: Tensor, norm: RootNorm, weight: Tensor, bias: Tensor, activation: str | None = None) -> None:
+    """Norm and activation in place, part by part, rounded once; weight and bias (C,) in float32 or better."""
+    for (part,) in pixel_parts(x):
+        values = part.to(weight.dtype)
+        norm.run(values, weight, bias)
+        if activation is not None:
+            ACTIVATE[activation](values)
+        if values is not part:
+            part.copy_(values)
+        del values  # else it lives on beside the next part's
+
+
 class PerPixelSource(Source):
     """A norm and an activation, rounded once; in place where the rows are nobody else's."""
 
-    def __init__(self, context: Context, source: Source, norm: RootNorm | None, activation: str | None) -> None:
+    def __init__(self, context: Context, source: Source, norm: RootNorm, activation: str | None) -> None:
         super().__init__(context, source.size, source.top, source.bottom, source)
         self.source, self.norm, self.activation = source, norm, activation
         self.in_place = source.whole or source.fresh
@@ -24,13 +36,12 @@ class PerPixelSource(Source):
     def take(self, bottom: int) -> list[Tensor]:
         if bottom <= self.at:
             return []
-        if self.norm is not None and self._numbers is None:
-            self._numbers = self.context.norm_weights(self.norm)
+        self._numbers = self._numbers or self.context.norm_weights(self.norm)
         pieces = self.source.take(bottom)
         if not self.in_place:
             pieces = [self._copy(pieces, bottom - self.at)]
         for piece in pieces:
-            self._run(piece)
+            normalise(piece, self.norm, *self._numbers, self.activation)
         self.at = bottom
         return pieces
 
@@ -43,24 +54,6 @@ class PerPixelSource(Source):
             row += piece.shape[2]
             del piece
         return out
-
-    def _run(self, x: Tensor) -> None:
-        """In place, part by part."""
-        if self.norm is None or self._numbers is None:
-            self._activate(x)
-            return
-        weight, bias = self._numbers
-        for (part,) in pixel_parts(x):
-            values = part.to(weight.dtype)
-            self.norm.run(values, weight, bias)
-            self._activate(values)
-            if values is not part:
-                part.copy_(values)
-            del values  # else it lives on beside the next part's
-
-    def _activate(self, x: Tensor) -> None:
-        if self.activation is not None:
-            ACTIVATE[self.activation](x)
 
     def _cost(self, top: int, bottom: int) -> Cost:
         source, size = self.source.cost(top, bottom), (bottom - top) * self.row_bytes
