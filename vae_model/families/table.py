@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from ..exact.layer import UnsupportedModule
 from ..exact.read import describe
 from .coder import Coder
+from .dc_ae.family import DCAE
 from .family import Family
 from .hunyuan_image.family import HunyuanImage
 from .layout import Layout
@@ -21,7 +22,8 @@ from .video.family import Video
 from .wan.family import Wan
 
 FAMILIES: dict[str, Family] = {
-    family.name: family for family in (KL(), Video(), Flux2(), VQ(), Wan(), QwenImage21(), HunyuanImage(), Tiny())
+    family.name: family
+    for family in (KL(), Video(), Flux2(), VQ(), Wan(), QwenImage21(), HunyuanImage(), DCAE(), Tiny())
 }
 """By name. A model is of the last of them that it can belong to: later ones are more special."""
 
