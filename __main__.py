@@ -95,7 +95,8 @@ def make_parser() -> argparse.ArgumentParser:
         "--layout",
         required=True,
         metavar=f"{{{','.join(VALUES['--layout'])}}}",
-        help="ldm, diffusers or diffusers-old; of Wan and Qwen-Image wan or diffusers; of tiny VAEs one of taesd-...",
+        help="ldm, diffusers or diffusers-old; of Wan and Qwen-Image wan or diffusers; of DC-AE original or diffusers; "
+        "of tiny VAEs one of taesd-...",
     )
     convert.add_argument("--dtype", default=None, help="float32, bfloat16 or float16; default: as in the input")
     evaluate = commands.add_parser("evaluate", parents=[common, choosing], help="how well VAEs reconstruct pictures")

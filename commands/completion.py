@@ -13,7 +13,7 @@ VALUES = {
     "--device": ("auto", "cpu", "cuda", "mps", "xpu"),
     "--format": ("png", "jpg", "webp", "tiff"),
     "--layout": (
-        *("ldm", "diffusers", "diffusers-old", "wan"),
+        *("ldm", "diffusers", "diffusers-old", "wan", "original"),
         *("taesd-encoder", "taesd-decoder", "taesd-comfyui", "taesd-diffusers"),
     ),
 }

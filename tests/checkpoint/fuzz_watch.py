@@ -16,7 +16,7 @@ import torch
 from exact_vae.model_management.host import LocalHost
 from exact_vae.vae_model.checkpoint.load import LoadedModel, load_model
 from exact_vae.vae_model.errors import InputError, VAEFileError
-from exact_vae.vae_model.families.layout import COUNTERS, IGNORED, SCALARS
+from exact_vae.vae_model.families.layout import IGNORED, SCALARS, is_counter
 from exact_vae.vae_model.vae import VAE
 from torch import Tensor
 
@@ -124,16 +124,16 @@ def _forget_peak() -> None:
 
 def assert_whole(loaded: LoadedModel, given: list[Mapping[str, Tensor]]) -> None:
     """Every tensor of the model is one of those that were given, bit for bit, and none that was given is left out."""
-    own = {key: tensor for key, tensor in loaded.model.state_dict().items() if key not in COUNTERS}
+    own = {key: tensor for key, tensor in loaded.model.state_dict().items() if not is_counter(key)}
     assert all(tensor.device.type == "cpu" and tensor.is_floating_point() for tensor in own.values())
-    theirs = [tensor for tensors in given for key, tensor in tensors.items() if not key.endswith(COUNTERS)]
+    theirs = [tensor for tensors in given for key, tensor in tensors.items() if not is_counter(key)]
     missing = Counter(map(_bits, own.values())) - Counter(map(_bits, theirs))
     assert not missing
     assert not any(parameter.requires_grad for parameter in loaded.model.parameters())
     assert not loaded.model.training
     if len(given) == 1:
         names = [key.removeprefix(loaded.prefix) for key in given[0] if key.startswith(loaded.prefix)]
-        known = [name for name in names if not name.startswith(IGNORED) and name not in (*SCALARS, *COUNTERS)]
+        known = [name for name in names if not (name.startswith(IGNORED) or name in SCALARS or is_counter(name))]
         assert len(known) == len(own)
 
 

@@ -9,6 +9,7 @@ import torch
 from exact_vae.vae_model.checkpoint.load import LoadedModel, load_model
 from exact_vae.vae_model.checkpoint.save import save, to_layout
 from exact_vae.vae_model.errors import InputError
+from exact_vae.vae_model.families.dc_ae.config import DCConfig, DCLevels, Stage
 from exact_vae.vae_model.families.family import Config
 from exact_vae.vae_model.families.hunyuan_image.config import HunyuanImageConfig
 from exact_vae.vae_model.families.ldm.config import KLConfig, LevelsConfig
@@ -104,6 +105,23 @@ HUNYUAN_IMAGE_CONFIGS = {
     "decoder only": HunyuanImageConfig(4, None, levels(32, 64, blocks=2), out_channels=4),
     "encoder only": HunyuanImageConfig(16, levels(32, 64, blocks=2), None),
 }
+ATTENTION = Stage(32, 2, attends=True, scales=(5,))
+DC_AE_CONFIGS = {
+    "strided": DCConfig(16, *[DCLevels((Stage(8, 2), Stage(16, 1), ATTENTION), pixels=False)] * 2, head_dim=8),
+    "decoder only, nothing at full size": DCConfig(
+        4,
+        None,
+        DCLevels(
+            (
+                Stage(4, 0, norm="batch_norm", activation="relu"),
+                Stage(8, 2, norm="batch_norm", activation="relu"),
+                Stage(32, 1, attends=True),
+            )
+        ),
+        out_channels=4,
+    ),
+    "encoder only": DCConfig(8, DCLevels((Stage(8, 1), Stage(8, 0))), None),
+}
 CONFIGS = {
     "kl": KL_CONFIGS,
     "flux2": FLUX2_CONFIGS,
@@ -114,6 +132,7 @@ CONFIGS = {
     "wan22": WAN22_CONFIGS,
     "qwen_image_21": QWEN_IMAGE_21_CONFIGS,
     "hunyuan_image": HUNYUAN_IMAGE_CONFIGS,
+    "dc_ae": DC_AE_CONFIGS,
 }
 ROUND_TRIPS = [
     pytest.param(row.name, row.family, config, id=f"{row.name}: {row.family}: {name}")

@@ -29,7 +29,8 @@ FAMILY_RANKS = 3
 ENGINE = [
     *("decoder, 5 rows", "decoder, 11 rows", "decoder, a row for each rank"),
     *("circular", "circular, a row for each rank", "reflect", "replicate", "attention in levels", "encoder"),
-    *("tiny decoder", "tiny encoder", "tiny decoder with GroupNorm", "Flux.2 program", "temporal"),
+    *("tiny decoder", "tiny encoder", "tiny decoder with GroupNorm", "Flux.2 program", "linear attention"),
+    "temporal",
 ]
 BOOT = """
 import importlib.util, sys

@@ -21,8 +21,6 @@ from exact_vae.vae_model.exact.sharding.share import WHOLE, Piece, Place, Share
 from exact_vae.vae_model.exact.sharding.traffic import KINDS, Traffic, describe
 from exact_vae.vae_model.exact.sharding.wire import (
     halo_rows,
-    merge_numbers,
-    moments_as_numbers,
     most,
     new_halo,
     new_message,
@@ -171,10 +169,10 @@ def test_moments_merge_to_those_of_all_rows() -> None:
     for rows in x.split([2, 3, 4], dim=2):
         parts.append(Moments(4))
         parts[-1].add(rows)
-    numbers = [moments_as_numbers(part) for part in parts]
+    numbers = [part.as_numbers() for part in parts]
     assert {len(each) for each in numbers} == {1 + 2 * 2 * 4}
     for part in parts:
-        merge_numbers(part, numbers)
+        part.become_numbers(numbers)
     grouped = x.unflatten(1, (4, 2)).flatten(2)  # (B, G, values)
     for part in parts:
         assert part.mean is not None

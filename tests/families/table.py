@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from exact_vae.vae_model.families.dc_ae.config import DCConfig, DCLevels, Stage
+from exact_vae.vae_model.families.dc_ae.layers import RMSNorm
 from exact_vae.vae_model.families.family import Config
 from exact_vae.vae_model.families.hunyuan_image.config import HunyuanImageConfig
 from exact_vae.vae_model.families.ldm.config import KLConfig, LevelsConfig
@@ -20,6 +22,7 @@ from torch import nn
 KL_LAYOUTS = ("ldm", "diffusers", "diffusers-old")
 WAN_LAYOUTS = ("wan", "diffusers")
 HUNYUAN_LAYOUTS = ("ldm", "diffusers")
+DC_LAYOUTS = ("diffusers", "original")
 TINY_LAYOUTS = ("taesd-comfyui", "taesd-diffusers", "taesd-pair")
 
 
@@ -65,6 +68,23 @@ def wan22(z: int, half: LevelsConfig, decoder: LevelsConfig | None = None, **opt
     return Wan22Config(z, half, decoder or half, **{"over_time": (False, True, True), **options})
 
 
+def dc_ae(z: int, *widths: int, whole: bool = True, pixels: bool = True, **options: Any) -> DCConfig:
+    """Attention in the smaller half of the levels; without `whole` nothing at full size, and BatchNorm in the others.
+    With heads of other than 32 channels queries, keys and values have a larger scale, too, which tells."""
+    scales = (5,) if "head_dim" in options else ()
+
+    def half(*, decodes: bool) -> DCLevels:
+        norm = ("batch_norm", "relu") if decodes and not whole else ("rms_norm", "silu")
+        stages = [
+            Stage(width, 1, True, scales) if number >= len(widths) // 2 else Stage(width, 1, False, (), *norm)
+            for number, width in enumerate(widths)
+        ]
+        first = [stages[0]] if whole else [Stage(widths[1] // 2, 0, False, (), *norm)]
+        return DCLevels((*first, *stages[1:]), pixels)
+
+    return DCConfig(z, half(decodes=False), half(decodes=True), **options)
+
+
 F8 = levels(8, 16, 32, 32)
 BARE = {"quant_conv": False, "post_quant_conv": False}
 SANA = {
@@ -105,6 +125,8 @@ ROWS: dict[str, Row] = {
         WAN_LAYOUTS,
     ),
     "HunyuanImage 2.1": Row("hunyuan_image", hunyuan_image(32, 32, 32, 32, 64, 64, 64), 32, 32, HUNYUAN_LAYOUTS),
+    "Sana": Row("dc_ae", dc_ae(32, 8, 8, 16, 16, 32, 32, pixels=False, head_dim=8), 32, 32, DC_LAYOUTS),
+    "DC-AE": Row("dc_ae", dc_ae(32, 4, 8, 16, 32, 32, 64, whole=False), 32, 32, DC_LAYOUTS),
     "TAESD, TAESDXL": Row("tiny", tiny(4), 4, 8, TINY_LAYOUTS),
     "TAESD3, TAEF1": Row("tiny", tiny(16), 16, 8, TINY_LAYOUTS),
     "TAEF2": Row("tiny", tiny(32, midblock_gn=True), 32, 8, TINY_LAYOUTS),
@@ -120,7 +142,7 @@ def random_model(row: Row, seed: int = 0) -> Any:
         noise = torch.randn(parameter.shape, generator=generator)
         parameter.data = noise / parameter[0].numel() ** 0.5 if parameter.ndim > 1 else 0.2 * noise
     for layer in model.modules():
-        if isinstance(layer, nn.GroupNorm):
+        if isinstance(layer, (nn.GroupNorm, RMSNorm)) or (isinstance(layer, nn.BatchNorm2d) and layer.affine):
             layer.weight.data += 1
         if isinstance(layer, RMS_norm):
             layer.gamma.data = layer.gamma.data * 0.2 + 1

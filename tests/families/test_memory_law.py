@@ -7,8 +7,9 @@ import pytest
 import torch
 from exact_vae.benchmarks.meter import LiveTensorMeter
 from exact_vae.model_management.host import LocalHost
-from exact_vae.tests.families.table import SMALL
+from exact_vae.tests.families.table import SMALL, dc_ae
 from exact_vae.vae_model.checkpoint.load import LoadedModel
+from exact_vae.vae_model.families.dc_ae.config import DCConfig
 from exact_vae.vae_model.families.family import Config
 from exact_vae.vae_model.families.hunyuan_image.config import HunyuanImageConfig
 from exact_vae.vae_model.families.ldm.config import KLConfig, LevelsConfig
@@ -90,6 +91,11 @@ CONFIGS: dict[str, Config] = {
     "Qwen-Image 2.1, equal widths": qwen_image_21(32, 32, 32),
     "HunyuanImage": hunyuan_image(32, 64, 128),
     "HunyuanImage, equal widths": hunyuan_image(32, 32),
+    "Sana": dc_ae(16, 32, 64, 64, 64, pixels=False, head_dim=32),
+    "Sana, wide attention": dc_ae(16, 16, 64, pixels=False, head_dim=16),
+    "DC-AE": dc_ae(16, 32, 32, 64, 64, whole=False),
+    "DC-AE, attention next to the image": dc_ae(16, 16, 32, 32, whole=False),
+    "DC-AE, packed at full size": dc_ae(16, 32, 64, 64),
     "tiny, nothing at full size": tiny(64, 64, 64, blocks=(0, 2, 2)),
 }
 
@@ -101,6 +107,7 @@ NAMES: dict[type, str] = {
     Wan22Config: "wan22",
     QwenImage21Config: "qwen_image_21",
     HunyuanImageConfig: "hunyuan_image",
+    DCConfig: "dc_ae",
 }
 
 

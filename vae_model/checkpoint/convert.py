@@ -12,7 +12,7 @@ import torch
 
 from ..bundled import files_named
 from ..errors import InputError, VAEFileError
-from ..families.layout import COUNTERS
+from ..families.layout import is_counter
 from ..families.table import FAMILIES
 from ..files.atomic import atomic_path, require_writable
 from ..files.dtypes import parse_dtype
@@ -92,7 +92,7 @@ def _compare(loaded: LoadedModel, target: Path, dtype: torch.dtype | None, left_
     for key, tensor in loaded.model.state_dict().items():
         if left_out and key.startswith(left_out):
             continue
-        wanted = tensor if dtype is None or key in COUNTERS else tensor.to(dtype)
+        wanted = tensor if dtype is None or is_counter(key) else tensor.to(dtype)
         same = key in again and again[key].dtype == wanted.dtype and torch.equal(_bits(again[key]), _bits(wanted))
         if not same:
             raise VAEFileError(f"{target}: expected {key} as it was written, found another: check the disk")

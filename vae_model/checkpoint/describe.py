@@ -14,7 +14,7 @@ from ..exact.layer import UnsupportedModule
 from ..exact.plan.search import make_plan
 from ..families.family import Config
 from ..families.hints import HALVES
-from ..families.layout import COUNTERS
+from ..families.layout import is_counter
 from ..families.table import FAMILIES, decoder_of, encoder_of
 from ..host import ENDLESS
 from .load import build_empty, inspect_model, notes_of
@@ -49,7 +49,7 @@ def describe_vae(
     sources = files_named(paths)
     parts, family, config, hints = inspect_model(sources, latent_format=latent_format, variant=variant, part=part)
     row, model = FAMILIES[family], build_empty(parts, family, config)
-    dtypes = {part.weights.dtypes[key] for part in parts for name, key in part.keys.items() if name not in COUNTERS}
+    dtypes = {part.weights.dtypes[key] for part in parts for name, key in part.keys.items() if not is_counter(name)}
     halves = [half for half in HALVES if any(half in part.halves for part in parts)]
     # Of the levels in the order they run: the encoder's from full resolution on, the decoder's towards it.
     widths = {half: ", ".join(map(str, widths)) for half, widths in config.widths_of_halves.items()}

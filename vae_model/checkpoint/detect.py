@@ -14,6 +14,8 @@ from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 
+from torch import Tensor
+
 from ..errors import VAEFileError
 from ..errors.listed import on_one_line, some
 from ..families.hints import HALVES
@@ -24,7 +26,7 @@ from ..files.folders import loose_weights
 from ..files.latents import TENSOR_KEY
 from ..files.weights import Weights, open_weights
 from .candidates import TOP, Candidate, choose
-from .keys import core_names, count_levels, count_per_level, to_ours, to_theirs
+from .keys import THIRDS, core_names, count_levels, count_per_level, to_ours, to_theirs
 
 _SAMPLES = "samples"
 """What a host's dictionary of latents calls them."""
@@ -49,6 +51,8 @@ class Detected:
     """Our key -> the file's key."""
     unknown: tuple[str, ...]
     """The file's keys, without their prefix, that no rule knows, or that mean what another one means already."""
+    thirds: Mapping[str, int]
+    """Our keys that have but a third of the file's tensor -> which of them."""
     scalars: Mapping[str, str]
     """Scale and shift stored beside the model: name -> the file's key."""
     notes: tuple[str, ...] = ()
@@ -58,7 +62,18 @@ class Detected:
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Our key -> the shape that our module expects there."""
         flat = self.layout.without_frames
-        return {ours: module_shape(ours, self.weights.shapes[theirs], flat) for ours, theirs in self.keys.items()}
+        return {ours: module_shape(ours, self._shape(ours), flat) for ours in self.keys}
+
+    def _shape(self, ours: str) -> tuple[int, ...]:
+        shape = self.weights.shapes[self.keys[ours]]
+        if ours not in self.thirds or not shape or shape[0] % len(THIRDS):
+            return shape
+        return (shape[0] // len(THIRDS), *shape[1:])
+
+    def read(self, ours: str) -> Tensor:
+        """The tensor of our key, with the sides that it has in the file."""
+        tensor = self.weights.read(self.keys[ours])
+        return tensor if ours not in self.thirds else tensor.chunk(len(THIRDS))[self.thirds[ours]]
 
     @property
     def halves(self) -> list[str]:
@@ -68,7 +83,7 @@ class Detected:
     def file_name_of(self, key: str) -> str:
         """What the file would call our key."""
         theirs = to_theirs(key, self.layout, self.levels, self.per_level) or key
-        return self.keys.get(key, self.prefix + theirs)
+        return self.keys.get(key, self.prefix + theirs.removesuffix(next(filter(theirs.endswith, THIRDS), "")))
 
 
 def detect(weights: Weights, part: str | None = None) -> Detected:
@@ -100,6 +115,7 @@ def _translate(weights: Weights, found: Candidate) -> Detected:
     levels, per_level = count_levels(found.names), count_per_level(found.names)
     keys: dict[str, str] = {}
     unknown: list[str] = []
+    thirds: dict[str, int] = {}
     scalars: dict[str, str] = {}
     left: Counter[str] = Counter()
     own = {template.partition(".")[0] for template, _ in layout.rules}
@@ -107,8 +123,12 @@ def _translate(weights: Weights, found: Candidate) -> Detected:
     for name, theirs in found.names.items():
         first = name.partition(".")[0]
         ours = to_ours(name, layout, levels, per_level)
+        parts = [] if ours is not None else [to_ours(name + third, layout, levels, per_level) for third in THIRDS]
         if ours is not None and ours not in keys:
             keys[ours] = theirs
+        elif found_thirds := {part: number for number, part in enumerate(parts) if part and part not in keys}:
+            thirds |= found_thirds
+            keys |= dict.fromkeys(found_thirds, theirs)
         elif name in SCALARS:
             scalars[name] = theirs
         elif name.startswith(IGNORED) or (f"{prefix}{first}." in weights.dictionaries and first not in own):
@@ -116,7 +136,7 @@ def _translate(weights: Weights, found: Candidate) -> Detected:
         else:
             unknown.append(name)
     notes = (*weights.notes, *_where(prefix, weights.dictionaries), *found.notes, *_left_out(left))
-    return Detected(weights, layout, prefix, levels, per_level, keys, tuple(unknown), scalars, notes)
+    return Detected(weights, layout, prefix, levels, per_level, keys, tuple(unknown), thirds, scalars, notes)
 
 
 def _where(prefix: str, dictionaries: Collection[str]) -> tuple[str, ...]:

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from functools import cache
 from itertools import chain
 
+import torch
 from torch import Tensor, nn
 
 from ..errors import InputError
@@ -26,6 +27,8 @@ _PATTERNS = {
     "p": "weight|bias",
     "rest": ".+",
 }
+THIRDS = ("[0/3]", "[1/3]", "[2/3]")
+"""Ends of a name that mean one third of the tensor."""
 _PLACEHOLDER = re.compile(r"\{(\w+)(~|\+1|:\w+)?\}")
 
 
@@ -108,8 +111,9 @@ def count_per_level(keys: Iterable[str]) -> int:
 
 
 def is_attention_weight(key: str) -> bool:
-    """Whether our key is one of the four 1x1 convolutions of an AttnBlock."""
-    return re.search(r"\.(attn_1|attn\.\d+)\.(q|k|v|proj_out)\.weight$", key) is not None
+    """Whether our key is one of the four 1x1 convolutions of attention."""
+    names = r"(attn_1|attn\.\d+)\.(q|k|v|proj_out)|attn\.to_(q|k|v|out)"
+    return re.search(rf"\.({names})\.weight$", key) is not None
 
 
 def layouts_of(model: nn.Module) -> dict[str, Layout]:
@@ -130,10 +134,11 @@ def to_layout(model: nn.Module, layout: str) -> dict[str, Tensor]:
     rows = layouts_of(model)
     if not isinstance(layout, str) or layout not in rows:  # pyright: ignore[reportUnnecessaryIsInstance]
         raise InputError(f"layout: expected one of {', '.join(rows)}, got {layout!r}: choose one of these")
-    row = rows[layout]
+    row = family_of(model).layout_of(model, rows[layout])
     state = {key: tensor for key, tensor in model.state_dict().items() if not key.startswith(IGNORED)}
     levels, per_level = count_levels(state), count_per_level(state)
     named: dict[str, Tensor] = {}
+    thirds: dict[str, list[Tensor]] = {}
     for key, tensor in state.items():
         theirs = to_theirs(key, row, levels, per_level)
         if theirs is None and row.left_out:
@@ -146,5 +151,9 @@ def to_layout(model: nn.Module, layout: str) -> dict[str, Tensor]:
             tensor = tensor.flatten(1)  # (C, C)
         if row.without_frames and tensor.ndim == 5:
             tensor = tensor.squeeze(2)  # (out, in, k, k)
-        named[theirs] = tensor
+        if theirs.endswith(THIRDS):  # ours come in their order
+            thirds.setdefault(theirs[: -len(THIRDS[0])], []).append(tensor)
+        else:
+            named[theirs] = tensor
+    named |= {theirs: torch.cat(parts) for theirs, parts in thirds.items()}
     return named | family_of(model).beside(model, layout, named)

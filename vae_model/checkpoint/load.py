@@ -17,7 +17,7 @@ from ..errors import VAEFileError
 from ..errors.listed import on_one_line
 from ..families.family import Config
 from ..families.hints import join_halves, wrong_ones
-from ..families.layout import COUNTERS
+from ..families.layout import is_counter
 from ..families.settings import given_settings, notes_on_fields
 from ..families.table import FAMILIES
 from ..files.weights import open_weights
@@ -188,7 +188,7 @@ def load_model(
         state = _read_all(parts, dtype)
     with torch.inference_mode(any(tensor.is_inference() for tensor in state.values())):  # as those of the caller are
         model = build_empty(parts, family, model_config)
-        counters = {key: torch.tensor(0) for key in COUNTERS if key in model.state_dict()}
+        counters = {key: torch.tensor(0) for key in model.state_dict() if is_counter(key)}
         model.load_state_dict(counters | state, strict=True, assign=True)
         model.requires_grad_(False)
     stored = parts[0].weights.dtypes[next(iter(parts[0].keys.values()))]
@@ -258,7 +258,7 @@ def _problems(model: nn.Module, parts: list[Detected]) -> list[str]:
     given = {key: shape for part in parts for key, shape in part.shapes.items()}
     last = parts[-1]
     problems: list[str] = []
-    missing = [last.file_name_of(key) for key in expected if key not in given and key not in COUNTERS]
+    missing = [last.file_name_of(key) for key in expected if key not in given and not is_counter(key)]
     if missing:
         problems.append(f"missing {shorten(missing)}")
     unknown = [part.prefix + name for part in parts for name in part.unknown]
@@ -269,7 +269,7 @@ def _problems(model: nn.Module, parts: list[Detected]) -> list[str]:
         if expected[key] != given[key] and len(problems) < 5:
             problems.append(f"{last.file_name_of(key)} has shape {given[key]} instead of {expected[key]}")
     for part in parts:
-        numbers = [theirs for ours, theirs in part.keys.items() if ours not in COUNTERS]
+        numbers = [theirs for ours, theirs in part.keys.items() if not is_counter(ours)]
         odd = [key for key in numbers if not part.weights.dtypes[key].is_floating_point]
         if odd:
             problems.append(f"not floating point: {shorten(odd)}")
@@ -279,8 +279,7 @@ def _problems(model: nn.Module, parts: list[Detected]) -> list[str]:
 def _read_all(parts: list[Detected], dtype: torch.dtype | None) -> dict[str, Tensor]:
     state: dict[str, Tensor] = {}
     for part in parts:
-        shapes = part.shapes
-        for ours, theirs in part.keys.items():
-            tensor = part.weights.read(theirs).reshape(shapes[ours])
-            state[ours] = tensor if dtype is None or ours in COUNTERS else tensor.to(dtype)
+        for ours, shape in part.shapes.items():
+            tensor = part.read(ours).reshape(shape)
+            state[ours] = tensor if dtype is None or is_counter(ours) else tensor.to(dtype)
     return state

@@ -18,7 +18,7 @@ from ..errors import InputError, VAEFileError
 from ..errors.listed import on_one_line, some
 from ..errors.wording import speaks_plainly
 from ..families.family import Config
-from ..families.layout import COUNTERS, SCALARS
+from ..families.layout import SCALARS, is_counter
 from ..families.settings import known_settings
 from ..families.table import FAMILIES, family_of
 from ..files.atomic import atomic_path, require_writable
@@ -106,7 +106,7 @@ def _write(
 ) -> None:
     chosen = layout_named(model, layout)
     tensors = to_layout(model, chosen)
-    kept = (*COUNTERS, *SCALARS)
+    kept = {key for key in tensors if is_counter(key) or key in SCALARS}
     kinds = {key: t.dtype if dtype is None or key in kept else dtype for key, t in tensors.items()}
     written = {key: t.detach().to("cpu", kinds[key]).contiguous() for key, t in tensors.items()}
     with atomic_path(target) as temporary:

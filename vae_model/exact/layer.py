@@ -6,8 +6,11 @@ them.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from .extent import Extent
@@ -41,6 +44,8 @@ class Conv:
     taps: int = 0
     """Frames that a result sees: its own and those before it, of which there are only zeros before the first frame.
     0: the stored weights have no axis of frames, and every frame is a picture."""
+    groups: int = 1
+    """Of channels, each of which is convolved for itself."""
 
     def part(self, first: int, channels: int) -> Conv:
         """So many of its output channels, from `first` on."""
@@ -59,6 +64,12 @@ class Conv:
         weight = weight.transpose(-1, -2) if self.turned else weight
         rows = slice(self.first, self.first + self.out_channels)
         return weight[rows], None if bias is None else bias[rows]
+
+    def read(
+        self, weights: Callable[[nn.Module], tuple[Tensor, Tensor | None]], taps: int = 1
+    ) -> tuple[Tensor, Tensor | None]:
+        """The same, of modules whose weight and bias `weights` tells."""
+        return self.of(*weights(self.module), taps)
 
     @property
     def circular(self) -> bool:
@@ -82,7 +93,28 @@ class Conv:
     def flops(self, batch: int, result: Extent) -> int:
         """Floating point operations of a result, a multiplication and an addition counted as two."""
         taps = self.kernel**2 * self.taps_of(result.frames)
-        return 2 * taps * self.in_channels * self.out_channels * batch * result.frames * result.height * result.width
+        products = self.in_channels // self.groups * self.out_channels
+        return 2 * taps * products * batch * result.frames * result.height * result.width
+
+
+@dataclass(frozen=True)
+class Chosen(Conv):
+    """Of a convolution, or of several side by side, whose results are blocks of so many channels: those of some turns,
+    where blocks take turns. Without bias."""
+
+    block: int = 1
+    turns: tuple[int, ...] = (0,)
+    every: int = 1
+    """Block i is one of turn i % every."""
+
+    def read(
+        self, weights: Callable[[nn.Module], tuple[Tensor, Tensor | None]], taps: int = 1
+    ) -> tuple[Tensor, Tensor | None]:
+        """Side by side stand the layers of a ModuleList."""
+        layers = list(self.module) if isinstance(self.module, nn.ModuleList) else [self.module]
+        blocks = [block for layer in layers for block in weights(layer)[0].split(self.block)]
+        chosen = torch.cat([block for number, block in enumerate(blocks) if number % self.every in self.turns])
+        return self.of(chosen, None, taps)
 
 
 @dataclass(frozen=True)
@@ -103,6 +135,33 @@ class PixelNorm:
     module: nn.Module
     name: str
     channels: int
+
+
+@dataclass(frozen=True)
+class RootNorm:
+    """Every pixel by the root of its mean square and `eps`, times the module's weight, plus its bias."""
+
+    module: nn.Module
+    name: str
+    channels: int
+    eps: float
+
+    def run(self, x: Tensor, weight: Tensor, bias: Tensor) -> None:
+        """In place: x (B, C, n, W), weight and bias (C,), float32 or better."""
+        lengths = torch.linalg.vector_norm(x, dim=1, keepdim=True)
+        x.mul_(lengths.square_().div_(x.shape[1]).add_(self.eps).rsqrt_())
+        torch.addcmul(bias[:, None, None], x, weight[:, None, None], out=x)
+
+
+@dataclass(frozen=True)
+class StoredNorm(RootNorm):
+    """An affine BatchNorm by what it has stored: nothing of the pixel itself is asked."""
+
+    def run(self, x: Tensor, weight: Tensor, bias: Tensor) -> None:
+        module: Any = self.module  # stored numbers are buffers, no weights: nobody patches them
+        scale = weight * (module.running_var.to(weight) + self.eps).rsqrt()
+        shift = bias - module.running_mean.to(weight) * scale
+        torch.addcmul(shift[:, None, None], x, scale[:, None, None], out=x)
 
 
 @dataclass(frozen=True)

@@ -36,6 +36,7 @@ def read_conv(
     stride: int = 1,
     padding: int = 1,
     extra_pad: int | None = None,
+    groups: int = 1,
     plain: type[nn.Module] = nn.Conv2d,
 ) -> Conv:
     """A 2-D convolution of the wanted geometry; `extra_pad`: zeros that the owner adds below and on the right.
@@ -46,7 +47,7 @@ def read_conv(
         raise UnsupportedModule(f"{name}: expected a 2-D convolution, got {describe(layer)}")
     _require_own_forward(layer, plain, name)
     found = (layer.kernel_size, layer.stride, layer.padding, layer.dilation, layer.groups)
-    wanted = ((kernel,) * 2, (stride,) * 2, (padding,) * 2, (1, 1), 1)
+    wanted = ((kernel,) * 2, (stride,) * 2, (padding,) * 2, (1, 1), groups)
     if found != wanted:
         raise UnsupportedModule(
             f"{name}: expected {wanted} as kernel, stride, padding, dilation and groups, got {found}"
@@ -64,6 +65,7 @@ def read_conv(
         padding,
         padding if extra_pad is None else extra_pad,
         mode,
+        groups=groups,
     )
 
 

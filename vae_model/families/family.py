@@ -106,6 +106,10 @@ class Family(ABC):
         """What files tell together with what the user says, which counts more."""
         return {**told, **given}
 
+    def layout_of(self, model: Any, layout: Layout) -> Layout:
+        """One of `layouts` as files of this model have it, where its settings change names that no tensor tells."""
+        return layout
+
     def beside(self, model: Any, layout: str, named: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Tensors that a file of that layout holds beyond the model's own, `named` as they are there."""
         return {}

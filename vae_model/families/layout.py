@@ -3,7 +3,8 @@
 A rule pairs a file's key template with ours. Placeholders: {c} encoder or decoder, {i} a level, {i~} the same level
 counted from the other end, {j} or {k} a number, {k+1} one more, {m} a layer name, {p} weight or bias, {rest} anything;
 {i:j} is number j of level i, {i:last} the last number of level i, where numbers run on from level to level.
-Our own names are those of the network's first publication.
+Our own names are those of the network's first publication. A template of a file that ends in [0/3], [1/3] or [2/3]
+means that third of a tensor, along its first side.
 """
 
 from __future__ import annotations
@@ -59,8 +60,11 @@ IGNORED = (
 )
 """Keys beside the model that training leaves in its checkpoints; they begin like this."""
 
-COUNTERS = ("bn.num_batches_tracked",)
-"""What training counts: integers that may be absent and compute nothing."""
+
+def is_counter(key: str) -> bool:
+    """Whether it is what training counts: integers that may be absent and compute nothing."""
+    return key.rpartition(".")[2] == "num_batches_tracked"
+
 
 SCALARS = ("vae_scale", "vae_shift")
 """Single numbers that ComfyUI keeps beside a tiny model: raw latent = z / vae_scale + vae_shift."""

@@ -19,7 +19,8 @@ _NAMES = {
 }
 """Our name -> all that it is known by."""
 _PROJECTION = re.compile(
-    r".*\.(?:(?:attn_1|attn\.\d+)\.(?:q|k|v|proj_out|to_qkv|to_out)|middle\.1\.(?:to_qkv|proj))\.(weight|bias)"
+    r".*\.(?:(?:attn_1|attn\.\d+)\.(?:q|k|v|proj_out|to_qkv|to_out)|middle\.1\.(?:to_qkv|proj)|attn\.to_(?:q|k|v|out))"
+    r"\.(weight|bias)"
 )
 _NORM = re.compile(r".*\.(?:attn_1|attn\.\d+)\.norm\.(weight|bias)")
 

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from ..exact.layer import UnsupportedModule
 from ..exact.read import describe
 from .coder import Coder
+from .dc_ae.family import DCAE
 from .family import Family
 from .hunyuan_image.family import HunyuanImage
 from .layout import Layout
@@ -23,7 +24,7 @@ from .wan22 import Wan22
 
 FAMILIES: dict[str, Family] = {
     family.name: family
-    for family in (KL(), Video(), Flux2(), VQ(), Wan(), Wan22(), QwenImage21(), HunyuanImage(), Tiny())
+    for family in (KL(), Video(), Flux2(), VQ(), Wan(), Wan22(), QwenImage21(), HunyuanImage(), DCAE(), Tiny())
 }
 """By name. A model is of the last of them that it can belong to: later ones are more special."""
 

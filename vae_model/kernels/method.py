@@ -44,6 +44,8 @@ class Wanted(NamedTuple):
     device_type: str
     channels_last: bool
     machine: Machine
+    groups: int = 1
+    """Of channels, each of which is convolved for itself."""
 
 
 class Memory(Protocol):

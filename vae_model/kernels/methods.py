@@ -54,6 +54,7 @@ def pays(wanted: Wanted) -> bool:
     """Whether a convolution can take fewer multiplications, and gains by it."""
     return (
         wanted.rows > 0
+        and wanted.groups == 1
         and wanted.dtype == torch.float32
         and profile_of(wanted.device_type).fewer_multiplications
         and wanted.channels_last

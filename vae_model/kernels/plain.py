@@ -52,7 +52,8 @@ def _folded(weight: Tensor, row: int, column: int, order: torch.memory_format, c
 
 def plain_convolution(wanted: Wanted) -> Method:
     """Of any kernel and stride; its weights are copied into the run's memory order."""
-    weights = wanted.channels[0] * wanted.channels[1] * wanted.kernel**2 * wanted.taps * wanted.dtype.itemsize
+    weights = wanted.channels[0] * wanted.channels[1] // wanted.groups * wanted.kernel**2 * wanted.taps
+    weights *= wanted.dtype.itemsize
     if wanted.taps > 1:
         before = wanted.taps - 1 if wanted.dtype.itemsize <= 2 else 0
         return CausalConvolution(_columns(wanted), weights, frames_before=before, wanted=wanted)
@@ -88,7 +89,8 @@ class PlainConvolution(Method):
         self, memory: Memory, window: Tensor, weight: Any, bias: Tensor | None, top: int, rows: int, odd: bool
     ) -> Tensor:
         pad = 0 if sum(self.columns) else self.wanted.pads[0]
-        return functional.conv2d(window, weight, bias, stride=self.wanted.stride, padding=(0, pad))
+        wanted = self.wanted
+        return functional.conv2d(window, weight, bias, wanted.stride, (0, pad), groups=wanted.groups)
 
 
 @dataclass(frozen=True, kw_only=True)

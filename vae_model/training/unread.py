@@ -79,7 +79,7 @@ def _of_distillation(params: Mapping[str, Any]) -> Iterable[str]:
         yield "model.params.lossconfig changes nothing: no decoder is made, model.params.train=[encoder,decoder]"
     given: Any = loss.get("params") or {}
     if isinstance(given, Mapping) and cast("Mapping[str, Any]", given).get("kl_weight"):
-        yield "model.params.lossconfig.params.kl_weight changes nothing: a tiny autoencoder has no KL"
+        yield "model.params.lossconfig.params.kl_weight changes nothing: a distilled autoencoder has no KL"
 
 
 def _given(section: Any, name: str) -> bool:

@@ -141,6 +141,11 @@ def flux2() -> Program:
     return decoder_of(random_model(ROWS["Flux.2"]).double()).program
 
 
+def linear_attention() -> Program:
+    """Its sums are over all ranks' rows, and its scales see rows of the rank behind the next one."""
+    return decoder_of(random_model(ROWS["Sana"]).double()).program
+
+
 def temporal() -> Program:
     levels = LevelsConfig(8, (8, 16), 1)
     config = VideoConfig(4, 4, None, levels, quant_conv=False, post_quant_conv=False, num_groups=8)
@@ -161,6 +166,7 @@ ENGINE: dict[str, Case] = {
     "tiny encoder": engine(tiny("encoder"), 1, 4 * 5, 4, 5, "resident"),
     "tiny decoder with GroupNorm": engine(tiny("decoder", midblock_gn=True), 1, 5, 4, 5, "resident", "half spill"),
     "Flux.2 program": engine(flux2, 1, 5, 3, 5, "resident", "recompute all"),
+    "linear attention": engine(linear_attention, 2, 4, 3, 4, "resident", "half spill"),
     "temporal": engine(temporal, 3, 5, 4, 5, "resident", "recompute all"),
 }
 """float64: within 1e-12 of the range."""

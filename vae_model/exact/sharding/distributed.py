@@ -19,14 +19,14 @@ import torch.distributed as dist
 from torch import Tensor
 
 from ...kernels.profile import profile_of
-from ..stream.moments import Moments
+from ..stream.moments import Gathered
 from ..stream.plane import Plane
 from ..stream.ranks import OwnTokens, RankLost, RankStopped, Tokens, block_rows, copy_rows
 from ..stream.source import PlaneSource
 from .group import leave_together
 from .share import Piece
 from .traffic import Traffic
-from .wire import flat, halo_rows, merge_numbers, moments_as_numbers, most, new_halo, new_message, pack, unpack
+from .wire import flat, halo_rows, most, new_halo, new_message, pack, unpack
 
 _NUMBERS = 9
 """What a rank can say when they meet; a pass reads four planes at most."""
@@ -135,18 +135,18 @@ class DistributedRanks:
             for rows, (plane, piece) in unpack(message, coming[peer]):
                 halo_rows(plane, piece).copy_(rows)
 
-    def merge(self, moments: Sequence[Moments]) -> None:
-        """Everybody's count, mean and M2 to everybody, merged in the same order on every rank."""
+    def merge(self, moments: Sequence[Gathered]) -> None:
+        """Everybody's numbers (of moments count, mean and M2) to everybody, merged in the same order on every rank."""
         if not moments:
             return
         self.meet("statistics")
         with self._connected():
-            own = [moments_as_numbers(part) for part in moments]
+            own = [part.as_numbers() for part in moments]
             everyone = self._gather("statistics", torch.cat(own))
             sizes = [len(numbers) for numbers in own]
             by_rank = [message.split(sizes) for message in everyone]
             for index, part in enumerate(moments):
-                merge_numbers(part, [parts[index] for parts in by_rank])
+                part.become_numbers([parts[index] for parts in by_rank])
 
     def tokens(self, plane: Plane, own: OwnTokens, take: Callable[[Tokens], None]) -> None:
         """Rank after rank sends its keys and values to all others, block by block."""

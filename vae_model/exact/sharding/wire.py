@@ -7,7 +7,6 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from ..stream.moments import Moments
 from ..stream.plane import Plane
 from ..stream.ranks import Beyond, copy_rows
 from .share import Piece
@@ -62,18 +61,3 @@ def pack(parcels: Sequence[tuple[Plane, Piece]]) -> Tensor:
 def flat(x: Tensor) -> Tensor:
     """A contiguous tensor as bytes of the same memory."""
     return x.view(-1).view(torch.uint8)
-
-
-def moments_as_numbers(moments: Moments) -> Tensor:
-    """Count, means and M2s of own rows: 1 + 2 * B * G float64 in main memory."""
-    assert moments.mean is not None and moments.m2 is not None  # noqa: PT018  # every rank has rows
-    numbers = [part.flatten().cpu().double() for part in (moments.mean, moments.m2)]
-    return torch.cat([torch.tensor([float(moments.count)], dtype=torch.float64), *numbers])
-
-
-def merge_numbers(moments: Moments, by_rank: Sequence[Tensor]) -> None:
-    """Make moments those of all ranks' rows."""
-    assert moments.mean is not None
-    shape, like = moments.mean.shape, moments.mean
-    pairs = [(int(numbers[0]), numbers[1:].view(2, *shape).to(like)) for numbers in by_rank]
-    moments.become((count, both[0], both[1]) for count, both in pairs)

@@ -13,7 +13,7 @@ from ...attention.backends import pytorch_attention
 from ...kernels.method import Machine, Method, Wanted
 from ...kernels.methods import method_for, this_machine
 from ..extent import Extent
-from ..layer import Conv, Norm, PixelNorm
+from ..layer import Conv, Norm, PixelNorm, RootNorm
 from ..memory.spill import Spill
 from ..sharding.share import WHOLE, Share
 from .ranks import ALONE, Ranks
@@ -91,14 +91,15 @@ class Context:
 
     def layer_weights(self, conv: Conv, taps: int = 1) -> tuple[Tensor, Tensor | None]:
         """Weight (out, in, k, k), of several taps (out, in, taps, k, k), and bias (out,) as the provider gives them."""
-        return conv.of(*self.weights(conv.module, torch.empty(0, dtype=self.dtype, device=self.device)), taps)
+        like = torch.empty(0, dtype=self.dtype, device=self.device)
+        return conv.read(lambda module: self.weights(module, like), taps)
 
     def conv_weights(self, conv: Conv) -> tuple[Tensor, Tensor | None]:
         """The same in this run's memory order."""
         weight, bias = self.layer_weights(conv)
         return weight.contiguous(memory_format=self.memory_format), bias
 
-    def norm_weights(self, norm: Norm) -> tuple[Tensor, Tensor]:
+    def norm_weights(self, norm: Norm | RootNorm) -> tuple[Tensor, Tensor]:
         """Weight and bias (channels,) of a norm, in float32 or better."""
         wide = torch.promote_types(self.dtype, torch.float32)
         weight, bias = self.weights(norm.module, torch.empty(0, dtype=wide, device=self.device))
@@ -120,7 +121,7 @@ class Context:
         wanted = Wanted(
             conv.channels, source.width, fast_rows, conv.kernel, conv.stride, (conv.pad_before, conv.pad_after),
             conv.mode == "zeros", self.channels_last or conv.taps > 0, conv.taps_of(source.frames),
-            self.batch * source.frames, self.dtype, self.device.type, self.channels_last, self.machine,
+            self.batch * source.frames, self.dtype, self.device.type, self.channels_last, self.machine, conv.groups,
         )  # fmt: skip
         found = self._methods.get((kind, wanted))
         if found is None:

@@ -6,7 +6,8 @@ those of the whole without ever subtracting large squares, so images with a stro
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -17,6 +18,26 @@ from ...kernels.profile import profile_of
 
 CHUNK_ELEMENTS = 2**20
 """16-bit strips are summed in float32, so many elements at a time, where the kernel does not do it by itself."""
+
+
+class Gathered(Protocol):
+    """What a pass gathers of the rows that go by, of all of them together."""
+
+    def add(self, rows: Tensor) -> None:
+        """Take in rows (B, C, n, W), which nobody else holds."""
+        ...
+
+    def add_bytes(self, elements: int, itemsize: int) -> int:
+        """Device bytes beside the rows while so many values are taken in, and of what is gathered."""
+        ...
+
+    def as_numbers(self) -> Tensor:
+        """What was gathered of own rows, float64 in main memory."""
+        ...
+
+    def become_numbers(self, by_rank: Sequence[Tensor]) -> None:
+        """Be that of all ranks' rows instead."""
+        ...
 
 
 class Moments:
@@ -51,6 +72,23 @@ class Moments:
         self.mean = self.mean + delta * (count / total)
         self.m2 = self.m2 + m2 + delta.square() * (self.count * (count / total))
         self.count = total
+
+    def add_bytes(self, elements: int, itemsize: int) -> int:
+        """Of the copies of 16-bit values."""
+        return 4 * min(CHUNK_ELEMENTS, elements) if itemsize <= 2 else 0
+
+    def as_numbers(self) -> Tensor:
+        """Count, means and M2s of own rows: 1 + 2 * B * G float64 in main memory."""
+        assert self.mean is not None and self.m2 is not None  # noqa: PT018  # every rank has rows
+        numbers = [part.flatten().cpu().double() for part in (self.mean, self.m2)]
+        return torch.cat([torch.tensor([float(self.count)], dtype=torch.float64), *numbers])
+
+    def become_numbers(self, by_rank: Sequence[Tensor]) -> None:
+        """Be those of all ranks' rows."""
+        assert self.mean is not None
+        shape, like = self.mean.shape, self.mean
+        pairs = [(int(numbers[0]), numbers[1:].view(2, *shape).to(like)) for numbers in by_rank]
+        self.become((count, both[0], both[1]) for count, both in pairs)
 
     def become(self, parts: Iterable[tuple[int, Tensor, Tensor]]) -> None:
         """Those of all parts (count, mean, M2) together, instead of what was taken in."""

@@ -9,7 +9,7 @@ from typing import Protocol
 
 from torch import Tensor
 
-from .moments import CHUNK_ELEMENTS, Moments
+from .moments import Gathered
 from .plane import Plane
 from .source import PlaneSource, Source
 
@@ -52,7 +52,7 @@ class Sink:
 
     rows: Source
     plane: Plane | None = None
-    moments: Moments | None = None
+    moments: Gathered | None = None
     emit: Emit | None = None
 
     def take(self, index: int, top: int, bottom: int) -> None:
@@ -80,8 +80,8 @@ class Sink:
         if self.plane is not None and index and not self.rows.whole:
             storing += size  # a copy
         itemsize = self.rows.context.dtype.itemsize
-        if self.moments is not None and itemsize <= 2:
-            statistics = 4 * min(CHUNK_ELEMENTS, size // itemsize)
+        if self.moments is not None:
+            statistics = self.moments.add_bytes(size // itemsize, itemsize)
         return max(leaving + max(peak, storing), storing + statistics)
 
 

@@ -13,6 +13,8 @@ from .source import Cost, Source
 class PointwiseSource(Source):
     """Every piece of the source by itself."""
 
+    fresh = True
+
     def __init__(self, context: Context, conv: Conv, source: Source) -> None:
         size = source.size._replace(channels=conv.out_channels)
         super().__init__(context, size, source.top, source.bottom, source)
@@ -25,7 +27,7 @@ class PointwiseSource(Source):
         pieces = self.source.take(bottom)
         self.at = bottom
         for index, piece in enumerate(pieces):
-            pieces[index] = functional.conv2d(piece, *self._weights)
+            pieces[index] = functional.conv2d(piece, *self._weights, groups=self.conv.groups)
         return pieces
 
     def _cost(self, top: int, bottom: int) -> Cost:

@@ -10,7 +10,7 @@ from torch import Tensor
 from ..memory.spill import Parked
 
 if TYPE_CHECKING:
-    from .moments import Moments
+    from .moments import Gathered
     from .plane import Plane
     from .source import PlaneSource
 
@@ -48,7 +48,7 @@ class Ranks(Protocol):
         """Before a pass: give every plane the rows beyond its own that will be read."""
         ...
 
-    def merge(self, moments: Sequence[Moments]) -> None:
+    def merge(self, moments: Sequence[Gathered]) -> None:
         """After a pass: make moments of own rows those of all rows."""
         ...
 
@@ -63,7 +63,7 @@ class Alone:
     def exchange(self, readers: Sequence[PlaneSource]) -> None:
         """Nothing lies beyond."""
 
-    def merge(self, moments: Sequence[Moments]) -> None:
+    def merge(self, moments: Sequence[Gathered]) -> None:
         """They are those of all rows."""
 
     def tokens(self, plane: Plane, own: OwnTokens, take: Callable[[Tokens], None]) -> None:

@@ -53,6 +53,8 @@ class Source:
 
     whole = False
     """Whether rows always come as one fresh tensor, so that storing them takes no copy."""
+    fresh = False
+    """Whether nobody else holds the tensors that come, though they may be several."""
 
     def __init__(self, context: Context, size: Extent, top: int, bottom: int, *sources: Source) -> None:
         """`sources`: what it reads from."""
