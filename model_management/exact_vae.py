@@ -259,7 +259,7 @@ def frames_of(vae: Any, call: _Call, x: Any) -> tuple[Any, int]:
     if not runs_frames(vae):
         return x, 1
     if call.what == "decode":
-        x, clip = frames_of_latents(x, True)
+        x, clip, _ = frames_of_latents(x, True)
         return (x[:, :, 0] if getattr(x, "ndim", 0) == 5 else x), clip
     not_video = call.options.get("not_video")
     as_video = not (getattr(vae, "not_video", False) if not_video is None else not_video)

@@ -13,6 +13,7 @@ from .checkpoint.load import LoadedModel
 from .errors.bytesize import parse_bytes
 from .errors.wording import needs_half
 from .exact.plan.plan import Plan
+from .families.first_frame import image_frames, latent_frames
 from .families.ldm.layers import set_attention
 from .families.table import FAMILIES, decode_raw, encode_raw
 from .host import Host, Report, Watch
@@ -101,7 +102,7 @@ class VAE(HostNames):
 
     def _frames_out(self, what: str, frames: int) -> int:
         """Frames that become of those of one clip."""
-        return 1 + (frames - 1) * self.time_factor if what == "decode" else 1 + (frames - 1) // self.time_factor
+        return (image_frames if what == "decode" else latent_frames)(frames, self.time_factor)
 
     @needs_half("decoder")
     def decode(
@@ -127,19 +128,20 @@ class VAE(HostNames):
                  progress: called with the fraction done, 0..1.
                  timesteps: of a temporal decoder, how many frames belong together; None: the whole batch.
                  vae_options: ComfyUI's way of saying `timesteps`, by name or in the place of `method`.
-        Returns: (B, h * f, w * f, C) float32 0..1 on `output_device`, of clips (B, F, h * f, w * f, C).
+        Returns: (B, h * f, w * f, C) float32 0..1 on `output_device`; of clips, those of a single frame too,
+                 (B, F, h * f, w * f, C). What has an axis of frames keeps it, as in ComfyUI and diffusers.
         Raises:  InputError for latents this VAE cannot take, MemoryBudgetError where the run does not fit.
         """
         method, timesteps = take_vae_options(method, vae_options, timesteps)
         check_method(method)
         tile_size, overlap = check_options(tile_size, overlap, progress)
-        z, clip = frames_of_latents(samples, self._family.has_frames)
+        z, clip, keeps_axis = frames_of_latents(samples, self._family.has_frames, self.latent_channels)
         z = check_latents(z, self.latent_channels)
         group = clip if clip > 1 else check_timesteps(timesteps, len(z), self.is_temporal)
         f, made = self.upscale_ratio, self._frames_out("decode", clip)
         shape = (len(z) // clip * made, z.shape[2] * f, z.shape[3] * f, self.output_channels)
         out = self._run("decode", method, z, shape, memory, tile_size, overlap, progress, group)
-        return out if clip == 1 else out.unflatten(0, (-1, made))
+        return out.unflatten(0, (-1, made)) if keeps_axis else out
 
     @needs_half("encoder")
     def encode(
@@ -170,8 +172,10 @@ class VAE(HostNames):
         tile_size, overlap = check_options(tile_size, overlap, progress)
         f = self.downscale_ratio
         as_video = not (self.not_video if not_video is None else not_video)
-        pixels, clip = frames_of_pixels(pixels, self._family.has_frames, as_video, self.time_factor)
         pixels = add_alpha(pixels, self.input_channels, self.pad_channel_value)
+        pixels, clip = frames_of_pixels(
+            pixels, self._family.has_frames, as_video, self.time_factor, self.input_channels
+        )
         x = crop_centre(check_pixels(pixels, self.input_channels, f), f).movedim(-1, 1)  # (B, C, H, W)
         made = self._frames_out("encode", clip)
         shape = (len(x) // clip * made, self.latent_channels, x.shape[2] // f, x.shape[3] // f)

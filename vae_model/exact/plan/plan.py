@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -40,6 +41,9 @@ class Plan:
     """Operations of the untiled run."""
     turned: bool = False
     """Whether it goes by columns: strips are so many of these, and rows are meant where columns are spoken of."""
+    images: tuple[int, int, int, int] = (0, 0, 0, 0)
+    """(B, H, W, C) of the larger of input and result, which are the images; of a clip B are its frames."""
+    is_clip: bool = False
 
     @property
     def schedule(self) -> Schedule:
@@ -65,6 +69,11 @@ class Plan:
     def moved_bytes(self) -> int:
         """Predicted bytes copied between device and host."""
         return self.need.moved_bytes
+
+    @property
+    def image_bytes(self) -> int:
+        """Bytes of the images in float32, which lie in main memory beside all else: finished ones, or those given."""
+        return 4 * math.prod(self.images)
 
     @property
     def work_ratio(self) -> float:
@@ -100,6 +109,11 @@ class Plan:
             f"peak {format_bytes(self.peak_bytes)} of a budget of {format_bytes(self.device_budget)}{host}; "
             f"work {self.work_ratio:.2f} x untiled; {format_bytes(self.moved_bytes)} moved"
         )
+        if self.is_clip:
+            frames, height, width, _ = self.images
+            which = "clip given" if self.shape[2:] == (height, width) else "finished clip"
+            size = format_bytes(self.image_bytes)
+            lines.append(f"the {which}: {size} in main memory, {frames} frames of {width} x {height} in float32")
         for number, level in enumerate(self.levels):
             lines += [f"level {number} rejected: {reason}" for reason in level.rejected]
         return "\n".join(lines)
@@ -114,6 +128,7 @@ class Plan:
             "peak_bytes": self.peak_bytes,
             "host_bytes": self.host_bytes,
             "moved_bytes": self.moved_bytes,
+            "image_bytes": self.image_bytes,
             "turned": self.turned,
             "work_ratio": round(self.work_ratio, 4),
             "levels": [
