@@ -172,6 +172,8 @@ class Watch:
         """`tell` gets (report, fraction done 0..1, whether that is the last call)."""
         self.report, self._tell, self._device = report, tell, device
         self._fraction = 0.0
+        self.away = 0.0
+        """Seconds that are not the run's: frames that were finished were with whoever wanted them."""
 
     def fraction(self, done: float) -> None:
         """So much is done, 0..1."""
@@ -192,11 +194,11 @@ class Watch:
             self._before = torch.cuda.memory_allocated(self._device)
 
     def __exit__(self, *error: object) -> None:
-        self.report.seconds = time.perf_counter() - self._started
+        self.report.seconds = time.perf_counter() - self._started - self.away
         if self._device.type == "cuda":
             self.report.peak_bytes = max(0, torch.cuda.max_memory_allocated(self._device) - self._before)
         if isinstance(error[1], BaseException):
             name = type(error[1]).__name__  # the user's cancel comes without words, under a name that hosts choose
-            word = "cancelled" if "Interrupt" in name else name
+            word = "cancelled" if "Interrupt" in name else "closed early" if error[0] is GeneratorExit else name
             self.report.stopped = next(iter(str(error[1]).splitlines()), word)
         self._tell(self.report, 1.0 if error[0] is None else self._fraction, True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import Any
 
@@ -29,6 +29,7 @@ from .runs.checks import (
     whole,
 )
 from .runs.clips import frames_of_latents, frames_of_pixels
+from .runs.frames import decode_frames
 from .runs.methods import check_method, perform
 from .runs.run import ModelRun, Progress, plain_output
 
@@ -142,6 +143,31 @@ class VAE(HostNames):
         shape = (len(z) // clip * made, z.shape[2] * f, z.shape[3] * f, self.output_channels)
         out = self._run("decode", method, z, shape, memory, tile_size, overlap, progress, group)
         return out.unflatten(0, (-1, made)) if keeps_axis else out
+
+    @needs_half("decoder")
+    def decode_frames(
+        self,
+        samples: Tensor,
+        memory: int | str | None = None,
+        *,
+        progress: Progress | None = None,
+        timesteps: int | None = None,
+    ) -> Iterator[Tensor]:
+        """Finished frames of a clip while later ones are computed: what `decode` gives, as exact, never all at once.
+
+        Frames of latents run once, a few at a time, behind what every convolution saw last of those before; that takes
+        memory that no number of frames changes. The first frames come when the first few are done. Where it does not
+        fit, or a clip is so short that it fits at once, the clip runs whole: it waits in main memory, in the run's
+        dtype, and the first frame comes when the last is done. `last_plan` tells which, and counts what waits.
+
+        Args:    samples, memory, progress, timesteps: as for `decode`, whose method is "exact".
+        Returns: an iterator of (F, h * f, w * f, C), float32 0..1 on `output_device`, frames in order, of a batch clip
+                 by clip. To close it, or to drop it, frees all that it holds.
+        Raises:  InputError at once for what this VAE cannot take; MemoryBudgetError, or what stopped the run, by the
+                 iterator.
+        """
+        budget = self.memory_limit if memory is None else parse_bytes(memory)
+        return decode_frames(self, samples, budget, progress, timesteps)
 
     @needs_half("encoder")
     def encode(

@@ -114,13 +114,15 @@ class ModelRun(Run):
 
 
 @contextmanager
-def plain_output(shape: tuple[int, ...], device: torch.device) -> Generator[Tensor, None, None]:
-    """Inference mode, and the float32 tensor of that shape that is to be filled within it.
+def plain_output(
+    shape: tuple[int, ...], device: torch.device, dtype: torch.dtype = torch.float32
+) -> Generator[Tensor, None, None]:
+    """Inference mode, and the tensor of that shape that is to be filled within it.
 
     A tensor made in inference mode can never be saved for a backward pass, so whoever trains on a result would have to
     copy it first. One made before is a plain tensor without gradient, and writing into it costs the same. Where the
     caller is in inference mode himself, so is the result.
     """
-    out = torch.empty(shape, dtype=torch.float32, device=device)
+    out = torch.empty(shape, dtype=dtype, device=device)
     with torch.inference_mode():
         yield out

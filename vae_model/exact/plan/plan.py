@@ -44,6 +44,8 @@ class Plan:
     images: tuple[int, int, int, int] = (0, 0, 0, 0)
     """(B, H, W, C) of the larger of input and result, which are the images; of a clip B are its frames."""
     is_clip: bool = False
+    past_bytes: int = 0
+    """Of a clip that runs part by part, what stays from one to the next: part of what the device or the host needs."""
 
     @property
     def schedule(self) -> Schedule:
@@ -112,8 +114,11 @@ class Plan:
         if self.is_clip:
             frames, height, width, _ = self.images
             which = "clip given" if self.shape[2:] == (height, width) else "finished clip"
+            which = "frames that leave at a time" if self.past_bytes else which
             size = format_bytes(self.image_bytes)
             lines.append(f"the {which}: {size} in main memory, {frames} frames of {width} x {height} in float32")
+        if self.past_bytes:
+            lines.append(f"{format_bytes(self.past_bytes)} stay from part to part: the last frames of every layer")
         for number, level in enumerate(self.levels):
             lines += [f"level {number} rejected: {reason}" for reason in level.rejected]
         return "\n".join(lines)
@@ -129,6 +134,7 @@ class Plan:
             "host_bytes": self.host_bytes,
             "moved_bytes": self.moved_bytes,
             "image_bytes": self.image_bytes,
+            "past_bytes": self.past_bytes,
             "turned": self.turned,
             "work_ratio": round(self.work_ratio, 4),
             "levels": [

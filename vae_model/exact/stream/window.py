@@ -87,7 +87,8 @@ class Windowed(Source):
 
     def _flops(self) -> int:
         size = self.size._replace(height=self.bottom - self.top, frames=self.size.frames + self.seen)
-        return self.conv.flops(self.context.batch, size) * (self.size.frames + self.surplus) // size.frames
+        # The first of the surplus see one frame, the next two: on average half of what others see.
+        return self.conv.flops(self.context.batch, size) * (2 * self.size.frames + self.surplus) // (2 * size.frames)
 
     def _first(self, row: int) -> int:
         """The first source row that result `row` needs."""
