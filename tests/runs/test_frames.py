@@ -92,8 +92,14 @@ def cuts(frames: int) -> list[list[int]]:
     return [[1] * frames, [2] * (frames // 2) + [1] * (frames % 2), [1, frames - 1], [frames - 1, 1]]
 
 
-@pytest.mark.parametrize("shape", [shape for shape in SHAPES if shape[0] > 1], ids=str)
-@pytest.mark.parametrize(("least", "host_bytes"), [(False, 0), (True, 0), (True, AMPLE)])
+@pytest.mark.parametrize(
+    ("shape", "least", "host_bytes"),
+    [
+        *((shape, False, 0) for shape in SHAPES if shape[0] > 1),
+        *((shape, True, 0) for shape in ((5, 4, 3), (3, 1, 6))),
+        ((2, 5, 3), True, AMPLE),
+    ],
+)
 def test_parts_equal_the_whole_clip_by_diffusers(shape: tuple[int, int, int], least: bool, host_bytes: int) -> None:
     x, program = clip("decode", shape)[0], coder_in(torch.float64).program
     expected = whole("decode", x[None], theirs("AutoencoderKLWan"))[0]
@@ -119,14 +125,14 @@ def test_a_program_without_frames_has_no_parts() -> None:
     assert decoder_of(small.first_stage_model).program.continued is None
 
 
-@pytest.mark.parametrize("shape", [(4, 16, 14, 9), (2, 16, 9, 14), (1, 16, 9, 14)], ids=str)
+@pytest.mark.parametrize("shape", [(3, 16, 11, 7), (1, 16, 7, 11)], ids=str)
 def test_the_plan_of_a_part_is_what_the_meter_sees(shape: Any) -> None:
     program: Any = full_width()["decode"].continued
     most = make_plan(program, shape, torch.float16, AMPLE, device_type="meta").peak_bytes
     with pytest.raises(MemoryBudgetError) as refused:
         make_plan(program, shape, torch.float16, 1, device_type="meta")
     least = refused.value.needed_bytes or 0
-    for share in (1, 0.3, 0):
+    for share in (1, 0):
         plan = make_plan(program, shape, torch.float16, int(least + share * max(0, most - least)), device_type="meta")
         past = Past(torch.float16, META)
         past.continues, past.turned = True, plan.turned
@@ -212,25 +218,26 @@ def least_memory(vae: Any, z: Tensor) -> int:
 
 def test_what_does_not_fit_part_by_part_runs_whole(vae: Any) -> None:
     """The frames then wait in main memory in the run's dtype, and the plan counts them."""
-    z = latents(9, 12, 8)
+    z = latents(5, 12, 8)
     least = least_memory(vae, z)
     groups = list(vae.decode_frames(z, memory=least))
     assert_exact(torch.cat(groups), vae.decode(z)[0])
-    assert [len(group) for group in groups] == [16, 16, 1]
+    assert [len(group) for group in groups] == [16, 1]
     vae.memory_limit = least
     next(vae.decode_frames(z))
     assert vae.last_plan.past_bytes == 0
-    assert vae.last_plan.host_bytes == 33 * 64 * 96 * 3 * 4
-    with pytest.raises(MemoryBudgetError, match=r"^64 x 96, 33 frames: expected a budget of at least"):
+    assert vae.last_plan.host_bytes == 17 * 64 * 96 * 3 * 4
+    with pytest.raises(MemoryBudgetError, match=r"^64 x 96, 17 frames: expected a budget of at least"):
         next(vae.decode_frames(z, memory=1000))
 
 
 def test_what_waits_has_the_dtype_of_the_run() -> None:
     vae: Any = load_vae(to_layout(random_model(ROW), "wan"), device="cpu", dtype="bfloat16")
-    z = latents(9, 12, 8)
+    z = latents(5, 12, 8)
     least = least_memory(vae, z)
-    assert torch.equal(torch.cat(list(vae.decode_frames(z, memory=least))), vae.decode(z, memory=least)[0])
-    assert vae.last_plan.host_bytes == 33 * 64 * 96 * 3 * 2
+    expected = vae.decode(z, memory=least)[0]
+    assert torch.equal(torch.cat(list(vae.decode_frames(z, memory=least))), expected)
+    assert vae.last_plan.host_bytes == 17 * 64 * 96 * 3 * 2
 
 
 # -- stopped -----------------------------------------------------------------------------------------------------------
@@ -269,21 +276,19 @@ class Cancelled(Exception):
 
 @pytest.mark.usefixtures("no_collection")
 def test_a_cancelled_run_says_so_and_frees_everything(vae: Any) -> None:
-    asked = 0
+    wanted = True
 
     def check() -> None:
-        nonlocal asked
-        asked += 1
-        if asked > 60:
+        if not wanted:
             raise Cancelled("stopped by the user")
 
     vae._host = LocalHost(check)
     with LiveTensorMeter() as meter:
         frames = vae.decode_frames(latents(12))
         assert len(next(frames)) == 13
+        wanted = False
         with pytest.raises(Cancelled):
-            list(frames)
-    assert asked > 60
+            next(frames)
     assert meter.current_bytes == 0
     assert vae.last_report.stopped == "stopped by the user"
 
@@ -294,14 +299,14 @@ def test_where_memory_runs_out_on_the_way_the_clip_begins_again(vae: Any) -> Non
     expected = vae.decode(z)[0]
     with AllocationFailures() as counted:
         list(vae.decode_frames(z))
-    for number in range(40, counted.count, counted.count // 7):
+    for number in range(40, counted.count, counted.count // 4):
         frames, groups = vae.decode_frames(z), list[Tensor]()
         with AllocationFailures(fail_at=number) as failures:
             groups += frames
         assert failures.failed == 1
         assert_exact(torch.cat(groups), expected)
     frames = vae.decode_frames(z)
-    with AllocationFailures(fail_at=40, once=False), pytest.raises(MemoryBudgetError, match="ran out with"):
+    with AllocationFailures(fail_at=40, once=False), pytest.raises(MemoryBudgetError, match="ran out"):
         list(frames)
 
 

@@ -92,6 +92,8 @@ class FramesRun(ExactRun):
     """Frames of latents of a part at most."""
     _past: Past | None = field(default=None, init=False)
     _budget: int | None = field(default=None, init=False)
+    _ways: dict[tuple[int, torch.dtype], Way] = field(default_factory=dict[tuple[int, torch.dtype], Way], init=False)
+    """Those found: what is not free but allowed stays so."""
 
     def frames(self) -> Iterator[Tensor]:
         """Groups of finished frames (F, H, W, C), float32 0..1, in order."""
@@ -99,6 +101,7 @@ class FramesRun(ExactRun):
         self.decoder = half_of(self.run.vae, "decode")
         if not self.run.load(self._way(ENDLESS if self._budget is None else self._budget).total.peak_bytes):
             self.decoder = half_of(self.run.vae, "decode")
+            self._ways.clear()
         try:
             for item in range(0, len(self.all.x), self.clip):
                 for group in self._clip(item):
@@ -169,11 +172,16 @@ class FramesRun(ExactRun):
 
     def _way(self, budget: int | None) -> Way:
         run, shape = self.run, (self.clip, *self.run.x.shape[1:])
+        known = None if budget is None else self._ways.get((budget, run.dtype))
+        if known is not None:
+            return known
         way = choose_way(run.host, self.decoder.program, shape, run.dtype, run.device, budget, self.at_once)
         if len(way.parts) == 1:  # the clip waits in main memory until it is done
             plan = way.total
             need = replace(plan.need, host_bytes=plan.host_bytes + plan.image_bytes // 4 * run.dtype.itemsize)
             way = way._replace(total=replace(plan, need=need))
+        if budget is not None:
+            self._ways[budget, run.dtype] = way
         return way
 
     def _take_less(self, way: Way) -> None:

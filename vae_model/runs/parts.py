@@ -96,7 +96,7 @@ def _plans(
 ) -> dict[tuple[bool, int], Plan] | None:
     """A plan for every kind of part; None where one does not fit."""
     plans: dict[tuple[bool, int], Plan] = {}
-    for kind in {part.kind for part in parts}:
+    for kind in sorted({part.kind for part in parts}, key=lambda kind: -kind[1]):  # the largest is refused first
         one = program.continued if kind[0] else program
         assert one is not None
         try:
