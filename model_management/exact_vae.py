@@ -176,6 +176,7 @@ class ExactVAE:
         out = torch.empty(shape, dtype=output_dtype(), device=self.output_device)
         height, width = sides if decodes else x.shape[2:]
         report = self.last_report = Report.of(self, call.what, max(made, len(x)), height, width)
+        report.frames = report.images if clip > 1 else 0
         with torch.inference_mode(), host.running(self.device), Watch(report, host.tell, self.device) as watch:
             run = Run(
                 vae=self,

@@ -115,6 +115,8 @@ class Report:
     repeated_in: str | None = None
     """The number format in which items were repeated that overflowed in the VAE's own."""
     warnings: list[str] = field(default_factory=list)
+    frames: int = 0
+    """Of clips, frames of images of all of them; 0 of pictures."""
     stopped: str | None = None
     """Why the run ended before it was done, in one line; None where it was not stopped."""
 
@@ -144,6 +146,8 @@ class Report:
             parts.append(format_bytes(self.peak_bytes))
         elif self.plan is not None:
             parts.append(f"{format_bytes(self.plan.peak_bytes)} planned")
+        if self.frames and self.seconds:
+            parts.append(f"{self.frames} frames, {self.frames / self.seconds:.3g} frames/s")
         return " · ".join([*parts, f"{self.seconds:.1f} s"])
 
     def running_line(self, fraction: float) -> str:
@@ -162,7 +166,8 @@ class Report:
         """For programs."""
         names = ("line", "exact", "reason", "what", "width", "height", "images", "schedule", "dtype", "device")
         facts = {name: getattr(self, name) for name in names}
-        return {**facts, **self.memory, "seconds": round(self.seconds, 3), "warnings": list(self.warnings)}
+        more = {"frames": self.frames, "seconds": round(self.seconds, 3), "warnings": list(self.warnings)}
+        return {**facts, **self.memory, **more}
 
 
 class Watch:

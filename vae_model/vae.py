@@ -260,6 +260,7 @@ class VAE(HostNames):
         used = self.memory_used_decode if decodes else self.memory_used_encode
         model, dtype = self._decode_raw if decodes else self._encode_raw, self.vae_dtype
         report = self.last_report = Report.of(self, what, len(x), height, width, method)
+        report.frames = max(len(x), shape[0]) if group > 1 else 0
         with Watch(report, self.host.tell, self.device) as watch, plain_output(shape, self.output_device) as out:
             run = ModelRun(
                 vae=self,

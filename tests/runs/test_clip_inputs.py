@@ -156,3 +156,20 @@ def test_the_hosts_vae_is_told_the_same(stub_host: Any) -> None:
     made = make_exact(host_vae(stub_host, random_model(ROWS["Wan 2.1, Qwen-Image"])), 2**20)
     text = plan_text(made, "decode", 256, 128, 2**19, frames=33)
     assert text.startswith("256 x 128, 33 frames: expected a budget of at least ")
+
+
+def test_the_line_of_a_clip_tells_its_frames(vae: Any, stub_host: Any) -> None:
+    from exact_vae.tests.families.test_wan_host import host_vae
+
+    z = torch.zeros(1, Z, 5, 3, 2)
+    for call, frames in ((lambda: vae.decode(z), 17), (lambda: vae.encode(torch.zeros(2, 5, 24, 16, 3)), 10)):
+        call()
+        report = vae.last_report
+        report.seconds = 2.0
+        assert report.as_dict()["frames"] == frames
+        assert report.line.endswith(f" · {frames} frames, {frames / 2:.3g} frames/s · 2.0 s")
+    vae.decode(z[:, :, 0])
+    assert "frames" not in vae.last_report.line
+    made = make_exact(host_vae(stub_host, random_model(ROWS["Wan 2.1, Qwen-Image"])))
+    made.decode(torch.zeros(1, 16, 2, 3, 2))
+    assert " · 5 frames, " in made.last_report.line

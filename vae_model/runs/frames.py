@@ -21,6 +21,7 @@ from ..exact.layer import UnsupportedModule
 from ..exact.plan.plan import Plan
 from ..exact.stream.context import Context
 from ..exact.stream.past import Past
+from ..families.first_frame import image_frames
 from ..host import ENDLESS, Report, Watch
 from .checks import check_latents, check_options, check_timesteps
 from .clips import frames_of_latents
@@ -53,6 +54,7 @@ def _in_words(frames: Iterator[Tensor]) -> Iterator[Tensor]:
 def _frames(vae: Any, z: Tensor, group: int, memory: int | None, progress: Progress | None) -> Iterator[Tensor]:
     f = vae.upscale_ratio
     report = vae.last_report = Report.of(vae, "decode", len(z), z.shape[2] * f, z.shape[3] * f)
+    report.frames = len(z) // group * image_frames(group, vae.time_factor) if group > 1 else 0
     with Watch(report, vae.host.tell, vae.device) as watch:
         run = Run(
             vae=vae, what="decode", x=z, out=z, write=lambda place, rows: vae.process_output(place.copy_(rows)),

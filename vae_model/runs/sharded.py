@@ -68,6 +68,7 @@ def decode_sharded(
         out = torch.empty(shape, dtype=torch.float32, device=vae.output_device)  # plain: see `plain_output`
 
         report = vae.last_report = Report.of(vae, "decode", len(z), height, shape[2])
+        report.frames = shape[0] if clip > 1 else 0
         with torch.inference_mode(), Watch(report, vae.host.tell, vae.device) as watch:
             run = Run(
                 vae=vae,
