@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -19,6 +20,7 @@ from ..vae_model.exact.program import Program
 from ..vae_model.families.first_frame import image_frames, latent_frames
 from ..vae_model.families.table import FAMILIES, decoder_of, encoder_of
 from ..vae_model.notes import tell
+from ..vae_model.runs.parts import PARTS, choose_way
 from ..vae_model.runs.run import half_of
 from .devices import parse_device, parse_dtype, vae_device, vae_dtype
 from .host import LocalHost
@@ -98,7 +100,32 @@ def plan_file(
     images = _frames_in(half.program, direction, FAMILIES[family].time_factor(config), frames)
     _, channels, rows, columns = _input_shape(half.program, direction, width, height)
     shape = (images, channels, rows, columns)
-    return LocalHost(host_budget=waiting).make_plan(half.program, shape, kind, target, budget)
+    host = LocalHost(host_budget=waiting)
+    return _plan_of(host, half.program, shape, kind, target, budget, leaves=direction == "decode" and frames > 1)
+
+
+def _plan_of(
+    host: LocalHost,
+    program: Program,
+    shape: tuple[int, int, int, int],
+    dtype: torch.dtype,
+    device: torch.device,
+    budget: int | None,
+    *,
+    leaves: bool,
+) -> Plan:
+    """Of the whole clip, with that of its frames leaving as they are finished; of the latter alone where only it fits.
+
+    `leaves`: whether they may.
+    """
+    early = choose_way(host, program, shape, dtype, device, budget, PARTS[0]).total if leaves else None
+    early = early if early is not None and early.past_bytes else None
+    try:
+        return replace(host.make_plan(program, shape, dtype, device, budget), early=early)
+    except MemoryBudgetError:
+        if early is None:
+            raise
+        return early
 
 
 def _frames_in(program: Program, direction: str, factor: int, frames: int, what: str = "--frames") -> int:

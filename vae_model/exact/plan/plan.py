@@ -44,6 +44,8 @@ class Plan:
     images: tuple[int, int, int, int] = (0, 0, 0, 0)
     """(B, H, W, C) of the larger of input and result, which are the images; of a clip B are its frames."""
     is_clip: bool = False
+    early: Plan | None = None
+    """Of a clip that is decoded, what it takes where its frames leave as they are finished, part by part."""
     past_bytes: int = 0
     """Of a clip that runs part by part, what stays from one to the next: part of what the device or the host needs."""
 
@@ -119,6 +121,13 @@ class Plan:
             lines.append(f"the {which}: {size} in main memory, {frames} frames of {width} x {height} in float32")
         if self.past_bytes:
             lines.append(f"{format_bytes(self.past_bytes)} stay from part to part: the last frames of every layer")
+        if self.early is not None:
+            early, host = self.early, self.early.host_bytes
+            lines.append(
+                f"or as frames leave, {early.images[0]} at a time: peak {format_bytes(early.peak_bytes)}"
+                f"{f', host memory {format_bytes(host)}' if host else ''}, of which {format_bytes(early.past_bytes)} "
+                f"stay from part to part; {format_bytes(early.image_bytes)} of finished frames"
+            )
         for number, level in enumerate(self.levels):
             lines += [f"level {number} rejected: {reason}" for reason in level.rejected]
         return "\n".join(lines)
@@ -135,6 +144,7 @@ class Plan:
             "moved_bytes": self.moved_bytes,
             "image_bytes": self.image_bytes,
             "past_bytes": self.past_bytes,
+            "early": None if self.early is None else self.early.as_dict(),
             "turned": self.turned,
             "work_ratio": round(self.work_ratio, 4),
             "levels": [
