@@ -72,9 +72,10 @@ def choose_way(
                 plans = _plans(host, program, shape, dtype, device, ENDLESS if budget == ENDLESS else room, parts)
                 if plans is None or max(plan.host_bytes for plan in plans.values()) > waiting:
                     continue
-                total = max(plans.values(), key=lambda plan: plan.peak_bytes)
+                work, untiled_work = sum(plans[part.kind].work for part in parts), program.flops(shape)
+                total = replace(max(plans.values(), key=lambda plan: plan.peak_bytes), untiled_work=untiled_work)
                 more = (kept, 0) if here else (0, kept)
-                return Way(parts, plans, past_device, _with(total, *more, limits))
+                return Way(parts, plans, past_device, _with(total, work, *more, limits))
     plan = host.make_plan(program, shape, dtype, device, budget)
     return Way(whole, {whole[0].kind: plan}, device, plan)
 
@@ -106,10 +107,9 @@ def _plans(
     return plans
 
 
-def _with(plan: Plan, device_bytes: int, host_bytes: int, limits: tuple[int, int]) -> Plan:
-    """A plan that takes so much more."""
-    need = replace(
-        plan.need, peak_bytes=plan.need.peak_bytes + device_bytes, host_bytes=plan.need.host_bytes + host_bytes
-    )
+def _with(plan: Plan, work: int, device_bytes: int, host_bytes: int, limits: tuple[int, int]) -> Plan:
+    """A plan that takes so much more, and does so much in all."""
+    peak_bytes, waiting = plan.need.peak_bytes + device_bytes, plan.need.host_bytes + host_bytes
+    need = replace(plan.need, peak_bytes=peak_bytes, host_bytes=waiting, work=work)
     past = device_bytes + host_bytes
     return replace(plan, need=need, device_budget=limits[0], host_budget=limits[1], past_bytes=past)
