@@ -187,13 +187,13 @@ def test_what_fails_on_the_way_leaves_nothing(
     assert run("decode", latent, "-o", target)[0] == 0
     before = {path: path.read_bytes() for path in latent.parent.rglob("*") if path.is_file()}
 
-    def failing(suffix: str) -> Any:
+    def failing(target: Path) -> Any:
         def open_writer(path: Path, shape: tuple[int, ...]) -> Any:
-            return CLIP_WRITERS[suffix](path, (shape[0] + 1, *shape[1:]))
+            return CLIP_WRITERS[target.suffix](path, (shape[0] + 1, *shape[1:]))
 
         return open_writer
 
-    monkeypatch.setattr(decode_command, "clip_writer", lambda target: failing(target.suffix))
+    monkeypatch.setattr(decode_command, "clip_writer", failing)
     code, _, err = run("decode", latent, "-o", target)
     assert code == 2
     assert "expected 10 frames, got 9" in err

@@ -16,6 +16,7 @@ from exact_vae.vae_model.checkpoint.save import to_layout
 from exact_vae.vae_model.errors import InputError, MemoryBudgetError
 from exact_vae.vae_model.exact.plan.search import make_plan
 from exact_vae.vae_model.families.table import decoder_of, encoder_of
+from torch import Tensor
 
 pytestmark = pytest.mark.usefixtures("no_gradients")
 
@@ -132,8 +133,12 @@ def test_counts_that_no_clip_has_are_told_by_the_node(vae: Any) -> None:
 def test_fewer_frames_are_suggested_where_they_fit(vae: Any, direction: str) -> None:
     z = torch.zeros(1, Z, 9, 4, 6)
     pixels = torch.zeros(1, 33, 32, 48, 3)
-    call = (lambda memory, frames: vae.decode(z[:, :, : (frames + 3) // 4], memory=memory)) if direction == "decode" \
-        else (lambda memory, frames: vae.encode(pixels[:, :frames], memory=memory))  # fmt: skip
+
+    def call(memory: int, frames: int) -> Tensor:
+        if direction == "decode":
+            return vae.decode(z[:, :, : (frames + 3) // 4], memory=memory)
+        return vae.encode(pixels[:, :frames], memory=memory)
+
     with pytest.raises(MemoryBudgetError) as refused:
         call(1, 33)
     least = refused.value.needed_bytes or 0

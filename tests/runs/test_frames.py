@@ -96,7 +96,7 @@ def cuts(frames: int) -> list[list[int]]:
     ("shape", "least", "host_bytes"),
     [
         *((shape, False, 0) for shape in SHAPES if shape[0] > 1),
-        *((shape, True, 0) for shape in ((5, 4, 3), (3, 1, 6))),
+        ((3, 1, 6), True, 0),
         ((2, 5, 3), True, AMPLE),
     ],
 )
@@ -177,7 +177,7 @@ def test_clips_of_a_batch_follow_each_other(vae: Any) -> None:
 def test_memory_does_not_grow_with_the_frames(vae: Any) -> None:
     peaks = []
     for frames in (9, 29):
-        z = latents(frames, 12, 8)
+        z, size = latents(frames, 12, 8), 0
         with LiveTensorMeter() as meter:
             for group in vae.decode_frames(z):
                 size = group.nbytes
@@ -189,7 +189,7 @@ def test_memory_does_not_grow_with_the_frames(vae: Any) -> None:
     assert peaks[1] <= 1.001 * peaks[0]
 
 
-@pytest.mark.parametrize("share", [0.9, 0.6, 0.4])
+@pytest.mark.parametrize("share", [0.9, 0.5])
 def test_a_budget_holds(vae: Any, share: float) -> None:
     z = latents(9, 8, 12)
     expected, frames = vae.decode(z)[0], vae.decode_frames(z)
@@ -299,7 +299,7 @@ def test_where_memory_runs_out_on_the_way_the_clip_begins_again(vae: Any) -> Non
     expected = vae.decode(z)[0]
     with AllocationFailures() as counted:
         list(vae.decode_frames(z))
-    for number in range(40, counted.count, counted.count // 4):
+    for number in range(40, counted.count, counted.count // 3):
         frames, groups = vae.decode_frames(z), list[Tensor]()
         with AllocationFailures(fail_at=number) as failures:
             groups += frames
@@ -341,10 +341,14 @@ def test_pictures_come_one_by_one(small_vae: Any) -> None:
     assert torch.equal(torch.cat(groups), small_vae.decode(z))
 
 
+def _no_change(*_: object) -> None:
+    """A hook."""
+
+
 def test_a_model_without_rules_runs_untiled(vae: Any) -> None:
     z = latents(6)
     expected = vae.decode(z, "untiled")[0]
-    handle = vae.first_stage_model.decoder.conv1.register_forward_hook(lambda *_: None)
+    handle = vae.first_stage_model.decoder.conv1.register_forward_hook(_no_change)
     made = torch.cat(list(vae.decode_frames(z)))
     handle.remove()
     assert_exact(made, expected)

@@ -157,23 +157,24 @@ class FramesRun(ExactRun):
         self.half, self._reached = replace(self.decoder, program=program), 0.0
         if self._past is not None:
             self._past.continues, self._past.turned = part.start > 0, plan.turned
-        size = program.extent(*base.x.shape[2:], part.count)
+        size = program.extent(base.x.shape[2], base.x.shape[3], part.latents)
         shape = (size.frames, size.height, size.width, base.vae.output_channels)
         dtype = self.run.dtype if whole else torch.float32
         with plain_output(shape, base.vae.output_device, dtype) as out:
             first = item + part.start
             self.run = PartRun(
-                vae=base.vae, what="decode", x=base.x[first : first + part.count], out=out.movedim(-1, 1),
+                vae=base.vae, what="decode", x=base.x[first : first + part.latents], out=out.movedim(-1, 1),
                 write=Tensor.copy_ if whole else base.write, host=base.host, dtype=self.run.dtype,
-                budget=base.budget, watch=base.watch, progress=base.progress, group=part.count,
-                group_out=size.frames, begin=first / len(base.x), share=part.count / len(base.x),
+                budget=base.budget, watch=base.watch, progress=base.progress, group=part.latents,
+                group_out=size.frames, begin=first / len(base.x), share=part.latents / len(base.x),
             )  # fmt: skip
             if not self._attempt(plan, 0):
                 return self._take_less(way)
             return self._start_again() if self._nan and self._overflowed(plan) else out
 
     def _way(self, budget: int | None) -> Way:
-        run, shape = self.run, (self.clip, *self.run.x.shape[1:])
+        run, (channels, height, width) = self.run, self.run.x.shape[1:]
+        shape = self.clip, channels, height, width
         known = None if budget is None else self._ways.get((budget, run.dtype))
         if known is not None:
             return known

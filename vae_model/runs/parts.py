@@ -23,12 +23,12 @@ class Part(NamedTuple):
     """Some frames of latents of a clip."""
 
     start: int
-    count: int
+    latents: int
 
     @property
     def kind(self) -> tuple[bool, int]:
         """Parts of one kind have one plan."""
-        return self.start > 0, self.count
+        return self.start > 0, self.latents
 
 
 class Way(NamedTuple):
