@@ -113,6 +113,14 @@ class Plan:
             f"peak {format_bytes(self.peak_bytes)} of a budget of {format_bytes(self.device_budget)}{host}; "
             f"work {self.work_ratio:.2f} x untiled; {format_bytes(self.moved_bytes)} moved"
         )
+        lines += self._clip_lines()
+        for number, level in enumerate(self.levels):
+            lines += [f"level {number} rejected: {reason}" for reason in level.rejected]
+        return "\n".join(lines)
+
+    def _clip_lines(self) -> list[str]:
+        """What there is to say of a clip alone."""
+        lines: list[str] = []
         if self.is_clip:
             frames, height, width, _ = self.images
             which = "clip given" if self.shape[2:] == (height, width) else "finished clip"
@@ -128,9 +136,7 @@ class Plan:
                 f"{f', host memory {format_bytes(host)}' if host else ''}, of which {format_bytes(early.past_bytes)} "
                 f"stay from part to part; {format_bytes(early.image_bytes)} of finished frames"
             )
-        for number, level in enumerate(self.levels):
-            lines += [f"level {number} rejected: {reason}" for reason in level.rejected]
-        return "\n".join(lines)
+        return lines
 
     def as_dict(self) -> dict[str, Any]:
         """For programs: everything as numbers and text."""
