@@ -59,12 +59,21 @@ def make_parser() -> argparse.ArgumentParser:
         help="whose latents a tiny VAE works on: sd, sdxl, sd3, flux, flux2 or raw; default: as its file or name tells",
     )
     encode = commands.add_parser("encode", parents=[running, latents], help="images to latents")
-    encode.add_argument("inputs", nargs="+", type=Path, metavar="IMAGE", help="PNG, JPEG, WebP or TIFF, or a folder")
+    encode.add_argument(
+        "inputs", nargs="+", type=Path, metavar="IMAGE", help="PNG, JPEG, WebP or TIFF, a folder, or an array (.npy)"
+    )
+    encode.add_argument(
+        "--frames",
+        action="store_true",
+        help="pictures of a folder are the frames of one clip, in the order of their names; so are an array's",
+    )
     decode = commands.add_parser("decode", parents=[running, latents], help="latents to images")
     decode.add_argument(
         "inputs", nargs="+", type=Path, metavar="LATENT", help="safetensors with the key latent_tensor, or a folder"
     )
-    decode.add_argument("--format", default="png", help="of files in a folder: png (default), jpg, webp or tiff")
+    decode.add_argument(
+        "--format", default="png", help="of files in a folder: png (default), jpg, webp, tiff, or npy, safetensors"
+    )
     decode.add_argument(
         "--shard",
         action="store_true",

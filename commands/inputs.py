@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from ..vae_model.errors import InputError
+from ..vae_model.files.clips import is_array, read_array, read_frames
 from ..vae_model.files.images import read_image
 from ..vae_model.files.latents import TENSOR_KEY, read_latent
 
@@ -16,9 +18,10 @@ PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp")
 WEIGHTS = (".safetensors", ".sft", ".ckpt", ".pt", ".pth", ".bin", ".gguf")
 
 
-def gather_inputs(paths: Sequence[Path], command: str) -> list[Path]:
+def gather_inputs(paths: Sequence[Path], command: str, *, frames: bool = False) -> list[Path]:
     """The files to work on: each named file, and of each folder its pictures or its latents, by name.
 
+    With `frames` a folder is one input, its pictures are the frames of a clip.
     InputError for a folder that holds none. Folders within it are left alone.
     """
     wanted: Callable[[Path], bool] = is_latent if command == "decode" else lambda file: file.suffix.lower() in PICTURES
@@ -31,14 +34,31 @@ def gather_inputs(paths: Sequence[Path], command: str) -> list[Path]:
         if not found:
             what = f"pictures ({', '.join(PICTURES)})" if command == "encode" else "latents (.safetensors, .latent)"
             raise InputError(f"{command}: expected a folder with {what}, found none in {path}: name another folder")
-        files += found
+        files += [path] if frames else found
     return files
 
 
+def frames_in(folder: Path) -> list[Path]:
+    """Its pictures by name; numbers in names count as such, so that frame 10 is behind frame 9."""
+
+    def place(file: Path) -> list[Any]:
+        parts = re.split(r"(\d+)", file.name)
+        return [int(part) if number % 2 else part for number, part in enumerate(parts)]
+
+    return sorted((file for file in folder.iterdir() if file.suffix.lower() in PICTURES), key=place)
+
+
 def read_input(source: Path, command: str) -> Any:
-    """`read_image` for encode, `read_latent` for decode; a file of another kind is told as such."""
+    """For decode a latent. For encode (images, notes): of a picture, of a folder of frames, or of an array of images.
+
+    A file of another kind is told as such.
+    """
     try:
-        return read_image(source) if command == "encode" else read_latent(source)
+        if command == "decode":
+            return read_latent(source)
+        if source.is_dir():
+            return read_frames(source, frames_in(source))
+        return (read_array(source), []) if is_array(source) else read_image(source)
     except ValueError as error:
         require_kind(source, command, error)
         raise
@@ -66,6 +86,16 @@ def is_latent(path: Path) -> bool:
             return TENSOR_KEY in file.keys()  # noqa: SIM118  # it is no mapping
     except (SafetensorError, OSError):
         return False
+
+
+def clip_frames(path: Path) -> int:
+    """Frames of the latents in a file, where they are of clips; 1 of pictures and of what is no latent."""
+    try:
+        with safe_open(path, framework="pt", device="cpu") as file:  # pyright: ignore
+            shape: list[int] = file.get_slice(TENSOR_KEY).get_shape()  # pyright: ignore
+    except (SafetensorError, OSError):
+        return 1
+    return shape[2] if len(shape) == 5 else 1
 
 
 def _is_picture(path: Path) -> bool:

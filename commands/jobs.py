@@ -16,8 +16,28 @@ from ..vae_model.errors import InputError
 from ..vae_model.errors.wording import one_line
 from ..vae_model.files.atomic import require_writable
 
-Work = Callable[[Path, Path, Callable[[float], None]], "Result"]
+Work = Callable[[Path, Path, "Progress"], "Result"]
 """(input, output, progress) -> what came of it."""
+
+
+class Progress:
+    """Gets the fraction done of one input, 0..1; shows it, and of a clip the frames per second."""
+
+    def __init__(self, bar: tqdm[Any], index: int) -> None:
+        self._bar, self._index, self._started = bar, index, time.perf_counter()
+        self.frames = 0
+        """Frames of the clip that is at work, 0 of pictures."""
+
+    def __call__(self, fraction: float) -> None:
+        self._bar.n = round(self._index + fraction, 3)
+        seconds = time.perf_counter() - self._started
+        if self.frames and seconds > 0:
+            self._bar.set_postfix_str(f"{fraction * self.frames / seconds:.3g} frames/s", refresh=False)
+        self._bar.refresh()
+
+    def part(self, number: int, count: int) -> Callable[[float], None]:
+        """Gets the fraction done of one of so many equal parts."""
+        return lambda fraction: self((number + fraction) / count)
 
 
 @dataclass(frozen=True)
@@ -37,6 +57,13 @@ class Outcome:
     seconds: float
     result: Result | None
     error: str | None
+    frames: int = 0
+    """Of a clip."""
+
+    @property
+    def rate(self) -> str:
+        """Of a clip how many frames it has, and frames per second, to be printed behind the seconds."""
+        return f", {self.frames} frames, {self.frames / max(self.seconds, 1e-9):.3g} frames/s" if self.frames else ""
 
 
 def name_outputs(sources: Sequence[Path], output: Path | None, suffix: str) -> list[Path]:
@@ -78,7 +105,7 @@ def open_bar(total: float, what: str, *, quiet: bool, count: bool = False) -> tq
     Args:    count: whether the total is a number of files, to be shown.
     """
     numbers = "{n:.4g}/{total} " if count else ""
-    layout = "{desc}: {percentage:3.0f}%|{bar}| " + numbers + "[{elapsed} elapsed, {remaining} left]"
+    layout = "{desc}: {percentage:3.0f}%|{bar}| " + numbers + "[{elapsed} elapsed, {remaining} left{postfix}]"
     return tqdm(total=total, desc=what, disable=quiet or not sys.stderr.isatty(), bar_format=layout)
 
 
@@ -87,19 +114,14 @@ def run_jobs(sources: Sequence[Path], outputs: Sequence[Path], work: Work, *, wh
     outcomes: list[Outcome] = []
     with open_bar(len(sources), what, quiet=quiet, count=True) as bar:
         for index, (source, target) in enumerate(zip(sources, outputs, strict=True)):
-
-            def progress(fraction: float, index: int = index) -> None:
-                bar.n = round(index + fraction, 3)
-                bar.refresh()
-
-            started = time.perf_counter()
+            progress, started = Progress(bar, index), time.perf_counter()
             result, error = None, None
             try:
                 result = work(source, target, progress)
             except Exception as failure:
                 error = one_line(failure, what)
                 error = error if str(source) in error else f"{source}: {error}"
-            outcomes.append(Outcome(source, time.perf_counter() - started, result, error))
+            outcomes.append(Outcome(source, time.perf_counter() - started, result, error, progress.frames))
             if error is None:
                 progress(1.0)
     return outcomes

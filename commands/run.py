@@ -5,22 +5,21 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
-
-from torch import Tensor
 
 from ..vae_model.errors import InputError
 from ..vae_model.errors.bytesize import parse_bytes
 from ..vae_model.exact.stream.ranks import RankLost
-from ..vae_model.families.table import FAMILIES
-from ..vae_model.files.images import require_format, require_image_suffix, write_image
-from ..vae_model.files.latents import are_raw, require_latent_suffix, write_latent
+from ..vae_model.files.clips import ARRAYS, clip_target
+from ..vae_model.files.images import require_format
+from ..vae_model.files.latents import require_latent_suffix, write_latent
 from ..vae_model.runs.methods import check_method
 from ..vae_model.vae import VAE
-from .inputs import gather_inputs, read_input, require_kind
-from .jobs import Outcome, Result, name_outputs, run_jobs
+from .decode import decode_file, is_there, knows_raw, require_output_suffix, write_images
+from .inputs import clip_frames, gather_inputs, read_input, require_kind
+from .jobs import Outcome, Progress, Result, name_outputs, run_jobs
 from .vae_option import chosen_vae, require_no_half, vae_files
 
 
@@ -30,39 +29,38 @@ def run_files(options: argparse.Namespace) -> int:
     if options.memory is not None:
         parse_bytes(options.memory)
     suffix = ".safetensors" if options.command == "encode" else f".{options.format.lower().lstrip('.')}"
-    require_suffix = require_latent_suffix if options.command == "encode" else require_image_suffix
-    if options.command == "decode":
+    require_suffix = require_latent_suffix if options.command == "encode" else require_output_suffix
+    frames = getattr(options, "frames", False)
+    if options.command == "decode" and suffix not in ARRAYS:
         require_format(options.format)
     if options.output is not None and options.output.suffix and not options.output.is_dir():
         require_suffix(options.output)
     files = vae_files(options.vae)
     if getattr(options, "shard", False):
         return _run_sharded(options, suffix)
-    inputs = gather_inputs(options.inputs, options.command)
+    inputs = gather_inputs(options.inputs, options.command, frames=frames)
     if options.vae and len(files) == 1:
         require_no_half(inputs, files, options.command)
-    if options.output is not None and options.output.suffix and any(path.is_dir() for path in options.inputs):
+    folders = any(path.is_dir() for path in options.inputs) and not frames
+    if options.output is not None and options.output.suffix and folders:
         raise InputError(f"-o: expected a folder for a folder of inputs, got {options.output}: name a folder")
     targets = name_outputs(inputs, options.output, suffix)
-    kept = [target for target in targets if options.no_clobber and _is_there(target)]
+    pairs = list(zip(inputs, targets, strict=True)) if options.no_clobber else []
+    kept = [target for source, target in pairs if is_there(source, target)]
     vae = chosen_vae(options) if len(kept) < len(targets) else None
-    work = _encode_file if options.command == "encode" else _decode_file
+    work = partial(_encode_file, frames=frames) if options.command == "encode" else decode_file
 
-    def run_one(source: Path, target: Path, progress: Callable[[float], None]) -> Result:
+    def run_one(source: Path, target: Path, progress: Progress) -> Result:
         if vae is None or target in kept:
             return Result([target], (), ["kept as it was"])
-        if options.output is None and _is_there(target):  # decoding photo.safetensors must not replace the photo
+        if options.output is None and is_there(source, target):  # decoding photo.safetensors must not replace the photo
             require_kind(source, options.command)
-            raise InputError(f"output: expected no such file yet, found {target}: name it with -o to replace it")
+            found = clip_target(target) if clip_frames(source) > 1 else target
+            raise InputError(f"output: expected no such file yet, found {found}: name it with -o to replace it")
         return work(vae, source, target, method=options.method, memory=options.memory, progress=progress)
 
     quiet = options.quiet or options.json
     return _report(run_jobs(inputs, targets, run_one, what=options.command, quiet=quiet), options)
-
-
-def _is_there(target: Path) -> bool:
-    """Whether the output, or the first picture of a batch, exists."""
-    return target.exists() or target.with_name(f"{target.stem}_00001{target.suffix}").exists()
 
 
 def _run_sharded(options: argparse.Namespace, suffix: str) -> int:
@@ -74,7 +72,7 @@ def _run_sharded(options: argparse.Namespace, suffix: str) -> int:
     if options.output is None or options.no_clobber:
         raise ValueError("--shard: expected -o and no --no-clobber, got another call: all processes need one output")
     try:
-        rank, outcomes = decode_files(options, gather_inputs(options.inputs, "decode"), suffix, _write_images)
+        rank, outcomes = decode_files(options, gather_inputs(options.inputs, "decode"), suffix, write_images)
     except RankLost as error:
         print(f"exact-vae: {error}", file=sys.stderr, flush=True)
         return 2
@@ -86,40 +84,25 @@ def _run_sharded(options: argparse.Namespace, suffix: str) -> int:
     return 0
 
 
-def _encode_file(vae: VAE, source: Path, target: Path, **run: Any) -> Result:
+def _encode_file(vae: VAE, source: Path, target: Path, *, progress: Progress, frames: bool, **run: Any) -> Result:
     pixels, notes = read_input(source, "encode")
-    latent = vae.encode(pixels, **run)
+    clip = pixels.shape[0 if pixels.ndim == 4 else 1] if frames or pixels.ndim == 5 else 1
+    if clip > 1 and vae.latent_dim == 2:
+        raise InputError(
+            f"encode: expected pictures for this VAE, got {source} as a clip of {clip} frames: "
+            f"{'leave out --frames, or ' if frames else ''}give a VAE of clips with --vae"
+        )
+    progress.frames = clip if clip > 1 else 0
+    latent = vae.encode(pixels, not_video=not frames, progress=progress, **run)
     f = vae.downscale_ratio
     height, width = (side * f for side in latent.shape[-2:])
-    if (height, width) != tuple(pixels.shape[1:3]):
+    if (height, width) != tuple(pixels.shape[-3:-1]):
         notes.append(f"cropped to {width} x {height}, whole cells of {f} pixels")
-    raw = _knows_raw(vae)
+    raw = knows_raw(vae)
     write_latent(latent, target, raw=raw)
     if not raw:
         notes.append("not raw latents, and not marked as such: say --latent-format")
     return Result([target], tuple(latent.shape), notes)
-
-
-def _decode_file(vae: VAE, source: Path, target: Path, **run: Any) -> Result:
-    result = _write_images(vae.decode(read_input(source, "decode"), **run), target)
-    if not are_raw(source) and _knows_raw(vae):
-        result.notes.append("these latents are not raw but a tiny VAE's own: encode again with --latent-format")
-    elif are_raw(source) and not _knows_raw(vae):
-        result.notes.append("raw latents for a VAE whose scale is not known: say --latent-format")
-    return result
-
-
-def _knows_raw(vae: VAE) -> bool:
-    return FAMILIES[vae.loaded.family].knows_raw(vae.loaded.config, vae.loaded.hints)
-
-
-def _write_images(images: Tensor, target: Path) -> Result:
-    paths = [target]
-    if len(images) > 1:
-        paths = [target.with_name(f"{target.stem}_{number + 1:05d}{target.suffix}") for number in range(len(images))]
-    for image, path in zip(images, paths, strict=True):
-        write_image(image, path)
-    return Result(paths, tuple(images.shape))
 
 
 def _report(outcomes: list[Outcome], options: argparse.Namespace) -> int:
@@ -145,7 +128,7 @@ def _report(outcomes: list[Outcome], options: argparse.Namespace) -> int:
             if outcome.result:
                 written = ", ".join(str(path) for path in outcome.result.outputs)
                 notes = "".join(f"; {note}" for note in outcome.result.notes)
-                print(f"{outcome.source} -> {written} ({outcome.seconds:.2f} s{notes})")
+                print(f"{outcome.source} -> {written} ({outcome.seconds:.2f} s{outcome.rate}{notes})")
     if failed and len(outcomes) > 1 and not options.json:
         names = ", ".join(str(outcome.source) for outcome in failed)
         print(f"exact-vae: {len(failed)} of {len(outcomes)} failed: {names}", file=sys.stderr)

@@ -14,7 +14,7 @@ from ..vae_model.exact.sharding.distributed import connect, local_rank
 from ..vae_model.exact.sharding.traffic import KINDS, describe
 from ..vae_model.files.latents import read_latent
 from ..vae_model.runs.sharded import decode_sharded, require_sharded
-from .jobs import Outcome, Result, name_outputs, run_jobs
+from .jobs import Outcome, Progress, Result, name_outputs, run_jobs
 from .vae_option import chosen_vae
 
 
@@ -38,7 +38,7 @@ def decode_files(
             require_sharded(vae)
         ranks.meet("start")
 
-        def run_one(source: Path, target: Path, progress: Callable[[float], None]) -> Result:
+        def run_one(source: Path, target: Path, progress: Progress) -> Result:
             with ranks.together():
                 z = read_latent(source)
             before = ranks.traffic.numbers()

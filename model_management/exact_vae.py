@@ -176,6 +176,7 @@ class ExactVAE:
         out = torch.empty(shape, dtype=output_dtype(), device=self.output_device)
         height, width = sides if decodes else x.shape[2:]
         report = self.last_report = Report.of(self, call.what, max(made, len(x)), height, width)
+        report.frames = report.images if clip > 1 else 0
         with torch.inference_mode(), host.running(self.device), Watch(report, host.tell, self.device) as watch:
             run = Run(
                 vae=self,
@@ -259,7 +260,7 @@ def frames_of(vae: Any, call: _Call, x: Any) -> tuple[Any, int]:
     if not runs_frames(vae):
         return x, 1
     if call.what == "decode":
-        x, clip = frames_of_latents(x, True)
+        x, clip, _ = frames_of_latents(x, True)
         return (x[:, :, 0] if getattr(x, "ndim", 0) == 5 else x), clip
     not_video = call.options.get("not_video")
     as_video = not (getattr(vae, "not_video", False) if not_video is None else not_video)

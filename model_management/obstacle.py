@@ -24,10 +24,11 @@ def factor_of(program: Program, what: str) -> int:
     return there // side if what == "decode" else side // there
 
 
-def time_factor_of(program: Program) -> int:
-    """Frames of a clip per frame of its latents behind the first one, of an encoder."""
+def time_factor_of(program: Program, what: str = "encode") -> int:
+    """Frames of a clip per frame of its latents behind the first one."""
     frames = 128
-    return frames // (program.extent(1024, 1024, 1 + frames).frames - 1)
+    there = program.extent(1024, 1024, 1 + frames).frames - 1
+    return there // frames if what == "decode" else frames // there
 
 
 def correct_factors(vae: Any) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -16,18 +17,20 @@ from ..vae_model.errors.wording import require_half
 from ..vae_model.exact.layer import UnsupportedModule
 from ..vae_model.exact.plan.plan import Plan
 from ..vae_model.exact.program import Program
+from ..vae_model.families.first_frame import image_frames, latent_frames
 from ..vae_model.families.table import FAMILIES, decoder_of, encoder_of
 from ..vae_model.notes import tell
+from ..vae_model.runs.parts import PARTS, choose_way
 from ..vae_model.runs.run import half_of
 from .devices import parse_device, parse_dtype, vae_device, vae_dtype
 from .host import LocalHost
-from .obstacle import factor_of, half_for
+from .obstacle import factor_of, half_for, time_factor_of
 
 
-def plan_text(vae: Any, direction: str, width: int, height: int, memory: int | None) -> str:
+def plan_text(vae: Any, direction: str, width: int, height: int, memory: int | None, frames: int = 1) -> str:
     """The plan for an image of `width` x `height` pixels, or in one line why there is none.
 
-    `memory`: bytes above the weights, None for what is free.
+    `memory`: bytes above the weights, None for what is free. `frames`: of a clip of so many such images.
     """
     from ..vae_model.vae import VAE
     from .exact_vae import ExactVAE, make_exact
@@ -44,13 +47,18 @@ def plan_text(vae: Any, direction: str, width: int, height: int, memory: int | N
         example = torch.empty(shape, device="meta")
         program = (half_of(vae, direction) if ours else half_for(vae, direction, example)).program
         host = vae.host if ours else vae.exact_host
-        shape = _input_shape(program, direction, width, height, crops=getattr(vae, "crop_input", True))
+        _, *sides = _input_shape(program, direction, width, height, crops=getattr(vae, "crop_input", True))
+        factor = time_factor_of(program, direction) if program.in_time else 1
+        shape = (_frames_in(program, direction, factor, frames, "frames"), *sides)
         plan = host.make_plan(program, shape, vae.vae_dtype, vae.device, vae.memory_limit)
     except (InputError, MemoryBudgetError) as error:
         return str(error)
     except UnsupportedModule as reason:
         return f"This VAE runs {'untiled' if ours else 'by its own method'}: {reason}"
-    head = f"{direction} {width} x {height}, {str(vae.vae_dtype).removeprefix('torch.')}, {vae.device}: {plan.name}"
+    clip = f", {frames} frames" if frames > 1 else ""
+    head = (
+        f"{direction} {width} x {height}{clip}, {str(vae.vae_dtype).removeprefix('torch.')}, {vae.device}: {plan.name}"
+    )
     return f"{head}\n{plan.table()}"
 
 
@@ -92,19 +100,45 @@ def plan_file(
     images = _frames_in(half.program, direction, FAMILIES[family].time_factor(config), frames)
     _, channels, rows, columns = _input_shape(half.program, direction, width, height)
     shape = (images, channels, rows, columns)
-    return LocalHost(host_budget=waiting).make_plan(half.program, shape, kind, target, budget)
+    host = LocalHost(host_budget=waiting)
+    return _plan_of(host, half.program, shape, kind, target, budget, leaves=direction == "decode" and frames > 1)
 
 
-def _frames_in(program: Program, direction: str, factor: int, frames: int) -> int:
+def _plan_of(
+    host: LocalHost,
+    program: Program,
+    shape: tuple[int, int, int, int],
+    dtype: torch.dtype,
+    device: torch.device,
+    budget: int | None,
+    *,
+    leaves: bool,
+) -> Plan:
+    """Of the whole clip, with that of its frames leaving as they are finished; of the latter alone where only it fits.
+
+    `leaves`: whether they may.
+    """
+    early = choose_way(host, program, shape, dtype, device, budget, PARTS[0]).total if leaves else None
+    early = early if early is not None and early.past_bytes else None
+    try:
+        return replace(host.make_plan(program, shape, dtype, device, budget), early=early)
+    except MemoryBudgetError:
+        if early is None:
+            raise
+        return early
+
+
+def _frames_in(program: Program, direction: str, factor: int, frames: int, what: str = "--frames") -> int:
     """What a run is given of a clip of so many frames; InputError for counts that no clip of this VAE has."""
     if frames < 1:
-        raise InputError(f"--frames: expected at least 1, got {frames}: say how many the clip has")
+        raise InputError(f"{what}: expected at least 1, got {frames}: say how many the clip has")
     if frames > 1 and not program.in_time:
-        raise InputError(f"--frames: expected 1 for a VAE of single images, got {frames}: leave it out")
-    if (frames - 1) % factor:
-        near = 1 + (frames - 1) // factor * factor
-        raise InputError(f"--frames: expected 1 + {factor} * n, got {frames}: say {near} or {near + factor}")
-    return frames if direction == "encode" else 1 + (frames - 1) // factor
+        raise InputError(f"{what}: expected 1 for a VAE of single images, got {frames}: leave it out")
+    latents = latent_frames(frames, factor)
+    near = image_frames(latents, factor)
+    if near != frames:
+        raise InputError(f"{what}: expected 1 + {factor} * n, got {frames}: say {near} or {near + factor}")
+    return frames if direction == "encode" else latents
 
 
 def _input_shape(

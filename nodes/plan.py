@@ -9,7 +9,7 @@ from ..model_management.vae_plan import plan_text
 
 
 class VAEPlan:
-    """vae, width, height -> STRING."""
+    """vae, width, height -> STRING, of pictures and of clips."""
 
     DESCRIPTION = (
         "Shows how an image of this size would be decoded or encoded in the memory there is: schedule, strip heights, "
@@ -30,11 +30,14 @@ class VAEPlan:
         {
             "direction": (["decode", "encode"], {"default": "decode", "tooltip": "What would be done."}),
             **MEMORY_INPUT,
+            "frames": integer(1, 1, 1, "Frames of a clip, of a video VAE. 1: a picture.", most=65536),
         },
     )
 
     @in_one_line
-    def plan(self, vae: Any, width: int, height: int, direction: str = "decode", memory: float = 0.0) -> dict[str, Any]:
+    def plan(
+        self, vae: Any, width: int, height: int, direction: str = "decode", memory: float = 0.0, frames: int = 1
+    ) -> dict[str, Any]:
         """The plan, or in one line why there is none."""
-        text = plan_text(vae, direction, width, height, memory_bytes(memory))
+        text = plan_text(vae, direction, width, height, memory_bytes(memory), frames)
         return {"ui": {"text": [text]}, "result": (text,)}

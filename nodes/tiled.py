@@ -25,8 +25,10 @@ TILE_INPUTS: dict[str, Any] = {
     "overlap": integer(
         64, 0, 32, "exact: unused. blend: pixels that tiles share, at most a quarter of a tile; more costs time."
     ),
-    "temporal_size": integer(64, 8, 4, "Video VAEs only: frames at a time. Unused for images."),
-    "temporal_overlap": integer(8, 4, 4, "Video VAEs only: frames shared. Unused for images."),
+    "temporal_size": integer(
+        64, 8, 4, "exact: unused, all frames of a clip run together. blend with a video VAE: frames at a time."
+    ),
+    "temporal_overlap": integer(8, 4, 4, "exact: unused. blend with a video VAE: frames that pieces share."),
 }
 for _name in ("overlap", "temporal_size", "temporal_overlap"):
     TILE_INPUTS[_name][1]["advanced"] = True

@@ -115,6 +115,8 @@ class Report:
     repeated_in: str | None = None
     """The number format in which items were repeated that overflowed in the VAE's own."""
     warnings: list[str] = field(default_factory=list)
+    frames: int = 0
+    """Of clips, frames of images of all of them; 0 of pictures."""
     stopped: str | None = None
     """Why the run ended before it was done, in one line; None where it was not stopped."""
 
@@ -144,6 +146,8 @@ class Report:
             parts.append(format_bytes(self.peak_bytes))
         elif self.plan is not None:
             parts.append(f"{format_bytes(self.plan.peak_bytes)} planned")
+        if self.frames and self.seconds:
+            parts.append(f"{self.frames} frames, {self.frames / self.seconds:.3g} frames/s")
         return " · ".join([*parts, f"{self.seconds:.1f} s"])
 
     def running_line(self, fraction: float) -> str:
@@ -162,7 +166,8 @@ class Report:
         """For programs."""
         names = ("line", "exact", "reason", "what", "width", "height", "images", "schedule", "dtype", "device")
         facts = {name: getattr(self, name) for name in names}
-        return {**facts, **self.memory, "seconds": round(self.seconds, 3), "warnings": list(self.warnings)}
+        more = {"frames": self.frames, "seconds": round(self.seconds, 3), "warnings": list(self.warnings)}
+        return {**facts, **self.memory, **more}
 
 
 class Watch:
@@ -172,6 +177,8 @@ class Watch:
         """`tell` gets (report, fraction done 0..1, whether that is the last call)."""
         self.report, self._tell, self._device = report, tell, device
         self._fraction = 0.0
+        self.away = 0.0
+        """Seconds that are not the run's: frames that were finished were with whoever wanted them."""
 
     def fraction(self, done: float) -> None:
         """So much is done, 0..1."""
@@ -192,11 +199,11 @@ class Watch:
             self._before = torch.cuda.memory_allocated(self._device)
 
     def __exit__(self, *error: object) -> None:
-        self.report.seconds = time.perf_counter() - self._started
+        self.report.seconds = time.perf_counter() - self._started - self.away
         if self._device.type == "cuda":
             self.report.peak_bytes = max(0, torch.cuda.max_memory_allocated(self._device) - self._before)
         if isinstance(error[1], BaseException):
             name = type(error[1]).__name__  # the user's cancel comes without words, under a name that hosts choose
-            word = "cancelled" if "Interrupt" in name else name
+            word = "cancelled" if "Interrupt" in name else "closed early" if error[0] is GeneratorExit else name
             self.report.stopped = next(iter(str(error[1]).splitlines()), word)
         self._tell(self.report, 1.0 if error[0] is None else self._fraction, True)

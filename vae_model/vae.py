@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import Any
 
@@ -13,6 +13,7 @@ from .checkpoint.load import LoadedModel
 from .errors.bytesize import parse_bytes
 from .errors.wording import needs_half
 from .exact.plan.plan import Plan
+from .families.first_frame import image_frames, latent_frames
 from .families.ldm.layers import set_attention
 from .families.table import FAMILIES, decode_raw, encode_raw
 from .host import Host, Report, Watch
@@ -28,6 +29,7 @@ from .runs.checks import (
     whole,
 )
 from .runs.clips import frames_of_latents, frames_of_pixels
+from .runs.frames import decode_frames
 from .runs.methods import check_method, perform
 from .runs.run import ModelRun, Progress, dtype_of_results, plain_output
 
@@ -103,7 +105,7 @@ class VAE(HostNames):
 
     def _frames_out(self, what: str, frames: int) -> int:
         """Frames that become of those of one clip."""
-        return 1 + (frames - 1) * self.time_factor if what == "decode" else 1 + (frames - 1) // self.time_factor
+        return (image_frames if what == "decode" else latent_frames)(frames, self.time_factor)
 
     @needs_half("decoder")
     def decode(
@@ -129,19 +131,45 @@ class VAE(HostNames):
                  progress: called with the fraction done, 0..1.
                  timesteps: of a temporal decoder, how many frames belong together; None: the whole batch.
                  vae_options: ComfyUI's way of saying `timesteps`, by name or in the place of `method`.
-        Returns: (B, h * f, w * f, C) float32 0..1 on `output_device`, of clips (B, F, h * f, w * f, C).
+        Returns: (B, h * f, w * f, C) float32 0..1 on `output_device`; of clips, those of a single frame too,
+                 (B, F, h * f, w * f, C). What has an axis of frames keeps it, as in ComfyUI and diffusers.
         Raises:  InputError for latents this VAE cannot take, MemoryBudgetError where the run does not fit.
         """
         method, timesteps = take_vae_options(method, vae_options, timesteps)
         check_method(method)
         tile_size, overlap = check_options(tile_size, overlap, progress)
-        z, clip = frames_of_latents(samples, self._family.has_frames)
+        z, clip, keeps_axis = frames_of_latents(samples, self._family.has_frames, self.latent_channels)
         z = check_latents(z, self.latent_channels)
         group = clip if clip > 1 else check_timesteps(timesteps, len(z), self.is_temporal)
         f, made = self.upscale_ratio, self._frames_out("decode", clip)
         shape = (len(z) // clip * made, z.shape[2] * f, z.shape[3] * f, self.output_channels)
         out = self._run("decode", method, z, shape, memory, tile_size, overlap, progress, group)
-        return out if clip == 1 else out.unflatten(0, (-1, made))
+        return out.unflatten(0, (-1, made)) if keeps_axis else out
+
+    @needs_half("decoder")
+    def decode_frames(
+        self,
+        samples: Tensor,
+        memory: int | str | None = None,
+        *,
+        progress: Progress | None = None,
+        timesteps: int | None = None,
+    ) -> Iterator[Tensor]:
+        """Finished frames of a clip while later ones are computed: what `decode` gives, as exact, never all at once.
+
+        Frames of latents run once, a few at a time, behind what every convolution saw last of those before; that takes
+        memory that no number of frames changes. The first frames come when the first few are done. Where it does not
+        fit, or a clip is so short that it fits at once, the clip runs whole: it waits in main memory, in the run's
+        dtype, and the first frame comes when the last is done. `last_plan` tells which, and counts what waits.
+
+        Args:    samples, memory, progress, timesteps: as for `decode`, whose method is "exact".
+        Returns: an iterator of (F, h * f, w * f, C), float32 0..1 on `output_device`, frames in order, of a batch clip
+                 by clip. To close it, or to drop it, frees all that it holds.
+        Raises:  InputError at once for what this VAE cannot take; MemoryBudgetError, or what stopped the run, by the
+                 iterator.
+        """
+        budget = self.memory_limit if memory is None else parse_bytes(memory)
+        return decode_frames(self, samples, budget, progress, timesteps)
 
     @needs_half("encoder")
     def encode(
@@ -172,8 +200,10 @@ class VAE(HostNames):
         tile_size, overlap = check_options(tile_size, overlap, progress)
         f = self.downscale_ratio
         as_video = not (self.not_video if not_video is None else not_video)
-        pixels, clip = frames_of_pixels(pixels, self._family.has_frames, as_video, self.time_factor)
         pixels = add_alpha(pixels, self.input_channels, self.pad_channel_value)
+        pixels, clip = frames_of_pixels(
+            pixels, self._family.has_frames, as_video, self.time_factor, self.input_channels
+        )
         x = crop_centre(check_pixels(pixels, self.input_channels, f), f).movedim(-1, 1)  # (B, C, H, W)
         made = self._frames_out("encode", clip)
         shape = (len(x) // clip * made, self.latent_channels, x.shape[2] // f, x.shape[3] // f)
@@ -234,6 +264,7 @@ class VAE(HostNames):
         allowed = self.memory_limit if memory is None else memory
         report = self.last_report = Report.of(self, what, len(x), height, width, method)
         made = plain_output(shape, self.output_device, dtype_of_results(dtype))
+        report.frames = max(len(x), shape[0]) if group > 1 else 0
         with Watch(report, self.host.tell, self.device) as watch, made as out:
             run = ModelRun(
                 vae=self,

@@ -22,7 +22,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from exact_vae.tests.browser.ui import Console, Ui
+from exact_vae import save
+from exact_vae.tests.browser.ui import CLIPS, Console, Ui
+from exact_vae.tests.families.table import ROWS, random_model
 from exact_vae.tests.families.wide_bundled import write_wide_bundled
 
 if TYPE_CHECKING:
@@ -68,6 +70,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     shutil.copytree(ROOT, base / "custom_nodes" / PACK, ignore=LEFT_OUT)
     write_example_image(base / "input" / "example.png")
     write_wide_bundled(base / "models" / "vae" / "ae.safetensors")
+    save(random_model(ROWS["Wan 2.1, Qwen-Image"]), base / "models" / "vae" / CLIPS)
     (base / "user" / "default").mkdir(parents=True)
     (base / "user" / "default" / "comfy.settings.json").write_text(json.dumps(SETTINGS), encoding="utf-8")
     port = free_port()

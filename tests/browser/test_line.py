@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -39,6 +40,18 @@ def test_the_core_s_node_behind_make_vae_exact_has_the_line(any_ui: Ui, screensh
     assert " s" in ui.text(LINE)
     assert not ui.page.locator(TRACK).first.is_visible()
     assert "exact_vae" not in json.dumps(ui.js("() => window.app.graphToPrompt()"))
+    assert ui.console.unexplained() == []
+
+
+@pytest.mark.parametrize("frames", [5, 17])
+def test_the_line_of_a_clip_tells_its_frames(ui: Ui, frames: int, screenshot: Callable[[Ui, str], None]) -> None:
+    decode = ui.clip_workflow(frames)
+    ui.run()
+    ui.visible(LINE)
+    screenshot(ui, f"clip_{frames}")
+    assert panels(ui, decode) == 1
+    assert re.fullmatch(rf"exact · .* · {frames} frames, [\d.]+ frames/s · [\d.]+ s", ui.text(LINE))
+    assert state(ui) == "exact"
     assert ui.console.unexplained() == []
 
 

@@ -10,6 +10,8 @@ if TYPE_CHECKING:
     from playwright.sync_api import ConsoleMessage, Page
 
 RUN_MS = 180_000
+CLIPS = "clips.safetensors"
+"""A VAE of clips, random."""
 PANEL, LINE, TRACK = ".exact-vae", ".exact-vae-line", ".exact-vae-track"
 """Of a panel of ours: the whole, its line, the bar of its memory or progress."""
 # Console errors that may come while a test works, each with its reason; any other fails the test. What the frontend
@@ -133,6 +135,18 @@ class Ui:
         decode, preview = self.add("VAEDecode", 350, 120), self.add("PreviewImage", 660, 120)
         self.link(vae, exact, "vae")
         self.link(exact, decode, "vae")
+        self.link(latent, decode, "samples")
+        self.link(decode, preview, "images")
+        return decode
+
+    def clip_workflow(self, frames: int) -> int:
+        """A narrow VAE of clips, an empty clip, our decode; the number of that."""
+        self.clear()
+        vae = self.add("ExactVAELoader", 40, 120, {"vae_name": CLIPS})
+        size = {"width": 64 + 16 * next(Ui.sizes), "height": 64, "length": frames}
+        latent = self.add("EmptyHunyuanLatentVideo", 40, 320, size)
+        decode, preview = self.add("ExactVAEDecode", 350, 120), self.add("PreviewImage", 660, 120)
+        self.link(vae, decode, "vae")
         self.link(latent, decode, "samples")
         self.link(decode, preview, "images")
         return decode

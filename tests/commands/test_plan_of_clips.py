@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from exact_vae import InputError, save
+import torch
+from exact_vae import InputError, MemoryBudgetError, load_vae, save
 from exact_vae.model_management.vae_plan import plan_file
 from exact_vae.tests.families.table import ROWS, random_model
+from exact_vae.vae_model.errors.bytesize import format_bytes
 
 
 @pytest.fixture(scope="module")
@@ -47,3 +49,30 @@ def test_a_vae_of_images_has_no_clips(small_file: Path) -> None:
     assert plan(str(small_file), 1, size="64x64").shape[0] == 1
     with pytest.raises(InputError, match=r"^--frames: expected 1 for a VAE of single images, got 5: leave it out"):
         plan(str(small_file), 5, size="64x64")
+
+
+def test_what_frames_that_leave_take_is_told_and_is_what_decode_frames_does(wan: str) -> None:
+    found = plan(wan, 81)
+    early = found.early
+    assert early.images == (16, 352, 640, 3)
+    assert f"or as frames leave, 16 at a time: peak {format_bytes(early.peak_bytes)}" in found.table()
+    assert json.loads(found.as_json())["early"]["past_bytes"] == early.past_bytes
+    assert early.peak_bytes < found.peak_bytes
+    assert plan(wan, 9).early is None  # all at once, then
+    assert plan(wan, 81, "encode").early is None
+    vae = load_vae(wan, device="cpu", dtype="float16")
+    z = torch.zeros(1, 16, 6, 8, 10)
+    next(vae.decode_frames(z, memory="64MiB"))
+    told = plan_file([wan], "80x64", "decode", memory="64MiB", dtype="float16", device="cpu", frames=21)
+    assert (told.early.peak_bytes, told.early.past_bytes) == (vae.last_plan.peak_bytes, vae.last_plan.past_bytes)
+
+
+def test_where_only_leaving_frames_fit_their_plan_is_the_plan(wan: str) -> None:
+    least = 0
+    with pytest.raises(MemoryBudgetError, match="a clip of at most") as refused:
+        plan_file([wan], "64x64", "encode", memory="3MiB", dtype="float16", device="cpu", frames=401)
+    least = refused.value.needed_bytes or 0
+    assert least > 3 * 2**20
+    found = plan_file([wan], "64x64", "decode", memory="3MiB", dtype="float16", device="cpu", frames=401)
+    assert found.past_bytes
+    assert found.peak_bytes <= 3 * 2**20

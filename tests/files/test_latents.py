@@ -32,6 +32,12 @@ def test_the_file_has_the_two_keys_of_comfyui(tmp_path: Path, z: torch.Tensor) -
         assert file.metadata() == {"prompt": "{}"}
 
 
+def test_clips_come_back(tmp_path: Path, z: torch.Tensor) -> None:
+    clip = z[None].movedim(1, 2)  # (1, 4, 2, 6, 5)
+    write_latent(clip, tmp_path / "clip.latent")
+    assert torch.equal(read_latent(tmp_path / "clip.latent"), clip)
+
+
 def test_the_older_format_is_rescaled(tmp_path: Path, z: torch.Tensor) -> None:
     save_file({"latent_tensor": z * 0.18215}, tmp_path / "old.latent")
     # One rounding when it was scaled and one when it is scaled back.
@@ -102,9 +108,9 @@ def test_a_missing_key_lists_those_there_are(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("tensor", "text"),
     [
-        (torch.zeros(4, 8, 8), r"expected 4 dimensions \(B, C, h, w\), none of them 0, got \(4, 8, 8\)"),
+        (torch.zeros(4, 8, 8), r"expected \(B, C, h, w\), or .* of a clip, none of them 0, got \(4, 8, 8\)"),
         (torch.zeros(1, 4, 0, 8), r"none of them 0, got \(1, 4, 0, 8\)"),
-        (torch.zeros(1, 4, 2, 8, 8), r"got \(1, 4, 2, 8, 8\) in .*: this is a video latent"),
+        (torch.zeros(1, 4, 0, 8, 8), r"none of them 0, got \(1, 4, 0, 8, 8\)"),
         (torch.zeros(1, 4, 8, 8, dtype=torch.int32), r"expected floating-point values, got torch\.int32"),
     ],
 )

@@ -56,6 +56,11 @@ def loaded(comfy_dir: Path, comfy_python: str, tmp_path_factory: pytest.TempPath
     return run(comfy_dir, comfy_python, "load_vae_in_core.py", tmp_path_factory.mktemp("files"))
 
 
+@pytest.fixture(scope="module")
+def clips(comfy_dir: Path, comfy_python: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    return run(comfy_dir, comfy_python, "clips_in_core.py", tmp_path_factory.mktemp("files"))
+
+
 def of(walked: dict[str, Any], name: str) -> Any:
     """What became of a VAE; skipped where this core has no such one."""
     if walked[name] is None and name in NEWER:
@@ -125,3 +130,20 @@ def test_another_patcher_counts(told: dict[str, Any], whose: str) -> None:
         assert found[name] <= BOUND, name
     assert found["exact"]
     assert found["by its own patcher"]
+
+
+@pytest.mark.parametrize("frames", [5, 17])
+def test_clips_through_every_node_are_the_core_s_untiled_ones(clips: dict[str, Any], frames: int) -> None:
+    """Behind Make VAE Exact, and by our nodes, whatever is said of tiles in space and time."""
+    ways = clips[str(frames)]
+    assert ways["core, tiled"]["off"] > 0.01  # the core's own tiles are another picture
+    for name, ran in ways.items():
+        if name not in ("core, plain", "core, tiled"):
+            assert ran["shape"] == [frames, 64, 80, 3], name
+            assert isinstance(ran["off"], float), f"{name}: {ran['off']}"
+            assert ran["off"] <= BOUND, name
+        if "40 MiB" in name:  # beside the budget one layer's weights, which this host hands out as a copy
+            assert ran["peak"] - frames * 64 * 80 * 3 * 4 <= 40 * 2**20 + 384 * 384 * 27 * 4
+        if "made exact" in name:
+            assert ran["line"].startswith("exact · ")
+            assert f" · {frames} frames, " in ran["line"]

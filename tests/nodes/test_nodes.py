@@ -33,7 +33,7 @@ def inputs_of(name: str) -> dict[str, Any]:
             ["IMAGE", "VAE", "MASK", "INT"],
         ),
         ("ExactVAEApply", ["vae"], ["memory"], ["VAE"]),
-        ("ExactVAEPlan", ["vae", "width", "height"], ["direction", "memory"], ["VAE", "INT", "INT"]),
+        ("ExactVAEPlan", ["vae", "width", "height"], ["direction", "memory", "frames"], ["VAE", "INT", "INT"]),
         (
             "ExactVAEEncodeTiled",
             ["pixels", "vae", "tile_size", "overlap", "temporal_size", "temporal_overlap"],

@@ -30,7 +30,7 @@ READ_BY_PEOPLE = {  # help, tooltips and words that are typed
     "commands/completion.py": "taesd wan",
     "nodes/decode.py": "qwen taesd wan",
     "nodes/encode.py": "qwen taesd wan",
-    "commands/run.py": "tiny",
+    "commands/decode.py": "tiny",
     "model_management/loader.py": "flux flux.2 flux2 taef2 tiny",
     "nodes/loader.py": "flux.2 flux2 taesd tiny",
 }

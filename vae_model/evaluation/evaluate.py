@@ -161,6 +161,7 @@ def evaluate(
 def reconstruct(vae: Reconstructing, x: Tensor) -> Tensor:
     """(B, 3, H, W) in -1..1 through encoder (posterior mean) and decoder, on the CPU."""
     images = vae.decode(vae.encode((x.movedim(1, -1) + 1) / 2))
+    images = images.reshape(-1, *images.shape[-3:])  # a VAE of clips gives pictures an axis of frames
     return images.cpu().movedim(-1, 1) * 2 - 1
 
 

@@ -96,6 +96,16 @@ class Op(ABC):
         """Its convolutions that may look beyond the image's border."""
         return ()
 
+    @property
+    def continued(self) -> Op | None:
+        """The same of frames that others came before; None where it needs more of these than `Past` keeps."""
+        return None if self.in_time else self
+
+    def past_elements(self, source: Extent) -> int:
+        """Numbers that stay for the next part of a clip: for each convolution the last frames that go into it."""
+        planes = source.height * source.width
+        return sum(max(0, conv.taps - 1) * conv.in_channels * planes for conv in self.convs)
+
     def kept(self, schedule: LevelSchedule, following: Op, ends_level: bool) -> bool:
         """Whether its result becomes a plane, `following` being the next op."""
         return following.groups is not None or following.twice
@@ -113,6 +123,8 @@ class Program:
     ops: tuple[Op, ...]
     in_channels: int
     out_channels: int
+    continues: bool = False
+    """Whether the frames of its inputs are those of a clip behind its first ones."""
 
     @cached_property
     def levels(self) -> tuple[int, ...]:
@@ -145,6 +157,22 @@ class Program:
         if not all(op.turns for op in self.ops):
             return None
         return replace(self, ops=tuple(op.turned() for op in self.ops))
+
+    @cached_property
+    def continued(self) -> Program | None:
+        """The program of the later parts of a clip; None where it does not run part by part."""
+        ops = [op.continued for op in self.ops]
+        if not self.in_time or not self.streams or None in ops:
+            return None
+        return replace(self, ops=tuple(op for op in ops if op is not None), continues=True)
+
+    def past_bytes(self, height: int, width: int, itemsize: int) -> int:
+        """Bytes of what stays from part to part of a clip whose inputs have so many rows and columns."""
+        extent, elements = Extent(self.in_channels, height, width), 0
+        for op in self.ops:
+            elements += op.past_elements(extent)
+            extent = op.extent(extent)
+        return elements * itemsize
 
     @cached_property
     def in_time(self) -> bool:

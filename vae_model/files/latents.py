@@ -29,8 +29,8 @@ OWN_KEY, OWN = "exact_vae.latents", "of the VAE alone"
 def read_latent(path: str | os.PathLike[str]) -> Tensor:
     """Raw model latents from a `.latent` file.
 
-    Returns: (B, C, h, w), or (B, C, 1, h, w) of a single frame, float32, on the CPU; a copy, so that the file may be
-             replaced while it is in use.
+    Returns: (B, C, h, w), or (B, C, T, h, w) of clips, float32, on the CPU; a copy, so that the file may be replaced
+             while it is in use.
     Raises:  ValueError, in one line, if the file is not such a file.
     """
     source = Path(path)
@@ -94,7 +94,7 @@ def write_latent(
 ) -> None:
     """Save raw model latents so that ComfyUI's LoadLatent reads them back; the file is whole or not there at all.
 
-    Args:    z: (B, C, h, w) or (B, C, 1, h, w), any floating type; stored as float32.
+    Args:    z: (B, C, h, w) or (B, C, T, h, w), any floating type; stored as float32.
              metadata: strings for the header, as ComfyUI keeps its workflow there.
              raw: False for latents of a VAE whose scale is not known; they get no marker, and `read_latent` gives
              them back as they are.
@@ -110,11 +110,10 @@ def write_latent(
 
 def _check_latent(z: Tensor, source: str) -> None:
     shape = tuple(z.shape)
-    if z.ndim == 5 and shape[2] != 1:
-        raise ValueError(f"latent: expected 4 dimensions (B, C, h, w), got {shape} in {source}: this is a video latent")
     if z.ndim not in (4, 5) or z.numel() == 0:
         raise ValueError(
-            f"latent: expected 4 dimensions (B, C, h, w), none of them 0, got {shape} in {source}: save it again"
+            f"latent: expected (B, C, h, w), or (B, C, T, h, w) of a clip, none of them 0, got {shape} in {source}: "
+            "save it again"
         )
     if not z.is_floating_point():
         raise ValueError(f"latent: expected floating-point values, got {z.dtype} in {source}: convert them to float32")

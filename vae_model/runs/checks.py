@@ -15,6 +15,8 @@ from ..notes import warn
 
 _LEAST, _MOST = -0.5, 1.5
 """What resampling leaves pixels of 0..1 within by far; those of -1..1 or 0..255 are beyond."""
+_COUNTS = (4, 8, 12, 16, 24, 32, 48, 64, 128)
+"""Channels that latents of some VAE have."""
 _BYTES = 16.0
 """Larger pixels are not of 0..1 times a gain."""
 
@@ -64,6 +66,11 @@ def check_latents(samples: Tensor, channels: int) -> Tensor:
         way = _way_to_a_batch(shape, (channels,), "samples", 1) or "check what made them"
         raise InputError(f"latents: expected (batch, {channels}, height, width), got {shape}: {way}")
     if shape[1] != channels:
+        if channels_are_last(shape, channels):
+            raise InputError(
+                f"latents: expected (batch, {channels}, height, width), got {shape}: "
+                "the channels are last, pass samples.movedim(-1, 1)"
+            )
         raise InputError(
             f"latents: expected {channels} channels for this VAE, got {shape[1]}: use the VAE that belongs to the model"
         )
@@ -73,6 +80,11 @@ def check_latents(samples: Tensor, channels: int) -> Tensor:
         )
     _check_finite(samples, "latents", "sample again or lower the guidance")
     return samples
+
+
+def channels_are_last(shape: tuple[int, ...], channels: int) -> bool:
+    """Whether latents have them there, rather than another VAE's number of them behind the batch."""
+    return shape[-1] == channels and shape[1] not in _COUNTS
 
 
 def check_timesteps(timesteps: Any, frames: int, temporal: bool) -> int:

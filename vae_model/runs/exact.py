@@ -140,7 +140,7 @@ class ExactRun:
         if smaller is None:  # outside the block: one error, not two of which one led to the other
             raise MemoryBudgetError(
                 f"{self.run.what}: expected {needed} of memory, ran out with {free} free: "
-                "free memory or use a smaller image"
+                f"free memory or use a smaller image{' or fewer frames' if self.run.group > 1 else ''}"
             )
         text = "%s: memory ran out with %s free on the way through a plan of %s: started again with one of %s"
         logger.warning(text, self.run.what, free, needed, format_bytes(smaller.peak_bytes))

@@ -23,6 +23,7 @@ from ..exact.sharding.distributed import DistributedRanks
 from ..exact.sharding.share import Share
 from ..exact.stream.context import Context
 from ..exact.stream.ranks import RankStopped
+from ..families.first_frame import image_frames
 from ..host import ENDLESS, Report, Watch
 from .checks import check_latents, check_timesteps
 from .clips import frames_of_latents
@@ -52,7 +53,7 @@ def decode_sharded(
              MemoryBudgetError where the share of some rank does not fit, RankStopped where another rank failed.
     """
     with ranks.together():
-        z, clip = frames_of_latents(samples, vae.latent_dim == 3)
+        z, clip, keeps_axis = frames_of_latents(samples, vae.latent_dim == 3, vae.latent_channels)
         z = check_latents(z, vae.latent_channels)
         group = clip if clip > 1 else check_timesteps(timesteps, len(z), vae.is_temporal)
         share = Share(z.shape[2], ranks.rank, ranks.count)
@@ -62,13 +63,14 @@ def decode_sharded(
         rows = [(top * f, bottom * f) for top, bottom in map(share.bounds, range(ranks.count))]
         (top, bottom), height = rows[ranks.rank], z.shape[2] * f
         first = ranks.rank == 0
-        made = 1 + (clip - 1) * vae.time_factor
+        made = image_frames(clip, vae.time_factor)
         shape = (len(z) // clip * made, height if first else bottom - top, z.shape[3] * f, vae.output_channels)
         out = torch.empty(
             shape, dtype=dtype_of_results(vae.vae_dtype), device=vae.output_device
         )  # plain: see `plain_output`
 
         report = vae.last_report = Report.of(vae, "decode", len(z), height, shape[2])
+        report.frames = shape[0] if clip > 1 else 0
         with torch.inference_mode(), Watch(report, vae.host.tell, vae.device) as watch:
             run = Run(
                 vae=vae,
@@ -86,7 +88,7 @@ def decode_sharded(
             )
             vae.last_plan = ShardedRun(run, share=share, ranks=ranks, neighbours=neighbours).items()
             ranks.collect(out[:, : bottom - top], out if first else None, rows)
-        out = out if clip == 1 else out.unflatten(0, (-1, made))
+        out = out.unflatten(0, (-1, made)) if keeps_axis else out
         return out if first else None
 
 

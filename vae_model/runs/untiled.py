@@ -44,5 +44,6 @@ def _does_not_fit(run: ModelRun, needed: int, available: int) -> MemoryBudgetErr
     return MemoryBudgetError(
         f"{run.what} to {run.out.shape[3]} x {run.out.shape[2]} {unit}: "
         f"expected {format_bytes(needed)} of activations to fit, "
-        f"got {format_bytes(available)} {source}: use a smaller image, free memory, or method 'blend' (approximate)"
+        f"got {format_bytes(available)} {source}: use a smaller image{' or fewer frames' if run.group > 1 else ''}, "
+        "free memory, or method 'blend' (approximate)"
     )

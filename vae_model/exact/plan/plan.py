@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -40,6 +41,13 @@ class Plan:
     """Operations of the untiled run."""
     turned: bool = False
     """Whether it goes by columns: strips are so many of these, and rows are meant where columns are spoken of."""
+    images: tuple[int, int, int, int] = (0, 0, 0, 0)
+    """(B, H, W, C) of the larger of input and result, which are the images; of a clip B are its frames."""
+    is_clip: bool = False
+    early: Plan | None = None
+    """Of a clip that is decoded, what it takes where its frames leave as they are finished, part by part."""
+    past_bytes: int = 0
+    """Of a clip that runs part by part, what stays from one to the next: part of what the device or the host needs."""
 
     @property
     def schedule(self) -> Schedule:
@@ -65,6 +73,11 @@ class Plan:
     def moved_bytes(self) -> int:
         """Predicted bytes copied between device and host."""
         return self.need.moved_bytes
+
+    @property
+    def image_bytes(self) -> int:
+        """Bytes of the images in float32, which lie in main memory beside all else: finished ones, or those given."""
+        return 4 * math.prod(self.images)
 
     @property
     def work_ratio(self) -> float:
@@ -100,9 +113,30 @@ class Plan:
             f"peak {format_bytes(self.peak_bytes)} of a budget of {format_bytes(self.device_budget)}{host}; "
             f"work {self.work_ratio:.2f} x untiled; {format_bytes(self.moved_bytes)} moved"
         )
+        lines += self._clip_lines()
         for number, level in enumerate(self.levels):
             lines += [f"level {number} rejected: {reason}" for reason in level.rejected]
         return "\n".join(lines)
+
+    def _clip_lines(self) -> list[str]:
+        """What there is to say of a clip alone."""
+        lines: list[str] = []
+        if self.is_clip:
+            frames, height, width, _ = self.images
+            which = "clip given" if self.shape[2:] == (height, width) else "finished clip"
+            which = "frames that leave at a time" if self.past_bytes else which
+            size = format_bytes(self.image_bytes)
+            lines.append(f"the {which}: {size} in main memory, {frames} frames of {width} x {height} in float32")
+        if self.past_bytes:
+            lines.append(f"{format_bytes(self.past_bytes)} stay from part to part: the last frames of every layer")
+        if self.early is not None:
+            early, host = self.early, self.early.host_bytes
+            lines.append(
+                f"or as frames leave, {early.images[0]} at a time: peak {format_bytes(early.peak_bytes)}"
+                f"{f', host memory {format_bytes(host)}' if host else ''}, of which {format_bytes(early.past_bytes)} "
+                f"stay from part to part; {format_bytes(early.image_bytes)} of finished frames"
+            )
+        return lines
 
     def as_dict(self) -> dict[str, Any]:
         """For programs: everything as numbers and text."""
@@ -114,6 +148,9 @@ class Plan:
             "peak_bytes": self.peak_bytes,
             "host_bytes": self.host_bytes,
             "moved_bytes": self.moved_bytes,
+            "image_bytes": self.image_bytes,
+            "past_bytes": self.past_bytes,
+            "early": None if self.early is None else self.early.as_dict(),
             "turned": self.turned,
             "work_ratio": round(self.work_ratio, 4),
             "levels": [

@@ -19,6 +19,7 @@ from ..extent import Extent
 from ..program import Program
 from ..schedule import LevelSchedule
 from ..sharding.share import WHOLE, Share
+from .fewer import fewer_frames
 from .level import LevelSearch
 from .plan import LevelPlan, Plan
 from .sizing import Need, Sizing
@@ -70,13 +71,17 @@ def make_plan(
             f"shape: expected (batch, {program.in_channels}, height, width), got {shape}: plan another one"
         )
     machine = machine or this_machine(device_type, dtype)
-    way = program, shape
-    if share is WHOLE and strip_rows is None:
-        way = _shorter_way(program, shape)
-    sizing = Sizing(way[0], way[1], dtype, device_type, share, fused_attention, machine)
-    level = LevelSearch(sizing, way[1], dtype, device_budget, host_budget, device_type, prefer, strip_rows, allow)
-    search = _Search(level, way[1], dtype, way[0] is not program)
-    found = search.run()
+
+    def begin(shape: tuple[int, int, int, int]) -> _Search:
+        way = program, shape
+        if share is WHOLE and strip_rows is None:
+            way = _shorter_way(program, shape)
+        sizing = Sizing(way[0], way[1], dtype, device_type, share, fused_attention, machine)
+        level = LevelSearch(sizing, way[1], dtype, device_budget, host_budget, device_type, prefer, strip_rows, allow)
+        return _Search(level, way[1], dtype, way[0] is not program)
+
+    search = begin(shape)
+    level, found = search.level, search.run()
     if isinstance(found, Plan):
         return found
     # Another budget may lead to other schedules, even a lower one to some that fit: what is enough for one level may be
@@ -93,7 +98,10 @@ def make_plan(
                 return replace(again, device_budget=device_budget)
             break
         found = max(again, level.device_budget)
-    raise MemoryBudgetError(search.message(level.device_budget, device_budget), level.device_budget)
+    fewer = None
+    if program.in_time and share is WHOLE:
+        fewer = fewer_frames(program, shape[0], lambda count: isinstance(begin((count, *shape[1:])).run(), Plan))
+    raise MemoryBudgetError(search.message(level.device_budget, device_budget, fewer), level.device_budget)
 
 
 def _shorter_way(program: Program, shape: tuple[int, int, int, int]) -> tuple[Program, tuple[int, int, int, int]]:
@@ -178,19 +186,34 @@ class _Search:
         shape = (images, channels, width, height) if self.turned else self.shape
         return Plan(
             shape, self.dtype, self.level.device_budget, self.level.host_budget, tuple(levels), total,
-            self.program.flops(self.shape), self.turned,
+            self.program.flops(self.shape), self.turned, self._images(), self._is_clip,
         )  # fmt: skip
+
+    @property
+    def _is_clip(self) -> bool:
+        return self.program.in_time and self.shape[0] > 1
+
+    def _images(self) -> tuple[int, int, int, int]:
+        """(B, H, W, C) of the larger of input and result."""
+        count, channels, rows, columns = self.shape
+        batch, frames = self.program.batch_and_frames(count)
+        size = Extent(channels, rows, columns, frames)
+        made = self.program.extent(rows, columns, frames)
+        size = max(size, made, key=lambda one: one.height * one.width * one.frames)
+        return (batch * size.frames, *self._sides(size), size.channels)
 
     def _sides(self, size: Extent) -> tuple[int, int]:
         """Height and width as users know them."""
         return (size.width, size.height) if self.turned else (size.height, size.width)
 
-    def message(self, needed: int, budget: int) -> str:
-        """Why there is no plan."""
+    def message(self, needed: int, budget: int, fewer: int | None) -> str:
+        """Why there is no plan. `fewer`: frames of a shorter clip that fit."""
         size = self.sizes[-1] if self.sizes[-1].height >= self.sizes[0].height else self.sizes[0]
         (height, width), host = self._sides(size), self.smallest_host_bytes
         also = f" and {format_bytes(host)} of host memory" if host else ""
+        frames = f", {self._images()[0]} frames" if self._is_clip else ""
+        way = f", or a clip of at most {fewer} frames" if fewer else ""
         return (
-            f"{width} x {height}: expected a budget of at least {format_bytes(needed)}{also}, "
-            f"got {format_bytes(budget)}: allow more memory or use a smaller image"
+            f"{width} x {height}{frames}: expected a budget of at least {format_bytes(needed)}{also}, "
+            f"got {format_bytes(budget)}: allow more memory or use a smaller image{way}"
         )

@@ -17,6 +17,7 @@ from ..sharding.share import WHOLE, Share
 from ..stream.context import Context
 from ..stream.moments import Moments
 from ..stream.passes import Performable
+from ..stream.past import Past
 from ..stream.value import Value
 from ..stream.walk import Walk
 
@@ -118,7 +119,12 @@ class Sizing:
         self.program = program
         batch, frames = program.batch_and_frames(images)
         device = torch.device(device_type)
-        self._context = Context(batch, dtype, device, share=share, fused_attention=fused_attention, machine=machine)
+        past = Past(dtype, device) if program.continues else None  # of which nothing is read
+        self._context = Context(
+            batch, dtype, device, share=share, fused_attention=fused_attention, machine=machine, past=past
+        )
+        if past is not None:
+            past.continues = True
         filler = (LevelSchedule(1),) * program.level_count
         self._passes = list[Performable]()
         self._walk = Walk(program, filler, self._context, self._passes.append)

@@ -16,6 +16,7 @@ from ..extent import Extent
 from ..layer import Conv, Norm, PixelNorm, RootNorm
 from ..memory.spill import Spill
 from ..sharding.share import WHOLE, Share
+from .past import Past
 from .ranks import ALONE, Ranks
 
 Attention = Callable[..., Tensor]
@@ -53,6 +54,8 @@ class Context:
     """Those who compute the others."""
     machine: Machine | None = None
     """None: this one, as it is now."""
+    past: Past | None = None
+    """Of a clip that runs part by part, what its convolutions saw of the parts before; None: it runs whole."""
     _scratch: Tensor | None = None
     _methods: dict[tuple[str, Wanted], Method] = field(default_factory=dict[tuple[str, Wanted], Method])
 

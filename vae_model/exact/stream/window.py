@@ -43,8 +43,16 @@ class Windowed(Source):
         `fast_rows`: rows of a strip for which a faster method may be used where it pays, 0 for the plain one.
         `lean`: of a clip's window nothing is kept from strip to strip but the rows that are carried over.
         """
-        self.conv, self.method = conv, context.method(self.kind, conv, source_size, fast_rows)
-        self.taps = conv.taps_of(source_size.frames)
+        self.past = context.past if conv.taps > 1 else None
+        self.seen = conv.taps - 1 if self.past is not None and self.past.continues else 0
+        """Frames before the source's own that are kept: the window begins with them."""
+        seen_size = source_size._replace(frames=source_size.frames + self.seen) if self.seen else source_size
+        self.conv, self.method = conv, context.method(self.kind, conv, seen_size, fast_rows)
+        self.taps = conv.taps_of(seen_size.frames)
+        self.zeros = 0 if self.seen else self.method.frames_before
+        """Frames of zeros that it begins with instead."""
+        self.surplus = self.seen - self.method.frames_before if self.seen else 0
+        """Results of those frames, which are made along by methods that know only zeros before."""
         first = self._first(top)
         # Without a border of its own a 1x1 convolution may be asked for rows of the other end, too.
         self.wraps = conv.circular or conv.kernel == 1
@@ -59,16 +67,18 @@ class Windowed(Source):
         self.work += self._flops()
         self.scratch_bytes = max(self.method.scratch_bytes + self.method.product_bytes, self.scratch_bytes)
         self.columns, self.weight_bytes = self.method.columns, self.method.weight_bytes
-        channels, height, width, frames = source_size
+        channels, height, width, frames = seen_size
         width += self.columns[0] + self.columns[1]
-        self._window_size = Extent(channels, height, width, frames + self.method.frames_before)
+        self._window_size = Extent(channels, height, width, frames + self.zeros)
+        self.made_row_bytes = self.row_bytes // self.size.frames * (self.size.frames + self.surplus)
+        self.whole = not self.surplus
         self.window_row_bytes = context.row_bytes(self._window_size)
         self.carried_row_bytes = self.window_row_bytes // self._window_size.frames * frames
         self.make_fill, self.after = fill or (lambda: copy_in), after
         self.fill_bytes: Callable[[int], int] | None = getattr(fill, "work_bytes", None)
         """Bytes beside the window and so many bytes of source rows while these are written into it."""
         self._layer: tuple[Fill, Any, Tensor | None] | None = None
-        self._odd, self.lean = False, lean and source_size.frames > 1  # windows of pictures are small
+        self._odd, self.lean = False, lean and seen_size.frames > 1  # windows of pictures are small
         self._buffer: Tensor | None = None
         self._carried: Tensor | None = None
 
@@ -78,7 +88,9 @@ class Windowed(Source):
 
     def _flops(self) -> int:
         channels, _, width, frames = self.size
-        return self.conv.flops(self.context.batch, Extent(channels, self.bottom - self.top, width, frames))
+        flops = self.conv.flops(self.context.batch, Extent(channels, self.bottom - self.top, width, frames + self.seen))
+        # The first of the surplus see one frame, the next two: on average half of what others see.
+        return flops * (2 * frames + self.surplus) // (2 * (frames + self.seen))
 
     def _first(self, row: int) -> int:
         """The first source row that result `row` needs."""
@@ -114,6 +126,7 @@ class Windowed(Source):
         window = self._window(bottom, fill)
         self.at = bottom
         out = self.method.run(self.context, window, weights, bias, top, bottom - top, self._odd)
+        out = out[self.surplus :] if self.surplus else out
         return [ACTIVATE[self.after](out) if self.after else out]
 
     def _window(self, bottom: int, fill: Fill) -> Tensor:
@@ -121,7 +134,7 @@ class Windowed(Source):
         first, end = self._first(self.at), self._end(bottom)
         pieces = self.source.take(self._reach(bottom))
         size = self.source.size
-        (left, right), zeros = self.columns, self.method.frames_before
+        (left, right), zeros = self.columns, self.zeros
         below = self.method.rows_below(bottom - self.at)
         window = self._buffer
         if window is None or window.shape[2] != end - first + below:
@@ -140,11 +153,14 @@ class Windowed(Source):
             self._carried = None
         else:
             row = 0 if self.wraps else max(0, -self.place.offset - first)
+        known = row
         while pieces:  # each piece is let go as soon as it is in the window
             piece = pieces.pop(0)
-            fill(inner[:, :, row : row + piece.shape[2]], piece)
+            fill(inner[self.seen :, :, row : row + piece.shape[2]], piece)
             row += piece.shape[2]
             del piece
+        if self.past is not None:
+            self._meet_the_past(inner[:, :, known:row], first + known)
         if not self.wraps:
             fill_rows(window, self.place.offset + first, self.place.whole, self._mode())
         if left + right:
@@ -153,6 +169,14 @@ class Windowed(Source):
             window[..., border:].zero_()
         self._carried = window[:, :, self._first(bottom) - first :].clone() if bottom < self.bottom else None
         return whole
+
+    def _meet_the_past(self, rows: Tensor, top: int) -> None:
+        """Put the frames kept before these new rows (frames, C, n, W), and keep the last ones for the next part."""
+        assert self.past is not None
+        count, size = self.conv.taps - 1, self.source.size
+        if self.seen:
+            rows[:count] = self.past.before(self.conv.name, size, count, top, top + rows.shape[2])
+        self.past.keep(self.conv.name, size, count, top, rows[self.seen :])
 
     def _cost(self, top: int, bottom: int) -> Cost:
         end, weights, fold = self._end(bottom), self.weight_bytes, self.method.fold_bytes
@@ -165,7 +189,7 @@ class Windowed(Source):
         stands = (0 if self.lean else window) + carry + weights + source.stands
         if bottom <= top:
             return Cost(0, 0, stands, source.parked, (0, 0))
-        held = (bottom - top) * self.row_bytes
+        held = (bottom - top) * self.made_row_bytes
         making, filling = held + self.method.making_bytes(bottom - top), source.held
         if self.fill_bytes is not None:  # of all rows that are read, whoever holds them
             filling += self.fill_bytes((reach - begin) * self.source.row_bytes)

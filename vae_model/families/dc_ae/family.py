@@ -36,6 +36,10 @@ class DCAE(Family):
         (128, 64): (Users("DC-AE f64c128 in-1.0", 0.2889), Users("DC-AE f64c128 mix-1.0", 0.4538)),
         (512, 128): (Users("DC-AE f128c512 in-1.0", 0.4883), Users("DC-AE f128c512 mix-1.0", 0.3620)),
     }
+    reads: ClassVar[tuple[str, ...]] = (
+        *("attention_head_dim", "encoder_out_shortcut", "decoder_in_shortcut"),
+        *("decoder_act_fns", "decoder_conv_act_fn", "decoder_norm_types"),
+    )
     classes = frozenset({"DCAutoencoder"})
     children = frozenset({"encoder", "decoder"})
     model_class = DCAutoencoder

@@ -1,0 +1,103 @@
+"""`exact-vae decode`, one file: pictures, clips as folders of frames, arrays; written as they are finished."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from ..vae_model.errors import InputError
+from ..vae_model.families.first_frame import image_frames
+from ..vae_model.families.table import FAMILIES
+from ..vae_model.files.clips import ARRAYS, CLIP_WRITERS, clip_target, clip_writer, require_replaceable
+from ..vae_model.files.images import require_image_suffix, write_image
+from ..vae_model.files.latents import are_raw
+from ..vae_model.vae import VAE
+from .inputs import clip_frames, read_input
+from .jobs import Progress, Result
+
+
+def require_output_suffix(path: Path) -> None:
+    """ValueError, before any work, for a file name whose ending is nothing that images are written to."""
+    if path.suffix.lower() not in CLIP_WRITERS:
+        require_image_suffix(path)
+
+
+def is_there(source: Path, target: Path) -> bool:
+    """Whether the output, or the first picture of a batch, or the folder of a clip's frames exists."""
+    if clip_frames(source) > 1:
+        return clip_target(target).exists()
+    return target.exists() or target.with_name(f"{target.stem}_00001{target.suffix}").exists()
+
+
+def decode_file(vae: VAE, source: Path, target: Path, *, method: str, progress: Progress, **run: Any) -> Result:
+    """Decode a latent; a clip's frames are written while later ones are computed."""
+    z = read_input(source, "decode")
+    frames = z.shape[2] if z.ndim == 5 else 1
+    if frames > 1 and vae.latent_dim == 2:
+        raise InputError(
+            f"decode: expected a latent of pictures for this VAE, got {source} of a clip, {frames} frames of latents: "
+            "give the VAE of the model that made it with --vae"
+        )
+    if frames == 1:
+        result = write_images(vae.decode(z, method, progress=progress, **run), target)
+    else:
+        result = _decode_clips(vae, z, target, method, progress, run)
+    if not are_raw(source) and knows_raw(vae):
+        result.notes.append("these latents are not raw but a tiny VAE's own: encode again with --latent-format")
+    elif are_raw(source) and not knows_raw(vae):
+        result.notes.append("raw latents for a VAE whose scale is not known: say --latent-format")
+    return result
+
+
+def knows_raw(vae: VAE) -> bool:
+    """Whether latents are raw by what its file and name tell."""
+    return FAMILIES[vae.loaded.family].knows_raw(vae.loaded.config, vae.loaded.hints)
+
+
+def _decode_clips(vae: VAE, z: Tensor, target: Path, method: str, progress: Progress, run: dict[str, Any]) -> Result:
+    frames, f = image_frames(z.shape[2], vae.time_factor), vae.upscale_ratio
+    shape = (frames, z.shape[3] * f, z.shape[4] * f, vae.output_channels)
+    targets = _numbered(target, len(z))
+    progress.frames = frames * len(z)
+    for one in targets:
+        if one.suffix.lower() not in ARRAYS:
+            require_replaceable(one)
+    for number, (clip, one) in enumerate(zip(z.split(1), targets, strict=True)):
+        told = progress.part(number, len(z))
+        if method == "exact":
+            groups: Iterable[Tensor] = vae.decode_frames(clip, progress=told, **run)
+        else:
+            groups = vae.decode(clip, method, progress=told, **run)
+        with clip_writer(one)(one, shape) as take:
+            for group in groups:
+                take(group)
+    return Result([clip_target(one) for one in targets], (len(z), *shape))
+
+
+def write_images(images: Tensor, target: Path) -> Result:
+    """Pictures (B, H, W, C), or clips (B, F, H, W, C), whose single frames are pictures."""
+    if images.ndim == 5 and images.shape[1] > 1:
+        paths = _numbered(target, len(images))
+        for clip, path in zip(images, paths, strict=True):
+            with clip_writer(path)(path, tuple(clip.shape)) as take:
+                take(clip)
+        return Result([clip_target(path) for path in paths], tuple(images.shape))
+    images = images.reshape(-1, *images.shape[-3:])
+    if target.suffix.lower() in ARRAYS:
+        with clip_writer(target)(target, tuple(images.shape)) as take:
+            take(images)
+        return Result([target], tuple(images.shape))
+    paths = _numbered(target, len(images))
+    for image, path in zip(images, paths, strict=True):
+        write_image(image, path)
+    return Result(paths, tuple(images.shape))
+
+
+def _numbered(target: Path, count: int) -> list[Path]:
+    """One name for each, with numbers where there are several."""
+    if count == 1:
+        return [target]
+    return [target.with_name(f"{target.stem}_{number + 1:05d}{target.suffix}") for number in range(count)]
