@@ -18,15 +18,18 @@ from .family import Family
 from .hints import HALVES, PER_HALF
 
 _OF_DIFFUSERS = """
-    act_fn attn_scales base_dim batch_norm_eps batch_norm_momentum block_out_channels decoder_base_dim
-    decoder_block_out_channels dim_mult down_block_out_channels down_block_types downsample_match_channel dropout
-    encoder_block_out_channels force_upcast in_channels input_channels is_residual latent_channels latent_magnitude
+    act_fn attention_head_dim attn_scales base_dim batch_norm_eps batch_norm_momentum block_out_channels
+    decoder_act_fns decoder_base_dim decoder_block_out_channels decoder_block_types decoder_conv_act_fn
+    decoder_in_shortcut decoder_layers_per_block decoder_norm_types decoder_qkv_multiscales dim_mult
+    down_block_out_channels down_block_types downsample_block_type downsample_match_channel dropout
+    encoder_block_out_channels encoder_block_types encoder_layers_per_block encoder_out_shortcut
+    encoder_qkv_multiscales force_upcast in_channels input_channels is_residual latent_channels latent_magnitude
     latent_shift latents_mean latents_std layers_per_block layers_per_down_block layers_per_up_block
     lookup_from_codebook mid_block_add_attention norm_num_groups norm_type num_decoder_blocks num_encoder_blocks
     num_res_blocks num_vq_embeddings out_channels patch_size sample_size scale_factor_spatial scale_factor_temporal
-    scaling_factor shift_factor spatial_compression_ratio temperal_downsample temporal_downsample up_block_out_channels
-    up_block_types upsample_fn upsample_match_channel upsampling_scaling_factor use_post_quant_conv use_quant_conv
-    vq_embed_dim z_dim
+    scaling_factor shift_factor spatial_compression_ratio temperal_downsample temporal_downsample
+    up_block_out_channels up_block_types upsample_block_type upsample_fn upsample_match_channel
+    upsampling_scaling_factor use_post_quant_conv use_quant_conv vq_embed_dim z_dim
 """
 _OF_LDM = """
     attn_resolutions attn_type ch ch_mult conv_shortcut double_z embed_dim in_channels n_embed num_groups num_res_blocks
