@@ -183,7 +183,8 @@ def test_two_images_into_a_vae_of_videos() -> None:
     each = torch.cat([vae.encode(image[None]) for image in images])
     vae.not_video = True
     torch.testing.assert_close(vae.encode(images), each, rtol=0, atol=1e-5)  # float32, other strips
-    assert refused(lambda: vae.decode(torch.zeros(1, 15, 2, 2, 2))).startswith("latents: expected 16 channels")
+    wrong = refused(lambda: vae.decode(torch.zeros(1, 15, 2, 2, 2)))
+    assert wrong.startswith("latents: expected (batch, 16, frames, height, width), got (1, 15, 2, 2, 2): ")
 
 
 @pytest.mark.parametrize("source", [None, 5, [], (None,), torch.zeros(2), b"file", "", ["a", 3]])

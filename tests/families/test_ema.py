@@ -172,3 +172,16 @@ def test_shadows_carry_no_gradient_and_change_none() -> None:
     assert not any(shadow.requires_grad for shadow in ema.buffers())
     assert not list(ema.parameters())
     assert all(parameter.grad is not None and parameter.requires_grad for parameter in model.parameters())
+
+
+def test_what_was_kept_stays_where_another_model_is_given_to_restore() -> None:
+    model, other = nn.Linear(2, 2), nn.Linear(3, 2)
+    average, before = LitEma(model), model.weight.detach().clone()
+    average.store(model.parameters())
+    nn.init.zeros_(model.weight)
+    with pytest.raises(
+        RuntimeError, match=r"restore: expected .*, got \(2, 3\) for \(2, 2\) at 0: give the same model"
+    ):
+        average.restore(other.parameters())
+    average.restore(model.parameters())
+    assert torch.equal(model.weight, before)

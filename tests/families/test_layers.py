@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 import torch
+from exact_vae import InputError
 from exact_vae.vae_model.families.ldm.layers import (
     Downsample,
     Normalize,
@@ -247,3 +248,12 @@ def test_resnet_block_passes_gradcheck() -> None:
     """B10."""
     block = double(ResnetBlock(in_channels=2, out_channels=4, temb_channels=2, num_groups=2))
     assert torch.autograd.gradcheck(block, (randn(1, 2, 3, 2).requires_grad_(), randn(1, 2).requires_grad_()))
+
+
+@pytest.mark.parametrize("shape", [(3, 16), (1, 8), (16,)])
+def test_embeddings_of_other_images_or_widths_are_refused(shape: tuple[int, ...]) -> None:
+    block = ResnetBlock(in_channels=32, temb_channels=16)
+    x = torch.randn(2, 32, 4, 4)
+    assert block(x, torch.zeros(1, 16)).shape == block(x, torch.zeros(2, 16)).shape == x.shape
+    with pytest.raises(InputError, match=r"ResnetBlock: expected temb \(2, 16\), got"):
+        block(x, torch.zeros(shape))

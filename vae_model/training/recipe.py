@@ -48,12 +48,23 @@ def read_config(name: str, overrides: Sequence[str] = ()) -> TrainConfig:
     tree = _read(name)
     said = _said(overrides, tree)
     _lift(tree)
-    notes = make_room(tree, said)
+    notes = _repeated(overrides) + make_room(tree, said)
     if os.environ.get("LOCAL_RANK", "0") == "0":  # of several processes
         tell("config", notes)
     for place, setting in said.items():
         _set(tree, place, setting)
     return _checked(tree, said)
+
+
+def _repeated(overrides: Sequence[str]) -> list[str]:
+    """What to say of words that are on the command line twice, as scripts have them in front of what one adds."""
+    pairs = [word.partition("=") for word in overrides]
+    last, first = ({key: text for key, _, text in some} for some in (pairs, reversed(pairs)))
+    return [
+        f"{key} is on the command line more than once, {first[key]} and {text}: the last one holds"
+        for key, text in last.items()
+        if first[key] != text
+    ]
 
 
 def _said(overrides: Sequence[str], tree: dict[str, Any]) -> dict[tuple[str, ...], Any]:

@@ -6,12 +6,15 @@ import inspect
 import pickle
 import zipfile
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, cast
 
 import torch
+from lightning.pytorch.utilities import rank_zero_only
 
 from ..errors.listed import some
+from ..notes import tell
 from .config import ConfigError, TrainConfig, encoder_arguments
 from .model_module import plain
 
@@ -20,6 +23,12 @@ _FIXED = frozenset(
     | {"scaling_factor", "shift_factor"}
 )
 """Arguments of the models that must stay: with others the same tensors would be another network, or lose steps."""
+_TOLD = {
+    "data": ("train", "val", "batch_size", "crop", "scales", "flip"),
+    "optimizer": ("lr", "params", "schedule", "warm_up", "final_share"),
+    "trainer": ("accumulate", "clip", "precision", "seed"),
+}
+"""By section: what may be another one from here on, and is told; a length is meant to grow."""
 _FREE = ("ddconfig.dropout", "ddconfig.resolution")
 
 
@@ -33,6 +42,8 @@ def check_checkpoint(path: Path, module: Any, config: TrainConfig) -> None:
     before: Any = stored.get("callbacks", {}).get("Record", {}).get("settings")
     different = [] if before is None else _different(plain(before), config, module)
     found = different or _unfitting(stored["state_dict"], module)
+    if before is not None and not found:
+        rank_zero_only(tell)("--resume", _changed(plain(before), config))
     if found:
         raise ConfigError(
             f"--resume: expected what {path} was trained with, got another {some(found, 3, '; ')}: "
@@ -78,6 +89,20 @@ def _different(before: Mapping[str, Any], config: TrainConfig, module: Any) -> l
     names = [name.rsplit(".", 1)[-1].lower() for name in (before["model"]["target"], config.model.target)]
     rows += [("model.target", *names), ("optimizer.target", before["optimizer"]["target"], config.optimizer.target)]
     return [f"{name}, {b!r} instead of {a!r}" for name, a, b in rows if a != b and [a] != b and a != [b]]
+
+
+def _changed(before: Mapping[str, Any], config: TrainConfig) -> list[str]:
+    """What to say of pictures, rates and the like that are other ones from here on."""
+    after = plain(asdict(config))
+    pairs = [
+        (section, key, before.get(section) or {}, after[section]) for section, keys in _TOLD.items() for key in keys
+    ]
+    other = [
+        f"{section}.{key} {new[key]!r} instead of {old[key]!r}"
+        for section, key, old, new in pairs
+        if key in old and key in new and old[key] != new[key]
+    ]
+    return [f"goes on with {some(other, between='; ')}"] if other else []
 
 
 def _flat(params: Mapping[str, Any]) -> dict[str, Any]:

@@ -46,7 +46,7 @@ class Encoder(nn.Module):
         self.conv_out = nn.Conv2d(widths[-1], config.latent_channels, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        require_planes(x, self.in_channels, type(self).__name__)
+        require_planes(x, self.in_channels, type(self).__name__, self.conv_out)
         require_sides(x, self.factor, type(self).__name__)
         h = self.conv_in(x)
         for layer in _layers(self.down_blocks):
@@ -78,7 +78,7 @@ class Decoder(nn.Module):
             self.conv_out = nn.Conv2d(width, config.out_channels, 3, padding=1)
 
     def forward(self, z: Tensor) -> Tensor:
-        require_planes(z, self.conv_in.in_channels, type(self).__name__)
+        require_planes(z, self.conv_in.in_channels, type(self).__name__, self.conv_in)
         h = self.conv_in(z)
         if self.shortcut:
             add_fitted(h, z)

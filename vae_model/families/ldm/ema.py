@@ -77,13 +77,20 @@ class LitEma(nn.Module):
     def restore(self, parameters: Iterable[nn.Parameter]) -> None:
         """Put back what the last `store` kept, in the same order of parameters; RuntimeError where nothing fits."""
         targets = list(parameters)
-        if not self._stored or len(self._stored[-1]) != len(targets):
-            kept = len(self._stored[-1]) if self._stored else 0
+        kept = self._stored[-1] if self._stored else []
+        if not self._stored or len(kept) != len(targets):
             raise RuntimeError(
-                f"restore: expected the parameters of the last store, got {len(targets)} for {kept} kept: store first"
+                f"restore: expected the parameters of the last store, got {len(targets)} for {len(kept)} kept: "
+                "store first"
             )
-        for parameter, kept in zip(targets, self._stored.pop(), strict=True):
-            parameter.copy_(kept)
+        for number, (parameter, copy) in enumerate(zip(targets, kept, strict=True)):
+            if parameter.shape != copy.shape:  # told before anything is changed; what was kept stays
+                raise RuntimeError(
+                    f"restore: expected the parameters of the last store, got {tuple(parameter.shape)} for "
+                    f"{tuple(copy.shape)} at {number}: give the same model"
+                )
+        for parameter, copy in zip(targets, self._stored.pop(), strict=True):
+            parameter.copy_(copy)
 
     def _follow(self, model: nn.Module) -> None:
         """Start shadows of trainable parameters that have none; ValueError where two names would be one."""

@@ -143,6 +143,11 @@ class ResnetBlock(nn.Module):
                 raise ValueError(
                     "ResnetBlock: expected temb=None (built with temb_channels=0), got an embedding: drop it"
                 )
+            width = self.temb_proj.in_features
+            if temb.ndim != 2 or temb.shape[0] not in (1, len(x)) or temb.shape[1] != width:
+                raise InputError(
+                    f"ResnetBlock: expected temb ({len(x)}, {width}), got {tuple(temb.shape)}: give one per image"
+                )
             h = h + self.temb_proj(self.swish(temb))[:, :, None, None]
         h = self.dropout(self._activate(self.norm2(h)))  # rebound before conv2, so that its source is freed
         h = self.conv2(h)
