@@ -26,10 +26,10 @@ from ..vae_model.host import ENDLESS, Report, Watch
 from ..vae_model.runs.checks import crop_centre
 from ..vae_model.runs.clips import frames_of_latents, frames_of_pixels
 from ..vae_model.runs.exact import run_exact
-from ..vae_model.runs.run import Run, half_of
+from ..vae_model.runs.run import Run, coder_of
 from ..vae_model.vae import VAE
 from .comfy_host import ComfyHost, is_comfyui, output_dtype
-from .obstacle import BLEND, OPTIONS, correct_factors, factor_of, half_for, runs_frames, time_factor_of
+from .obstacle import BLEND, OPTIONS, coder_for, correct_factors, factor_of, runs_frames, time_factor_of
 
 logger = logging.getLogger(__name__)
 
@@ -66,7 +66,7 @@ def _estimate(what: str) -> Any:
         try:
             found = image_shape(vae, shape)
             if found is not None:
-                program, (frames, *sides) = half_of(vae, what).program, found
+                program, (frames, *sides) = coder_of(vae, what).program, found
                 budget = ENDLESS if vae.memory_limit is None else vae.memory_limit
                 size = (frames, program.in_channels, *sides)
                 return vae.exact_host.make_plan(program, size, dtype, vae.device, budget).peak_bytes
@@ -153,7 +153,7 @@ class ExactVAE:
         if why is None:
             try:
                 images, clip = frames_of(self, call, x)
-                result = self._exact_run(call, half_for(self, call.what, images), images, clip)
+                result = self._exact_run(call, coder_for(self, call.what, images), images, clip)
                 return in_the_hosts_axes(self, call, x, result, clip)
             except UnsupportedModule as reason:  # loading may have patched the model
                 why = str(reason)
@@ -161,12 +161,12 @@ class ExactVAE:
                 raise error.with_traceback(None) from None
         return self._exact_delegate(call, why)
 
-    def _exact_run(self: Any, call: _Call, half: Coder, x: Tensor, clip: int) -> Tensor:
+    def _exact_run(self: Any, call: _Call, coder: Coder, x: Tensor, clip: int) -> Tensor:
         """Images (B, H, W, C) of latents (B, c, h, w), or latents of images; `clip` of them are the frames of one.
 
-        `half` is what the model is now.
+        `coder` is what the model is now.
         """
-        host, program, decodes = self.exact_host, half.program, call.what == "decode"
+        host, program, decodes = self.exact_host, coder.program, call.what == "decode"
         if not decodes:
             x = crop_centre(x, factor_of(program, "encode")) if getattr(self, "crop_input", True) else x
             x = self.vae_encode_crop_pixels(x)[..., : program.in_channels].movedim(-1, 1)  # older hosts leave alpha
@@ -192,7 +192,7 @@ class ExactVAE:
                 group_out=size.frames,
                 strip_rows=call.rows,
             )
-            run_exact(run, half)
+            run_exact(run, coder)
         return out
 
     def _exact_write_pixels(self: Any, place: Tensor, rows: Tensor) -> None:
@@ -264,7 +264,7 @@ def frames_of(vae: Any, call: _Call, x: Any) -> tuple[Any, int]:
         return (x[:, :, 0] if getattr(x, "ndim", 0) == 5 else x), clip
     not_video = call.options.get("not_video")
     as_video = not (getattr(vae, "not_video", False) if not_video is None else not_video)
-    factor = time_factor_of(half_of(vae, "encode").program)
+    factor = time_factor_of(coder_of(vae, "encode").program)
     x, clip = frames_of_pixels(x, True, as_video, factor)
     return (x[:, 0] if getattr(x, "ndim", 0) == 5 else x), clip
 

@@ -11,7 +11,7 @@ from ..vae_model.exact.layer import UnsupportedModule
 from ..vae_model.exact.program import Program
 from ..vae_model.families.coder import Coder
 from ..vae_model.families.table import family_knowing
-from ..vae_model.runs.run import half_of
+from ..vae_model.runs.run import coder_of
 
 BLEND = "blended tiles were asked for"
 OPTIONS = "called with options that only the VAE itself knows"
@@ -37,12 +37,12 @@ def correct_factors(vae: Any) -> None:
         if type(getattr(vae, name, None)) is not int:
             continue
         try:
-            setattr(vae, name, factor_of(half_of(vae, what).program, what))
+            setattr(vae, name, factor_of(coder_of(vae, what).program, what))
         except UnsupportedModule:
             continue
 
 
-def half_for(vae: Any, what: str, x: Any) -> Coder:
+def coder_for(vae: Any, what: str, x: Any) -> Coder:
     """What runs x; UnsupportedModule with the reason why the VAE's own method must "decode" or "encode" it."""
     if getattr(vae, "handles_tiling", False):
         raise UnsupportedModule("the VAE does its own tiling")
@@ -51,15 +51,15 @@ def half_for(vae: Any, what: str, x: Any) -> Coder:
         raise UnsupportedModule(f"latents of {dimensions} dimensions (video, audio)")
     if axes != 4:
         raise UnsupportedModule(f"expected a batch of 4 dimensions, got {axes}")
-    half = half_of(vae, what)
-    wanted = half.program.in_channels
+    coder = coder_of(vae, what)
+    wanted = coder.program.in_channels
     channels = int(x.shape[1 if what == "decode" else 3])
     if what == "encode":  # of an image once the VAE has cut off or filled in what it does not want
         fills = getattr(vae, "pad_channel_value", None) is not None
         channels = vae.output_channels if fills else min(channels, vae.output_channels)
     if channels != wanted:
         raise UnsupportedModule(f"expected {wanted} channels, got {channels}")
-    return half
+    return coder
 
 
 def runs_frames(vae: Any) -> bool:

@@ -21,10 +21,10 @@ from ..vae_model.families.first_frame import image_frames, latent_frames
 from ..vae_model.families.table import FAMILIES, decoder_of, encoder_of
 from ..vae_model.notes import tell
 from ..vae_model.runs.parts import PARTS, choose_way
-from ..vae_model.runs.run import half_of
+from ..vae_model.runs.run import coder_of
 from .devices import parse_device, parse_dtype, vae_device, vae_dtype
 from .host import LocalHost
-from .obstacle import factor_of, half_for, time_factor_of
+from .obstacle import coder_for, factor_of, time_factor_of
 
 
 def plan_text(vae: Any, direction: str, width: int, height: int, memory: int | None, frames: int = 1) -> str:
@@ -45,7 +45,7 @@ def plan_text(vae: Any, direction: str, width: int, height: int, memory: int | N
         # The kind of input that such a VAE is given, without its numbers.
         shape = (1, vae.latent_channels, 1, 1) if direction == "decode" else (1, 1, 1, vae.output_channels)
         example = torch.empty(shape, device="meta")
-        program = (half_of(vae, direction) if ours else half_for(vae, direction, example)).program
+        program = (coder_of(vae, direction) if ours else coder_for(vae, direction, example)).program
         host = vae.host if ours else vae.exact_host
         _, *sides = _input_shape(program, direction, width, height, crops=getattr(vae, "crop_input", True))
         factor = time_factor_of(program, direction) if program.in_time else 1
@@ -89,19 +89,19 @@ def plan_file(
     parts, family, config, _ = inspect_model(files_named(paths), variant=variant, part=part)
     tell(" + ".join(paths), notes_of(parts))
     model = build_empty(parts, family, config)
-    half = decoder_of(model) if direction == "decode" else encoder_of(model, config.latent_channels)
-    f = factor_of(half.program, direction)
+    coder = decoder_of(model) if direction == "decode" else encoder_of(model, config.latent_channels)
+    f = factor_of(coder.program, direction)
     if min(width, height) < f:
         raise InputError(f"--size: expected at least {f} x {f}, got {size}: enlarge the image")
     target = vae_device() if device == "auto" else parse_device(device)
     kind = vae_dtype(target) if dtype == "auto" else parse_dtype(dtype, also=("auto",))
     waiting = None if host_memory is None else 0 if host_memory == "0" else parse_bytes(host_memory, "--host-memory")
     budget = None if memory is None else parse_bytes(memory)
-    images = _frames_in(half.program, direction, FAMILIES[family].time_factor(config), frames)
-    _, channels, rows, columns = _input_shape(half.program, direction, width, height)
+    images = _frames_in(coder.program, direction, FAMILIES[family].time_factor(config), frames)
+    _, channels, rows, columns = _input_shape(coder.program, direction, width, height)
     shape = (images, channels, rows, columns)
     host = LocalHost(host_budget=waiting)
-    return _plan_of(host, half.program, shape, kind, target, budget, leaves=direction == "decode" and frames > 1)
+    return _plan_of(host, coder.program, shape, kind, target, budget, leaves=direction == "decode" and frames > 1)
 
 
 def _plan_of(

@@ -104,7 +104,7 @@ def compared(found, expected):
 def tried(vae):
     """Both directions behind the node: how each ran, why, and how far off. What cannot be exact is not run."""
     (made,) = exact_vae.NODE_CLASS_MAPPINGS["ExactVAEApply"]().apply(vae)
-    from exact_vae.model_management.obstacle import half_for
+    from exact_vae.model_management.obstacle import coder_for
     from exact_vae.vae_model.exact.layer import UnsupportedModule
 
     frame = (1,) if vae.latent_dim == 3 else ()
@@ -120,7 +120,7 @@ def tried(vae):
     for name, x in inputs.items():
         what, reason = name.split()[0], None
         try:
-            half_for(made, what, x[:, :, 0] if x.ndim == 5 else x)
+            coder_for(made, what, x[:, :, 0] if x.ndim == 5 else x)
         except UnsupportedModule as found:
             reason = str(found)
         told[name] = {"method": "host", "reason": reason, "off": None}

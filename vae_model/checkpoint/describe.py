@@ -29,14 +29,14 @@ _EXACT = f"exact {{}}, elements per pixel (16-bit at {LAW_PIXELS} x {LAW_PIXELS}
 def _laws(model: Any, config: Config, direction: str) -> str:
     """Elements per pixel of the schedules, from plans of a large image."""
     try:
-        half = decoder_of(model) if direction == "decode" else encoder_of(model, config.latent_channels)
+        coder = decoder_of(model) if direction == "decode" else encoder_of(model, config.latent_channels)
     except UnsupportedModule as reason:
         return f"the engine has no rule: {reason}"
     side = LAW_PIXELS // (config.decode_factor if direction == "decode" else 1)
-    shape = (1, half.program.in_channels, side, side)
+    shape = (1, coder.program.in_channels, side, side)
     laws: list[str] = []
     for kind in ("resident", "recompute"):
-        plan = make_plan(half.program, shape, torch.float16, ENDLESS, device_type="cuda", prefer=kind)
+        plan = make_plan(coder.program, shape, torch.float16, ENDLESS, device_type="cuda", prefer=kind)
         elements = plan.peak_bytes / 2 / LAW_PIXELS**2
         laws.append(f"{kind} {elements:.0f} ({format_bytes(plan.peak_bytes)}, work {plan.work_ratio:.2f} x untiled)")
     return ", ".join(laws)

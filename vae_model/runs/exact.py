@@ -1,4 +1,4 @@
-"""Running a half exactly: image by image under a plan, and under a smaller plan where memory runs out on the way."""
+"""Running a coder exactly: image by image under a plan, and under a smaller plan where memory runs out on the way."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from ..exact.stream.run import run_program
 from ..families.coder import Coder
 from ..host import ENDLESS, Report
 from ..kernels.profile import profile_of
-from .run import Run, half_of
+from .run import Run, coder_of
 
 logger = logging.getLogger(__name__)
 
@@ -27,13 +27,13 @@ MODEST_WORK = 1.35
 """So many times the least work is done rather than other models sent away from the device."""
 
 
-def run_exact(run: Run, half: Coder | None = None) -> Plan:
+def run_exact(run: Run, coder: Coder | None = None) -> Plan:
     """Fill the result; the plan that did it, after whatever happened on the way.
 
-    Args:    half: what `half_of` gives, where it has just been asked.
+    Args:    coder: what `coder_of` gives, where it has just been asked.
     Raises:  UnsupportedModule, MemoryBudgetError.
     """
-    return ExactRun(run).items(half)
+    return ExactRun(run).items(coder)
 
 
 @dataclass
@@ -50,16 +50,16 @@ class ExactRun:
     _nan: bool = field(default=False, init=False)
     """Whether the item's result holds NaN."""
 
-    def items(self, half: Coder | None = None) -> Plan:
+    def items(self, coder: Coder | None = None) -> Plan:
         """Run every item; the plan of the last one, after whatever happened on the way."""
         run = self.run
         # What nothing fits into is refused before anything is loaded; what is free shows only once it is. The model is
         # read once. It is read again where the host cannot promise that loading only moved its tensors: patches of a
         # host replace layers, weights or whole functions when it loads, and whatever was read before would run without
         # them. Nothing read is kept for the next run: no list of what may have changed since then would be complete.
-        self.half = half or half_of(run.vae, run.what)
+        self.coder = coder or coder_of(run.vae, run.what)
         if not run.load(self._bytes_to_ask_for()):
-            self.half = half_of(run.vae, run.what)
+            self.coder = coder_of(run.vae, run.what)
         plan = self._plan(run.budget)
         try:
             for item in range(0, len(run.x), run.group):
@@ -129,7 +129,7 @@ class ExactRun:
 
     def _plan(self, budget: int | None) -> Plan:
         run = self.run
-        return run.host.make_plan(self.half.program, self._shape, run.dtype, run.device, budget, run.strip_rows)
+        return run.host.make_plan(self.coder.program, self._shape, run.dtype, run.device, budget, run.strip_rows)
 
     def _smaller(self, plan: Plan) -> Plan:
         """A plan of three quarters of the memory; MemoryBudgetError once there is none."""
@@ -159,11 +159,11 @@ class ExactRun:
 
         def prepare(rows: Tensor) -> Tensor:
             # Neither in less precision than the run's nor in less than the input's: rounded once, when all is done.
-            return self.half.prepare(rows.to(torch.promote_types(rows.dtype, run.dtype)))
+            return self.coder.prepare(rows.to(torch.promote_types(rows.dtype, run.dtype)))
 
         try:
             run_program(
-                self.half.program,
+                self.coder.program,
                 plan.schedule,
                 self._context(),
                 run.x[item : item + run.group],
@@ -189,13 +189,13 @@ class ExactRun:
     def _put(self, item: int, first: int, strip: Tensor, turned: bool) -> None:
         largest = strip.amax()
         self._largest = largest if self._largest is None else torch.maximum(self._largest, largest)
-        self.run.put(item, first, self.half.finish(strip), by_columns=turned)
+        self.run.put(item, first, self.coder.finish(strip), by_columns=turned)
 
     def _context(self) -> Context:
         run, host = self.run, self.run.host
         channels_last = profile_of(run.device.type).channels_last
         spill = Spill(run.device, slabs=self._slabs)
-        batch, _ = self.half.program.batch_and_frames(run.group)
+        batch, _ = self.coder.program.batch_and_frames(run.group)
         return Context(
             batch,
             run.dtype,

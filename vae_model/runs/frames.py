@@ -27,7 +27,7 @@ from .checks import check_latents, check_options, check_timesteps
 from .clips import frames_of_latents
 from .exact import ExactRun, logger
 from .parts import PARTS, Part, Way, choose_way
-from .run import Progress, Run, half_of, plain_output
+from .run import Progress, Run, coder_of, plain_output
 
 
 def decode_frames(
@@ -100,9 +100,9 @@ class FramesRun(ExactRun):
     def frames(self) -> Iterator[Tensor]:
         """Groups of finished frames (F, H, W, C), float32 0..1, in order."""
         self.all, self._budget, away = self.run, self.run.budget, 0.0
-        self.decoder = half_of(self.run.vae, "decode")
+        self.decoder = coder_of(self.run.vae, "decode")
         if not self.run.load(self._way(ENDLESS if self._budget is None else self._budget).total.peak_bytes):
-            self.decoder = half_of(self.run.vae, "decode")
+            self.decoder = coder_of(self.run.vae, "decode")
             self._ways.clear()
         try:
             for item in range(0, len(self.all.x), self.clip):
@@ -154,7 +154,7 @@ class FramesRun(ExactRun):
         base, plan, whole = self.all, way.plans[part.kind], len(way.parts) == 1
         program = self.decoder.program.continued if part.start else self.decoder.program
         assert program is not None
-        self.half, self._reached = replace(self.decoder, program=program), 0.0
+        self.coder, self._reached = replace(self.decoder, program=program), 0.0
         if self._past is not None:
             self._past.continues, self._past.turned = part.start > 0, plan.turned
         size = program.extent(base.x.shape[2], base.x.shape[3], part.latents)

@@ -17,7 +17,7 @@ from ..host import Host, Watch
 Progress = Callable[[float], None]
 
 
-def half_of(vae: Any, what: str) -> Coder:
+def coder_of(vae: Any, what: str) -> Coder:
     """The decoder or encoder of a VAE, ours or the host's, as its model is now.
 
     UnsupportedModule where the engine has no rule for it.

@@ -28,7 +28,7 @@ from ..host import ENDLESS, Report, Watch
 from .checks import check_latents, check_timesteps
 from .clips import frames_of_latents
 from .exact import ExactRun
-from .run import Progress, Run, dtype_of_results, half_of
+from .run import Progress, Run, coder_of, dtype_of_results
 
 logger = logging.getLogger(__name__)
 
@@ -95,7 +95,7 @@ def decode_sharded(
 def require_sharded(vae: Any) -> None:
     """InputError, with the reason, for a VAE whose rows cannot be shared."""
     try:
-        alone = sorted({op.name for op in half_of(vae, "decode").program.ops if not op.shares_rows})
+        alone = sorted({op.name for op in coder_of(vae, "decode").program.ops if not op.shares_rows})
         if alone:
             raise UnsupportedModule(f"{', '.join(alone)}, which needs all rows")
     except UnsupportedModule as reason:
@@ -154,7 +154,7 @@ class ShardedRun(ExactRun):
     ) -> Plan:
         batch, channels, height, width = self._shape
         return make_plan(
-            self.half.program, (batch, channels, self.share.local(height), width), self.run.dtype,
+            self.coder.program, (batch, channels, self.share.local(height), width), self.run.dtype,
             device_budget, host_budget,
             device_type=self.run.device.type, share=self.share, allow=allow, fused_attention=self._fused,
         )  # fmt: skip
