@@ -63,7 +63,7 @@ def test_one_file_for_several_inputs(tmp_path: Path, picture: Path, refused: Any
     [
         (
             ["--memory", "plenty"],
-            "memory: expected an amount such as 2GiB, 800MiB or 2147483648, got 'plenty': add the",
+            "memory: expected an amount such as 2GiB, 800MiB or 2147483648, got 'plenty': write a",
         ),
         (["--memory", "0"], "memory: expected at least 1 byte and less than 2^63, got '0': give a positive amount"),
         (["--method", "fast"], "method: expected one of exact, untiled, blend, got 'fast': choose one of these"),

@@ -30,7 +30,7 @@ LATENT_NAME = "latent: expected a file name ending in .safetensors or .latent, g
 IMAGE_NAME = (
     "image: expected a file name ending in .png, .jpg, .jpeg, .webp, .tif, .tiff, got 'o.xyz': change the suffix"
 )
-DTYPE = "dtype: expected one of float32, bfloat16, float16, float64, got 'int8': choose one of these"
+DTYPES = "float32, bfloat16, float16, float64, got 'int8': nothing computes in 8 bits, a file of such weights is read "
 
 LINES: dict[str, str] = {
     # encode
@@ -59,8 +59,8 @@ LINES: dict[str, str] = {
     "encode a.png --colour": "unrecognized arguments: --colour",
     "encode a.png --method slow": "method: expected one of exact, untiled, blend, got 'slow': choose one of these",
     "encode a.png --memory lots": "memory: expected an amount such as 2GiB, 800MiB or 2147483648, got 'lots': "
-    "add the unit",
-    "encode a.png --dtype int8": DTYPE,
+    "write a number and its unit",
+    "encode a.png --dtype int8": f"dtype: expected one of auto, {DTYPES}in one of these",
     "encode a.png --part ema": "{bundled}: expected an autoencoder in 'ema', found the file itself to be one: "
     "leave out the part",
     "encode a.png --variant fp16": "{bundled}: expected a folder of variants, got one file: leave out the variant fp16",
@@ -103,7 +103,7 @@ LINES: dict[str, str] = {
     "plan --size 64x64 --memory 1KiB": "64 x 64: expected a budget of at least 2.38 MiB, got 1.00 KiB: "
     "allow more memory or use a smaller image",
     "plan --size 64x64 --host-memory lots": "--host-memory: expected an amount such as 2GiB, 800MiB or 2147483648, "
-    "got 'lots': add the unit",
+    "got 'lots': write a number and its unit",
     "plan --size 64x64 a.png": "unrecognized arguments: a.png",
     # convert
     "convert": USAGE + "VAE_FILE, -o/--output, --layout",
@@ -118,7 +118,7 @@ LINES: dict[str, str] = {
     "convert a.png -o o.safetensors --layout ldm": "a.png: " + PICTURE,
     "convert bundled -o file/o.safetensors --layout ldm": UNWRITABLE,
     "convert bundled -o file --layout diffusers": UNWRITABLE,
-    "convert bundled -o o.safetensors --layout ldm --dtype int8": DTYPE,
+    "convert bundled -o o.safetensors --layout ldm --dtype int8": f"dtype: expected one of {DTYPES}in one of these",
     "convert bundled -o o.safetensors --layout ldm --memory 1GiB": "unrecognized arguments: --memory 1GiB; "
     "--memory is an option of encode, decode, plan, sample",
     # evaluate

@@ -119,7 +119,7 @@ def test_latent_convention(name: str) -> None:
     latent = vae.encode(pixels)
     frames = () if vae.latent_dim == 2 else (1,)
     assert latent.shape == (2, row.channels, *frames, 3, 2)
-    assert vae.decode(latent).shape == (2, 3 * row.factor, 2 * row.factor, vae.output_channels)
+    assert vae.decode(latent).shape == (2, *frames, 3 * row.factor, 2 * row.factor, vae.output_channels)
 
 
 # -- exactness and memory ----------------------------------------------------------------------------------------------

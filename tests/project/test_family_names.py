@@ -42,6 +42,7 @@ TRAINED = {  # two kinds of training, of one family each, under the names that c
     "vae_model/training/foreign.py": "autoencoderkl",
     "vae_model/training/key_places.py": '"kl" autoencoderkl tiny',
     "vae_model/training/kl_module.py": "autoencoderkl",
+    "vae_model/training/unread.py": "tiny",
 }
 WRITTEN_BY_OTHERS = {  # names of files and folders as they lie on people's disks
     "model_management/vae_files.py": "tiny",
