@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from ..layout import Rule
-from .names import ATTENTION, BLOCK, RESAMPLE
+from .names import BLOCK, DIFFUSERS_ENDS, RESAMPLE, own_rules
 
 UNIT_MARKS = (
     "decoder.upsamples.0.upsamples.0.residual.2.weight",
@@ -22,19 +22,7 @@ UNIT_DIFFUSERS_MARKS = (
 BLOCKS = 2
 _UNITS = {"encoder": "encoder.downsamples.{i}.downsamples", "decoder": "decoder.upsamples.{i}.upsamples"}
 
-UNIT_RULES: tuple[Rule, ...] = tuple(
-    (template, template)
-    for template in (
-        "conv1.{p}",
-        "conv2.{p}",
-        "{c}.conv1.{p}",
-        "{c}.head.0.gamma",
-        "{c}.head.2.{p}",
-        *(f"{{c}}.middle.1.{name}" for name in ATTENTION),
-        *(f"{{c}}.middle.{number}.{name}" for number in (0, 2) for name in BLOCK.values()),
-        *(f"{unit}.{{k}}.{name}" for unit in _UNITS.values() for name in (*BLOCK.values(), *RESAMPLE)),
-    )
-)
+UNIT_RULES = own_rules(f"{unit}.{{k}}" for unit in _UNITS.values())
 
 _DIFFUSERS_BLOCKS: tuple[Rule, ...] = (
     ("{c}.mid_block.resnets.0", "{c}.middle.0"),
@@ -47,12 +35,7 @@ _DIFFUSERS_RESAMPLE: tuple[Rule, ...] = (
     ("decoder.up_blocks.{i}.upsampler", f"{_UNITS['decoder']}.{BLOCKS + 1}"),
 )
 UNIT_DIFFUSERS_RULES: tuple[Rule, ...] = (
-    ("quant_conv.{p}", "conv1.{p}"),
-    ("post_quant_conv.{p}", "conv2.{p}"),
-    ("{c}.conv_in.{p}", "{c}.conv1.{p}"),
-    ("{c}.norm_out.gamma", "{c}.head.0.gamma"),
-    ("{c}.conv_out.{p}", "{c}.head.2.{p}"),
-    *((f"{{c}}.mid_block.attentions.0.{name}", f"{{c}}.middle.1.{name}") for name in ATTENTION),
+    *DIFFUSERS_ENDS,
     *((f"{theirs}.{name}", f"{ours}.{name}") for theirs, ours in _DIFFUSERS_RESAMPLE for name in RESAMPLE),
     *((f"{theirs}.{a}", f"{ours}.{b}") for theirs, ours in _DIFFUSERS_BLOCKS for a, b in BLOCK.items()),
 )
