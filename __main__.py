@@ -60,20 +60,31 @@ def make_parser() -> argparse.ArgumentParser:
     )
     encode = commands.add_parser("encode", parents=[running, latents], help="images to latents")
     encode.add_argument(
-        "inputs", nargs="+", type=Path, metavar="IMAGE", help="PNG, JPEG, WebP or TIFF, a folder, or an array (.npy)"
+        "inputs",
+        nargs="+",
+        type=Path,
+        metavar="IMAGE",
+        help="PNG, JPEG, WebP or TIFF, a video, a folder, or an array (.npy)",
     )
     encode.add_argument(
         "--frames",
         action="store_true",
-        help="pictures of a folder are the frames of one clip, in the order of their names; so are an array's",
+        help="a folder's pictures are frames of one clip, in the order of their names; so are those of an array or GIF",
     )
     decode = commands.add_parser("decode", parents=[running, latents], help="latents to images")
     decode.add_argument(
         "inputs", nargs="+", type=Path, metavar="LATENT", help="safetensors with the key latent_tensor, or a folder"
     )
     decode.add_argument(
-        "--format", default="png", help="of files in a folder: png (default), jpg, webp, tiff, or npy, safetensors"
+        "--format",
+        default="png",
+        help="of files in a folder: png (default), jpg, webp, tiff, npy, safetensors, or of clips mp4, mkv, webm, gif",
     )
+    decode.add_argument("--fps", help="of video files; default: as what was encoded, else as the model makes clips")
+    decode.add_argument(
+        "--chroma", default="420", choices=["420", "444"], help="of .mp4, .mov and .webm: 420 (default) plays anywhere"
+    )
+    decode.add_argument("--lossless", action="store_true", help="video files that hold every value; .mkv always does")
     decode.add_argument(
         "--shard",
         action="store_true",

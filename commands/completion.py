@@ -11,7 +11,7 @@ VALUES = {
     "--method": ("exact", "untiled", "blend"),
     "--dtype": ("auto", "float32", "bfloat16", "float16"),
     "--device": ("auto", "cpu", "cuda", "mps", "xpu"),
-    "--format": ("png", "jpg", "webp", "tiff", "npy", "safetensors"),
+    "--format": ("png", "jpg", "webp", "tiff", "npy", "safetensors", "mp4", "mkv", "webm", "gif", "apng"),
     "--layout": (
         *("ldm", "diffusers", "diffusers-old", "wan", "original"),
         *("taesd-encoder", "taesd-decoder", "taesd-comfyui", "taesd-diffusers"),

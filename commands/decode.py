@@ -1,8 +1,10 @@
-"""`exact-vae decode`, one file: pictures, clips as folders of frames, arrays; written as they are finished."""
+"""`exact-vae decode`, one file: pictures, clips as videos, folders of frames or arrays; written as they come."""
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Iterable
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -11,18 +13,20 @@ from torch import Tensor
 from ..vae_model.errors import InputError
 from ..vae_model.families.first_frame import image_frames
 from ..vae_model.families.table import FAMILIES
-from ..vae_model.files.clips import ARRAYS, CLIP_WRITERS, clip_target, clip_writer, require_replaceable
-from ..vae_model.files.images import require_image_suffix, write_image
-from ..vae_model.files.latents import are_raw
+from ..vae_model.files.clips import CLIP_WRITERS, clip_target, clip_writer, require_replaceable
+from ..vae_model.files.images import SUFFIXES, write_image
+from ..vae_model.files.latents import RATE_KEY, are_raw, latent_metadata
+from ..vae_model.files.video import VIDEOS, Video, described, parse_rate, require_video
 from ..vae_model.vae import VAE
 from .inputs import clip_frames, read_input
 from .jobs import Progress, Result
 
 
-def require_output_suffix(path: Path) -> None:
-    """ValueError, before any work, for a file name whose ending is nothing that images are written to."""
-    if path.suffix.lower() not in CLIP_WRITERS:
-        require_image_suffix(path)
+def require_ending(what: str, ending: str, given: str) -> None:
+    """InputError, before any work, for an ending, such as ".png", of nothing that images are written to."""
+    if ending not in SUFFIXES and ending not in CLIP_WRITERS:
+        known = ", ".join(dict.fromkeys((*SUFFIXES, *CLIP_WRITERS)))
+        raise InputError(f"{what}: expected a name ending in {known}, got {given!r}: change the ending")
 
 
 def is_there(source: Path, target: Path) -> bool:
@@ -32,8 +36,35 @@ def is_there(source: Path, target: Path) -> bool:
     return target.exists() or target.with_name(f"{target.stem}_00001{target.suffix}").exists()
 
 
-def decode_file(vae: VAE, source: Path, target: Path, *, method: str, progress: Progress, **run: Any) -> Result:
-    """Decode a latent; a clip's frames are written while later ones are computed."""
+def video_options(options: argparse.Namespace, ending: str) -> tuple[Video, bool]:
+    """How video files are to be written, and whether their rate was said; InputError for what `ending` cannot be."""
+    said = options.fps is not None
+    video = Video(parse_rate(options.fps) if said else Video().rate, options.chroma, options.lossless)
+    if ending in VIDEOS:
+        require_video(Path(f"clip{ending}"), video)
+    elif said or video.lossless or video.chroma != Video().chroma:
+        raise InputError(
+            f"decode: expected a video file with --fps, --chroma and --lossless, got {ending}: "
+            "name one with -o, such as clip.mp4, or leave them out"
+        )
+    return video, said
+
+
+def decode_file(
+    vae: VAE,
+    source: Path,
+    target: Path,
+    *,
+    method: str,
+    progress: Progress,
+    video: tuple[Video, bool] = (Video(), False),
+    **run: Any,
+) -> Result:
+    """Decode a latent; a clip's frames are written while later ones are computed.
+
+    Args:    video: as `video_options` gives it.
+    """
+    made, why = _as_stored(vae, source, *video)
     z = read_input(source, "decode")
     frames = z.shape[2] if z.ndim == 5 else 1
     if frames > 1 and vae.latent_dim == 2:
@@ -42,9 +73,11 @@ def decode_file(vae: VAE, source: Path, target: Path, *, method: str, progress: 
             "give the VAE of the model that made it with --vae"
         )
     if frames == 1:
-        result = write_images(vae.decode(z, method, progress=progress, **run), target)
+        result = write_images(vae.decode(z, method, progress=progress, **run), target, made)
     else:
-        result = _decode_clips(vae, z, target, method, progress, run)
+        result = _decode_clips(vae, z, target, method, progress, made, run)
+    if target.suffix.lower() in VIDEOS and result.outputs[0].suffix == target.suffix and len(result.shape) > 3:
+        result.notes.append(described(target, result.shape[-4:], made) + why)
     if not are_raw(source) and knows_raw(vae):
         result.notes.append("these latents are not raw but a tiny VAE's own: encode again with --latent-format")
     elif are_raw(source) and not knows_raw(vae):
@@ -57,13 +90,27 @@ def knows_raw(vae: VAE) -> bool:
     return FAMILIES[vae.loaded.family].knows_raw(vae.loaded.config, vae.loaded.hints)
 
 
-def _decode_clips(vae: VAE, z: Tensor, target: Path, method: str, progress: Progress, run: dict[str, Any]) -> Result:
+def _as_stored(vae: VAE, source: Path, video: Video, said: bool) -> tuple[Video, str]:
+    """With the rate of what was encoded, else of what such models make, where none was said; and that in words."""
+    if said:
+        return video, ""
+    stored = latent_metadata(source).get(RATE_KEY)
+    try:
+        return video._replace(rate=Fraction(stored or "")), ", as what was encoded"
+    except (ValueError, ZeroDivisionError):
+        rate = Fraction(FAMILIES[vae.loaded.family].frame_rate)
+        return video._replace(rate=rate), ", as such models make clips (--fps for another)"
+
+
+def _decode_clips(
+    vae: VAE, z: Tensor, target: Path, method: str, progress: Progress, video: Video, run: dict[str, Any]
+) -> Result:
     frames, f = image_frames(z.shape[2], vae.time_factor), vae.upscale_ratio
     shape = (frames, z.shape[3] * f, z.shape[4] * f, vae.output_channels)
     targets = _numbered(target, len(z))
     progress.frames = frames * len(z)
     for one in targets:
-        if one.suffix.lower() not in ARRAYS:
+        if clip_target(one) != one:
             require_replaceable(one)
     for number, (clip, one) in enumerate(zip(z.split(1), targets, strict=True)):
         told = progress.part(number, len(z))
@@ -71,23 +118,23 @@ def _decode_clips(vae: VAE, z: Tensor, target: Path, method: str, progress: Prog
             groups: Iterable[Tensor] = vae.decode_frames(clip, progress=told, **run)
         else:
             groups = vae.decode(clip, method, progress=told, **run)
-        with clip_writer(one)(one, shape) as take:
+        with clip_writer(one, video)(one, shape) as take:
             for group in groups:
                 take(group)
     return Result([clip_target(one) for one in targets], (len(z), *shape))
 
 
-def write_images(images: Tensor, target: Path) -> Result:
-    """Pictures (B, H, W, C), or clips (B, F, H, W, C), whose single frames are pictures."""
+def write_images(images: Tensor, target: Path, video: Video | None = None) -> Result:
+    """Pictures (B, H, W, C), in a video its frames, or clips (B, F, H, W, C), whose single frames are pictures."""
     if images.ndim == 5 and images.shape[1] > 1:
         paths = _numbered(target, len(images))
         for clip, path in zip(images, paths, strict=True):
-            with clip_writer(path)(path, tuple(clip.shape)) as take:
+            with clip_writer(path, video)(path, tuple(clip.shape)) as take:
                 take(clip)
         return Result([clip_target(path) for path in paths], tuple(images.shape))
     images = images.reshape(-1, *images.shape[-3:])
-    if target.suffix.lower() in ARRAYS:
-        with clip_writer(target)(target, tuple(images.shape)) as take:
+    if target.suffix.lower() not in SUFFIXES:
+        with clip_writer(target, video)(target, tuple(images.shape)) as take:
             take(images)
         return Result([target], tuple(images.shape))
     paths = _numbered(target, len(images))

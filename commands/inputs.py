@@ -13,6 +13,7 @@ from ..vae_model.errors import InputError
 from ..vae_model.files.clips import is_array, read_array, read_frames
 from ..vae_model.files.images import read_image
 from ..vae_model.files.latents import TENSOR_KEY, read_latent
+from ..vae_model.files.video_read import ANIMATED, READ
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp")
 WEIGHTS = (".safetensors", ".sft", ".ckpt", ".pt", ".pth", ".bin", ".gguf")
@@ -24,7 +25,7 @@ def gather_inputs(paths: Sequence[Path], command: str, *, frames: bool = False) 
     With `frames` a folder is one input, its pictures are the frames of a clip.
     InputError for a folder that holds none. Folders within it are left alone.
     """
-    wanted: Callable[[Path], bool] = is_latent if command == "decode" else lambda file: file.suffix.lower() in PICTURES
+    wanted: Callable[[Path], bool] = is_latent if command == "decode" else _is_to_encode
     files: list[Path] = []
     for path in paths:
         if not path.is_dir():
@@ -32,10 +33,23 @@ def gather_inputs(paths: Sequence[Path], command: str, *, frames: bool = False) 
             continue
         found = sorted(file for file in path.iterdir() if file.is_file() and wanted(file))
         if not found:
-            what = f"pictures ({', '.join(PICTURES)})" if command == "encode" else "latents (.safetensors, .latent)"
+            what = (
+                f"pictures ({', '.join(PICTURES)}) or videos ({', '.join(READ)})"
+                if command == "encode"
+                else "latents (.safetensors, .latent)"
+            )
             raise InputError(f"{command}: expected a folder with {what}, found none in {path}: name another folder")
         files += [path] if frames else found
     return files
+
+
+def _is_to_encode(file: Path) -> bool:
+    return file.suffix.lower() in (*PICTURES, *READ)
+
+
+def is_video(source: Path, frames: bool) -> bool:
+    """Whether it is read as a clip: a video, or where `frames` are asked for a picture that may hold several."""
+    return source.is_file() and source.suffix.lower() in (*READ, *(ANIMATED if frames else ()))
 
 
 def frames_in(folder: Path) -> list[Path]:

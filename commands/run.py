@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,13 +13,13 @@ from typing import Any
 from ..vae_model.errors import InputError
 from ..vae_model.errors.bytesize import parse_bytes
 from ..vae_model.exact.stream.ranks import RankLost
-from ..vae_model.files.clips import ARRAYS, clip_target
-from ..vae_model.files.images import require_format
-from ..vae_model.files.latents import require_latent_suffix, write_latent
+from ..vae_model.files.clips import clip_target
+from ..vae_model.files.latents import RATE_KEY, require_latent_suffix, write_latent
+from ..vae_model.files.video_read import read_video
 from ..vae_model.runs.methods import check_method
 from ..vae_model.vae import VAE
-from .decode import decode_file, is_there, knows_raw, require_output_suffix, write_images
-from .inputs import clip_frames, gather_inputs, read_input, require_kind
+from .decode import decode_file, is_there, knows_raw, require_ending, video_options, write_images
+from .inputs import clip_frames, gather_inputs, is_video, read_input, require_kind
 from .jobs import Outcome, Progress, Result, name_outputs, run_jobs
 from .vae_option import chosen_vae, require_no_half, vae_files
 
@@ -28,13 +29,8 @@ def run_files(options: argparse.Namespace) -> int:
     check_method(options.method)
     if options.memory is not None:
         parse_bytes(options.memory)
-    suffix = ".safetensors" if options.command == "encode" else f".{options.format.lower().lstrip('.')}"
-    require_suffix = require_latent_suffix if options.command == "encode" else require_output_suffix
     frames = getattr(options, "frames", False)
-    if options.command == "decode" and suffix not in ARRAYS:
-        require_format(options.format)
-    if options.output is not None and options.output.suffix and not options.output.is_dir():
-        require_suffix(options.output)
+    suffix, work = _settled(options)
     files = vae_files(options.vae)
     if getattr(options, "shard", False):
         return _run_sharded(options, suffix)
@@ -48,7 +44,6 @@ def run_files(options: argparse.Namespace) -> int:
     pairs = list(zip(inputs, targets, strict=True)) if options.no_clobber else []
     kept = [target for source, target in pairs if is_there(source, target)]
     vae = chosen_vae(options) if len(kept) < len(targets) else None
-    work = partial(_encode_file, frames=frames) if options.command == "encode" else decode_file
 
     def run_one(source: Path, target: Path, progress: Progress) -> Result:
         if vae is None or target in kept:
@@ -61,6 +56,22 @@ def run_files(options: argparse.Namespace) -> int:
 
     quiet = options.quiet or options.json
     return _report(run_jobs(inputs, targets, run_one, what=options.command, quiet=quiet), options)
+
+
+def _settled(options: argparse.Namespace) -> tuple[str, Callable[..., Result]]:
+    """The ending of files in a folder, and what makes one; InputError or ValueError for endings that cannot be."""
+    output: Path | None = options.output
+    named = output if output is not None and output.suffix and not output.is_dir() else None
+    if options.command == "encode":
+        if named:
+            require_latent_suffix(named)
+        return ".safetensors", partial(_encode_file, frames=options.frames)
+    suffix = f".{options.format.lower().lstrip('.')}"
+    require_ending("--format", suffix, suffix)
+    if named:
+        require_ending("-o", named.suffix.lower(), str(named))
+    video = video_options(options, named.suffix.lower() if named else suffix)
+    return suffix, partial(decode_file, video=video)
 
 
 def _run_sharded(options: argparse.Namespace, suffix: str) -> int:
@@ -85,7 +96,12 @@ def _run_sharded(options: argparse.Namespace, suffix: str) -> int:
 
 
 def _encode_file(vae: VAE, source: Path, target: Path, *, progress: Progress, frames: bool, **run: Any) -> Result:
-    pixels, notes = read_input(source, "encode")
+    metadata: dict[str, str] = {}
+    if is_video(source, frames):
+        pixels, rate, notes = read_video(source)
+        metadata = {RATE_KEY: str(rate)} if rate else {}
+    else:
+        pixels, notes = read_input(source, "encode")
     clip = pixels.shape[0 if pixels.ndim == 4 else 1] if frames or pixels.ndim == 5 else 1
     if clip > 1 and vae.latent_dim == 2:
         raise InputError(
@@ -99,7 +115,7 @@ def _encode_file(vae: VAE, source: Path, target: Path, *, progress: Progress, fr
     if (height, width) != tuple(pixels.shape[-3:-1]):
         notes.append(f"cropped to {width} x {height}, whole cells of {f} pixels")
     raw = knows_raw(vae)
-    write_latent(latent, target, raw=raw)
+    write_latent(latent, target, metadata, raw=raw)
     if not raw:
         notes.append("not raw latents, and not marked as such: say --latent-format")
     return Result([target], tuple(latent.shape), notes)

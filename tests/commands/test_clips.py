@@ -187,7 +187,7 @@ def test_what_fails_on_the_way_leaves_nothing(
     assert run("decode", latent, "-o", target)[0] == 0
     before = {path: path.read_bytes() for path in latent.parent.rglob("*") if path.is_file()}
 
-    def failing(target: Path) -> Any:
+    def failing(target: Path, _: Any) -> Any:
         def open_writer(path: Path, shape: tuple[int, ...]) -> Any:
             return CLIP_WRITERS[target.suffix](path, (shape[0] + 1, *shape[1:]))
 
@@ -225,7 +225,7 @@ def test_frames_of_several_sizes_are_named(tmp_path: Path, run: Any) -> None:
 
 
 def test_other_names_and_arrays_are_refused_in_a_line(latent: Path, tmp_path: Path, run: Any) -> None:
-    assert "image: expected a file name ending in" in run("decode", latent, "-o", tmp_path / "clip.mp4")[2]
+    assert "-o: expected a name ending in .png, " in run("decode", latent, "-o", tmp_path / "clip.avi")[2]
     (tmp_path / "broken.npy").write_bytes(b"\x93NUMPY no")
     code, _, err = run("encode", tmp_path / "broken.npy", "--frames")
     assert code == 2

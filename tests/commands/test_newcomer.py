@@ -27,17 +27,15 @@ ABSENT = "expected a weight file, found none there: check the path"
 CUT = "expected a header and numbers of safetensors, found 2 bytes: the file is truncated, download it again"
 UNWRITABLE = "output: expected a writable folder, got {}file: File exists; choose another folder"
 LATENT_NAME = "latent: expected a file name ending in .safetensors or .latent, got 'o.xyz': change the ending"
-IMAGE_NAME = (
-    "image: expected a file name ending in .png, .jpg, .jpeg, .webp, .tif, .tiff, got 'o.xyz': change the suffix"
-)
+ENDINGS = "{}: expected a name ending in .png, .jpg, .jpeg, .webp, .tif, .tiff, .npy, .safetensors, .mp4, .mov, .webm, "
 DTYPES = "float32, bfloat16, float16, float64, got 'int8': nothing computes in 8 bits, a file of such weights is read "
 
 LINES: dict[str, str] = {
     # encode
     "encode": USAGE + "IMAGE",
     "encode none.png": "image: expected a file, got none.png: no such file",
-    "encode empty": "encode: expected a folder with pictures (.png, .jpg, .jpeg, .webp, .tif, .tiff, .bmp), "
-    "found none in empty: name another folder",
+    "encode empty": "encode: expected a folder with pictures (.png, .jpg, .jpeg, .webp, .tif, .tiff, .bmp) or "
+    "videos (.mp4, .mov, .m4v, .mkv, .webm, .avi), found none in empty: name another folder",
     "encode z.safetensors": "encode: expected a picture, got the latent z.safetensors: did you mean decode?",
     "encode z.safetensors -o o": "encode: expected a picture, got the latent z.safetensors: did you mean decode?",
     "encode photos/vae.safetensors": "encode: expected a picture, got the weight file photos/vae.safetensors: "
@@ -75,11 +73,11 @@ LINES: dict[str, str] = {
     "name a latent",
     "decode z4.safetensors": "z4.safetensors: latents: expected 16 channels for this VAE, got 4: "
     "use the VAE that belongs to the model",
-    "decode z.safetensors -o o.xyz": IMAGE_NAME,
+    "decode z.safetensors -o o.xyz": ENDINGS.format("-o") + ".mkv, .apng, .gif, got 'o.xyz': change the ending",
     "decode z.safetensors -o file/o.png": UNWRITABLE,
     "decode z.safetensors z4.safetensors -o o.png": "-o: expected a folder for 2 inputs, got o.png: name a folder",
-    "decode z.safetensors --format bmp": "format: expected one of png, jpg, jpeg, webp, tif, tiff, got 'bmp': "
-    "choose one of these",
+    "decode z.safetensors --format bmp": ENDINGS.format("--format") + ".mkv, .apng, .gif, got '.bmp': "
+    "change the ending",
     "decode z.safetensors --size 64x64": "unrecognized arguments: --size 64x64; --size is an option of plan, sample",
     "decode z.safetensors --vae z4.safetensors": "z4.safetensors: " + LATENTS.format("4 x 2 x 2"),
     "decode z.safetensors --vae a.png": "a.png: " + PICTURE,

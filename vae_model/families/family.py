@@ -71,6 +71,8 @@ class Family(ABC):
     """Whether its decoder mixes the images of a batch as frames of one clip."""
     has_frames: ClassVar[bool] = False
     """Whether its latents have an axis of frames, (B, c, T, h, w), and its models run these, too."""
+    frame_rate: ClassVar[int] = 24
+    """Frames a second of the clips that its models make."""
     adds_alpha: ClassVar[bool] = False
     """Whether an image that lacks but the fourth channel of its images gets an opaque one, as ComfyUI has it."""
     classes: ClassVar[frozenset[str]]

@@ -1,4 +1,4 @@
-"""Clips in and out of what needs no container: folders of frames, and arrays.
+"""Clips in and out of files: folders of frames and arrays here, video files by `video`.
 
 `CLIP_WRITERS` is the table of the kinds that can be written, by ending. Frames come group by group and are written as
 they come; what is written is there whole or not at all.
@@ -13,6 +13,7 @@ import secrets
 import shutil
 from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,17 +26,20 @@ from ..errors import InputError
 from ..errors.listed import first_line
 from .atomic import atomic_path, require_writable
 from .images import SUFFIXES, read_image, write_image
+from .video import VIDEOS, Video, video_writer
 
 IMAGES_KEY = "images"
 """Of a safetensors file of images or frames."""
 ARRAYS = (".npy", ".safetensors")
+FOLDERS = tuple(suffix for suffix in SUFFIXES if suffix not in VIDEOS)
+"""Endings of pictures that become a folder of frames; the others hold a clip themselves."""
 Take = Callable[[Tensor], None]
 """Gets the next frames, (n, H, W, C), 0..1."""
 
 
 def clip_target(target: Path) -> Path:
     """Where a clip goes whose file would be called so: for a kind of picture the folder of that name."""
-    return target.with_suffix("") if target.suffix.lower() in SUFFIXES else target
+    return target.with_suffix("") if target.suffix.lower() in FOLDERS else target
 
 
 @contextmanager
@@ -97,12 +101,21 @@ def _require_all(written: int, shape: tuple[int, ...]) -> None:
 
 
 ClipWriter = Callable[[Path, tuple[int, ...]], AbstractContextManager[Take]]
-CLIP_WRITERS: dict[str, ClipWriter] = {**dict.fromkeys(SUFFIXES, _folder), **dict.fromkeys(ARRAYS, _array)}
+CLIP_WRITERS: dict[str, ClipWriter] = {
+    **dict.fromkeys(FOLDERS, _folder),
+    **dict.fromkeys(ARRAYS, _array),
+    **dict.fromkeys(VIDEOS, video_writer),
+}
 """(file name, (F, H, W, C)) -> what takes the frames, by the ending of the name."""
 
 
-def clip_writer(target: Path) -> ClipWriter:
-    """ValueError, before any work, for a name whose ending is no kind that can be written."""
+def clip_writer(target: Path, video: Video | None = None) -> ClipWriter:
+    """ValueError, before any work, for a name whose ending is no kind that can be written.
+
+    Args:    video: how video files are written.
+    """
+    if target.suffix.lower() in VIDEOS:
+        return partial(video_writer, video=video)
     found = CLIP_WRITERS.get(target.suffix.lower())
     if found is None:
         known = ", ".join(CLIP_WRITERS)

@@ -130,7 +130,7 @@ def write_image(x: Tensor, path: str | os.PathLike[str], *, quality: int = 95) -
     require_writable(path)
     image = Image.new("RGB", (width, height))
     for top, bottom in _bands(height, width):
-        image.paste(Image.fromarray(_to_bytes(x[top:bottom])), (0, top))
+        image.paste(Image.fromarray(to_bytes(x[top:bottom])), (0, top))
     with atomic_path(path) as temporary:
         image.save(temporary, **options)
 
@@ -142,14 +142,8 @@ def require_image_suffix(path: str | os.PathLike[str]) -> None:
         raise ValueError(f"image: expected a file name ending in {known}, got {str(path)!r}: change the suffix")
 
 
-def require_format(name: str) -> None:
-    """ValueError for what is no image format that can be written, as "png" or ".PNG" is."""
-    if f".{name.lower().lstrip('.')}" not in _SAVE_OPTIONS:
-        known = ", ".join(suffix.lstrip(".") for suffix in _SAVE_OPTIONS)
-        raise ValueError(f"format: expected one of {known}, got {name!r}: choose one of these")
-
-
-def _to_bytes(band: Tensor) -> np.ndarray:
+def to_bytes(band: Tensor) -> np.ndarray:
+    """Floats 0..1 -> (..., C) uint8, each rounded to the nearest; ValueError for NaN."""
     band = band.detach().to("cpu", torch.float32)
     if not bool(torch.isfinite(band).all()):
         raise ValueError("image: expected finite numbers, got NaN or infinity: decode in float32, or check the latent")

@@ -24,6 +24,8 @@ MARKER_KEY = "latent_format_version_0"
 OLD_SCALE = 0.18215
 OWN_KEY, OWN = "exact_vae.latents", "of the VAE alone"
 """In the header of a file whose latents are those of a VAE of unknown scale: not raw, and not scaled either."""
+RATE_KEY = "exact_vae.frame_rate"
+"""In the header of a file whose latents are of a clip: frames a second of what was encoded, such as 24000/1001."""
 
 
 def read_latent(path: str | os.PathLike[str]) -> Tensor:
@@ -63,12 +65,17 @@ def read_latent(path: str | os.PathLike[str]) -> Tensor:
 
 def are_raw(path: str | os.PathLike[str]) -> bool:
     """False for a file that `write_latent` wrote as not raw: only the VAE that encoded it decodes it."""
+    return latent_metadata(path).get(OWN_KEY) != OWN
+
+
+def latent_metadata(path: str | os.PathLike[str]) -> dict[str, str]:
+    """What stands in the header beside the tensors; nothing where there is none."""
     try:
         file: Any
         with safe_open(path, framework="pt", device="cpu") as file:
-            return (file.metadata() or {}).get(OWN_KEY) != OWN
+            return file.metadata() or {}
     except (SafetensorError, OSError):
-        return True
+        return {}
 
 
 def _is_safetensors(source: Path) -> bool:

@@ -49,6 +49,7 @@ class Wan(Family):
         (16, 8): (Users("Wan 2.1, Qwen-Image and relatives", 1.0, 0.0, _MEANS, _DEVIATIONS),)
     }
     has_frames = True
+    frame_rate = 16
     adds_alpha = True
     classes = frozenset({"WanVAE"})
     children = frozenset({"encoder", "decoder", "conv1", "conv2", "shuffle"})
