@@ -306,7 +306,11 @@ def test_files_that_are_cut_off_are_told(tmp_path: Path, ending: str, kept: floa
     path = write(tmp_path / f"a{ending}", noise(33, 48, 48))
     whole = path.read_bytes()
     path.write_bytes(whole[: int(len(whole) * kept)])
-    back = read_video(path)
+    try:
+        back = read_video(path)
+    except ValueError as error:  # what PyAV 17 has of a file whose last frame is not whole
+        assert str(error).startswith("clip: expected a complete video, got ")
+        return
     assert 0 < back.frames.shape[1] < 33
     assert any(note.startswith("the file may be cut off: ") for note in back.notes)
 

@@ -24,7 +24,7 @@ from .images import to_bytes
 
 SCALING = 0x42002
 """FFmpeg's bilinear, accurate_rnd and full_chroma_int: with less, white of ten bits is read as 253, and the last
-columns of some widths are left out. PyAV before 18 has no names for the last two and takes the number."""
+columns of some widths are left out. PyAV 17 has no names for the last two and takes the number."""
 _BT709 = {"colorspace": 1, "color_range": 1, "color_primaries": 1, "color_trc": 1}
 
 
