@@ -7,6 +7,7 @@ at most, and at most 1.15 times that (without its constant of 128 KiB).
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,8 @@ from exact_vae.vae_model.checkpoint.load import LoadedModel, load_model
 from exact_vae.vae_model.checkpoint.save import save, to_layout
 from exact_vae.vae_model.errors import MemoryBudgetError
 from exact_vae.vae_model.exact.plan.search import make_plan
-from exact_vae.vae_model.exact.plan.sizing import SMALL_TENSORS
+from exact_vae.vae_model.exact.plan.sizing import SMALL_TENSORS, Sizing, least_row_bytes
+from exact_vae.vae_model.exact.plan.ways import ways_to_store
 from exact_vae.vae_model.exact.stream.context import Context
 from exact_vae.vae_model.exact.stream.run import run_program
 from exact_vae.vae_model.families.coder import Coder
@@ -135,6 +137,23 @@ def half_of(name: str, direction: str) -> tuple[Coder, Tensor, Tensor, int]:
     x = hard_input(vae.input_channels, height, width)
     half = encoder_of(vae.first_stage_model, row.channels)
     return half, x, vae._encode_raw((x + 1) / 2), max(1, STRIP_PIXELS // row.factor)
+
+
+@pytest.mark.parametrize("direction", ["decode", "encode"])
+@pytest.mark.parametrize("name", ROWS)
+def test_windows_alone_are_no_more_than_any_schedule_needs(name: str, direction: str) -> None:
+    """Strips whose windows alone are too large are not tried."""
+    half, x, _, _ = half_of(name, direction)
+    program, shape = half.program, (1, *x.shape[1:])
+    sizing = Sizing(program, shape, torch.float32, "cpu")
+    least, value = least_row_bytes(program, *shape[2:], 1, 4), sizing.start
+    for level in range(program.level_count):
+        for rows in (8, 3, 1):
+            ways = list(ways_to_store(program.level_ops(level), rows, None, AMPLE))
+            ways += [replace(way, store_ends=False) for way in ways if program.streams and not way.store_blocks]
+            found = [sizing.level(level, way, value) for way in ways]
+            assert min(one.need.peak_bytes for one in found) >= rows * least[level]
+        value = found[0].value
 
 
 @pytest.mark.parametrize("direction", ["decode", "encode"])

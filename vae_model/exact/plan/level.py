@@ -13,7 +13,7 @@ from ..extent import Extent
 from ..schedule import LevelSchedule
 from ..stream.value import Value
 from .choice import Choice
-from .sizing import Need, Sized, Sizing, level_sizes
+from .sizing import Need, Sized, Sizing, least_row_bytes, level_sizes
 from .ways import ways_to_store
 
 _SHARES = 16
@@ -49,6 +49,7 @@ class LevelSearch:
         self.prefer, self.strip_rows, self.allow = prefer, strip_rows, allow
         self.batch, frames = self.program.batch_and_frames(shape[0])
         self.sizes = level_sizes(self.program, shape[2], shape[3], frames)
+        self.row_bytes = least_row_bytes(self.program, *shape[2:], frames, self.batch * dtype.itemsize)
         profile = profile_of(device_type)
         self.elements, self.work_per_byte = profile.strip_elements, profile.work_per_byte
         self.fast = profile.fewer_multiplications and dtype == torch.float32
@@ -77,6 +78,11 @@ class LevelSearch:
             best = choice.best
             if best is not None and (tries > _LOWER_TRIES or self._beaten(min(choice.floors.values()), best)):
                 break
+            least = rows * self.row_bytes[level]
+            if least > self.device_budget and rows > 1:
+                reason = f"needs {format_bytes(least)} of {format_bytes(self.device_budget)}"
+                choice.rejected.setdefault("", f"windows alone, strips of {rows}: {reason}")
+                continue
             self._try(choice, level, rows, value)
             if choice.best is not None and choice.best.schedule == self._first(level, choice.best.schedule.strip_rows):
                 break

@@ -185,6 +185,20 @@ def _form(part: Any) -> Any:
     return tuple(map(_form, part)) if isinstance(part, tuple) else part  # pyright: ignore[reportUnknownArgumentType]
 
 
+def least_row_bytes(program: Program, height: int, width: int, frames: int, itemsize: int) -> list[int]:
+    """Of every level what a row of its strips takes at least, whatever is stored: of the widest convolution in a block
+    the window, and what it makes of that.
+    """
+    sizes, size = level_sizes(program, height, width, frames), Extent(program.in_channels, height, width, frames)
+    least = [0] * len(sizes)
+    for op, level in zip(program.ops, program.levels, strict=True):
+        before, size = size, op.extent(size)
+        if op.inner_plane and before[1:] == size[1:] and size.height == sizes[level].height:
+            channels = max((sum(conv.channels) for conv in op.convs if conv.kernel > 1), default=0)
+            least[level] = max(least[level], channels * size.width * size.frames * itemsize)
+    return least
+
+
 def level_sizes(program: Program, height: int, width: int, frames: int = 1) -> list[Extent]:
     """The largest plane of every level: most channels and frames, and the rows and columns of its results."""
     sizes: list[Extent] = []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -58,6 +58,7 @@ class Context:
     """Of a clip that runs part by part, what its convolutions saw of the parts before; None: it runs whole."""
     _scratch: Tensor | None = None
     _methods: dict[tuple[str, Wanted], Method] = field(default_factory=dict[tuple[str, Wanted], Method])
+    _asked: dict[Any, tuple[Conv, Method]] = field(default_factory=dict[Any, tuple[Conv, Method]])
 
     def row_bytes(self, size: Extent) -> int:
         """Bytes of one row of a plane, of all pictures or frames."""
@@ -120,6 +121,9 @@ class Context:
 
         `fast_rows`: rows of a strip for which a faster method may be used where it pays, 0 for the plain one.
         """
+        asked = id(conv), source, fast_rows, kind
+        if asked in self._asked:
+            return self._asked[asked][1]
         self.machine = self.machine or this_machine(self.device.type, self.dtype)
         wanted = Wanted(
             conv.channels, source.width, fast_rows, conv.kernel, conv.stride, (conv.pad_before, conv.pad_after),
@@ -129,4 +133,5 @@ class Context:
         found = self._methods.get((kind, wanted))
         if found is None:
             found = self._methods[kind, wanted] = method_for(kind, wanted)
+        self._asked[asked] = conv, found  # held, so that no other one gets its number
         return found

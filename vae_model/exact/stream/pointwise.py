@@ -32,6 +32,9 @@ class PointwiseSource(Source):
 
     def _cost(self, top: int, bottom: int) -> Cost:
         source, held = self.source.cost(top, bottom), (bottom - top) * self.row_bytes
-        making, (before, rest) = source.held + held, source.first
+        making = source.held + held
+        if top > self.top:
+            return Cost(max(source.peak, making), held, source.stands, source.parked)
+        before, rest = source.first
         opening = max(before, rest + making), rest
         return Cost(max(source.peak, making), held, source.stands, source.parked, opening)

@@ -126,7 +126,7 @@ class PlaneSource(Source):
         self.reach = max(0, -top), max(0, bottom - self.size.height)
         """Rows needed above and below the plane's own; where ranks share the rows others have them."""
         self._shared = plane.context.share.count > 1
-        self._states: dict[int, tuple[int, int]] = {}
+        self._states: dict[tuple[int, bool], tuple[int, int]] = {}
 
     def take(self, bottom: int) -> list[Tensor]:
         again = min(self.bottom - self.size.height, self.size.height)
@@ -211,22 +211,21 @@ class PlaneSource(Source):
             first, last = self._passed(top), self._passed(bottom)
             freed = self._rows_in(first, last) * self.row_bytes
             return Cost(freed, freed, self._rows_in(last, self.plane.count) * self.row_bytes)
-        held, state = self.strip_bytes(top, bottom), self._states.get(bottom)
+        held, behind = self.strip_bytes(top, bottom), (self._passed(bottom), bottom % self.plane.strip_rows != 0)
+        state = self._states.get(behind)
         if state is None:
-            state = self._states[bottom] = self._state(bottom)
+            state = self._states[behind] = self._state(*behind)
         return Cost(held, held, *state)
 
-    def _state(self, bottom: int) -> tuple[int, int]:
-        """Device and host bytes of what is stored behind `bottom`.
+    def _state(self, last: int, begun: bool) -> tuple[int, int]:
+        """Device and host bytes of what is stored behind so many strips, and whether the next one is begun.
 
         On the device there are of a spilled plane also the strip begun and the one behind it.
         """
-        last = self._passed(bottom)
         first = last if self.consume else 0
         stored = self.plane.most_device_bytes(first, self.plane.count)
         beyond = 2 * sum(self.reach) if self._shared else 0  # as they came, and on the wire
         if self.plane.device_share == 1:
             return stored + beyond * self.row_bytes, 0
-        begun = bottom % self.plane.strip_rows != 0
         ahead = self._rows_in(last, last + self._spilled(min(1 + begun, self.plane.count - last)))
         return stored + (ahead + beyond) * self.row_bytes, self.plane.host_bytes(first, self.plane.count)
