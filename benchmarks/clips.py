@@ -20,12 +20,12 @@ from exact_vae.vae_model.checkpoint.save import to_layout
 from torch import Tensor
 
 
-def full_width() -> Any:
-    """diffusers' model, activations of about 1."""
+def full_width(width: int = 96) -> Any:
+    """diffusers' model, activations of about 1. width: of the first level."""
     from diffusers import AutoencoderKLWan
 
     torch.manual_seed(0)
-    model: Any = AutoencoderKLWan().eval().requires_grad_(False)
+    model: Any = AutoencoderKLWan(base_dim=width).eval().requires_grad_(False)
     for name, weight in model.named_parameters():
         if weight.ndim > 1 and not name.endswith("gamma"):
             weight.data = torch.randn(weight.shape) / weight[0].numel() ** 0.5
