@@ -1,7 +1,7 @@
 """Clips of Wan 2.1 at full width beside diffusers' class: `python benchmarks/clips.py [--size 256x256] [--frames 9]`.
 
-Random weights, float32, runs in turn. Prints seconds, ratios, and the peak of live tensors of one run of each. Needs
-diffusers.
+Random weights, float32, runs in turn. Prints seconds, ratios, and the peak of live tensors of one run of each; with
+`--rounds 0` that run is timed, too, after a frame alone as warm-up. Needs diffusers.
 """
 
 from __future__ import annotations
@@ -39,11 +39,13 @@ def seconds(call: Callable[[], Tensor]) -> float:
     return time.perf_counter() - started
 
 
-def peak(call: Callable[[], Tensor]) -> int:
-    """Bytes of live tensors, the result among them."""
+def metered(call: Callable[[], Tensor]) -> tuple[Tensor, float, int]:
+    """The result, seconds, and bytes of live tensors, the result among them."""
     with LiveTensorMeter() as meter:
-        call()
-    return meter.peak_bytes
+        started = time.perf_counter()
+        result = call()
+        elapsed = time.perf_counter() - started
+    return result, elapsed, meter.peak_bytes
 
 
 def main() -> None:
@@ -60,20 +62,22 @@ def main() -> None:
     z = torch.randn(1, 16, (options.frames - 1) // 4 + 1, height // 8, width // 8)
     pixels = torch.rand(1, options.frames, height, width, 3)
     clip = pixels.permute(0, 4, 1, 2, 3) * 2 - 1
-    pairs: dict[str, tuple[Callable[[], Tensor], Callable[[], Tensor]]] = {
-        "decode": (lambda: vae.decode(z), lambda: theirs.decode(z).sample),
-        "encode": (lambda: vae.encode(pixels), lambda: theirs.encode(clip).latent_dist.mode()),
+    pairs: dict[str, tuple[Callable[[int | None], Tensor], Callable[[int | None], Tensor]]] = {
+        "decode": (lambda n: vae.decode(z[:, :, :n]), lambda n: theirs.decode(z[:, :, :n]).sample),
+        "encode": (lambda n: vae.encode(pixels[:, :n]), lambda n: theirs.encode(clip[:, :, :n]).latent_dist.mode()),
     }
     for name in options.directions:
-        ours, other = pairs[name]
+        ours, other = ((lambda n=None, call=call: call(n)) for call in pairs[name])
         with torch.inference_mode():
-            made, expected = ours(), other()
+            for call in (ours, other):
+                call() if options.rounds else call(1)
+            times = [(seconds(ours), seconds(other)) for _ in range(options.rounds)]
+            (made, *once), (expected, *again) = metered(ours), metered(other)
+            mine, own = (statistics.median(column) for column in zip(*(times or [(once[0], again[0])]), strict=True))
+            peaks = once[1], again[1]
             if name == "decode":
                 expected = ((expected + 1) / 2).clamp(0, 1).permute(0, 2, 3, 4, 1)
             off = float((made - expected).abs().max() / (expected.max() - expected.min()))
-            times = [(seconds(ours), seconds(other)) for _ in range(options.rounds)]
-            mine, own = (statistics.median(column) for column in zip(*times, strict=True))
-            peaks = peak(ours), peak(other)
         print(
             f"{name} {options.size} x {options.frames}: {mine:.1f} s of {own:.1f} s, {mine / own:.2f}; live tensors "
             f"{peaks[0] / 2**20:.0f} MiB of {peaks[1] / 2**20:.0f} MiB, {peaks[0] / peaks[1]:.2f}; "

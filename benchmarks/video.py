@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from clips import full_width, peak, seconds
+from clips import full_width, metered, seconds
 from exact_vae import load_vae
 from exact_vae.vae_model.checkpoint.load import load_model
 from exact_vae.vae_model.checkpoint.save import to_layout
@@ -123,7 +123,7 @@ def main() -> None:
             frames = found.pop()
             untiled = frames if untiled is None else untiled
             off = float((frames - untiled).abs().max() / (untiled.max() - untiled.min()))
-            most = peak(lambda decode=decode: decode(clip)) / 2**20
+            most = metered(lambda decode=decode: decode(clip))[2] / 2**20
             print(
                 f"| {name} | {elapsed:.1f} | {most:.0f} MiB | {off:.1e} | {flicker(frames, untiled):.3f} |", flush=True
             )
