@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from itertools import pairwise
 
+from ..halves import HalvesConfig
+
 NORMS = ("rms_norm", "batch_norm")
 ACTIVATIONS = ("relu", "silu", "gelu", "mish")
 
@@ -68,7 +70,7 @@ class DCLevels:
 
 
 @dataclass(frozen=True)
-class DCConfig:
+class DCConfig(HalvesConfig[DCLevels]):
     """The halves may differ in all but their levels' number and the size of attention's heads."""
 
     latent_channels: int
@@ -82,9 +84,8 @@ class DCConfig:
     """Behind the decoder's last norm."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         halves = [*self.halves.values()]
-        if not halves:
-            raise ValueError("autoencoder: expected an encoder or a decoder, got neither: configure at least one")
         if len({half.factor for half in halves}) > 1:
             raise ValueError("autoencoder: expected halves of as many levels, got others: these do not belong together")
         if min(self.latent_channels, self.in_channels, self.out_channels, self.head_dim) < 1:
@@ -102,28 +103,6 @@ class DCConfig:
             narrow = [stage.width for stage in half.stages if stage.attends and stage.width < self.head_dim]
             if narrow:
                 raise ValueError(f"attention: expected a width of at least {self.head_dim}, got {narrow[0]}")
-
-    @property
-    def halves(self) -> dict[str, DCLevels]:
-        """Those that are there, by name."""
-        both = {"encoder": self.encoder, "decoder": self.decoder}
-        return {half: levels for half, levels in both.items() if levels}
-
-    @property
-    def factor(self) -> int:
-        """Pixels along one side of a latent cell."""
-        return next(iter(self.halves.values())).factor
-
-    @property
-    def decode_factor(self) -> int:
-        """The same in what the decoder makes."""
-        return self.factor
-
-    @property
-    def widths_of_halves(self) -> dict[str, tuple[int, ...]]:
-        """Channels of the levels: the encoder's from full size on, the decoder's towards it."""
-        steps = {"encoder": 1, "decoder": -1}
-        return {half: levels.widths[:: steps[half]] for half, levels in self.halves.items()}
 
     @property
     def image_channels(self) -> tuple[int, int]:

@@ -5,14 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from itertools import pairwise
 
-from ..ldm.config import HalvesConfig, LevelsConfig
+from ..halves import HalvesConfig
+from ..ldm.config import LevelsConfig
 
 NUM_GROUPS = 32
 """Of every norm."""
 
 
 @dataclass(frozen=True)
-class HunyuanImageConfig(HalvesConfig):
+class HunyuanImageConfig(HalvesConfig[LevelsConfig]):
     """Level 0 of both halves has full size; every step between levels halves the sides."""
 
     latent_channels: int

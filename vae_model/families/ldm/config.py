@@ -6,6 +6,8 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+from ..halves import HalvesConfig
+
 NOMINAL_RESOLUTION = 256
 """The configured image size that ldm's `attn_resolutions` refer to; any power-of-two multiple of the factor will do."""
 
@@ -47,41 +49,8 @@ class LevelsConfig:
         return 2 ** (len(self.widths) - 1)
 
 
-class HalvesConfig:
-    """What configurations of an encoder and a decoder tell, of which one may be absent."""
-
-    encoder: LevelsConfig | None
-    decoder: LevelsConfig | None
-
-    def __post_init__(self) -> None:
-        if not self.halves:
-            raise ValueError("autoencoder: expected an encoder or a decoder, got neither: configure at least one")
-
-    @property
-    def halves(self) -> dict[str, LevelsConfig]:
-        """Those that are there, by name."""
-        both = {"encoder": self.encoder, "decoder": self.decoder}
-        return {half: levels for half, levels in both.items() if levels}
-
-    @property
-    def factor(self) -> int:
-        """Pixels along one side of a latent cell."""
-        return next(iter(self.halves.values())).factor
-
-    @property
-    def decode_factor(self) -> int:
-        """The same in what the decoder makes."""
-        return self.factor
-
-    @property
-    def widths_of_halves(self) -> dict[str, tuple[int, ...]]:
-        """Channels of the levels: the encoder's from full size on, the decoder's towards it."""
-        steps = {"encoder": 1, "decoder": -1}
-        return {half: levels.widths[:: steps[half]] for half, levels in self.halves.items()}
-
-
 @dataclass(frozen=True)
-class KLConfig(HalvesConfig):
+class KLConfig(HalvesConfig[LevelsConfig]):
     """An ldm autoencoder: encoder and decoder may differ in width, and one of them may be absent."""
 
     z_channels: int

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from .config import HalvesConfig
+from ..halves import HalvesConfig
+from .config import LevelsConfig
 
 UPSAMPLE = 1 + 4 + 4
 """Planes of the small size: source, upsampled, convolved."""
@@ -36,7 +37,12 @@ def level_channels(
 
 
 def coder_elements(
-    config: HalvesConfig, direction: str, ends: tuple[int, int], mixing: Sequence[str] = (), *, halving: bool = False
+    config: HalvesConfig[LevelsConfig],
+    direction: str,
+    ends: tuple[int, int],
+    mixing: Sequence[str] = (),
+    *,
+    halving: bool = False,
 ) -> float:
     """Live elements per image pixel at the worst moment of a whole encoder or decoder.
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..ldm.config import HalvesConfig, LevelsConfig
+from ..halves import HalvesConfig
+from ..ldm.config import LevelsConfig
 
 
 @dataclass(frozen=True)
-class WanConfig(HalvesConfig):
+class WanConfig(HalvesConfig[LevelsConfig]):
     """A Wan 2.1 or Qwen-Image autoencoder. An encoder's first level has full size."""
 
     latent_channels: int
