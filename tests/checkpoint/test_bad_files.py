@@ -36,7 +36,6 @@ OTHERS: dict[str, tuple[list[str], str]] = {
     "CLIP": (["text_model.embeddings.position_embedding.weight"], "a text encoder"),
     "Wan 2.2": (["decoder.upsamples.0.upsamples.0.residual.2.weight", "encoder.conv1.weight"], "a Wan 2.2 autoencoder"),
     "video": (["decoder.conv_in.conv.weight"], "a video autoencoder"),
-    "TAEHV": (["decoder.22.bias", "decoder.1.weight"], "a tiny video autoencoder (TAEHV)"),
     "Stable Cascade": (["vquantizer.codebook.weight"], "a Stable Cascade stage A autoencoder"),
 }
 

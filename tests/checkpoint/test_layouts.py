@@ -15,6 +15,7 @@ from exact_vae.vae_model.families.hunyuan_image.config import HunyuanImageConfig
 from exact_vae.vae_model.families.ldm.config import KLConfig, LevelsConfig
 from exact_vae.vae_model.families.qwen_image_21.config import QwenImage21Config
 from exact_vae.vae_model.families.table import FAMILIES, all_layouts
+from exact_vae.vae_model.families.taehv.config import TAEHVConfig
 from exact_vae.vae_model.families.tiny.config import TinyConfig
 from exact_vae.vae_model.families.video.model import VideoConfig
 from exact_vae.vae_model.families.wan.config import WanConfig
@@ -122,6 +123,11 @@ DC_AE_CONFIGS = {
     ),
     "encoder only": DCConfig(8, DCLevels((Stage(8, 1), Stage(8, 0))), None),
 }
+TAEHV_CONFIGS = {
+    "squares of four": TAEHVConfig(12, 8, (16, 8, 8, 4), (True, True, True), (True, True, True), patch=4),
+    "decoder only, no growth": TAEHVConfig(4, None, (8, 8, 8, 8), (False,) * 3, (False,) * 3),
+    "encoder only": TAEHVConfig(16, 16, None, (False, True, False), (False, True, False), patch=2),
+}
 CONFIGS = {
     "kl": KL_CONFIGS,
     "flux2": FLUX2_CONFIGS,
@@ -133,6 +139,7 @@ CONFIGS = {
     "qwen_image_21": QWEN_IMAGE_21_CONFIGS,
     "hunyuan_image": HUNYUAN_IMAGE_CONFIGS,
     "dc_ae": DC_AE_CONFIGS,
+    "taehv": TAEHV_CONFIGS,
 }
 ROUND_TRIPS = [
     pytest.param(row.name, row.family, config, id=f"{row.name}: {row.family}: {name}")

@@ -13,6 +13,7 @@ from exact_vae.vae_model.families.hunyuan_image.config import HunyuanImageConfig
 from exact_vae.vae_model.families.ldm.config import KLConfig, LevelsConfig
 from exact_vae.vae_model.families.qwen_image_21.config import QwenImage21Config
 from exact_vae.vae_model.families.table import FAMILIES
+from exact_vae.vae_model.families.taehv.config import TAEHVConfig
 from exact_vae.vae_model.families.tiny.config import TinyConfig
 from exact_vae.vae_model.families.wan.config import WanConfig
 from exact_vae.vae_model.families.wan.layers import RMS_norm
@@ -66,6 +67,10 @@ def qwen_image_21(z: int, half: LevelsConfig, decoder: LevelsConfig | None = Non
 
 def wan22(z: int, half: LevelsConfig, decoder: LevelsConfig | None = None, **options: Any) -> Wan22Config:
     return Wan22Config(z, half, decoder or half, **{"over_time": (False, True, True), **options})
+
+
+def taehv(z: int, over_time: tuple[bool, ...] = (False, True, True), **options: Any) -> TAEHVConfig:
+    return TAEHVConfig(z, 8, (16, 12, 8, 8), over_time[::-1], over_time, **options)
 
 
 def dc_ae(z: int, *widths: int, whole: bool = True, pixels: bool = True, **options: Any) -> DCConfig:
@@ -127,6 +132,9 @@ ROWS: dict[str, Row] = {
     "HunyuanImage 2.1": Row("hunyuan_image", hunyuan_image(32, 32, 32, 32, 64, 64, 64), 32, 32, HUNYUAN_LAYOUTS),
     "Sana": Row("dc_ae", dc_ae(32, 8, 8, 16, 16, 32, 32, pixels=False, head_dim=8), 32, 32, DC_LAYOUTS),
     "DC-AE": Row("dc_ae", dc_ae(32, 4, 8, 16, 32, 32, 64, whole=False), 32, 32, DC_LAYOUTS),
+    "TAEW2.1, TAEHV": Row("taehv", taehv(16), 16, 8, ("taehv",)),
+    "TAEW2.2": Row("taehv", taehv(48, patch=2), 48, 16, ("taehv",)),
+    "TAELTX": Row("taehv", taehv(128, (True,) * 3, patch=4), 128, 32, ("taehv",)),
     "TAESD, TAESDXL": Row("tiny", tiny(4), 4, 8, TINY_LAYOUTS),
     "TAESD3, TAEF1": Row("tiny", tiny(16), 16, 8, TINY_LAYOUTS),
     "TAEF2": Row("tiny", tiny(32, midblock_gn=True), 32, 8, TINY_LAYOUTS),

@@ -118,6 +118,38 @@ class Chosen(Conv):
 
 
 @dataclass(frozen=True)
+class Recalling(Conv):
+    """A convolution of a frame and the one before it, whose stored input channels are those of the two, in this order.
+    Of its `taps` there are 2.
+    """
+
+    def read(
+        self, weights: Callable[[nn.Module], tuple[Tensor, Tensor | None]], taps: int = 1
+    ) -> tuple[Tensor, Tensor | None]:
+        weight, bias = weights(self.module)
+        return self.of(weight.unflatten(1, (2, -1)).flip(1).transpose(1, 2), bias, taps)
+
+
+@dataclass(frozen=True)
+class Reordered(Conv):
+    """A convolution whose channels come, or go, in another order than the stored weights have them."""
+
+    inputs: tuple[int, ...] | None = None
+    """Of the weights' input channels, in the order of the source; None: as they are."""
+    outputs: tuple[int, ...] | None = None
+
+    def read(
+        self, weights: Callable[[nn.Module], tuple[Tensor, Tensor | None]], taps: int = 1
+    ) -> tuple[Tensor, Tensor | None]:
+        weight, bias = weights(self.module)
+        if self.inputs is not None:
+            weight = weight[:, list(self.inputs)]
+        if self.outputs is not None:
+            weight, bias = weight[list(self.outputs)], None if bias is None else bias[list(self.outputs)]
+        return self.of(weight, bias, taps)
+
+
+@dataclass(frozen=True)
 class Norm:
     """An affine GroupNorm."""
 

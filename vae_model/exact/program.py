@@ -139,8 +139,11 @@ class Program:
     @cached_property
     def streams(self) -> bool:
         """Whether blocks need nothing stored."""
-        blocks = [op for op in self.ops if op.inner_plane]
-        return bool(blocks) and all(op.streams for op in blocks)
+        return any(op.inner_plane for op in self.ops) and self._blocks_stream
+
+    @cached_property
+    def _blocks_stream(self) -> bool:
+        return all(op.streams for op in self.ops if op.inner_plane)
 
     @property
     def level_count(self) -> int:
@@ -162,7 +165,7 @@ class Program:
     def continued(self) -> Program | None:
         """The program of the later parts of a clip; None where it does not run part by part."""
         ops = [op.continued for op in self.ops]
-        if not self.in_time or not self.streams or None in ops:
+        if not self.in_time or not self._blocks_stream or None in ops:
             return None
         return replace(self, ops=tuple(op for op in ops if op is not None), continues=True)
 

@@ -82,7 +82,6 @@ OTHER_MODELS: tuple[tuple[str, str], ...] = (
     ("decoder.conv_in.conv.weight", "a video autoencoder"),
     (".upsamples.0.upsamples.", "a Wan 2.2 autoencoder"),
     (".upsampler.resample.", "a Wan 2.2 autoencoder"),
-    ("decoder.22.bias", "a tiny video autoencoder (TAEHV)"),
     ("quantize.embedding.weight", "a VQ autoencoder"),
     ("vquantizer.codebook.weight", "a Stable Cascade stage A autoencoder"),
     ("lora_", "a LoRA"),

@@ -17,6 +17,7 @@ from .ldm.family import KL
 from .ldm.flux2 import Flux2
 from .ldm.vq import VQ
 from .qwen_image_21.family import QwenImage21
+from .taehv.family import TinyVideo
 from .tiny.family import Tiny
 from .video.family import Video
 from .wan.family import Wan
@@ -24,7 +25,19 @@ from .wan22 import Wan22
 
 FAMILIES: dict[str, Family] = {
     family.name: family
-    for family in (KL(), Video(), Flux2(), VQ(), Wan(), Wan22(), QwenImage21(), HunyuanImage(), DCAE(), Tiny())
+    for family in (
+        KL(),
+        Video(),
+        Flux2(),
+        VQ(),
+        Wan(),
+        Wan22(),
+        QwenImage21(),
+        HunyuanImage(),
+        DCAE(),
+        Tiny(),
+        TinyVideo(),
+    )
 }
 """By name. A model is of the last of them that it can belong to: later ones are more special."""
 

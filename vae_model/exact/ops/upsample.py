@@ -19,6 +19,8 @@ class Upsample(Op):
     """The large plane in between is never made."""
 
     conv: Conv
+    after: str | None = None
+    """An activation behind the convolution."""
 
     shares_rows = True
 
@@ -48,7 +50,7 @@ class Upsample(Op):
 
         def read(top: int, bottom: int, last: bool) -> Source:
             return UpsampledSource(
-                walk.context, self.conv, top, bottom, value.recipe(last), value.size, fast_rows=fast, lean=lean
+                *(walk.context, self.conv, top, bottom, value.recipe(last), value.size, None, self.after, fast, lean)
             )
 
         return Value(self.extent(value.size), read)

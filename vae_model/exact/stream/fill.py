@@ -19,6 +19,7 @@ from .pixel_fill import PixelFill
 ACTIVATE: dict[str, Callable[[Tensor], Tensor]] = {
     "silu": lambda x: functional.silu(x, inplace=True),
     "relu": torch.relu_,
+    "leaky_relu": lambda x: functional.leaky_relu_(x, 0.2),
     "gelu": lambda x: x.copy_(functional.gelu(x)),
     "mish": lambda x: functional.mish(x, inplace=True),
     "tanh": torch.tanh_,
