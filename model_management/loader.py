@@ -112,7 +112,7 @@ def _load_patcher(source: Any, options: Mapping[str, Any], *, disable_dynamic: b
 
 def _meant(given: Any) -> str:
     """The argument that something behind the source is probably for."""
-    if isinstance(given if isinstance(given, torch.dtype) else getattr(torch, str(given), None), torch.dtype):
+    if isinstance(getattr(torch, str(given).removeprefix("torch."), None), torch.dtype):
         return f"dtype={given!r}"
     try:
         torch.device(given)
