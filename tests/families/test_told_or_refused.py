@@ -43,7 +43,12 @@ def test_switches_of_layers(value: Any) -> None:
         "AutoencoderKL": {"embed_dim": 4, "ddconfig": DD},
         "LitEma": {"model": nn.Linear(2, 2)},
         "AutoencoderTiny": {},
-    }
+        "AutoencoderTinyBlock": {"in_channels": 8, "out_channels": 8},
+        "EncoderTiny": {"in_channels": 3, "out_channels": 4, "num_blocks": (1,), "block_out_channels": (8,),
+                        "act_fn": "relu"},
+        "DecoderTiny": {"in_channels": 4, "out_channels": 3, "num_blocks": (1,), "block_out_channels": (8,),
+                        "upsampling_scaling_factor": 2, "act_fn": "relu", "upsample_fn": "nearest"},
+    }  # fmt: skip
     seen = 0
     for owner, arguments in owners.items():
         make: Any = getattr(vae_model, owner)
@@ -51,7 +56,7 @@ def test_switches_of_layers(value: Any) -> None:
             if isinstance(parameter.default, bool):
                 refused(lambda: make(**{**arguments, name: value}), f"{name}: expected True or False, got ")  # noqa: B023
                 seen += 1
-    assert seen >= 19
+    assert seen >= 23
 
 
 def test_names_and_numbers_of_layers() -> None:
