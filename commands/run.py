@@ -95,7 +95,8 @@ def _encode_file(vae: VAE, source: Path, target: Path, *, progress: Progress, fr
         )
     progress.frames = clip if clip > 1 else 0
     f, given = vae.downscale_ratio, pixels.shape[-3:-1]
-    pixels = crop_centre(pixels.flatten(0, -4), f).unflatten(0, pixels.shape[:-3])
+    if min(given) >= f and pixels.shape[-1] <= vae.input_channels + 1:  # what is no image is told by `encode`
+        pixels = crop_centre(pixels.flatten(0, -4), f).unflatten(0, pixels.shape[:-3])
     latent = vae.encode(pixels, not_video=not frames, progress=progress, **run)
     height, width = pixels.shape[-3:-1]
     if (height, width) != given:
