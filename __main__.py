@@ -233,7 +233,7 @@ def _train(options: argparse.Namespace) -> int:
     from .vae_model.training.command import train
 
     lines = train(options.config, options.overrides, resume=options.resume, quiet=options.quiet)
-    if not options.quiet:
+    if lines[0] and not options.quiet:
         print(lines[0])
     for line in lines[1:]:  # that it is not done yet, which is said also when quiet
         print(f"exact-vae: {line}" if options.quiet else line, file=sys.stderr if options.quiet else sys.stdout)

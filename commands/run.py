@@ -16,6 +16,7 @@ from ..vae_model.exact.stream.ranks import RankLost
 from ..vae_model.files.clips import clip_target
 from ..vae_model.files.latents import RATE_KEY, require_latent_suffix, write_latent
 from ..vae_model.files.video_read import read_video
+from ..vae_model.runs.checks import crop_centre
 from ..vae_model.runs.methods import check_method
 from ..vae_model.vae import VAE
 from .decode import decode_file, is_there, knows_raw, require_ending, video_options, write_images
@@ -109,10 +110,12 @@ def _encode_file(vae: VAE, source: Path, target: Path, *, progress: Progress, fr
             f"{'leave out --frames, or ' if frames else ''}give a VAE of clips with --vae"
         )
     progress.frames = clip if clip > 1 else 0
+    f, given = vae.downscale_ratio, pixels.shape[-3:-1]
+    if min(given) >= f and pixels.shape[-1] <= vae.input_channels + 1:  # what is no image is told by `encode`
+        pixels = crop_centre(pixels.flatten(0, -4), f).unflatten(0, pixels.shape[:-3])
     latent = vae.encode(pixels, not_video=not frames, progress=progress, **run)
-    f = vae.downscale_ratio
-    height, width = (side * f for side in latent.shape[-2:])
-    if (height, width) != tuple(pixels.shape[-3:-1]):
+    height, width = pixels.shape[-3:-1]
+    if (height, width) != given:
         notes.append(f"cropped to {width} x {height}, whole cells of {f} pixels")
     raw = knows_raw(vae)
     write_latent(latent, target, metadata, raw=raw)

@@ -34,7 +34,7 @@ _BEST_FIRST = [torch.bfloat16, torch.float32]
 @speaks_plainly("load_vae")
 def load_vae(
     path_or_paths: Source | nn.Module | Sequence[Source] = BUNDLED,
-    *,
+    *misplaced: Any,
     dtype: str | torch.dtype = "auto",
     device: str | torch.device = "auto",
     config: Mapping[str, Any] | None = None,
@@ -68,6 +68,11 @@ def load_vae(
              2w) of 8. Nothing else is changed by it.
     Raises:  VAEFileError, one line, for anything that is no autoencoder; InputError for a dtype or device not here.
     """
+    if misplaced:
+        raise InputError(
+            f"load_vae: expected one source, all else by its name, got {misplaced[0]!r} behind it: say "
+            f"{_meant(misplaced[0])}"
+        )
     _require_sources(path_or_paths)
     _require_options(config, host, variant, part)
     inside = comfy_host.is_comfyui() and host is None
@@ -103,6 +108,17 @@ def load_vae(
 def _load_patcher(source: Any, options: Mapping[str, Any], *, disable_dynamic: bool = False) -> Any:
     """The patcher of the same model loaded once more. `disable_dynamic`: the host's wish, which ours always fulfils."""
     return load_vae(source, **options).patcher
+
+
+def _meant(given: Any) -> str:
+    """The argument that something behind the source is probably for."""
+    if isinstance(getattr(torch, str(given).removeprefix("torch."), None), torch.dtype):
+        return f"dtype={given!r}"
+    try:
+        torch.device(given)
+    except (RuntimeError, TypeError):
+        return "load_vae([encoder, decoder]), if these are two halves"
+    return f"device={given!r}"
 
 
 def _require_options(config: Any, host: Any, variant: Any, part: Any) -> None:

@@ -21,6 +21,9 @@ from .runs.run import dtype_of_results
 if TYPE_CHECKING:
     from typing_extensions import Self
 
+_MOVES = ("to", "cpu", "cuda", "half", "float", "double", "bfloat16")
+"""How modules are moved and converted."""
+
 
 class HostNames:
     """Base of `VAE`: the smaller names. Tiles of the "tiled" methods are strips here, so their results are exact."""
@@ -46,6 +49,13 @@ class HostNames:
         latents += f", those of {whose}" if whose else ""
         dtype = str(self.vae_dtype).removeprefix("torch.")
         return f"{type(self).__name__}({family}, {latents}, {dtype} on {self.device})"
+
+    if not TYPE_CHECKING:  # which would take every name for one that is there
+
+        def __getattr__(self, name: str) -> Any:
+            """No such attribute; of the ways to move a module, what a VAE has instead."""
+            way = ": say device and dtype to load_vae, which loads it there" if name in _MOVES else ""
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}{way}", name=name, obj=self)
 
     working_dtypes: list[torch.dtype]
     """Dtypes that suit the model, the best first."""

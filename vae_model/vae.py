@@ -24,7 +24,7 @@ from .runs.checks import (
     check_options,
     check_pixels,
     check_timesteps,
-    crop_centre,
+    cropped,
     smaller_side,
     whole,
 )
@@ -186,7 +186,7 @@ class VAE(HostNames):
         """Images to latents: the posterior mean.
 
         Args:    pixels: (B, H, W, C) 0..1, clips (B, F, H, W, C); a channel more than the model's, alpha, is dropped
-                 with a note, both sides are cropped centrally to multiples of the factor, and frames beyond
+                 with a note, both sides are cropped centrally to multiples of the factor with a note, and frames beyond
                  1 + `time_factor` * n left out with a note.
                  method, memory, tile_size, overlap, progress: as for `decode`.
                  not_video: whether a batch is one of images, not a clip; None: the attribute's word. Also in the place
@@ -204,7 +204,7 @@ class VAE(HostNames):
         pixels, clip = frames_of_pixels(
             pixels, self._family.has_frames, as_video, self.time_factor, self.input_channels
         )
-        x = crop_centre(check_pixels(pixels, self.input_channels, f), f).movedim(-1, 1)  # (B, C, H, W)
+        x = cropped(check_pixels(pixels, self.input_channels, f), f).movedim(-1, 1)  # (B, C, H, W)
         made = self._frames_out("encode", clip)
         shape = (len(x) // clip * made, self.latent_channels, x.shape[2] // f, x.shape[3] // f)
         out = self._run("encode", method, x, shape, memory, tile_size, overlap, progress, clip)

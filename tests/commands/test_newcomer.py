@@ -147,8 +147,8 @@ LINES: dict[str, str] = {
     "train none.yaml": "config: expected a YAML file or one of distill_tiny, finetune_decoder, kl_f16, kl_f8_small, "
     "got 'none.yaml': check the name",
     "train a.png": "config: expected a YAML file, got a.png, which is no text: name another file",
-    "train kl_f8_small data.train=none": "data.train: expected a folder, a picture or a .txt list, got none: "
-    "no such file",
+    "train kl_f8_small data.train=none": "data.train: expected a folder, a picture or a .txt list, got none, "
+    "where nothing is: check the path",
     "train kl_f8_small data.train=empty": "data.train: expected folders or lists with pictures, got empty: name others",
     "train kl_f8_small data.train=photos --memory": "config: expected key=value, got --memory: "
     "write for example trainer.batches=100",

@@ -70,6 +70,16 @@ def test_a_vae_shows_what_it_is(small_vae: VAE) -> None:
     )
 
 
+def test_a_vae_is_loaded_where_it_shall_be(small_vae: VAE) -> None:
+    for name in ("to", "cuda", "half"):
+        assert not hasattr(small_vae, name)  # hosts and packs ask so
+        with pytest.raises(AttributeError, match=rf"'VAE' object has no attribute '{name}': say device and dtype to"):
+            getattr(small_vae, name)()
+    with pytest.raises(AttributeError, match=r"^'VAE' object has no attribute 'decod'$"):
+        small_vae.decod  # type: ignore[attr-defined] # noqa: B018
+    assert copy.deepcopy(small_vae).latent_channels == small_vae.latent_channels
+
+
 def test_latents_where_a_vae_is_meant(tmp_path: Path, small_file: Path) -> None:
     """Files of ours, of the host's new and old nodes, under each ending; dictionaries; in the place of a half."""
     z = torch.randn(1, 4, 2, 3)

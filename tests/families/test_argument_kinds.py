@@ -44,14 +44,14 @@ WRONG: dict[str, tuple[str, tuple[Any, ...]]] = {
     "attn_resolutions": ("a sequence of numbers", (16, "16", None, ["16"], (None,))),
     "resolution": ("a number of pixels", ("256", None, [32], 0, float("inf"))),
     "dropout": ("a number of 0..1", ("0.1", None, [0.1], 2, -0.5, float("nan"))),
-    **dict.fromkeys(("resamp_with_conv", "use_linear_attn"), ("True or False", ("false", "yes", [True], 0.5))),
+    **dict.fromkeys(("resamp_with_conv", "use_linear_attn"), ("True or False", ("false", "yes", [True], 0.5, None, 2))),
     "double_z": ("True or False", ("false",)),
     "tanh_out": ("True or False", ("false",)),
     "resnet_op": ("a function or None", ("ResnetBlock", 5)),
     **dict.fromkeys(("out_channels", "latent_channels", "upsampling_scaling_factor"), (COUNT, COUNTS)),
     "encoder_block_out_channels": ("a sequence of whole numbers of at least 1 or None", (8, "88", (8, "8"), ())),
     "num_decoder_blocks": ("a sequence of whole numbers of at least 0", (8, "88", (1, "1"), None)),
-    "latent_magnitude": ("a finite number", ("3", None, [3])),
+    "latent_magnitude": ("a finite number that is not 0", ("3", None, [3], 0, 0.0)),
     "force_upcast": ("True or False", ("false",)),
 }
 OF = {

@@ -74,3 +74,14 @@ def test_readme_names_the_most_needed_keys_and_links_the_table() -> None:
         named = set(re.findall(rf"`{section}\.(\w+)", readme))
         assert named, section
         assert {f"{section}.{key}" for key in named} <= documented(section).keys()
+
+
+def test_what_must_stay_on_resume_is_there() -> None:
+    """Each argument that `--resume` refuses to have changed, and the sections of which changes are told."""
+    resume: Any = pytest.importorskip("exact_vae.vae_model.training.resume", reason="lightning is absent")
+    text = (ROOT / "docs" / "training.md").read_text(encoding="utf-8")
+    section = text.split("## Going on\n", 1)[1].partition("\n## ")[0]
+    may, _, must = section.partition("What must stay:")
+    assert all(f"`{name}`" in must for name in resume._FIXED)
+    assert all(f"`{name.rpartition('.')[2]}`" in must for name in resume._FREE)
+    assert all(f"`{name}`" in may for name in resume._TOLD)

@@ -87,8 +87,15 @@ def test_the_same_settings_are_quiet(tmp_path: Path, theirs: dict[str, Any], cap
             module = AutoEncoderKL({**DD, **theirs, "dropout": dropout}, 4, ckpt_path=path)
         AutoEncoderKL(ckpt_path=path)
         assert caplog.records == []
-        AutoEncoderKL(DD, 4, ckpt_path=write_silent(tmp_path / "b.safetensors"))
-    assert all("taken are norm_num_groups as 32" in record.getMessage() for record in caplog.records)  # what is assumed
+        silent = write_silent(tmp_path / "b.safetensors")
+        AutoEncoderKL(DD, 4, ckpt_path=silent)
+        assert caplog.records == []
+        AutoEncoderKL(ckpt_path=silent)
+    (note,) = [record.getMessage() for record in caplog.records]
+    assert "taken are norm_num_groups as 32" in note
+    assert note.endswith(
+        "say them by num_groups and the others in model.params.ddconfig, or in a diffusers config.json beside the file"
+    )
     weight: Any = module.model.decoder.conv_out.weight
     x = torch.randn(1, 4, 4, 4)
     assert module.model.decode(x).shape == (1, 3, 8, 8)

@@ -77,7 +77,7 @@ def test_what_has_ended_says_so_and_goes_on_when_there_is_more(
         assert main(["train", config, f"trainer.batches={batches}", "--resume", "--quiet"]) == 0
         assert curve(tmp_path)[-1]["batch"] == batches
     assert main(["train", config, "trainer.batches=3", "--resume"]) == 0
-    assert "5 of 3 batches" in capsys.readouterr().out
+    assert "5 batches, more than the 3 that are asked for" in capsys.readouterr().out
 
 
 def test_a_time_limit_at_the_end_leaves_a_training_that_goes_on(

@@ -19,6 +19,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from ..errors import InputError
+
 AttentionFunction = Callable[[Tensor, Tensor, Tensor], Tensor]
 AttentionChoice = Callable[[str | None, Tensor, Tensor, Tensor], Tensor]
 """(a name in ATTENTION or None for the best, q, k, v as tokens) -> the result, whatever memory there is."""
@@ -31,6 +33,7 @@ def takes_images(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
 
     @wraps(function)
     def either(q: Tensor, k: Tensor, v: Tensor, **options: Any) -> Tensor:
+        _require_one_kind(q, k, v)
         images = q.ndim == k.ndim == v.ndim == 4
         tokens = [to_tokens(x) for x in (q, k, v)] if images else [q, k, v]
         if not _fit(*tokens):
@@ -42,6 +45,13 @@ def takes_images(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
         return result.transpose(1, 2).reshape(*v.shape[:2], *q.shape[2:]) if images else result
 
     return either
+
+
+def _require_one_kind(*given: Any) -> None:
+    """InputError for what are no tensors of floats of one dtype: one back end would convert them, another not run."""
+    kinds = [str(x.dtype) if isinstance(x, Tensor) else "nothing" if x is None else type(x).__name__ for x in given]
+    if not all(isinstance(x, Tensor) and x.is_floating_point() and x.dtype == given[0].dtype for x in given):
+        raise InputError(f"attention: expected q, k and v of one float dtype, got {', '.join(kinds)}: convert them")
 
 
 def to_tokens(x: Tensor) -> Tensor:
@@ -168,6 +178,7 @@ def normal_attention(q: Tensor, k: Tensor, v: Tensor, *, max_bytes: int | None =
 
 def slice_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """`normal_attention` in the document's inner form: q (B, n, C), k (B, C, N), v (B, D, N) -> (B, D, n)."""
+    _require_one_kind(q, k, v)
     if not (q.ndim == k.ndim == v.ndim == 3 and _fit(q, k.mT, v.mT)):
         raise ValueError(
             "slice_attention: expected q (batch, positions, channels), k and v (batch, channels, positions), "

@@ -168,6 +168,7 @@ def load_model(
     latent_format: str | None = None,
     variant: str | None = None,
     part: str | None = None,
+    door: str | None = "by config={{{!r}: ...}}, or ",
 ) -> LoadedModel:
     """Load an autoencoder, strictly.
 
@@ -180,6 +181,8 @@ def load_model(
              variant: of a folder's files, such as "fp16"; None takes the plain ones, or the only one there is.
              part: of several autoencoders in a checkpoint, such as "ema": the name of its dictionary or its prefix.
              "ema" is also the moving average that a training keeps beside its weights; a note says where there is one.
+             door: where the caller lets a user say what no shape tells, with a place for its name; None where it was
+             said, so that no note is needed.
     Raises:  VAEFileError naming the file and every missing, unknown or misshapen key.
     Memory:  the weights once, memory-mapped where the dtype does not change.
     """
@@ -193,7 +196,7 @@ def load_model(
         model.requires_grad_(False)
     stored = parts[0].weights.dtypes[next(iter(parts[0].keys.values()))]
     layouts = tuple(part.layout.name for part in parts)
-    notes = (*notes_of(parts), *_assumed(FAMILIES[family].assumed(model_config, hints)))
+    notes = (*notes_of(parts), *_assumed(FAMILIES[family].assumed(model_config, hints), door))
     tell(" + ".join(one.weights.name for one in parts), notes)
     return LoadedModel(model.eval(), model_config, family, layouts, parts[-1].prefix, hints, stored, notes)
 
@@ -205,16 +208,16 @@ def notes_of(parts: Sequence[Detected]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(notes))
 
 
-def _assumed(settings: Mapping[str, object]) -> list[str]:
+def _assumed(settings: Mapping[str, object], door: str | None) -> list[str]:
     """What is said of settings that nobody told."""
-    if not settings:
+    if not settings or door is None:
         return []
     taken = ", ".join(f"{name} as {value}" for name, value in settings.items())
     example = next(iter(settings))
     return [
         Warned(
             f"taken are {taken}, for no shape tells them and nothing else does: where the model has others, say them "
-            f"by config={{{example!r}: ...}}, or in a diffusers config.json beside the file"
+            f"{door.format(example)}in a diffusers config.json beside the file"
         )
     ]
 

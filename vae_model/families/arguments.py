@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from ..errors import InputError
 from ..errors.listed import misspelt
+from ..notes import warn
 
 Kind = tuple[str, Callable[[Any], bool]]
 """(how an error calls it, whether a value is one)."""
@@ -38,8 +39,8 @@ def _number(value: Any) -> bool:
 
 
 def _flag(value: Any) -> bool:
-    """None is False; numpy's own are taken, text is not, "false" would be true."""
-    return value is None or isinstance(value, int) or type(value).__name__ in ("bool", "bool_")
+    """Numpy's own are taken; text is not, "false" would be true; nor is None, as what a YAML file leaves empty."""
+    return (isinstance(value, int) and value in (0, 1)) or type(value).__name__ in ("bool", "bool_")
 
 
 def _sequence(value: Any, fits: Callable[[Any], bool]) -> bool:
@@ -53,7 +54,11 @@ COUNT: Kind = ("a whole number of at least 1", lambda value: _whole(value, 1))
 COUNT_OR_NONE: Kind = ("a whole number of at least 1 or None", lambda value: value is None or _whole(value, 1))
 BLOCKS: Kind = ("a whole number of at least 0", lambda value: _whole(value, 0))
 NUMBER: Kind = ("a finite number", _number)
+NOT_ZERO: Kind = ("a finite number that is not 0", lambda value: _number(value) and bool(value != 0))
+RATE: Kind = ("a finite number of at least 0", lambda value: _number(value) and bool(value >= 0))
 SHARE: Kind = ("a number of 0..1", lambda value: _number(value) and 0 <= value <= 1)
+TEXT: Kind = ("text", lambda value: isinstance(value, str))
+TEXT_OR_NONE: Kind = ("text or None", lambda value: value is None or isinstance(value, str))
 SIZE: Kind = ("a number of pixels", lambda value: _number(value) and value > 0)
 SIZES: Kind = ("a sequence of numbers", lambda value: _sequence(value, _number))
 
@@ -70,28 +75,55 @@ BLOCK_COUNTS = _some("whole numbers of at least 0", BLOCKS[1])
 FLAG: Kind = ("True or False", _flag)
 FUNCTION: Kind = ("a function or None", lambda value: value is None or callable(value))
 MODULE: Kind = ("a torch.nn.Module", lambda value: isinstance(value, nn.Module))
+MAPPING: Kind = ("names with values", lambda value: isinstance(value, Mapping))
+MAPPING_OR_NONE: Kind = ("names with values or None", lambda value: value is None or isinstance(value, Mapping))
+TENSOR: Kind = ("a tensor of floats", lambda value: isinstance(value, Tensor) and value.is_floating_point())
+GENERATOR: Kind = ("a torch.Generator or None", lambda value: value is None or isinstance(value, torch.Generator))
+PARTS: Kind = (
+    "encoder, decoder or both",
+    lambda value: _sequence(value, lambda part: part in ("encoder", "decoder")) and len(value) > 0,
+)
 
 NETWORK: Mapping[str, Kind] = {
     **dict.fromkeys(("ch", "out_ch", "in_channels", "z_channels", "num_groups", "embed_dim"), COUNT),
     **dict.fromkeys(("resamp_with_conv", "double_z", "use_linear_attn", "conv_shortcut", "use_timestep"), FLAG),
     **dict.fromkeys(("give_pre_end", "tanh_out", "sample_posterior", "use_quant_conv", "use_post_quant_conv"), FLAG),
+    **dict.fromkeys(("with_conv", "sample", "deterministic"), FLAG),
     **dict.fromkeys(("conv_out_op", "resnet_op", "attn_op"), FUNCTION),
     "num_res_blocks": BLOCKS,
     "ch_mult": FACTORS,
     "attn_resolutions": SIZES,
     "resolution": SIZE,
     "dropout": SHARE,
-    "max_batch_size": COUNT_OR_NONE,
+    **dict.fromkeys(("max_batch_size", "out_channels"), COUNT_OR_NONE),
+    "temb_channels": BLOCKS,
+    "attn_kwargs": MAPPING_OR_NONE,
+    "parts": PARTS,
+    "monitor": TEXT_OR_NONE,
+    "input_key": TEXT,
 }
-"""Of encoders, decoders, the UNet and the engines made of them."""
+"""Of encoders, decoders, the UNet, the engines made of them, and the layers that these are made of."""
+CALLS: Mapping[str, Kind] = {"generator": GENERATOR, "sample": TENSOR, "x": TENSOR, "lr": RATE, "cfg": MAPPING}
+"""Of what is called beside a network's own forward."""
+LOSS: Mapping[str, Kind] = {
+    **dict.fromkeys(("kl_weight", "disc_weight", "disc_factor"), RATE),
+    **dict.fromkeys(("disc_width", "in_channels"), COUNT),
+    **dict.fromkeys(("disc_start", "disc_layers"), BLOCKS),
+    "logvar_init": NUMBER,
+    "learn_logvar": FLAG,
+}
+"""Of the losses of a training."""
 AVERAGE: Mapping[str, Kind] = {"model": MODULE, "decay": NUMBER, "use_num_upates": FLAG}
 """Of a moving average."""
 TINY: Mapping[str, Kind] = {
     **dict.fromkeys(("in_channels", "out_channels", "latent_channels", "upsampling_scaling_factor"), COUNT),
     **dict.fromkeys(("encoder_block_out_channels", "decoder_block_out_channels"), COUNTS_OR_NONE),
     **dict.fromkeys(("num_encoder_blocks", "num_decoder_blocks"), BLOCK_COUNTS),
-    **dict.fromkeys(("latent_magnitude", "latent_shift", "scaling_factor", "shift_factor"), NUMBER),
-    **dict.fromkeys(("force_upcast", "midblock_gn", "strided_stem"), FLAG),
+    **dict.fromkeys(("latent_magnitude", "scaling_factor"), NOT_ZERO),
+    **dict.fromkeys(("latent_shift", "shift_factor"), NUMBER),
+    **dict.fromkeys(("force_upcast", "midblock_gn", "strided_stem", "use_tiling"), FLAG),
+    **dict.fromkeys(("tile_sample_min_size", "tile_latent_min_size"), COUNT),
+    "tile_overlap_factor": SHARE,
 }
 """Of the tiny autoencoder."""
 
@@ -184,10 +216,21 @@ def require_sides(x: Tensor, least: int, owner: str) -> None:
         raise InputError(f"{owner}: expected sides of at least {least}, got {width} x {height}: {way}")
 
 
+def note_on_range(images: Tensor, told: set[str]) -> None:
+    """Say, once for each `told`, that images for which -1..1 is meant have nothing darker than its middle, as those of
+    0..1 have; such pictures exist. The caller has seen that they do not go beyond 1."""
+    if "dark" not in told and images.numel() and images.device.type != "meta" and float(images.detach().min()) >= 0:
+        told.add("dark")
+        low, high = (float(value) for value in images.detach().aminmax())
+        warn("images", f"expected values in -1..1, got {low:.3g} to {high:.3g}: if 0 is black in them, pass x * 2 - 1")
+
+
 def require_moments(parameters: Any) -> None:
     """InputError for anything but moments (B, 2C, ...)."""
-    if not isinstance(parameters, Tensor) or parameters.ndim < 2:
-        found = tuple(parameters.shape) if isinstance(parameters, Tensor) else type(parameters).__name__
+    if not isinstance(parameters, Tensor) or parameters.ndim < 2 or not parameters.is_floating_point():
+        found: Any = type(parameters).__name__
+        if isinstance(parameters, Tensor):
+            found = tuple(parameters.shape) if parameters.is_floating_point() else parameters.dtype
         raise InputError(f"posterior: expected moments (B, 2C, ...), got {found}: pass what the encoder returns")
     if not _is_tracing() and parameters.shape[1] % 2:
         raise InputError(

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError
-from ..notes import warn
+from ..notes import tell, warn
 
 _LEAST, _MOST = -0.5, 1.5
 """What resampling leaves pixels of 0..1 within by far; those of -1..1 or 0..255 are beyond."""
@@ -217,6 +217,15 @@ def crop_centre(pixels: Tensor, factor: int) -> Tensor:
     h, w = height // factor * factor, width // factor * factor
     top, left = (height % factor) // 2, (width % factor) // 2
     return pixels[:, top : top + h, left : left + w]
+
+
+def cropped(pixels: Tensor, factor: int) -> Tensor:
+    """`crop_centre`, with a note where something is cut off."""
+    whole = crop_centre(pixels, factor)
+    (height, width), (h, w) = pixels.shape[1:3], whole.shape[1:3]
+    if (h, w) != (height, width):
+        tell("pixels", [f"{width} x {height} are cropped to {w} x {h}, whole cells of {factor} pixels"])
+    return whole
 
 
 def cells(pixels: int, factor: int, what: str = "tile_size") -> int:

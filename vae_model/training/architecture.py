@@ -25,6 +25,7 @@ from .perceptual import OPPONENT
 
 PARTS = ("encoder", "decoder")
 START_LOGVAR = -6.0
+_DOOR = "by num_groups and the others in model.params.ddconfig, or "
 _ENDS = {"tanh_out", "give_pre_end"}
 
 
@@ -35,10 +36,13 @@ def check_parts(train: Sequence[str]) -> list[str]:
     return [problem for part in train for problem in one_of("model.train", part, PARTS)]
 
 
-def load_start(path: str, variant: str | None = None, part: str | None = None) -> LoadedModel:
-    """The weights to start from; only image autoencoders of the KL family have what is trained here."""
+def load_start(path: str, variant: str | None = None, part: str | None = None, *, told: bool = False) -> LoadedModel:
+    """The weights to start from; only image autoencoders of the KL family have what is trained here.
+
+    `told`: whether a ddconfig says what no shape tells.
+    """
     source = BUNDLED_FILE if path == "bundled" else path
-    loaded = load_model(source, dtype=torch.float32, variant=variant, part=part)
+    loaded = load_model(source, dtype=torch.float32, variant=variant, part=part, door=None if told else _DOOR)
     if not isinstance(loaded.model, AutoencoderKL) or type(loaded.config) is not KLConfig or loaded.family != "kl":
         raise ConfigError(
             f"model.ckpt_path: expected a KL image autoencoder, got {loaded.family} in {path}: use another"

@@ -9,11 +9,13 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, Union, cast, get_args, get_origin, get_type_hints
 
-from ..errors.listed import misspelt
+from ..errors.listed import alike, misspelt
 from .config import SECTIONS, require
 from .key_places import advice
 
 _NAMES = {int: "a whole number", float: "a number", str: "text", bool: "true or false", type(None): "null"}
+_SECTION = 0.7
+"""The share of letters by which a misspelt section is known: there are few, and unlike."""
 
 
 def call_checked(make: Callable[..., Any], arguments: Mapping[str, Any], where: str) -> Any:
@@ -57,6 +59,9 @@ def unknown_names(given: Iterable[str], known: Sequence[str], where: str) -> lis
     path = f"{where}." if where else ""
     above = "" if where.partition(".")[0] in ("", *SECTIONS) else "model.params."
     meant = dict(misspelt(given, known))
+    if isinstance(given, Mapping):  # whole sections, whose other names are those of keys
+        found = {name: alike(name, known, 1, _SECTION) for name, value in given.items() if isinstance(value, Mapping)}
+        meant = {name: near[0] for name, near in found.items() if near} | meant
     return [
         f"{path}{name}: expected one of {', '.join(known)}, got an unknown key: "
         + (f"say {above}{path}{meant[name]}" if name in meant else advice(f"{above}{path}{name}"))

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import InputError
+from ..families.arguments import LOSS, RATE, require_kinds
 from ..families.ldm.distribution import DiagonalGaussianDistribution
 from .config import one_of, require
 from .discriminator import DISCRIMINATOR_LOSSES, NORMS, PatchDiscriminator, adaptive_weight
@@ -47,8 +48,10 @@ class AutoencoderLoss(nn.Module):
         disc_norm: str = "group",
         in_channels: int = 3,
     ) -> None:
+        require_kinds(type(self).__name__, locals(), LOSS)
         super().__init__()
         self.terms = dict(terms or {"l1": 1.0, "gradient": 1.0, "structure": 0.5})
+        require_kinds(f"{type(self).__name__}: terms", self.terms, dict.fromkeys(self.terms, RATE))
         problems = [problem for name in self.terms for problem in one_of("loss.terms", name, TERMS)]
         if terms is not None and not terms:
             problems.append("loss.terms: expected at least one term, got none: add one, or leave terms out")
@@ -139,6 +142,7 @@ class DefaultLoss(nn.Module):
     disc_start = 0
 
     def __init__(self, kl_weight: float = 0.5) -> None:
+        require_kinds(type(self).__name__, locals(), LOSS)
         super().__init__()
         self.kl_weight = kl_weight
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import logging
+import os
 import sys
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
@@ -21,7 +23,8 @@ _FIGURES = {"psnr": ("{:.2f} dB", "PSNR"), "ssim": ("{:.4f}", "SSIM")}
 def train(name: str, overrides: Sequence[str] = (), *, resume: bool = False, quiet: bool = False) -> list[str]:
     """Train as a configuration says; ConfigError, in one line, for all that is wrong.
 
-    Returns: what to print: the lines on what was done, and one more text where it was stopped before its end.
+    Returns: what to print: the lines on what was done, and one more text where it was stopped before its end. Of
+             several processes the first one says it.
     """
     missing = [package for module, package in _NEEDED.items() if importlib.util.find_spec(module) is None]
     if missing:
@@ -29,6 +32,9 @@ def train(name: str, overrides: Sequence[str] = (), *, resume: bool = False, qui
             f"train: expected the packages {', '.join(_NEEDED.values())}, {', '.join(missing)} missing: "
             "pip install 'exact-vae[train]'"
         )
+    first = all(os.environ.get(name, "0") == "0" for name in ("RANK", "LOCAL_RANK", "NODE_RANK"))
+    if not first:  # of several processes, which all would say the same
+        logging.disable(logging.WARNING)
     config = read_config(name, overrides)
     inputs = check_inputs(config, resume=resume)
     from .fit import prepare, run  # Lightning takes seconds
@@ -37,8 +43,13 @@ def train(name: str, overrides: Sequence[str] = (), *, resume: bool = False, qui
         prepared = prepare(config, resume=resume, progress=not quiet and sys.stderr.isatty(), inputs=inputs)
         nothing_left = prepared.ended
         run(prepared)
+    if not first:
+        return [""]
     module, folder = prepared.module, config.output.folder
-    done = [f"{module.batches_done} of {module.total_batches} batches; weights in {folder}/{config.output.weights}"]
+    count = f"{module.batches_done} of {module.total_batches} batches"
+    if module.batches_done > module.total_batches:
+        count = f"{module.batches_done} batches, more than the {module.total_batches} that are asked for"
+    done = [f"{count}; weights in {folder}/{config.output.weights}"]
     judged = _judged_line(Path(folder), module)
     if judged is not None:
         done.append(judged)

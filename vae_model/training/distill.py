@@ -69,7 +69,7 @@ class TinyDistillation(Trained):
         teacher, train, ema_decay = given["teacher"], given["train"], given["ema_decay"]
         require(one_of("model.target", target, TARGETS) + check_parts(train))
         source = BUNDLED_FILE if teacher == "bundled" else teacher
-        loaded = load_model(source, dtype=torch.float32, variant=teacher_variant, part=teacher_part)
+        loaded = load_model(source, dtype=torch.float32, variant=teacher_variant, part=teacher_part, door="")
         config = loaded.config
         latent_channels = config.latent_channels
         stages = 1 + round(math.log2(config.factor))

@@ -30,7 +30,7 @@ from .divergence import DivergedError
 from .kl_module import AutoEncoderKL
 from .loaders import Photographs
 from .photo_set import PhotoSet, check_crops, small_note
-from .preflight import Inputs, check_inputs
+from .preflight import Inputs, check_inputs, require_free
 from .record import Pictures, Progress, Record, unjudged_note
 from .rehearsal import check_channels, rehearse
 from .resume import check_checkpoint
@@ -98,6 +98,8 @@ def prepare(
     if inputs.checkpoint is not None:
         check_checkpoint(inputs.checkpoint, module, config)
     rehearse(module, stages, val_side if val else None)
+    if inputs.checkpoint is None:
+        require_free(config.output.folder)
     data = Photographs(config.data, train, val, multiple, config.trainer.seed)
     _tell_notes(config, module, train, judged=val is not None)
     checkpoints = _checkpoints(config, module, len(train))

@@ -120,11 +120,16 @@ def try_out(loss: GivenLoss, x: Tensor, y: Tensor, posterior: DiagonalGaussianDi
     try:
         total, _ = loss.autoencoder(x, y, posterior, 0, last, "train")
         if not total.requires_grad:
-            raise InputError("expected a loss with gradients, got one without: compute it from the reconstructions")
+            raise InputError(
+                f"expected a loss with gradients, got one without from {name_of(loss.given)}: compute it from the "
+                "reconstructions"
+            )
         with torch.no_grad():
             _, log = loss.autoencoder(x, y.detach(), posterior, 0, last, "val")
         if loss.discriminator is not None:
             loss.judge(x, y, "train")
+    except InputError as error:
+        raise ConfigError(f"lossconfig: {first_line(error).removeprefix('loss: ')}") from error
     except Exception as error:  # anything can happen in code that is not ours
         raise ConfigError(
             f"lossconfig: expected a loss that can be called as {SIGNATURE}, "
@@ -156,15 +161,19 @@ def _parameters(given: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
 def _checked(total: Any, log: Any, split: str, given: Any, name: str) -> tuple[Tensor, Log]:
     """What a loss returned, as tensors of one number each."""
     if not isinstance(total, Tensor) or total.numel() != 1 or not isinstance(log, Mapping):
-        found = tuple(total.shape) if isinstance(total, Tensor) else type(total).__name__
+        found = f"a tensor {tuple(total.shape)}" if isinstance(total, Tensor) else type(total).__name__
         raise InputError(
-            f"loss: expected one number to minimise and a dict to log, got {found} and {type(log).__name__} "
-            f"from {name_of(given)}: return (loss, log)"
+            f"loss: expected a tensor of one number to minimise and a dict to log, got {found} and "
+            f"{type(log).__name__} from {name_of(given)}: return (loss, log)"
         )
     total = total.reshape(())
     values: Log = {}
     for key, value in cast("Mapping[Any, Any]", log).items():
-        number = torch.as_tensor(value).detach()
+        try:
+            number = torch.as_tensor(value).detach()
+        except (TypeError, ValueError, RuntimeError) as error:
+            kind = type(value).__name__
+            raise InputError(f"loss: expected single numbers to log, got {key} as {kind}: leave it out") from error
         if number.numel() != 1:
             raise InputError(
                 f"loss: expected single numbers to log, got {key} of shape {tuple(number.shape)}: take its mean"

@@ -87,7 +87,9 @@ class AutoEncoderKL(Trained):
             given[name] for name in ("ckpt_path", "ignore_keys", "train", "ema_decay")
         )
         require(one_of("model.start", start, STARTS) + check_parts(train))
-        loaded = None if ckpt_path is None else load_start(ckpt_path, ckpt_variant, ckpt_part)
+        loaded = (
+            None if ckpt_path is None else load_start(ckpt_path, ckpt_variant, ckpt_part, told=ddconfig is not None)
+        )
         quant = {"use_quant_conv": use_quant_conv, "use_post_quant_conv": use_post_quant_conv}
         options = model_options(ddconfig, decoder_ddconfig, embed_dim, quant, loaded)
         model = AutoencoderKL(**options)

@@ -44,10 +44,12 @@ def find_pictures(sources: Sequence[str], where: str) -> list[Path]:
         elif path.is_file():
             found.add(path)
         else:
-            raise ConfigError(f"{where}: expected a folder, a picture or a .txt list, got {source}: no such file")
+            raise ConfigError(
+                f"{where}: expected a folder, a picture or a .txt list, got {source}, where nothing is: check the path"
+            )
     if not found:
-        names = ", ".join(sources) or "nothing"
-        raise ConfigError(f"{where}: expected folders or lists with pictures, got {names}: name others")
+        names, way = ", ".join(sources) or "nothing", "name others" if sources else f"say {where}=FOLDER"
+        raise ConfigError(f"{where}: expected folders or lists with pictures, got {names}: {way}")
     return sorted(found)
 
 

@@ -31,7 +31,7 @@ def check_inputs(config: TrainConfig, *, resume: bool = False) -> Inputs:
     """Find the pictures and the checkpoint, and check the names of the model's arguments; the output folder is made.
 
     Raises: ConfigError (or another one-line ValueError) for pictures or a start that are not there, unknown names, a
-            folder that cannot be written or has a training already, and a training without a length.
+            folder that cannot be written, and a training without a length.
     """
     name = config.model.target.rsplit(".", 1)[-1]
     if name not in MODEL_KEYS and "first_stage_config" in config.model.params:
@@ -54,12 +54,16 @@ def check_inputs(config: TrainConfig, *, resume: bool = False) -> Inputs:
     last = Path(config.output.folder) / LAST
     if resume and not last.is_file():
         raise ConfigError(f"--resume: expected {last}, found none: train without --resume, or name output.folder")
-    if not resume and last.is_file():
-        raise ConfigError(
-            f"output.folder: expected one without a training, got {last.parent}: go on with --resume, or name another"
-        )
     require_writable(last)
     return Inputs(train, val, last if resume else None)
+
+
+def require_free(folder: str) -> None:
+    """ConfigError for an output folder that has a training already; told last, as all else is to be mended anyway."""
+    if (Path(folder) / LAST).is_file():
+        raise ConfigError(
+            f"output.folder: expected one without a training, got {folder}: go on with --resume, or name another"
+        )
 
 
 def _unknown_arguments(name: str, params: Mapping[str, Any]) -> list[str]:

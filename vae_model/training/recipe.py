@@ -8,7 +8,6 @@ of latent-diffusion and generative-models, and Lightning's words, are translated
 from __future__ import annotations
 
 import logging
-import os
 import re
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -48,9 +47,7 @@ def read_config(name: str, overrides: Sequence[str] = ()) -> TrainConfig:
     tree = _read(name)
     said = _said(overrides, tree)
     _lift(tree)
-    notes = _repeated(overrides) + make_room(tree, said)
-    if os.environ.get("LOCAL_RANK", "0") == "0":  # of several processes
-        tell("config", notes)
+    tell("config", _repeated(overrides) + make_room(tree, said))
     for place, setting in said.items():
         _set(tree, place, setting)
     return _checked(tree, said)

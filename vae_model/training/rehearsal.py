@@ -60,7 +60,7 @@ def _try_loss_and_monitor(module: Trained, stages: Sequence[tuple[float, int, in
         own = [try_out(module.criterion, *module.example(count, side), last) for count, side in sizes]
         logged += own[-1]
     if module.monitor is not None and val_side is not None:
-        require(one_of("monitor", module.monitor, tuple(logged)))
+        require(one_of("monitor", module.monitor, tuple(dict.fromkeys(logged))))
 
 
 def check_channels(module: Trained) -> None:

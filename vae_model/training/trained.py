@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from ..errors import InputError
 from ..errors.listed import some
 from ..evaluation.metrics import LEAST_SIDE, psnr, ssim
+from ..families.arguments import note_on_range
 from ..families.ldm.distribution import DiagonalGaussianDistribution
 from ..families.ldm.ema import LitEma
 from ..families.ldm.instantiate import instantiate_optimizer
@@ -93,6 +94,8 @@ class Trained(ModelModule):
         require_wide(self.model)
         x, numbers = self.get_input(batch)
         require_whole_cells(x, self.factor())
+        if numbers is None:  # those of `exact-vae train` are as they should be
+            note_on_range(x, self._told)
         discriminator: nn.Module | None = self.criterion.discriminator
         if not self.runs:
             if discriminator is not None:

@@ -12,6 +12,8 @@ from typing import Any, Literal, cast, overload
 import torch
 from torch import Tensor, nn
 
+from ...errors import InputError
+from ...notes import warn
 from ..arguments import half_of, require_kinds, require_planes
 from ..video.model import VideoConfig
 from .config import KLConfig
@@ -94,7 +96,14 @@ class AutoencodingEngine(AbstractAutoencoder):
         z = self._moments(x)
         if unregularized:
             return z, {}
-        z, log = self.regularization(z)
+        found: Any = self.regularization(z)
+        if not (isinstance(found, (tuple, list)) and len(found) == 2 and isinstance(found[1], Mapping)):  # pyright: ignore
+            kind = type(found).__name__  # pyright: ignore[reportUnknownArgumentType]
+            raise InputError(
+                f"{type(self.regularization).__name__}: expected a regulariser that returns latents and a dictionary "
+                f"to log, got {kind}: return z, {{}}"
+            )
+        z, log = cast("tuple[Tensor, RegLog]", found)
         return (z, log) if return_reg_log else z
 
     def decode(self, z: Tensor, **kwargs: Any) -> Tensor:
@@ -216,6 +225,10 @@ class AutoencoderKL(AutoencodingEngineLegacy):
             loss_config=lossconfig if loss_config is None else loss_config,
             **engine_options,
         )
+        if not ddconfig.get("double_z", True) and not next(self.parameters()).is_meta:  # a file's own shapes say it
+            warn(
+                "AutoencoderKL", "double_z is False, hence no variances and no KL: encode gives what the encoder makes"
+            )
 
 
 SAME_ENGINES = (AutoencodingEngine, AutoencodingEngineLegacy, AutoencoderKL)

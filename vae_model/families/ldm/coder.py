@@ -14,6 +14,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from ...notes import tell
 from ..arguments import require_groups, require_kinds, require_planes, require_sides, require_spelling
 from .layers import Downsample, Normalize, ResnetBlock, Upsample, activate_fresh, make_attn
 
@@ -118,8 +119,10 @@ class LevelNetwork(nn.Module):
         """
         widths, levels, skips = self.level_widths(), nn.ModuleList(), [] if skips is None else skips
         size = self.resolution // 2 ** (self.num_resolutions - 1) if up else self.resolution
+        sizes = list[float]()
         for i in reversed(range(len(widths))) if up else range(len(widths)):
             level = Level()
+            sizes.append(size)
             for _ in range(self.num_res_blocks + up):
                 beside = skips.pop() if up and skips else 0
                 level.block.append(make_block(in_channels=width + beside, out_channels=widths[i]))
@@ -136,6 +139,10 @@ class LevelNetwork(nn.Module):
                 size //= 2
                 skips.append(width)
             levels.insert(0 if up else i, level)
+        nowhere = [side for side in self.attn_resolutions if side not in sizes]
+        if nowhere:  # published configurations have such lines
+            why = f"with resolution {self.resolution} the levels have {sizes}"
+            tell(type(self).__name__, [f"attn_resolutions {nowhere} add no attention: {why}"])
         return levels, width
 
 

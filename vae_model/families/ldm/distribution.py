@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ...errors import InputError
-from ..arguments import require_moments
+from ..arguments import CALLS, require_kinds, require_moments
 
 
 class DiagonalGaussianDistribution:
@@ -25,6 +26,7 @@ class DiagonalGaussianDistribution:
 
     def __init__(self, parameters: Tensor, deterministic: bool = False) -> None:
         require_moments(parameters)
+        require_kinds("posterior", {"deterministic": deterministic})
         self.parameters = parameters
         self.mean, logvar = torch.chunk(parameters, 2, dim=1)
         self.logvar = torch.clamp(logvar, -30.0, 20.0)
@@ -37,6 +39,7 @@ class DiagonalGaussianDistribution:
 
     def sample(self, generator: torch.Generator | None = None) -> Tensor:
         """One draw (B, C, ...), in the mean's dtype and on its device; `generator` may live on another device."""
+        require_kinds("posterior", {"generator": generator}, CALLS)
         device = generator.device if generator is not None else self.mean.device
         noise = torch.randn(self.mean.shape, generator=generator, device=device, dtype=self.mean.dtype)
         return (self.mean + self.std * noise.to(self.mean.device)).to(self.mean.dtype)
@@ -47,6 +50,8 @@ class DiagonalGaussianDistribution:
 
     def kl(self, other: DiagonalGaussianDistribution | None = None) -> Tensor:
         """KL divergence to `other` (None: the standard normal), in nats, summed over all but the batch: (B,)."""
+        if other is not None:
+            self._require_like(other.mean if isinstance(other, DiagonalGaussianDistribution) else other, "kl: other")  # pyright: ignore
         dims = tuple(range(1, self.mean.ndim))
         if self.deterministic:
             return self.var.new_zeros(self.mean.shape[0])
@@ -58,11 +63,22 @@ class DiagonalGaussianDistribution:
 
     def nll(self, sample: Tensor, dims: Sequence[int] | None = None) -> Tensor:
         """Negative log-likelihood of `sample`, in nats, summed over `dims` (None: all but the batch)."""
+        self._require_like(sample, "nll: sample")
+        if not (dims is None or isinstance(dims, (list, tuple))):
+            raise InputError(f"nll: dims: expected a list of axes or None, got {dims!r}: pass such as [1, 2, 3]")
         summed = tuple(range(1, self.mean.ndim)) if dims is None else tuple(dims)
         if self.deterministic:
             return self.var.new_zeros(self.mean.shape[0])
         terms = math.log(2.0 * math.pi) + _wide(self.logvar) + (_wide(sample) - _wide(self.mean)) ** 2 / self.var
         return 0.5 * torch.sum(terms, dim=summed)
+
+    def _require_like(self, x: Any, what: str) -> None:
+        """InputError for anything but numbers that can be compared with the mean, one by one or all with one."""
+        ours = self.mean.shape
+        fits = isinstance(x, Tensor) and x.ndim == len(ours)
+        if not fits or any(one != other and 1 not in (one, other) for one, other in zip(x.shape, ours, strict=True)):
+            found = tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__
+            raise InputError(f"{what}: expected the mean's shape, {tuple(ours)}, got {found}: pass such")
 
 
 def _wide(x: Tensor) -> Tensor:
@@ -78,6 +94,7 @@ class DiagonalGaussianRegularizer(nn.Module):
     """
 
     def __init__(self, sample: bool = True, reduction: str = "sum") -> None:
+        require_kinds(type(self).__name__, locals())
         super().__init__()
         if reduction not in ("sum", "mean"):
             raise InputError(f"reduction: expected 'sum' or 'mean', got {reduction!r}: choose one of these")

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ...errors import InputError
 from ...errors.listed import some
 from ..arguments import AVERAGE, require_kinds
 
@@ -71,12 +72,12 @@ class LitEma(nn.Module):
 
     def store(self, parameters: Iterable[nn.Parameter]) -> None:
         """Keep copies of these parameters for `restore`; several may be kept, the last is restored first."""
-        self._stored.append([parameter.detach().clone() for parameter in parameters])
+        self._stored.append([parameter.detach().clone() for parameter in _listed(parameters, "store")])
 
     @torch.no_grad()
     def restore(self, parameters: Iterable[nn.Parameter]) -> None:
         """Put back what the last `store` kept, in the same order of parameters; RuntimeError where nothing fits."""
-        targets = list(parameters)
+        targets = _listed(parameters, "restore")
         kept = self._stored[-1] if self._stored else []
         if not self._stored or len(kept) != len(targets):
             raise RuntimeError(
@@ -123,7 +124,13 @@ class LitEma(nn.Module):
             raise ValueError(
                 f"LitEma: expected the model it was made for, got one without {some(missing)}: give that one"
             )
-        return [(self.get_buffer(shadow), parameters[name]) for name, shadow in self.m_name2s_name.items()]
+        pairs = {name: (self.get_buffer(shadow), parameters[name]) for name, shadow in self.m_name2s_name.items()}
+        odd = [name for name, (shadow, parameter) in pairs.items() if shadow.shape != parameter.shape]
+        if odd:
+            raise ValueError(
+                f"LitEma: expected the model it was made for, got other shapes of {some(odd)}: give that one"
+            )
+        return list(pairs.values())
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
         """Follow the model to other devices but never to fewer bits: a step of 1e-4 is lost in 16."""
@@ -134,3 +141,12 @@ class LitEma(nn.Module):
             return tensor.to(moved.device) if narrower else moved
 
         return super()._apply(move, recurse)
+
+
+def _listed(parameters: Any, what: str) -> list[nn.Parameter]:
+    """Parameters as a list; InputError for anything else, a model too."""
+    found: list[Any] = list(parameters) if isinstance(parameters, Iterable) else [parameters]  # pyright: ignore
+    if isinstance(parameters, str) or not all(isinstance(one, Tensor) for one in found):
+        kind = type(parameters).__name__  # pyright: ignore[reportUnknownArgumentType]
+        raise InputError(f"{what}: expected parameters, got {kind}: pass those of the model, by model.parameters()")
+    return found

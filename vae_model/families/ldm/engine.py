@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from ...errors import InputError
 from ...errors.listed import argument_names, misspelt, some
+from ..arguments import note_on_range, require_kinds
 from .ema import LitEma
 from .instantiate import instantiate_optimizer
 
@@ -66,7 +67,9 @@ class AbstractAutoencoder(nn.Module, metaclass=_Finished):
                 f"{type(self).__name__}: expected its arguments, ema_decay, monitor and input_key, got "
                 f"{some(sorted(unknown))}: open weights by load_vae, train by AutoEncoderKL, leave out all else"
             )
+        require_kinds(type(self).__name__, locals())
         super().__init__()
+        self._told = set[str]()
         self.ema_decay, self.use_ema, self.input_key = ema_decay, ema_decay is not None, input_key
         if monitor is not None:
             self.monitor = monitor
@@ -102,6 +105,7 @@ class AbstractAutoencoder(nn.Module, metaclass=_Finished):
         if batch.numel() and not bool((batch.detach().abs() <= 1 + _RANGE_SLACK).all()):  # NaN is not in range either
             low, high = (float(value) for value in torch.aminmax(batch.detach()))
             raise InputError(f"images: expected values in -1..1, got {low:.4g} to {high:.4g}: scale them")
+        note_on_range(batch, self._told)
         return batch
 
     def on_train_batch_end(self, *args: Any, **kwargs: Any) -> None:

@@ -19,8 +19,8 @@ import torch
 from torch import nn, optim
 
 from ...errors import InputError
-from ...errors.listed import alike, argument_names, choices, misspelt, nearest
-from ..arguments import require_spelling
+from ...errors.listed import alike, argument_names, choices, first_line, misspelt, nearest
+from ..arguments import CALLS, require_kinds, require_spelling
 
 logger = logging.getLogger(__name__)
 
@@ -187,10 +187,11 @@ def _shown(value: Any) -> str:
 def instantiate_optimizer(params: Iterable[Any], lr: float, config: Mapping[str, Any]) -> optim.Optimizer:
     """The optimiser of `params` that `config` names, called with lr and the configured "params".
 
-    KeyError without a "target", ValueError for one that is not in OPTIMIZERS.
+    KeyError without a "target", ValueError for one that is not in OPTIMIZERS and for arguments that it does not take.
     """
+    require_kinds("optimizer configuration", {"lr": lr, "cfg": config}, CALLS)
     if "target" not in config:
-        raise KeyError("optimizer configuration: expected a mapping with the key `target`: add it")
+        raise TargetError("optimizer configuration: expected a mapping with the key `target`, got none: add it")
     target = str(config["target"])
     if target not in OPTIMIZERS:
         raise ValueError(
@@ -198,4 +199,13 @@ def instantiate_optimizer(params: Iterable[Any], lr: float, config: Mapping[str,
             "use one of these, or add yours to OPTIMIZERS"
         )
     logger.info("optimiser: %s", target)
-    return OPTIMIZERS[target](params, lr=lr, **(config.get("params") or {}))
+    given: Any = config.get("params") or {}
+    try:
+        return OPTIMIZERS[target](params, lr=lr, **given)
+    except (TypeError, ValueError, RuntimeError, AttributeError) as error:
+        wrong = misspelt(given, argument_names(OPTIMIZERS[target])) if isinstance(given, Mapping) else []  # pyright: ignore
+        way = "; ".join(f"say {meant} instead of {name}" for name, meant in wrong) or "correct them"
+        raise InputError(
+            f"optimizer configuration: expected parameters and arguments that {target} takes, got "
+            f"{_shown(given) if given else 'none of its own'}: {way} ({first_line(error)})"
+        ) from error

@@ -30,6 +30,7 @@ def activate_fresh(x: Tensor) -> Tensor:
 
 def Normalize(in_channels: int, num_groups: int = 32) -> nn.GroupNorm:
     """GroupNorm with eps 1e-6 and affine parameters; `in_channels` must be a multiple of `num_groups`."""
+    require_kinds("Normalize", locals())
     if in_channels % num_groups:
         raise InputError(
             f"norm: expected channels divisible by {num_groups} groups, got {in_channels}: change num_groups, which "
@@ -116,6 +117,7 @@ class ResnetBlock(nn.Module):
         temb_channels: int = 512,
         num_groups: int = 32,
     ) -> None:
+        require_kinds(type(self).__name__, locals())
         super().__init__()
         out_channels = in_channels if out_channels is None else out_channels
         self.in_channels, self.out_channels = in_channels, out_channels
@@ -213,6 +215,7 @@ class LinAttnBlock(nn.Module):
     """
 
     def __init__(self, in_channels: int, *, num_groups: int = 32) -> None:
+        require_kinds(type(self).__name__, locals())
         super().__init__()
         self.in_channels = in_channels
         self.to_qkv = nn.Conv2d(in_channels, 3 * in_channels, kernel_size=1, bias=False)
@@ -229,6 +232,7 @@ class NoAttention(nn.Identity):
     """Stands where attention is switched off; accepts and ignores what attention layers take."""
 
     def __init__(self, in_channels: int, *, num_groups: int = 32) -> None:
+        require_kinds(type(self).__name__, locals())
         super().__init__()
 
     def forward(self, input: Tensor, **_ignored: object) -> Tensor:
@@ -244,9 +248,16 @@ ATTENTION_TYPES: dict[str, Callable[..., nn.Module]] = {
 
 
 def make_attn(in_channels: int, attn_type: str = "vanilla", attn_kwargs: Mapping[str, Any] | None = None) -> nn.Module:
-    """Build the attention layer of that type; ValueError for a type that is not in ATTENTION_TYPES."""
+    """Build the attention layer of that type; ValueError for a type that is not in ATTENTION_TYPES.
+
+    `attn_kwargs`: `num_groups`, which is all that these layers take.
+    """
     require_choice("attn_type", attn_type, ATTENTION_TYPES)
-    return ATTENTION_TYPES[attn_type](in_channels, **(attn_kwargs or {}))
+    require_kinds("make_attn", locals())
+    options = dict(attn_kwargs or {})
+    for name in options.keys() - {"num_groups"}:
+        raise InputError(f"make_attn: expected num_groups alone in attn_kwargs, got {name}: leave it out")
+    return ATTENTION_TYPES[attn_type](in_channels, **options)
 
 
 def set_attention(module: nn.Module, attend: AttentionFunction) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from ...group_norm import GroupNorm
-from ..arguments import require_choice, require_planes, require_sides
+from ..arguments import TINY, require_choice, require_kinds, require_planes, require_sides
 
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "relu": nn.ReLU,
@@ -30,6 +30,7 @@ class AutoencoderTinyBlock(nn.Module):
     """Three 3x3 convolutions with a skip, and for TAEF2 a GroupNorm branch in front, over the whole image."""
 
     def __init__(self, in_channels: int, out_channels: int, act_fn: str = "relu", midblock_gn: bool = False) -> None:
+        require_kinds(type(self).__name__, locals(), TINY)
         require_choice("act_fn", act_fn, ACTIVATIONS)
         super().__init__()
         activation = ACTIVATIONS[act_fn]
@@ -93,6 +94,7 @@ class EncoderTiny(nn.Module):
         midblock_gn: bool = False,
         strided_stem: bool = False,
     ) -> None:
+        require_kinds(type(self).__name__, locals(), TINY)
         require_choice("act_fn", act_fn, ACTIVATIONS)
         super().__init__()
         layers: list[nn.Module] = []
@@ -134,6 +136,7 @@ class DecoderTiny(nn.Module):
         upsample_fn: str,
         midblock_gn: bool = False,
     ) -> None:
+        require_kinds(type(self).__name__, locals(), TINY)
         require_choice("act_fn", act_fn, ACTIVATIONS)
         require_choice("upsample_fn", upsample_fn, UPSAMPLE_MODES)
         super().__init__()

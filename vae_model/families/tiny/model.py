@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ...errors import VAEFileError
 from ...files.weights import Weights
-from ..arguments import TINY, half_of, require_choice, require_kinds
+from ..arguments import CALLS, TINY, half_of, require_choice, require_kinds
 from ..latent_formats import SPELLINGS
 from .coder import ACTIVATIONS, UPSAMPLE_MODES, DecoderTiny, EncoderTiny
 from .coder import AutoencoderTinyBlock as AutoencoderTinyBlock
@@ -127,10 +127,12 @@ class AutoencoderTiny(Pretrained):
 
     def scale_latents(self, x: Tensor) -> Tensor:
         """Raw latents to 0..1; values outside +-latent_magnitude are cut."""
+        require_kinds("scale_latents", {"x": x}, CALLS)
         return (x / (2 * self.latent_magnitude) + self.latent_shift).clamp(0, 1)
 
     def unscale_latents(self, x: Tensor) -> Tensor:
         """0..1 back to raw latents."""
+        require_kinds("unscale_latents", {"x": x}, CALLS)
         return (x - self.latent_shift) * (2 * self.latent_magnitude)
 
     def enable_slicing(self) -> None:
@@ -143,6 +145,7 @@ class AutoencoderTiny(Pretrained):
 
     def enable_tiling(self, use_tiling: bool = True) -> None:
         """Run images in overlapping tiles; approximate."""
+        require_kinds("enable_tiling", {"use_tiling": use_tiling}, TINY)
         self.use_tiling = use_tiling
 
     def disable_tiling(self) -> None:
@@ -154,6 +157,7 @@ class AutoencoderTiny(Pretrained):
         if isinstance(network, (EncoderTiny, DecoderTiny)):
             network.require(x)  # tiles of something else would be no better
         if self.use_tiling:
+            require_kinds(type(self).__name__, vars(self), TINY)
             network = self._tiled_encode if half == "encoder" else self._tiled_decode
         if self.use_slicing and x.shape[0] > 1:
             return torch.cat([network(image) for image in x.split(1)])

@@ -153,6 +153,9 @@ class Pretrained(nn.Module):
         place = folder_of(folder, subfolder)
         kind = _kind(torch_dtype if dtype is None else dtype)
         changes = {name: value for name, value in changes.items() if name not in _ABOUT_FETCHING}
+        require_spelling(
+            "from_pretrained", changes, (*inspect.signature(cls.from_pretrained).parameters, *_ABOUT_FETCHING)
+        )
         model = cls._described_in(place, changes)
         weights = open_weights(place, variant)
         if use_safetensors and ".safetensors" not in weights.name:
