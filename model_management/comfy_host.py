@@ -84,13 +84,16 @@ class ComfyHost(LocalHost):
         if not hasattr(layer, "comfy_cast_weights"):
             return own_weights(layer, like)
         ops = import_module("comfy.ops")
-        context = getattr(ops, "CastBiasWeightContext", None)
-        if context is None:
+        if not hasattr(ops, "CastBiasWeightContext"):
             weight, bias = ops.cast_bias_weight(layer, like)[:2]
             return weight, bias
-        with context(layer, like, offloadable=True) as (weight, bias):
-            # What is lent ends with the block: the host may use the memory for the next layer.
+        weight, bias, state = ops.cast_bias_weight(layer, like, offloadable=True)
+        if not _is_lent(state):
+            return weight, bias
+        try:  # the host may use the memory for the next layer
             return weight.clone(), None if bias is None else bias.clone()
+        finally:
+            ops.uncast_bias_weight(layer, weight, bias, state)
 
     def check_interrupt(self) -> None:
         management().throw_exception_if_processing_interrupted()
@@ -123,6 +126,14 @@ class ComfyHost(LocalHost):
             if pause is not None:
                 stack.enter_context(pause())
             yield
+
+
+def _is_lent(state: Any) -> bool:
+    """Whether weights lie in memory of the host's that has to be given back: in a buffer behind a stream of copies, or
+    pinned. Else they are the layer's own, or a copy in another dtype that nobody else holds.
+    """
+    stream, first = state[:2]
+    return stream is not None or not (first is None or isinstance(first, Tensor))
 
 
 def output_dtype() -> torch.dtype:

@@ -196,6 +196,24 @@ def test_every_weight_is_asked_for_by_the_host_s_casting(new_host: Host) -> None
     assert set(new_host.fetched.values()) == {2}
 
 
+@pytest.mark.parametrize("lends", [True, False])
+@pytest.mark.parametrize("cast", [torch.float32, torch.bfloat16])
+def test_weights_are_copied_only_where_they_are_lent(new_host: Host, lends: bool, cast: torch.dtype) -> None:
+    """A copy of a layer's weights stands beside what is planned."""
+    from exact_vae.model_management.comfy_host import ComfyHost
+
+    new_host.lends = lends
+    vae = new_host.make_vae()
+    layer = vae.first_stage_model.decoder.conv_in
+    weight, bias = ComfyHost(vae.patcher).weights(layer, torch.zeros(1, dtype=cast))
+    assert bias is not None
+    assert torch.equal(weight, layer.weight.to(cast))
+    assert torch.equal(bias, layer.bias.to(cast))
+    own = (weight.data_ptr(), bias.data_ptr()) == (layer.weight.data_ptr(), layer.bias.data_ptr())
+    assert own == (not lends and cast == layer.weight.dtype)
+    assert new_host.pinned["decoder.conv_in"] == 0
+
+
 def test_newer_hosts_choose_the_dtype_of_images(new_host: Host) -> None:
     new_host.fp16_intermediates = True
     vae = new_host.make_vae()

@@ -30,6 +30,8 @@ class StubHost:
     """New only: images between nodes are float16."""
     clones_share_model: bool = True
     """New only: False when cloning a patcher copies the model, as for another device."""
+    lends: bool = True
+    """New only: whether weights come in memory that has to be given back, as of a model that is not on the device."""
     files: dict[str, dict[str, Path]] = field(default_factory=dict)
     """Model files by kind and name: {"vae": {"a.safetensors": path}}."""
     node_id: str | None = "5"

@@ -33,12 +33,13 @@ def make_ops(host: StubHost) -> ModuleType:
         host.fetched[layer.stub_name] += 1
         if like is not None:
             dtype, device = dtype or like.dtype, device or like.device
-        weight = layer.weight.to(device=device, dtype=dtype, copy=host.new or bool(layer.weight_function))
+        lends = host.new and host.lends
+        weight = layer.weight.to(device=device, dtype=dtype, copy=lends or bool(layer.weight_function))
         for change in layer.weight_function:
             weight = change(weight)
         bias = layer.bias
         if bias is not None:
-            bias = bias.to(device=device, dtype=bias_dtype or dtype, copy=host.new or bool(layer.bias_function))
+            bias = bias.to(device=device, dtype=bias_dtype or dtype, copy=lends or bool(layer.bias_function))
             for change in layer.bias_function:
                 bias = change(bias)
         return weight.detach(), None if bias is None else bias.detach()
@@ -59,11 +60,14 @@ def make_ops(host: StubHost) -> ModuleType:
         weight, bias = cast(s, input, dtype, device, bias_dtype)
         if not offloadable:
             return weight, bias
+        if not host.lends:
+            return weight, bias, (None, weight, bias)
         host.pinned[s.stub_name] += 1
-        return weight, bias, "a stream"
+        return weight, bias, ("a stream", weight, bias)
 
     def uncast(s: Any, weight: Any, bias: Any, offload_stream: Any) -> None:
-        assert offload_stream == "a stream"
+        if offload_stream[0] is None:
+            return
         host.pinned[s.stub_name] -= 1
         with torch.inference_mode():
             for tensor in (weight, bias):
