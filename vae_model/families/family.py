@@ -92,9 +92,9 @@ class Family(ABC):
     def infer(self, shapes: Shapes, hints: Hints) -> Any:
         """Shapes under our names -> configuration. KeyError or ValueError where they do not describe one."""
 
-    @abstractmethod
     def build(self, config: Any) -> nn.Module:
         """The model of a configuration, randomly initialised."""
+        return self.model_class(config)
 
     def owns(self, model: nn.Module) -> bool:
         """Whether a model of ours is one of this family."""

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from torch import nn
-
 from ..coder import Coder, require_moments
 from ..family import Family, Shapes, latent_shape, refuse
 from ..hints import Hints
@@ -49,9 +47,6 @@ class DCAE(Family):
 
     def infer(self, shapes: Shapes, hints: Hints) -> DCConfig:
         return infer_dc(shapes, hints)
-
-    def build(self, config: Any) -> nn.Module:
-        return DCAutoencoder(config)
 
     def layout_of(self, model: DCAutoencoder, layout: Layout) -> Layout:
         encoder = model.config.encoder

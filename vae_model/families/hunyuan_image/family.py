@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from torch import nn
-
 from ...exact.layer import UnsupportedModule
 from ...exact.read import describe
 from ..coder import Coder, require_moments
@@ -38,6 +36,7 @@ class HunyuanImage(Family):
     users: ClassVar[Mapping[tuple[int, int], tuple[Users, ...]]] = {(64, 32): (Users("HunyuanImage 2.1", 0.75289),)}
     classes = frozenset({"HunyuanImageVAE"})
     children = frozenset({"encoder", "decoder", "regularization"})
+    model_class = HunyuanImageVAE
 
     def core_keys(self, layout: str) -> tuple[str, ...]:
         names = ("conv_in", "mid.block_1.conv1", "mid.attn_1.q", "up.0.upsample.conv", "norm_out", "conv_out")
@@ -58,12 +57,6 @@ class HunyuanImage(Family):
             in_channels=shapes["encoder.conv_in.weight"][1] if encoder else 3,
             out_channels=shapes["decoder.conv_out.weight"][0] if decoder else 3,
         )
-
-    def build(self, config: Any) -> nn.Module:
-        return HunyuanImageVAE(config)
-
-    def owns(self, model: nn.Module) -> bool:
-        return isinstance(model, HunyuanImageVAE)
 
     def diffusers_config(self, config: HunyuanImageConfig, hints: Hints) -> dict[str, Any]:
         encoder, decoder = config.encoder, config.decoder

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from torch import nn
-
 from ...exact.ops.squares import PIXEL_SHUFFLE, pixels_last
 from ..coder import Coder, require_moments
 from ..family import Family, Shapes, latent_shape, refuse
@@ -78,9 +76,6 @@ class Wan(Family):
             in_channels=shapes["encoder.conv1.weight"][1] if encoder else 3,
             out_channels=shapes["decoder.head.2.weight"][0] if decoder else 3,
         )
-
-    def build(self, config: Any) -> nn.Module:
-        return WanVAE(config)
 
     def diffusers_config(self, config: WanConfig, hints: Hints) -> dict[str, Any]:
         """diffusers has the same network in two classes; whose latents they are is all that tells them apart."""

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from torch import nn
-
 from ...exact.ops.squares import pixels_first, pixels_last
 from ...exact.read import describe
 from ..coder import Coder, require_moments
@@ -46,9 +44,6 @@ class UnitFamily(Family):
             images["in_channels"] = shapes["encoder.conv1.weight"][1] // pixels
         latent_channels = shapes["decoder.conv1.weight"][1] if decoder else shapes["encoder.head.2.weight"][0] // 2
         return self.config_class(latent_channels, encoder, decoder, tuple(over_time), **images)
-
-    def build(self, config: Any) -> nn.Module:
-        return self.model_class(config)
 
     def diffusers_config(self, config: UnitConfig, hints: Hints) -> dict[str, Any]:
         encoder, decoder, pixels = config.encoder, config.decoder, config.patch**2
