@@ -96,3 +96,11 @@ def join_halves(halves: Sequence[tuple[str, Hints]]) -> dict[str, str]:
         del joined[name]
         joined |= {f"{half}_{name}": value for half, value in values.items()}
     return joined
+
+
+def consecutive(shapes: Shapes, template: str) -> int:
+    """How many numbers, from 0, fill the {} of a key template."""
+    number = 0
+    while template.format(number) in shapes:
+        number += 1
+    return number

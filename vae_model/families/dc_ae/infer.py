@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from ..family import Shapes
-from ..hints import Hints, flag, number, word
+from ..hints import Hints, consecutive, flag, number, word
 from .config import DCConfig, DCLevels, Stage
 
 USUAL = {"rms_norm": "silu", "batch_norm": "relu"}
@@ -99,9 +99,8 @@ def _stage(shapes: Shapes, level: str, first: int) -> Stage:
         blocks += 1
     block = f"{level}.{first}"
     attends = f"{block}.conv_out.conv_inverted.weight" in shapes
-    scales: list[int] = []
-    while (key := f"{block}.{_SCALE.format(len(scales), 'proj_in')}") in shapes:
-        scales.append(shapes[key][2])
+    proj_in = f"{block}.{_SCALE.format('{}', 'proj_in')}"
+    scales = [shapes[proj_in.format(scale)][2] for scale in range(consecutive(shapes, proj_in))]
     stored = f"{block}.attn.norm_out.running_var" if attends else f"{block}.norm.running_var"
     norm = "batch_norm" if stored in shapes else "rms_norm"
     if not blocks:

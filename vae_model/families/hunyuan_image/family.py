@@ -9,7 +9,7 @@ from ...exact.layer import UnsupportedModule
 from ...exact.read import describe
 from ..coder import Coder, require_moments
 from ..family import Family, Shapes, refuse
-from ..hints import Hints
+from ..hints import Hints, consecutive
 from ..latent_formats import Users
 from ..layout import Layout
 from ..ldm.config import LevelsConfig
@@ -127,9 +127,6 @@ class HunyuanImage(Family):
 
 def _levels(shapes: Shapes, row: str) -> tuple[list[int], int]:
     """The widths of a half's levels in the order of their numbers, and the blocks that each has."""
-    widths, blocks = list[int](), 0
-    while f"{row}.{len(widths)}.block.0.conv1.weight" in shapes:
-        widths.append(shapes[f"{row}.{len(widths)}.block.0.conv1.weight"][0])
-    while f"{row}.0.block.{blocks}.conv1.weight" in shapes:
-        blocks += 1
-    return widths, blocks
+    first = f"{row}.{{}}.block.0.conv1.weight"
+    widths = [shapes[first.format(level)][0] for level in range(consecutive(shapes, first))]
+    return widths, consecutive(shapes, f"{row}.0.block.{{}}.conv1.weight")

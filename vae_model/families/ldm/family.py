@@ -16,7 +16,7 @@ from ...exact.layer import UnsupportedModule
 from ...exact.read import describe
 from ..coder import Coder, require_moments
 from ..family import Family, Shapes, refuse
-from ..hints import HALVES, Hints, flag, number
+from ..hints import HALVES, Hints, consecutive, flag, number
 from ..latent_formats import Users, users
 from ..layout import Layout
 from .autoencoder import AbstractAutoencoder, build_kl
@@ -221,22 +221,14 @@ def _blocks(levels: LevelsConfig, name: str) -> list[str]:
     return [f"Attn{name}" if level in levels.attn_levels else name for level in range(len(levels.widths))]
 
 
-def _count(shapes: Shapes, template: str) -> int:
-    """How many consecutive numbers, from 0, fill the {} of a key template."""
-    number = 0
-    while template.format(number) in shapes:
-        number += 1
-    return number
-
-
 def infer_levels(shapes: Shapes, hints: Hints, half: str) -> LevelsConfig | None:
     if f"{half}.conv_in.weight" not in shapes:
         return None
     stack, resampling = ("down", "downsample") if half == "encoder" else ("up", "upsample")
     stack = f"{half}.{stack}"
-    count = _count(shapes, f"{stack}.{{}}.block.0.conv1.weight")
+    count = consecutive(shapes, f"{stack}.{{}}.block.0.conv1.weight")
     widths = tuple(shapes[f"{stack}.{level}.block.0.conv1.weight"][0] for level in range(count))
-    blocks = _count(shapes, f"{stack}.0.block.{{}}.conv1.weight")
+    blocks = consecutive(shapes, f"{stack}.0.block.{{}}.conv1.weight")
     attention = "vanilla" if f"{half}.mid.attn_1.q.weight" in shapes else "none"
     queries = ("q", "to_qkv")
     return LevelsConfig(

@@ -8,7 +8,7 @@ from ...exact.ops.squares import pixels_first, pixels_last
 from ...exact.read import describe
 from ..coder import Coder, require_moments
 from ..family import Family, Shapes, refuse
-from ..hints import Hints
+from ..hints import Hints, consecutive
 from ..ldm.config import LevelsConfig
 from ..ldm.memory import ATTENTION, DOWNSAMPLE, UPSAMPLE, level_channels
 from .unit_config import UnitConfig
@@ -117,10 +117,8 @@ class UnitFamily(Family):
 
 def _units(shapes: Shapes, row: str) -> tuple[list[int], int, list[bool]]:
     """The level widths, the blocks of a level, whether steps to the next level are over time, too."""
-    widths, blocks = list[int](), 0
-    while f"{row.format(0)}.{blocks}.residual.2.weight" in shapes:
-        blocks += 1
-    while f"{row.format(len(widths))}.0.residual.2.weight" in shapes:
-        widths.append(shapes[f"{row.format(len(widths))}.0.residual.2.weight"][0])
+    first = f"{row}.0.residual.2.weight"
+    widths = [shapes[first.format(level)][0] for level in range(consecutive(shapes, first))]
+    blocks = consecutive(shapes, f"{row.format(0)}.{{}}.residual.2.weight")
     steps = range(len(widths) - 1)
     return widths, blocks, [f"{row.format(step)}.{blocks}.time_conv.weight" in shapes for step in steps]
