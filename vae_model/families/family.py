@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, TypeVar
 
 from torch import Tensor, nn
 
@@ -19,6 +19,8 @@ from .coder import Coder
 from .hints import Hints, Shapes
 from .latent_formats import LATENT_FORMATS, Users, formats_of, with_wanted
 from .layout import Layout
+
+_Half = TypeVar("_Half")
 
 
 class Config(Protocol):
@@ -274,3 +276,10 @@ def refuse(expected: str, found: object) -> InputError:
     return InputError(
         f"diffusers folder: expected {expected}, got {found}: write a .safetensors file instead of a folder"
     )
+
+
+def both_halves(encoder: _Half | None, decoder: _Half | None) -> tuple[_Half, _Half]:
+    """The two; the error of `refuse` where one of them is absent."""
+    if encoder is None or decoder is None:
+        raise refuse("encoder and decoder", "one of them")
+    return encoder, decoder

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from ..coder import Coder, require_moments
-from ..family import Family, Shapes, latent_shape, refuse
+from ..family import Family, Shapes, both_halves, latent_shape, refuse
 from ..hints import Hints
 from ..latent_formats import Users
 from ..layout import Layout
@@ -76,9 +76,7 @@ class DCAE(Family):
         return found + sorted(other)
 
     def diffusers_config(self, config: DCConfig, hints: Hints) -> dict[str, Any]:
-        encoder, decoder = config.encoder, config.decoder
-        if encoder is None or decoder is None:
-            raise refuse("encoder and decoder", "one of them")
+        encoder, decoder = both_halves(config.encoder, config.decoder)
         if config.in_channels != config.out_channels:
             raise refuse("images of as many channels on both sides", f"{config.in_channels} and {config.out_channels}")
         odd = [stage for stage in encoder.stages if stage.blocks and (stage.norm != "rms_norm" or _odd(stage))]

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 from ...exact.layer import UnsupportedModule
 from ...exact.read import describe
 from ..coder import Coder, require_moments
-from ..family import Family, Shapes, refuse
+from ..family import Family, Shapes, both_halves, refuse
 from ..hints import Hints, consecutive
 from ..latent_formats import Users
 from ..layout import Layout
@@ -59,9 +59,7 @@ class HunyuanImage(Family):
         )
 
     def diffusers_config(self, config: HunyuanImageConfig, hints: Hints) -> dict[str, Any]:
-        encoder, decoder = config.encoder, config.decoder
-        if encoder is None or decoder is None:
-            raise refuse("encoder and decoder", "one of them")
+        encoder, decoder = both_halves(config.encoder, config.decoder)
         if encoder != decoder or encoder.num_res_blocks != BLOCKS:
             raise refuse(f"an encoder as wide as its decoder, of {BLOCKS} blocks a level", f"{encoder} and {decoder}")
         fields: dict[str, Any] = {

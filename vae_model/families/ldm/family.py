@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from ...exact.layer import UnsupportedModule
 from ...exact.read import describe
 from ..coder import Coder, require_moments
-from ..family import Family, Shapes, refuse
+from ..family import Family, Shapes, both_halves, refuse
 from ..hints import HALVES, Hints, consecutive, flag, number
 from ..latent_formats import Users, users
 from ..layout import Layout
@@ -195,9 +195,7 @@ class KL(Family):
 
 def image_fields(config: KLConfig) -> dict[str, Any]:
     """Of the config.json of every image model; InputError for halves that diffusers cannot build together."""
-    encoder, decoder = config.encoder, config.decoder
-    if encoder is None or decoder is None:
-        raise refuse("encoder and decoder", "one of them")
+    encoder, decoder = both_halves(config.encoder, config.decoder)
     same = (encoder.widths, encoder.num_res_blocks, encoder.attn_type)
     other = (decoder.widths, decoder.num_res_blocks, decoder.attn_type)
     if same[1:] != other[1:] or (same != other and config.patch == 1) or encoder.ch != encoder.widths[0]:

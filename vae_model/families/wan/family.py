@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 from ...exact.ops.squares import PIXEL_SHUFFLE, pixels_last
 from ..coder import Coder, require_moments
-from ..family import Family, Shapes, latent_shape, refuse
+from ..family import Family, Shapes, both_halves, latent_shape, refuse
 from ..hints import Hints
 from ..latent_formats import Users
 from ..layout import Layout
@@ -79,9 +79,7 @@ class Wan(Family):
 
     def diffusers_config(self, config: WanConfig, hints: Hints) -> dict[str, Any]:
         """diffusers has the same network in two classes; whose latents they are is all that tells them apart."""
-        encoder, decoder, qwen = config.encoder, config.decoder, hints.get("_class_name") == QWEN_CLASS
-        if encoder is None or decoder is None:
-            raise refuse("encoder and decoder", "one of them")
+        (encoder, decoder), qwen = both_halves(config.encoder, config.decoder), hints.get("_class_name") == QWEN_CLASS
         factors = [width / encoder.ch for width in encoder.widths]
         unit = decoder.widths[0] / factors[0]  # in which the decoder's first width is as the encoder's
         whole = all(factor == int(factor) for factor in factors)

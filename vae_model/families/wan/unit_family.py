@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 from ...exact.ops.squares import pixels_first, pixels_last
 from ...exact.read import describe
 from ..coder import Coder, require_moments
-from ..family import Family, Shapes, refuse
+from ..family import Family, Shapes, both_halves, refuse
 from ..hints import Hints, consecutive
 from ..ldm.config import LevelsConfig
 from ..ldm.memory import ATTENTION, DOWNSAMPLE, UPSAMPLE, level_channels
@@ -46,9 +46,7 @@ class UnitFamily(Family):
         return self.config_class(latent_channels, encoder, decoder, tuple(over_time), **images)
 
     def diffusers_config(self, config: UnitConfig, hints: Hints) -> dict[str, Any]:
-        encoder, decoder, pixels = config.encoder, config.decoder, config.patch**2
-        if encoder is None or decoder is None:
-            raise refuse("encoder and decoder", "one of them")
+        (encoder, decoder), pixels = both_halves(config.encoder, config.decoder), config.patch**2
         base = encoder.ch, decoder.widths[0] * encoder.ch / encoder.widths[0]
         factors = [[width / unit for width in half.widths] for half, unit in zip((encoder, decoder), base, strict=True)]
         whole = all(factor == int(factor) for factor in factors[0]) and base[1] == int(base[1])
