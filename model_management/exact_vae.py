@@ -22,6 +22,7 @@ from ..vae_model.errors import MemoryBudgetError
 from ..vae_model.errors.bytesize import parse_bytes
 from ..vae_model.exact.layer import UnsupportedModule
 from ..vae_model.families.coder import Coder
+from ..vae_model.families.table import family_knowing
 from ..vae_model.host import ENDLESS, Report, Watch
 from ..vae_model.runs.checks import crop_centre
 from ..vae_model.runs.clips import frames_of_latents, frames_of_pixels
@@ -264,8 +265,9 @@ def frames_of(vae: Any, call: _Call, x: Any) -> tuple[Any, int]:
         return (x[:, :, 0] if getattr(x, "ndim", 0) == 5 else x), clip
     not_video = call.options.get("not_video")
     as_video = not (getattr(vae, "not_video", False) if not_video is None else not_video)
-    factor = time_factor_of(coder_of(vae, "encode").program)
-    x, clip = frames_of_pixels(x, True, as_video, factor)
+    family = family_knowing(vae.first_stage_model)
+    any_frames = family is not None and family.takes_any_frames
+    x, clip = frames_of_pixels(x, True, as_video, 1 if any_frames else time_factor_of(coder_of(vae, "encode").program))
     return (x[:, 0] if getattr(x, "ndim", 0) == 5 else x), clip
 
 

@@ -201,9 +201,8 @@ class VAE(HostNames):
         f = self.downscale_ratio
         as_video = not (self.not_video if not_video is None else not_video)
         pixels = add_alpha(pixels, self.input_channels, self.pad_channel_value)
-        pixels, clip = frames_of_pixels(
-            pixels, self._family.has_frames, as_video, self.time_factor, self.input_channels
-        )
+        step = 1 if self._family.takes_any_frames else self.time_factor
+        pixels, clip = frames_of_pixels(pixels, self._family.has_frames, as_video, step, self.input_channels)
         x = cropped(check_pixels(pixels, self.input_channels, f), f).movedim(-1, 1)  # (B, C, H, W)
         made = self._frames_out("encode", clip)
         shape = (len(x) // clip * made, self.latent_channels, x.shape[2] // f, x.shape[3] // f)

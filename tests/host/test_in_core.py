@@ -18,17 +18,19 @@ EXACT = (
     *("taesd", "taesdxl", "taesd3", "taef1", "taef2"),
     *("SD", "SD3, Flux.1", "SD, diffusers", "x4-upscaler", "Flux.2", "Flux.2 small decoder"),
     *("Wan 2.1, Qwen-Image", "Qwen-Image-Layered", "Wan 2.1, twice as large", "Wan 2.2"),
-    "Hunyuan-Image",
+    *("Hunyuan-Image", "TAEW2.1", "TAEW2.2", "TAELTX", "TAEHV 1.5"),
 )
 NEWER = (
     *("taef2", "Flux.2", "Flux.2 small decoder", "Hunyuan-Image"),
     *("Qwen-Image-Layered", "Wan 2.1, twice as large", "Wan 2.2"),
+    *("TAEW2.1", "TAEW2.2", "TAELTX", "TAEHV 1.5", "TAEHV of MiniMax H3"),
 )
 """What older versions of the core cannot load."""
 OTHERS = {
     "SVD": "expected Encoder or Decoder, got VideoDecoder",  # the host decides how many frames go together
     "Stable Cascade, stage A": "expected an autoencoder of one of the families known here",
     "Stable Cascade, stage C": "expected an autoencoder of one of the families known here",
+    "TAEHV of MiniMax H3": "expected another model than MiniMax H3",
     "pixel_space": "expected an autoencoder of one of the families known here",
 }
 

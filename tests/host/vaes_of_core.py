@@ -56,6 +56,11 @@ MARKERS = {
         "decoder.middle.0.residual.0.gamma": (1024, 1, 1, 1),
         "decoder.upsamples.0.upsamples.0.residual.2.weight": (1024, 1024, 3, 3, 3),
     },
+    "TAEW2.1": {"decoder.22.bias": (3,), "decoder.1.weight": (256, 16, 3, 3)},
+    "TAEW2.2": {"decoder.22.bias": (12,), "decoder.1.weight": (256, 48, 3, 3)},
+    "TAELTX": {"decoder.22.bias": (48,), "decoder.1.weight": (256, 128, 3, 3)},
+    "TAEHV 1.5": {"decoder.22.bias": (12,), "decoder.1.weight": (256, 32, 3, 3)},
+    "TAEHV of MiniMax H3": {"decoder.22.bias": (12,), "decoder.1.weight": (256, 24, 3, 3)},
     "pixel_space": {"pixel_space_vae": ()},
 }
 BY_FILES = {"taesd": 4, "taesdxl": 4, "taesd3": 16, "taef1": 16, "taef2": 128}

@@ -73,6 +73,8 @@ class Family(ABC):
     """Whether its decoder mixes the images of a batch as frames of one clip."""
     has_frames: ClassVar[bool] = False
     """Whether its latents have an axis of frames, (B, c, T, h, w), and its models run these, too."""
+    takes_any_frames: ClassVar[bool] = False
+    """Whether an encoder uses frames beyond 1 + n * factor, too: the last one is repeated until there are enough."""
     frame_rate: ClassVar[int] = 24
     """Frames a second of the clips that its models make."""
     adds_alpha: ClassVar[bool] = False

@@ -45,7 +45,8 @@ def frames_of_pixels(
 ) -> tuple[Any, int]:
     """Clips (B, F, H, W, C) as (B * F', H, W, C), and F'; with `as_video` a batch (F, H, W, C) is one clip.
 
-    Behind the first frame they belong together by `factor`; those too many at the end are left out, with a note.
+    Behind the first frame they belong together by `factor`; those too many at the end are left out, with a note. 1: all
+    are used.
     `channels`: of the images; InputError where a clip has others, or has them elsewhere.
     """
     if not has_frames or not isinstance(pixels, Tensor):

@@ -12,8 +12,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
-from torch import nn
-
 from ...exact.layer import UnsupportedModule
 from ..coder import Coder
 from ..family import Family, Shapes, latent_shape
@@ -43,6 +41,7 @@ class TinyVideo(Family):
     reads: ClassVar[tuple[str, ...]] = ("latent_format",)
     users: ClassVar[Mapping[tuple[int, int], tuple[Users, ...]]] = {}
     has_frames = True
+    takes_any_frames = True
     classes = frozenset({"TAEHV"})
     children = frozenset({"encoder", "decoder"})
     model_class = TAEHV
@@ -82,9 +81,6 @@ class TinyVideo(Family):
             latent_format=told if told in formats_of(channels) else None,
             **over,
         )
-
-    def build(self, config: Any) -> nn.Module:
-        return TAEHV(config)
 
     def settings(self, model: TAEHV) -> dict[str, str]:
         return {"act_fn": model.config.act_fn, "latent_format": model.config.latent_format or UNKNOWN}
