@@ -13,7 +13,7 @@ VALUES = {
     "--device": ("auto", "cpu", "cuda", "mps", "xpu"),
     "--format": ("png", "jpg", "webp", "tiff", "npy", "safetensors", "mp4", "mkv", "webm", "gif", "apng"),
     "--layout": (
-        *("ldm", "diffusers", "diffusers-old", "wan", "original"),
+        *("ldm", "diffusers", "diffusers-old", "wan", "original", "taehv"),
         *("taesd-encoder", "taesd-decoder", "taesd-comfyui", "taesd-diffusers"),
     ),
 }

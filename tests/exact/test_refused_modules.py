@@ -250,7 +250,7 @@ def test_reasons_hold_what_was_found_and_callers_say_what_runs_instead() -> None
 
 def test_every_kind_of_op_says_whether_ranks_can_share_its_rows() -> None:
     kinds = Op.__subclasses__()
-    assert len(kinds) == 15
+    assert len(kinds) == 16
     assert all(kind.shares_rows for kind in kinds)
     assert not Op.shares_rows  # one that says nothing is refused
 

@@ -121,7 +121,7 @@ def tried(vae):
         for frames in (2, 5):
             generator = torch.Generator().manual_seed(frames)
             inputs[f"decode {frames}"] = torch.randn(1, vae.latent_channels, frames, 4, 6, generator=generator)
-            inputs[f"encode {frames}"] = torch.rand(4 * frames - 3, 32, 48, 3, generator=generator)
+            inputs[f"encode {frames}"] = torch.rand(4 * frames - 3, 32, 64, 3, generator=generator)
     for name, x in inputs.items():
         what, reason = name.split()[0], None
         try:
