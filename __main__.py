@@ -78,7 +78,7 @@ def make_parser() -> argparse.ArgumentParser:
     decode.add_argument(
         "--format",
         default="png",
-        help="of files in a folder: png (default), jpg, webp, tiff, npy, safetensors; of clips also mp4, mov, mkv, webm, gif",
+        help="of files in a folder: png (default), jpg, webp, tiff, npy, safetensors; of clips mp4, mkv, webm, gif",
     )
     decode.add_argument("--fps", help="of video files; default: as what was encoded, else as the model makes clips")
     decode.add_argument(
