@@ -89,8 +89,13 @@ class ComfyHost(LocalHost):
             weight, bias = ops.cast_bias_weight(layer, like)[:2]
             return weight, bias
         with context(layer, like, offloadable=True) as (weight, bias):
-            # What is lent ends with the block: the host may use the memory for the next layer.
-            return weight.clone(), None if bias is None else bias.clone()
+            return _kept(weight, layer.weight), None if bias is None else _kept(bias, layer.bias)
+
+    def is_cast(self, layer: nn.Module, dtype: torch.dtype, device: torch.device) -> bool:
+        """Also where the host patches a weight whenever it is used, or leaves it in main memory."""
+        patched = any(getattr(layer, f"{name}_function", ()) for name in ("weight", "bias"))
+        away = not self.full_load and cast(Tensor, layer.weight).device.type not in ("meta", device.type)
+        return patched or away or super().is_cast(layer, dtype, device)
 
     def check_interrupt(self) -> None:
         management().throw_exception_if_processing_interrupted()
@@ -123,6 +128,12 @@ class ComfyHost(LocalHost):
             if pause is not None:
                 stack.enter_context(pause())
             yield
+
+
+def _kept(given: Tensor, stored: Any) -> Tensor:
+    """What the host gave for a weight, for as long as it is wanted: the stored one itself, where it is that; else a
+    copy, for what is lent ends with the block, and the host may use the memory for the next layer."""
+    return given if given is stored else given.clone()
 
 
 def output_dtype() -> torch.dtype:

@@ -33,15 +33,16 @@ def make_ops(host: StubHost) -> ModuleType:
         host.fetched[layer.stub_name] += 1
         if like is not None:
             dtype, device = dtype or like.dtype, device or like.device
-        weight = layer.weight.to(device=device, dtype=dtype, copy=host.new or bool(layer.weight_function))
+        lends = host.new and host.lends
+        weight = layer.weight.to(device=device, dtype=dtype, copy=lends or bool(layer.weight_function))
         for change in layer.weight_function:
             weight = change(weight)
         bias = layer.bias
         if bias is not None:
-            bias = bias.to(device=device, dtype=bias_dtype or dtype, copy=host.new or bool(layer.bias_function))
+            bias = bias.to(device=device, dtype=bias_dtype or dtype, copy=lends or bool(layer.bias_function))
             for change in layer.bias_function:
                 bias = change(bias)
-        return weight.detach(), None if bias is None else bias.detach()
+        return weight, bias
 
     def old_cast(s: Any, input: Any = None, dtype: Any = None, device: Any = None, bias_dtype: Any = None) -> Any:
         return cast(s, input, dtype, device, bias_dtype)
@@ -66,8 +67,8 @@ def make_ops(host: StubHost) -> ModuleType:
         assert offload_stream == "a stream"
         host.pinned[s.stub_name] -= 1
         with torch.inference_mode():
-            for tensor in (weight, bias):
-                if tensor is not None:
+            for tensor, stored in ((weight, s.weight), (bias, s.bias)):
+                if tensor is not None and tensor is not stored:
                     tensor.fill_(torch.nan)
 
     class CastBiasWeightContext:
