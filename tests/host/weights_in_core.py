@@ -6,7 +6,7 @@ See `in_core.py`.
 # ruff: noqa: I001
 import json
 
-from in_core import exact_vae, fill, small_kl  # first of all: it makes this process the host
+from in_core import fill, small_kl  # first of all: it makes this process the host
 
 import torch
 from vaes_of_core import WAN, from_markers
