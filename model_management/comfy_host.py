@@ -95,6 +95,12 @@ class ComfyHost(LocalHost):
         finally:
             ops.uncast_bias_weight(layer, weight, bias, state)
 
+    def is_cast(self, layer: nn.Module, dtype: torch.dtype, device: torch.device) -> bool:
+        """Also where the host patches a weight whenever it is used, or leaves it in main memory."""
+        patched = any(getattr(layer, f"{name}_function", ()) for name in ("weight", "bias"))
+        away = not self.full_load and cast(Tensor, layer.weight).device.type not in ("meta", device.type)
+        return patched or away or super().is_cast(layer, dtype, device)
+
     def check_interrupt(self) -> None:
         management().throw_exception_if_processing_interrupted()
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
+from ..vae_model.exact.plan.casts import cast_bytes
 from ..vae_model.exact.plan.plan import Plan
 from ..vae_model.exact.plan.search import make_plan
 from ..vae_model.exact.program import Program
@@ -85,7 +86,8 @@ class LocalHost(Host):
         budget: int | None,
         strip_rows: int | None = None,
     ) -> Plan:
-        asked = (program, shape, dtype, device, strip_rows)
+        beside = cast_bytes(program, dtype, lambda layer: self.is_cast(layer, dtype, device))
+        asked = (program, shape, dtype, device, strip_rows, beside)
         best = self._best[1] if self._best is not None and self._best[0] == asked else None
         device_budget, host_budget = (ENDLESS, 0) if budget == ENDLESS else self.budgets(device, budget)
         if best is not None and best.peak_bytes <= device_budget:
@@ -93,7 +95,7 @@ class LocalHost(Host):
             return replace(best, device_budget=device_budget, host_budget=host_budget)
         plan = make_plan(
             program, shape, dtype, device_budget, host_budget, device_type=device.type, strip_rows=strip_rows,
-            fused_attention=lambda channels: self.fused_attention(channels, dtype, device),
+            fused_attention=lambda channels: self.fused_attention(channels, dtype, device), weights_beside=beside,
         )  # fmt: skip
         if budget == ENDLESS:
             self._best = asked, plan
@@ -101,6 +103,11 @@ class LocalHost(Host):
 
     def weights(self, layer: nn.Module, like: Tensor) -> tuple[Tensor, Tensor | None]:
         return own_weights(layer, like)
+
+    def is_cast(self, layer: nn.Module, dtype: torch.dtype, device: torch.device) -> bool:
+        """Whether `weights` makes those of a run there anew; the whole model is on the device by then."""
+        weight = cast(Tensor, layer.weight)
+        return weight.dtype != dtype and not weight.is_meta  # a model without weights will have them in its run's
 
     def tell(self, report: Report, fraction: float, done: bool) -> None:
         pass

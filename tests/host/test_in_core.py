@@ -149,3 +149,13 @@ def test_clips_through_every_node_are_the_core_s_untiled_ones(clips: dict[str, A
         if "made exact" in name:
             assert ran["line"].startswith("exact · ")
             assert f" · {frames} frames, " in ran["line"]
+
+
+def test_weights_as_the_core_hands_them_out_are_in_the_plan(comfy_dir: Path, comfy_python: str, tmp_path: Path) -> None:
+    """Pictures and clips; stored weights, those that the core patches on their way, and those of another dtype."""
+    told = run(comfy_dir, comfy_python, "weights_in_core.py", tmp_path)
+    assert len(told) == 6
+    for name, (metered, planned) in told.items():
+        assert metered <= planned, name
+        if "stored" not in name:  # nothing is counted for those that are used as they are
+            assert planned > told[f"{name.split(',')[0]}, stored"][1], name

@@ -31,7 +31,8 @@ class StubHost:
     clones_share_model: bool = True
     """New only: False when cloning a patcher copies the model, as for another device."""
     lends: bool = True
-    """New only: whether weights come in memory that has to be given back, as of a model that is not on the device."""
+    """New only: whether every weight is handed out as a copy that ends with its release, as where weights wait in main
+    memory; else those that nothing is done to are the stored ones, as where the model is on its device."""
     files: dict[str, dict[str, Path]] = field(default_factory=dict)
     """Model files by kind and name: {"vae": {"a.safetensors": path}}."""
     node_id: str | None = "5"

@@ -42,7 +42,7 @@ def make_ops(host: StubHost) -> ModuleType:
             bias = bias.to(device=device, dtype=bias_dtype or dtype, copy=lends or bool(layer.bias_function))
             for change in layer.bias_function:
                 bias = change(bias)
-        return weight.detach(), None if bias is None else bias.detach()
+        return weight, bias
 
     def old_cast(s: Any, input: Any = None, dtype: Any = None, device: Any = None, bias_dtype: Any = None) -> Any:
         return cast(s, input, dtype, device, bias_dtype)
@@ -70,8 +70,8 @@ def make_ops(host: StubHost) -> ModuleType:
             return
         host.pinned[s.stub_name] -= 1
         with torch.inference_mode():
-            for tensor in (weight, bias):
-                if tensor is not None:
+            for tensor, stored in ((weight, s.weight), (bias, s.bias)):
+                if tensor is not None and tensor is not stored:
                     tensor.fill_(torch.nan)
 
     class CastBiasWeightContext:

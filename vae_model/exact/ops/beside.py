@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ..extent import Extent
 from ..layer import Conv, Norm, PixelNorm
@@ -57,6 +57,22 @@ class Beside(Op):
     @property
     def convs(self) -> tuple[Conv, ...]:
         return tuple(conv for op in self.ops for conv in op.convs)
+
+    @property
+    def continued(self) -> Op | None:
+        shortcut = None if self.shortcut is None else self.shortcut.continued
+        ops = tuple(op for op in (op.continued for op in self.ops) if op is not None)
+        if len(ops) < len(self.ops) or (shortcut is None) is not (self.shortcut is None):
+            return None
+        assert shortcut is None or isinstance(shortcut, (Spread, Gather))
+        return replace(self, ops=ops, shortcut=shortcut)
+
+    def past_elements(self, source: Extent) -> int:
+        elements = 0
+        for op in self.ops:
+            elements += op.past_elements(source)
+            source = op.extent(source)
+        return elements
 
     def extent(self, source: Extent) -> Extent:
         for op in self.ops:

@@ -41,6 +41,10 @@ class Spread(Op):
     def in_time(self) -> bool:
         return self.squares.earlier is not None
 
+    @property
+    def continued(self) -> Spread:
+        return replace(self, squares=replace(self.squares, continues=True)) if self.in_time else self
+
     def extent(self, source: Extent) -> Extent:
         frames = self.squares.frames_of_pixels(source.frames)
         return Extent(self.squares.channels, 2 * source.height, 2 * source.width, frames)

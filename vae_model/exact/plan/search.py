@@ -44,6 +44,7 @@ def make_plan(
     allow: Callable[[int, LevelSchedule], bool] | None = None,
     fused_attention: Callable[[int], bool] = lambda width: True,
     machine: Machine | None = None,
+    weights_beside: int = 0,
 ) -> Plan:
     """The plan of least predicted time within the budgets.
 
@@ -56,6 +57,7 @@ def make_plan(
              share: which rows of the whole image these are. allow: (level, schedule) -> whether it may be chosen.
              fused_attention: (channels) -> whether the device has attention that writes no scores down.
              machine: what convolutions depend on; None for this one, which is asked before anything is planned.
+             weights_beside: bytes of weights that are made for one layer at a time, as `cast_bytes` counts them.
     Raises:  MemoryBudgetError with the smallest budget that would do; ValueError for a budget or height below 1.
     """
     if device_budget <= 0:
@@ -76,7 +78,7 @@ def make_plan(
         way = program, shape
         if share is WHOLE and strip_rows is None:
             way = _shorter_way(program, shape)
-        sizing = Sizing(way[0], way[1], dtype, device_type, share, fused_attention, machine)
+        sizing = Sizing(way[0], way[1], dtype, device_type, share, fused_attention, machine, weights_beside)
         level = LevelSearch(sizing, way[1], dtype, device_budget, host_budget, device_type, prefer, strip_rows, allow)
         return _Search(level, way[1], dtype, way[0] is not program)
 

@@ -50,13 +50,13 @@ class Need:
 class Laid:
     """The passes that an op takes under a schedule, and its result. Peaks are counted as far as they are asked for."""
 
-    def __init__(self, passes: list[Performable], value: Value, moments: Moments | None) -> None:
-        """`moments`: those of its input, afterwards."""
+    def __init__(self, passes: list[Performable], value: Value, moments: Moments | None, beside: int = 0) -> None:
+        """`moments`: those of its input, afterwards. `beside`: bytes of weights that no pass counts."""
         self.passes, self.value, self.moments = passes, value, moments
         self.work = sum(part.work for part in passes)
         self.moved_bytes = sum(part.moved_bytes for part in passes)
-        self._peaks = (_with_margin(peak) for part in passes for peak in part.peaks())
-        self._most = _with_margin(0)
+        self._peaks = (_with_margin(peak + beside) for part in passes for peak in part.peaks())
+        self._most = _with_margin(beside)
 
     def exceeds(self, device_bytes: int) -> bool:
         """Whether it takes more, counted no further than to what tells."""
@@ -113,10 +113,14 @@ class Sizing:
         share: Share = WHOLE,
         fused_attention: Callable[[int], bool] = lambda width: True,
         machine: Machine | None = None,
+        weights_beside: int = 0,
     ) -> None:
-        """shape: (B, C, H, W) of the input, (T, C, H, W) of a clip; of the share of it where ranks share the rows."""
+        """shape: (B, C, H, W) of the input, (T, C, H, W) of a clip; of the share of it where ranks share the rows.
+
+        weights_beside: bytes of weights that are made for one layer at a time.
+        """
         images, _, height, width = shape
-        self.program = program
+        self.program, self._beside = program, weights_beside
         batch, frames = program.batch_and_frames(images)
         device = torch.device(device_type)
         past = Past(dtype, device) if program.continues else None  # of which nothing is read
@@ -150,7 +154,7 @@ class Sizing:
                 value = laid[-1].value
         if level == self.program.level_count - 1:
             self._walk.finish(value)
-            laid.append(Laid(self._taken(), value, None))
+            laid.append(Laid(self._taken(), value, None, self._beside))
         self._starts.append(start)
         found = self._levels[level, schedule, id(start)] = Sized(schedule, laid)
         return found
@@ -167,7 +171,7 @@ class Sizing:
                 value.moments = self._laid[key].moments
                 return self._laid[key]
         result = self._walk.lay(index, value)
-        laid = Laid(self._taken(), result, value.moments)
+        laid = Laid(self._taken(), result, value.moments, self._beside)
         if key is not None:
             self._laid[key] = laid
         return laid

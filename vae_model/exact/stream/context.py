@@ -34,6 +34,11 @@ def own_weights(layer: nn.Module, like: Tensor) -> tuple[Tensor, Tensor | None]:
     return weight.to(like), None if bias is None else bias.to(like)
 
 
+def _is_part(weight: Tensor, stored: Tensor) -> bool:
+    """Whether it is seen in the stored one, rather than in one made of that."""
+    return weight.untyped_storage().data_ptr() == stored.untyped_storage().data_ptr()
+
+
 @dataclass
 class Context:
     """Shapes are (batch * frames, channels, rows, width); `dtype` is that of every plane."""
@@ -96,7 +101,11 @@ class Context:
     def layer_weights(self, conv: Conv, taps: int = 1) -> tuple[Tensor, Tensor | None]:
         """Weight (out, in, k, k), of several taps (out, in, taps, k, k), and bias (out,) as the provider gives them."""
         like = torch.empty(0, dtype=self.dtype, device=self.device)
-        return conv.read(lambda module: self.weights(module, like), taps)
+        weight, bias = conv.read(lambda module: self.weights(module, like), taps)
+        stored = getattr(conv.module, "weight", None)
+        if isinstance(stored, Tensor) and weight.numel() < stored.numel() and not _is_part(weight, stored):
+            weight = weight.clone()  # of weights that were made for this, only what is wanted stays
+        return weight, bias
 
     def conv_weights(self, conv: Conv) -> tuple[Tensor, Tensor | None]:
         """The same in this run's memory order."""

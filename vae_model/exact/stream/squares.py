@@ -31,6 +31,8 @@ class Squares:
     """As `first`, of the earlier of the two frames of pixels that one frame of cells stands for: of a clip of 1 + 2n of
     them, but for the first, which stands alone. None: as many frames as of cells; the first axis may be one of
     pictures."""
+    continues: bool = False
+    """Whether the first frame of the clip came before: every frame of cells stands for two."""
 
     def of(self, cells: Tensor, first: int) -> Tensor:
         """Those channels of `cells` (B, C, n, w) that begin with `first`, as a view."""
@@ -40,12 +42,14 @@ class Squares:
         """Frames of pixels, the frames of cells that stand for them, and with which channels."""
         if self.earlier is None:
             return [(pixels, cells, self.first)]
+        if self.continues:
+            return [(pixels[1::2], cells, self.first), (pixels[::2], cells, self.earlier)]
         rest = cells[1:]
         return [(pixels[::2], cells, self.first), (pixels[1::2][: len(rest)], rest, self.earlier)]
 
     def frames_of_pixels(self, frames: int) -> int:
         """How many become of so many frames of cells."""
-        return frames if self.earlier is None else 2 * frames - 1
+        return frames if self.earlier is None else 2 * frames - (not self.continues)
 
     def frames_of_cells(self, frames: int) -> int:
         """The way back; a last one that has no other is left out."""
