@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from random import Random
 from typing import Any
 
 import torch
+from exact_vae.tests.checkpoint.saved_newer import NEWER
 from exact_vae.vae_model.families.ldm.autoencoder import AutoencoderKL, AutoencodingEngine
 from exact_vae.vae_model.families.ldm.config import LevelsConfig
 from exact_vae.vae_model.families.ldm.flux2 import AutoencoderFlux2
 from exact_vae.vae_model.families.ldm.vq import AutoencoderVQ
+from exact_vae.vae_model.families.table import FAMILIES
 from exact_vae.vae_model.families.tiny.model import AutoencoderTiny
 from exact_vae.vae_model.families.video.model import TIME_MODES
 from exact_vae.vae_model.families.wan.config import WanConfig
@@ -172,6 +175,14 @@ def make_tiny(rng: Random) -> Made:
     return Made(model, repr(arguments), True, arguments["latent_channels"], *parts[::-1], factor, decode_factor)
 
 
+def make_by_configuration(family: str, rng: Random) -> Made:
+    """A model of a family that takes nothing else."""
+    config = NEWER[family](rng)
+    halves = config.widths_of_halves
+    facts = config.latent_channels, "decoder" in halves, "encoder" in halves, config.factor, config.decode_factor
+    return Made(FAMILIES[family].build(config), repr(config), True, *facts)
+
+
 MAKERS: dict[str, Callable[[Random], Made]] = {
     "kl": make_kl,
     "video": make_video,
@@ -179,6 +190,7 @@ MAKERS: dict[str, Callable[[Random], Made]] = {
     "vq": make_vq,
     "wan": make_wan,
     "tiny": make_tiny,
+    **{family: partial(make_by_configuration, family) for family in NEWER},
 }
 
 

@@ -36,7 +36,7 @@ class DCAE(Family):
     }
     reads: ClassVar[tuple[str, ...]] = (
         *("attention_head_dim", "encoder_out_shortcut", "decoder_in_shortcut"),
-        *("decoder_act_fns", "decoder_conv_act_fn", "decoder_norm_types"),
+        *("decoder_act_fns", "decoder_conv_act_fn", "decoder_norm_types", "encoder_act_fns"),
     )
     classes = frozenset({"DCAutoencoder"})
     children = frozenset({"encoder", "decoder"})
@@ -57,6 +57,7 @@ class DCAE(Family):
         found = {"attention_head_dim": str(config.head_dim)}
         if config.encoder:
             found["encoder_out_shortcut"] = str(config.encoder.shortcut)
+            found["encoder_act_fns"] = str([stage.activation for stage in config.encoder.stages])
         if config.decoder:
             found |= {
                 "decoder_act_fns": str([stage.activation for stage in config.decoder.stages]),

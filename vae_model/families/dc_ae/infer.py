@@ -26,10 +26,11 @@ def infer_dc(shapes: Shapes, hints: Hints) -> DCConfig:
     encoder = decoder = None
     if "encoder.conv_out.weight" in shapes:
         encoder = _levels(shapes, "encoder.down_blocks", shapes["encoder.conv_out.weight"][1])
+        encoder = _told(encoder, hints, "encoder")
         encoder = replace(encoder, shortcut=flag(hints, "encoder_out_shortcut", default=True))
     if "decoder.conv_in.weight" in shapes:
         decoder = _levels(shapes, "decoder.up_blocks", shapes["decoder.conv_in.weight"][0])
-        decoder = _told(decoder, hints)
+        decoder = _told(decoder, hints, "decoder")
         decoder = replace(decoder, shortcut=flag(hints, "decoder_in_shortcut", default=True))
     in_channels = _first(shapes, "encoder.conv_in")[1] if encoder else 3
     out_channels = _out_channels(shapes, decoder) if decoder else 3
@@ -109,13 +110,13 @@ def _stage(shapes: Shapes, level: str, first: int) -> Stage:
     return Stage(width, blocks, attends, tuple(scales), norm, USUAL[norm])
 
 
-def _told(levels: DCLevels, hints: Hints) -> DCLevels:
+def _told(levels: DCLevels, hints: Hints, half: str) -> DCLevels:
     """With the activations that settings tell; ValueError for norms that are other ones."""
     stages, count = list(levels.stages), len(levels.stages)
-    acts, norms = (_per_level(hints, name, count) for name in ("decoder_act_fns", "decoder_norm_types"))
+    acts, norms = (_per_level(hints, name, count) for name in (f"{half}_act_fns", f"{half}_norm_types"))
     for index, stage in enumerate(stages):
         if norms and stage.blocks and norms[index] != stage.norm:
-            raise ValueError(f"expected decoder_norm_types {stage.norm} at level {index}, got {norms[index]}")
+            raise ValueError(f"expected {half}_norm_types {stage.norm} at level {index}, got {norms[index]}")
         if acts and stage.blocks and not stage.attends:
             stages[index] = replace(stage, activation=acts[index].lower().replace("swish", "silu"))
     if stages[0].blocks == 0 and count > 1:

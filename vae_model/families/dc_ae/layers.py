@@ -60,6 +60,8 @@ def norm_of(name: str, channels: int) -> nn.Module:
 class ResBlock(nn.Module):
     """Two convolutions, then the norm, plus the input."""
 
+    decides = ("activation",)
+
     def __init__(self, stage: Stage) -> None:
         super().__init__()
         self.activation = stage.activation
@@ -87,6 +89,8 @@ class Scale(nn.Module):
 class LinearAttention(nn.Module):
     """x + norm(out(attention(x))). Queries, keys and values take turns as blocks of the three projections' channels,
     whichever of these they are of."""
+
+    decides = ("head_dim",)
 
     def __init__(self, stage: Stage, head_dim: int) -> None:
         super().__init__()
@@ -149,6 +153,8 @@ class EfficientViTBlock(nn.Module):
 class Down(nn.Module):
     """(B, in, 2h, 2w) -> (B, out, h, w), with means of pixels and channels beside it if wanted."""
 
+    decides = ("pixels", "shortcut")
+
     def __init__(self, in_channels: int, out_channels: int, *, pixels: bool, shortcut: bool) -> None:
         super().__init__()
         self.pixels, self.shortcut, self.out_channels = pixels, shortcut, out_channels
@@ -166,6 +172,8 @@ class Down(nn.Module):
 
 class Up(nn.Module):
     """(B, in, h, w) -> (B, out, 2h, 2w), with pixels of repeated channels beside it if wanted."""
+
+    decides = ("pixels", "shortcut")
 
     def __init__(self, in_channels: int, out_channels: int, *, pixels: bool, shortcut: bool) -> None:
         super().__init__()

@@ -29,6 +29,8 @@ def _layers(levels: Iterable[nn.Module]) -> Iterator[nn.Module]:
 class Encoder(nn.Module):
     """(B, in_channels, H, W) -> latents (B, c, H / f, W / f)."""
 
+    decides = ("shortcut",)
+
     def __init__(self, config: DCConfig, levels: DCLevels) -> None:
         super().__init__()
         widths, self.factor, self.shortcut = levels.widths, levels.factor, levels.shortcut
@@ -59,6 +61,8 @@ class Encoder(nn.Module):
 
 class Decoder(nn.Module):
     """Latents (B, c, h, w) -> (B, out_channels, h * f, w * f). `up_blocks[0]` has full size and runs last."""
+
+    decides = ("shortcut", "activation")
 
     def __init__(self, config: DCConfig, levels: DCLevels) -> None:
         super().__init__()

@@ -64,6 +64,7 @@ class DupUp3D(nn.Module):
     """(B, in, h, w) -> (B, out, 2h, 2w); with `factor_t` 2 clips (B, in, 1 + n, h, w) -> (B, out, 1 + 2n, 2h, 2w)."""
 
     factor_s = 2
+    decides = ("factor_t",)
 
     def __init__(self, in_channels: int, out_channels: int, factor_t: int, *, clips: bool) -> None:
         super().__init__()
@@ -76,6 +77,8 @@ class DupUp3D(nn.Module):
 
 class AvgDown3D(nn.Module):
     """The way back, by means; with `factor_s` 1 what went in."""
+
+    decides = ("factor_t", "factor_s")
 
     def __init__(self, in_channels: int, out_channels: int, factor_t: int, factor_s: int, *, clips: bool) -> None:
         super().__init__()
