@@ -11,7 +11,7 @@ from ..hints import Hints
 from ..latent_formats import Users
 from ..layout import Layout
 from .config import DCConfig, DCLevels
-from .infer import HEAD_DIM, LAST_ACTIVATION, USUAL, infer_dc
+from .infer import HEAD_DIM, LAST_ACTIVATION, STEPS, USUAL, infer_dc
 from .model import DCAutoencoder
 from .names import DIFFUSERS, ORIGINAL, STRIDED
 from .program import dc_program
@@ -36,7 +36,7 @@ class DCAE(Family):
     }
     reads: ClassVar[tuple[str, ...]] = (
         *("attention_head_dim", "encoder_out_shortcut", "decoder_in_shortcut"),
-        *("decoder_act_fns", "decoder_conv_act_fn", "decoder_norm_types", "encoder_act_fns"),
+        *("decoder_act_fns", "decoder_conv_act_fn", "decoder_norm_types", "encoder_act_fns", *STEPS),
     )
     classes = frozenset({"DCAutoencoder"})
     children = frozenset({"encoder", "decoder"})
@@ -57,11 +57,13 @@ class DCAE(Family):
         found = {"attention_head_dim": str(config.head_dim)}
         if config.encoder:
             found["encoder_out_shortcut"] = str(config.encoder.shortcut)
+            found[STEPS[0]] = "pixel_unshuffle" if config.encoder.pixels else "Conv"
             found["encoder_act_fns"] = str([stage.activation for stage in config.encoder.stages])
         if config.decoder:
             found |= {
                 "decoder_act_fns": str([stage.activation for stage in config.decoder.stages]),
                 "decoder_conv_act_fn": config.last_activation,
+                STEPS[1]: "pixel_shuffle" if config.decoder.pixels else "interpolate",
                 "decoder_in_shortcut": str(config.decoder.shortcut),
             }
         return found

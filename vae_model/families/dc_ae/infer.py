@@ -18,6 +18,8 @@ from .config import DCConfig, DCLevels, Stage
 USUAL = {"rms_norm": "silu", "batch_norm": "relu"}
 """Norm -> the activation that goes with it."""
 HEAD_DIM, LAST_ACTIVATION = 32, "relu"
+STEPS = "downsample_block_type", "upsample_block_type"
+"""What diffusers calls the kind of step between levels, of the encoder and of the decoder."""
 _SCALE = "attn.to_qkv_multiscale.{}.{}.weight"
 
 
@@ -25,11 +27,11 @@ def infer_dc(shapes: Shapes, hints: Hints) -> DCConfig:
     """KeyError or ValueError where they do not describe one."""
     encoder = decoder = None
     if "encoder.conv_out.weight" in shapes:
-        encoder = _levels(shapes, "encoder.down_blocks", shapes["encoder.conv_out.weight"][1])
+        encoder = _levels(shapes, hints, "encoder.down_blocks", shapes["encoder.conv_out.weight"][1])
         encoder = _told(encoder, hints, "encoder")
         encoder = replace(encoder, shortcut=flag(hints, "encoder_out_shortcut", default=True))
     if "decoder.conv_in.weight" in shapes:
-        decoder = _levels(shapes, "decoder.up_blocks", shapes["decoder.conv_in.weight"][0])
+        decoder = _levels(shapes, hints, "decoder.up_blocks", shapes["decoder.conv_in.weight"][0])
         decoder = _told(decoder, hints, "decoder")
         decoder = replace(decoder, shortcut=flag(hints, "decoder_in_shortcut", default=True))
     in_channels = _first(shapes, "encoder.conv_in")[1] if encoder else 3
@@ -58,7 +60,7 @@ def _out_channels(shapes: Shapes, decoder: DCLevels) -> int:
     return shapes["decoder.conv_out.conv.weight"][0] // (4 if decoder.pixels else 1)
 
 
-def _levels(shapes: Shapes, row: str, deepest: int) -> DCLevels:
+def _levels(shapes: Shapes, hints: Hints, row: str, deepest: int) -> DCLevels:
     """Of one half, as far as shapes tell. `deepest`: channels next to the latents."""
     decodes = row.startswith("decoder")
     stages: list[Stage] = []
@@ -84,7 +86,8 @@ def _levels(shapes: Shapes, row: str, deepest: int) -> DCLevels:
             raise ValueError(f"expected steps between levels of {wanted} channels, or packed ones, got {steps}")
     else:
         ends = _first(shapes, "decoder.conv_out" if decodes else "encoder.conv_in")[0]
-        pixels = ends % 4 == 0 if decodes else ends != stages[-1].width
+        told = word(hints, STEPS[decodes], "")  # one step alone: four channels of it are one of images, or four
+        pixels = told.startswith("pixel") if told else ends % 4 == 0 if decodes else ends != stages[-1].width
     return DCLevels(tuple(stages), pixels)
 
 
