@@ -146,3 +146,11 @@ def _require_sources(given: Any) -> None:
         raise InputError(
             f"load_vae: expected a file, a folder, a state dict or a pair of them, got {found}: name a VAE file"
         )
+    joined = given if isinstance(given, str) and not os.path.exists(given) else ""
+    for joint in (mark for mark in (",", "+") if mark in joined):
+        halves = joined.split(joint)
+        if all(map(os.path.exists, halves)):
+            names = ", ".join(repr(os.path.basename(half)) for half in halves)
+            raise InputError(
+                f"load_vae: expected one path or a pair of them, got {len(halves)} joined by {joint!r}: pass ({names})"
+            )

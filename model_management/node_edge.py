@@ -7,7 +7,7 @@ traceback.
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import wraps
+from functools import partial, wraps
 from inspect import signature
 from typing import Any, ParamSpec, TypeVar, cast
 
@@ -16,7 +16,7 @@ from torch import Tensor
 from ..vae_model.errors import InputError
 from ..vae_model.errors.bytesize import parse_bytes
 from ..vae_model.errors.wording import in_words, is_foreign
-from ..vae_model.runs.checks import widened
+from ..vae_model.runs.checks import whole, widened
 from .oom import is_oom
 
 P = ParamSpec("P")
@@ -90,7 +90,12 @@ def _take_samples(samples: Any) -> Any:
     latent: Any = cast("dict[str, Any]", samples).get("samples") if isinstance(samples, dict) else samples
     latent = latent.unbind()[0] if getattr(latent, "is_nested", False) else latent
     if not (isinstance(samples, dict) and isinstance(latent, Tensor)):
-        raise InputError(f"samples: expected a latent, got {_found(latent)}: connect what samples or encodes")
+        found, remedy = _found(latent), "connect what samples or encodes"
+        if isinstance(samples, dict) and latent is None and samples:
+            found = f"a dictionary with {', '.join(map(str, cast('dict[str, Any]', samples)))}"
+        elif isinstance(samples, Tensor):
+            found, remedy = f"a tensor {found} alone", 'in Python pass {"samples": tensor}'
+        raise InputError(f"samples: expected a latent, got {found}: {remedy}")
     return widened(latent)
 
 
@@ -98,6 +103,11 @@ def _require_pixels(pixels: Any) -> Any:
     if not isinstance(pixels, Tensor) or pixels.ndim not in (4, 5):
         raise InputError(
             f"pixels: expected images (batch, height, width, channels), got {_found(pixels)}: connect an image"
+        )
+    if pixels.ndim == 4 and pixels.shape[1] in (1, 3, 4) and pixels.shape[-1] > 4:
+        raise InputError(
+            f"pixels: expected images (batch, height, width, channels), got {_found(pixels)}: "
+            "put the channels last, by movedim(1, -1)"
         )
     if not pixels.is_floating_point():
         raise InputError(f"pixels: expected floats in 0..1, got {pixels.dtype}: divide by the largest possible value")
@@ -110,11 +120,18 @@ def _require_mask(mask: Any) -> Any:
     return mask
 
 
+_WHOLE = {
+    **dict.fromkeys(("tile_size", "width", "height", "frames"), 1),
+    **dict.fromkeys(("overlap", "temporal_size", "temporal_overlap", "grow_mask_by"), 0),
+}
+"""Inputs of whole numbers, and the least of each that can be meant."""
+
 CHECKS: dict[str, Callable[[Any], Any]] = {
     "vae": _require_vae,
     "samples": _take_samples,
     "pixels": _require_pixels,
     "mask": _require_mask,
+    **{name: partial(whole, what=name, least=least) for name, least in _WHOLE.items()},
 }
 """What a node's method gets for an input, by its name, which is the same at every node."""
 

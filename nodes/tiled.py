@@ -92,7 +92,7 @@ class VAEDecodeTiled:
         """Decode in pieces; the temporal inputs are for video VAEs of the host."""
         vae = make_exact(vae, memory_bytes(memory))
         f, t = vae.spacial_compression_decode(), vae.temporal_compression_decode()
-        side, shared = tile_size // f, min(overlap, tile_size // 4) // f
+        side, shared = max(1, tile_size // f), min(overlap, tile_size // 4) // f
         frames, shared_frames = (None, None) if t is None else fit_frames(temporal_size // t, temporal_overlap // t)
         images = vae.decode_tiled(
             samples,
