@@ -27,7 +27,7 @@ PUBLIC = {
 }
 READ_BY_PEOPLE = {  # help, tooltips and words that are typed
     "__main__.py": "flux flux2 qwen taesd tiny wan",
-    "commands/completion.py": "taesd wan",
+    "commands/completion.py": "taehv taesd wan",
     "nodes/decode.py": "qwen taesd wan",
     "nodes/encode.py": "qwen taesd wan",
     "commands/decode.py": "tiny",
