@@ -64,7 +64,6 @@ def decode_file(
 
     Args:    video: as `video_options` gives it.
     """
-    made, why = _as_stored(vae, source, *video)
     z = read_input(source, "decode")
     frames = z.shape[2] if z.ndim == 5 else 1
     if frames > 1 and vae.latent_dim == 2:
@@ -73,15 +72,29 @@ def decode_file(
             "give the VAE of the model that made it with --vae"
         )
     if frames == 1:
-        result = write_images(vae.decode(z, method, progress=progress, **run), target, made)
+        result = write_decoded(vae, source, vae.decode(z, method, progress=progress, **run), target, video=video)
     else:
-        result = _decode_clips(vae, z, target, method, progress, made, run)
-    if target.suffix.lower() in VIDEOS and result.outputs[0].suffix == target.suffix and len(result.shape) > 3:
-        result.notes.append(described(target, result.shape[-4:], made) + why)
+        made, why = _as_stored(vae, source, *video)
+        result = _told(_decode_clips(vae, z, target, method, progress, made, run), target, made, why)
     if not are_raw(source) and knows_raw(vae):
         result.notes.append("these latents are not raw but a tiny VAE's own: encode again with --latent-format")
     elif are_raw(source) and not knows_raw(vae):
         result.notes.append("raw latents for a VAE whose scale is not known: say --latent-format")
+    return result
+
+
+def write_decoded(
+    vae: VAE, source: Path, images: Tensor, target: Path, *, video: tuple[Video, bool] = (Video(), False)
+) -> Result:
+    """What a latent file became, as `write_images` does, videos as `video_options` has them."""
+    made, why = _as_stored(vae, source, *video)
+    return _told(write_images(images, target, made), target, made, why)
+
+
+def _told(result: Result, target: Path, video: Video, why: str) -> Result:
+    """With a note on what a video is."""
+    if target.suffix.lower() in VIDEOS and result.outputs[0].suffix == target.suffix and len(result.shape) > 3:
+        result.notes.append(described(target, result.shape[-4:], video) + why)
     return result
 
 

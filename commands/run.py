@@ -19,7 +19,7 @@ from ..vae_model.files.video_read import read_video
 from ..vae_model.runs.checks import crop_centre
 from ..vae_model.runs.methods import check_method
 from ..vae_model.vae import VAE
-from .decode import decode_file, is_there, knows_raw, require_ending, video_options, write_images
+from .decode import decode_file, is_there, knows_raw, require_ending, video_options, write_decoded
 from .inputs import clip_frames, gather_inputs, is_video, read_input, require_kind
 from .jobs import Outcome, Progress, Result, name_outputs, run_jobs
 from .vae_option import chosen_vae, require_no_half, vae_files
@@ -31,10 +31,10 @@ def run_files(options: argparse.Namespace) -> int:
     if options.memory is not None:
         parse_bytes(options.memory)
     frames = getattr(options, "frames", False)
-    suffix, work = _settled(options)
+    suffix, work, write = _settled(options)
     files = vae_files(options.vae)
     if getattr(options, "shard", False):
-        return _run_sharded(options, suffix)
+        return _run_sharded(options, suffix, write)
     inputs = gather_inputs(options.inputs, options.command, frames=frames)
     if options.vae and len(files) == 1:
         require_no_half(inputs, files, options.command)
@@ -59,23 +59,26 @@ def run_files(options: argparse.Namespace) -> int:
     return _report(run_jobs(inputs, targets, run_one, what=options.command, quiet=quiet), options)
 
 
-def _settled(options: argparse.Namespace) -> tuple[str, Callable[..., Result]]:
-    """The ending of files in a folder, and what makes one; InputError or ValueError for endings that cannot be."""
+def _settled(options: argparse.Namespace) -> tuple[str, Callable[..., Result], Callable[..., Result]]:
+    """The ending of files in a folder, what makes one, and what writes one that ranks have made.
+
+    InputError or ValueError for endings that cannot be.
+    """
     output: Path | None = options.output
     named = output if output is not None and output.suffix and not output.is_dir() else None
     if options.command == "encode":
         if named:
             require_latent_suffix(named)
-        return ".safetensors", partial(_encode_file, frames=options.frames)
+        return ".safetensors", partial(_encode_file, frames=options.frames), write_decoded
     suffix = f".{options.format.lower().lstrip('.')}"
     require_ending("--format", suffix, suffix)
     if named:
         require_ending("-o", named.suffix.lower(), str(named))
     video = video_options(options, named.suffix.lower() if named else suffix)
-    return suffix, partial(decode_file, video=video)
+    return suffix, partial(decode_file, video=video), partial(write_decoded, video=video)
 
 
-def _run_sharded(options: argparse.Namespace, suffix: str) -> int:
+def _run_sharded(options: argparse.Namespace, suffix: str, write: Callable[..., Result]) -> int:
     """decode as one of the processes that torchrun started; the first of them writes and reports."""
     from .shard import decode_files  # brings torch.distributed, which builds may lack
 
@@ -84,7 +87,7 @@ def _run_sharded(options: argparse.Namespace, suffix: str) -> int:
     if options.output is None or options.no_clobber:
         raise ValueError("--shard: expected -o and no --no-clobber, got another call: all processes need one output")
     try:
-        rank, outcomes = decode_files(options, gather_inputs(options.inputs, "decode"), suffix, write_images)
+        rank, outcomes = decode_files(options, gather_inputs(options.inputs, "decode"), suffix, write)
     except RankLost as error:
         print(f"exact-vae: {error}", file=sys.stderr, flush=True)
         return 2

@@ -14,16 +14,17 @@ from ..vae_model.exact.sharding.distributed import connect, local_rank
 from ..vae_model.exact.sharding.traffic import KINDS, describe
 from ..vae_model.files.latents import read_latent
 from ..vae_model.runs.sharded import decode_sharded, require_sharded
+from ..vae_model.vae import VAE
 from .jobs import Outcome, Progress, Result, name_outputs, run_jobs
 from .vae_option import chosen_vae
 
 
 def decode_files(
-    options: argparse.Namespace, inputs: Sequence[Path], suffix: str, write: Callable[[Tensor, Path], Result]
+    options: argparse.Namespace, inputs: Sequence[Path], suffix: str, write: Callable[[VAE, Path, Tensor, Path], Result]
 ) -> tuple[int, list[Outcome]]:
     """Decode latent files by all ranks together; rank 0 writes. Returns this rank and what became of every file.
 
-    Args:    suffix: of files in a folder. write: (images, file) -> what was written.
+    Args:    suffix: of files in a folder. write: (vae, input, images, output) -> what was written.
     Raises:  ValueError where torchrun did not start this process or has started more than there are GPUs, RankLost
              where another process is gone.
     """
@@ -46,7 +47,7 @@ def decode_files(
             everyone = ranks.meet("traffic", ranks.traffic.since(before))
             if images is None:
                 return Result([], tuple(z.shape))
-            result = write(images, target)
+            result = write(vae, source, images, target)
             for rank, sent in enumerate(everyone):
                 result.notes.append(describe(rank, ranks.count, dict(zip(KINDS, sent, strict=True))))
             return result

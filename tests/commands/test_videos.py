@@ -15,6 +15,7 @@ import pytest
 import torch
 from exact_vae import load_vae, save
 from exact_vae.__main__ import main
+from exact_vae.commands.jobs import Outcome
 from exact_vae.tests.families.table import random_model
 from exact_vae.tests.runs.test_clip_inputs import ROW
 from exact_vae.vae_model.files.images import read_image
@@ -170,3 +171,22 @@ def test_what_is_killed_leaves_no_broken_file_and_runs_again(tmp_path: Path, fil
     assert not target.exists()
     assert main([*words, "--quiet"]) == 0
     assert read_video(target).frames.shape == (1, 33, 256, 256, 3)
+
+
+def test_ranks_write_videos_as_they_are_asked_for(
+    latent: Path, vae: Any, run: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from exact_vae.commands import shard
+
+    target, images = latent.parent / "shared.mp4", vae.decode(read_latent(latent))
+
+    def alone(options: Any, inputs: Any, suffix: str, write: Any) -> tuple[int, list[Outcome]]:
+        return 0, [Outcome(one, 1.0, write(vae, one, images, options.output), None) for one in inputs]
+
+    monkeypatch.setattr(shard, "decode_files", alone)
+    code, out, _ = run("decode", "--shard", latent, "-o", target, "--fps", "24000/1001", "--chroma", "444")
+    assert code == 0
+    assert "H.264 4:4:4 at 24000/1001 frames a second" in out
+    assert read_video(target).rate == Fraction(24000, 1001)
+    assert run("decode", "--shard", latent, "-o", target)[0] == 0
+    assert read_video(target).rate == 16
