@@ -64,7 +64,7 @@ def one_by_one(layers: Any, frames: list[Tensor]) -> list[Tensor]:
         if kind == "MemBlock":
             for number, frame in enumerate(frames):
                 past = frames[number - 1] if number else torch.zeros_like(frame)
-                made.append(functional.relu(layer.conv(torch.cat([frame, past], 1)) + frame))
+                made.append(layer.act(layer.conv(torch.cat([frame, past], 1)) + frame))
         elif kind == "TPool":
             for number in range(0, len(frames), layer.stride):
                 made.append(layer.conv(torch.cat(frames[number : number + layer.stride], 1)))
@@ -240,6 +240,23 @@ def test_without_a_name_latents_are_the_network_s_and_that_is_said(
     ):
         load_vae(path, device="cpu", latent_format="sdxl")
     assert load_vae(path, device="cpu", latent_format="wan21").loaded.config.latent_format == "wan21"
+
+
+@pytest.mark.parametrize(
+    ("name", "act_fn"),
+    [("taehv1_5", "relu"), ("lighttaehy1_5", "leaky_relu"), ("lighttae_hv15", "leaky_relu"), ("other", "relu")],
+)
+def test_activations_of_32_channels_are_told_by_the_name_or_said_to_be_taken(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, name: str, act_fn: str
+) -> None:
+    path = tmp_path / f"{name}.safetensors"
+    whole = TAEHV(TAEHVConfig(32, 8, (8, 8, 8, 8), patch=2, act_fn=act_fn, latent_format="raw"))
+    save_file(whole.state_dict(), path)
+    with caplog.at_level(logging.INFO, logger="exact_vae.vae_model.notes"):
+        vae = load_vae(path, device="cpu", dtype="float32", latent_format="raw")
+    z = torch.randn(1, 32, 2, 3, 2)
+    assert_exact(vae.decode(z).permute(0, 4, 1, 2, 3) * 2 - 1, whole.decode(z).clamp(-1, 1))
+    assert ("taken are act_fn as relu" in caplog.text) == (name == "other")
 
 
 def test_minimax_h3_is_refused_by_name(tmp_path: Path) -> None:

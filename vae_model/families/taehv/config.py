@@ -26,7 +26,7 @@ FORMATS: dict[str, Users] = {
 _CHANNELS = {16: ("wan21", "hunyuan_video"), 48: ("wan22",), 32: ("hunyuan_video15",), 128: ("ltx2",)}
 NAMES = {
     "taehv1_5": "hunyuan_video15",
-    "lighttaehv1_5": "hunyuan_video15",
+    **dict.fromkeys(("lighttaehv1_5", "lighttaehy1_5", "lighttae_hv15"), "hunyuan_video15"),
     "taew2_1": "wan21",
     "lighttaew2_1": "wan21",
     "taew2_2": "wan22",
@@ -35,6 +35,12 @@ NAMES = {
     "taehv": "hunyuan_video",
 }
 """What the names of published files begin with, in the order in which they are looked for."""
+
+
+LIGHT = "lighttae"
+"""What the names of others' files begin with. Those of 32 channels have LeakyReLU where TAEHV's own have ReLU, which no
+shape tells; the core takes all of these channels for such ones."""
+TWO_KINDS = 32
 
 
 def formats_of(channels: int) -> list[str]:

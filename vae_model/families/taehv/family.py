@@ -19,7 +19,18 @@ from ..hints import UNKNOWN, Hints, word
 from ..latent_formats import Users, with_wanted
 from ..layout import Layout, Rule
 from ..tiny.program import limit
-from .config import ACTIVATIONS, BLOCKS, FORMATS, NAMES, STAGES, TAEHVConfig, formats_of, taehv_elements
+from .config import (
+    ACTIVATIONS,
+    BLOCKS,
+    FORMATS,
+    LIGHT,
+    NAMES,
+    STAGES,
+    TWO_KINDS,
+    TAEHVConfig,
+    formats_of,
+    taehv_elements,
+)
 from .model import TAEHV
 from .program import decoder_program, encoder_program
 
@@ -102,6 +113,10 @@ class TinyVideo(Family):
         name = told if told in known else None
         if name is not None:
             found["latent_format"] = name
+        named = {found_in[1].startswith(LIGHT) for found_in in map(_named, files) if found_in}
+        if config.latent_channels == TWO_KINDS and "act_fn" not in found and len(named) == 1:
+            found["act_fn"] = ACTIVATIONS[named.pop()]
+            config = replace(config, act_fn=found["act_fn"])
         return replace(config, latent_format=name), found
 
     def users_of(self, config: TAEHVConfig) -> tuple[Users, ...]:
@@ -127,6 +142,10 @@ class TinyVideo(Family):
 
     def untold(self, config: TAEHVConfig, hints: Hints) -> list[str]:
         return [] if self.knows_raw(config, hints) else [f"whose latents they are: {self.listed_users(config)}"]
+
+    def assumed(self, config: TAEHVConfig, hints: Hints) -> dict[str, object]:
+        two_kinds = config.latent_channels == TWO_KINDS and "act_fn" not in hints
+        return {"act_fn": config.act_fn} if two_kinds else {}
 
     # -- running ----------------------------------------------------------------------------------------------------
 
@@ -167,6 +186,10 @@ def _twice(found: list[int], widths: Sequence[int]) -> tuple[bool, ...]:
     return tuple(channels == 2 * width for channels, width in pairs)
 
 
+def _named(file: str) -> re.Match[str] | None:
+    return _NAME.search(Path(file).name.lower())
+
+
 def _format_of(file: str) -> str | None:
-    found = _NAME.search(Path(file).name.lower())
+    found = _named(file)
     return NAMES[found[1]] if found else None
