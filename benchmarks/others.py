@@ -58,6 +58,11 @@ def import_comfyui(device: torch.device) -> Any:
     return importlib.import_module("comfy.sd")
 
 
+def comfyui_nodes() -> Any:
+    """ComfyUI's module of the core's nodes, behind `import_comfyui`."""
+    return importlib.import_module("nodes")
+
+
 def comfyui_vae(models: Models) -> Any:
     """comfy.sd.VAE with our weights, its result raw instead of clamped to 0..1, so that errors can be compared."""
     sd = importlib.import_module("comfy.sd")

@@ -20,7 +20,7 @@ from clips import full_width, metered, seconds
 from exact_vae import load_vae
 from exact_vae.vae_model.checkpoint.load import load_model
 from exact_vae.vae_model.checkpoint.save import to_layout
-from others import comfyui_folder, import_comfyui
+from others import comfyui_folder, comfyui_nodes, import_comfyui
 from torch import Tensor
 
 FRAME = 1 / 255
@@ -56,8 +56,7 @@ def methods(theirs: Any, budget: int) -> Iterator[Method]:
     yield Method("diffusers, its tiles", tiled)
     if comfyui_folder():
         core = import_comfyui(torch.device("cpu")).VAE(sd=dict(state), device=torch.device("cpu"), dtype=torch.float32)
-        import nodes
-
+        nodes = comfyui_nodes()
         yield Method("ComfyUI, untiled", lambda z: nodes.VAEDecode().decode(core, {"samples": z})[0])
         told = {"tile_size": 512, "overlap": 64, "temporal_size": 64, "temporal_overlap": 8}
         yield Method(
