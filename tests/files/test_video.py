@@ -106,6 +106,7 @@ def test_equal_frames_all_stay(tmp_path: Path, ending: str) -> None:
 def test_colours_and_tags_agree(tmp_path: Path, ending: str, chroma: str) -> None:
     path = write(tmp_path / f"a{ending}", patches(), Video(chroma=chroma))
     back = read_video(path)
+    print(f"{ending} {chroma}, PyAV: {off_patches(back.frames[0]):.2f} of 255")
     assert off_patches(back.frames[0]) <= 1.0
     assert back.notes == []
     with av.open(str(path)) as container:
@@ -120,6 +121,7 @@ def test_another_reader_sees_the_colours(tmp_path: Path) -> None:
     while (found := reader.read())[0]:
         pictures.append(torch.from_numpy(found[1][..., ::-1].copy()) / 255)
     assert len(pictures) == 5
+    print(f".mp4, OpenCV: {off_patches(torch.stack(pictures)):.2f} of 255")
     assert off_patches(torch.stack(pictures)) <= 1.0
 
 
