@@ -10,12 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from exact_vae import load_vae, save
-from exact_vae.__main__ import main
 from exact_vae.commands import decode as decode_command
 from exact_vae.commands.jobs import Progress
-from exact_vae.tests.families.table import random_model
-from exact_vae.tests.runs.test_clip_inputs import ROW
 from exact_vae.vae_model.files.clips import CLIP_WRITERS
 from exact_vae.vae_model.files.images import read_image, write_image
 from exact_vae.vae_model.files.latents import read_latent, write_latent
@@ -24,28 +20,6 @@ from torch import Tensor
 from tqdm import tqdm
 
 FRAMES = 9
-
-
-@pytest.fixture(scope="module")
-def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("wan") / "wan.safetensors"
-    save(random_model(ROW), path)
-    return path
-
-
-@pytest.fixture(scope="module")
-def vae(file: Path) -> Any:
-    return load_vae(file, device="cpu", dtype="float32")
-
-
-@pytest.fixture
-def run(file: Path, capsys: pytest.CaptureFixture[str]) -> Any:
-    def call(command: str, *arguments: object, vae: object = file) -> tuple[int, str, str]:
-        code = main([command, *map(str, arguments), "--vae", str(vae), "--device", "cpu", "--dtype", "float32"])
-        printed = capsys.readouterr()
-        return code, printed.out, printed.err
-
-    return call
 
 
 @pytest.fixture

@@ -13,11 +13,8 @@ from typing import Any
 
 import pytest
 import torch
-from exact_vae import load_vae, save
 from exact_vae.__main__ import main
 from exact_vae.commands.jobs import Outcome
-from exact_vae.tests.families.table import random_model
-from exact_vae.tests.runs.test_clip_inputs import ROW
 from exact_vae.vae_model.files.images import read_image
 from exact_vae.vae_model.files.latents import RATE_KEY, latent_metadata, read_latent, write_latent
 from exact_vae.vae_model.files.video import Video, video_writer
@@ -26,18 +23,6 @@ from torch import Tensor
 
 pytest.importorskip("av", reason="video files are read and written by PyAV, the extra `video`")
 FRAMES = 9
-
-
-@pytest.fixture(scope="module")
-def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("wan") / "wan.safetensors"
-    save(random_model(ROW), path)
-    return path
-
-
-@pytest.fixture(scope="module")
-def vae(file: Path) -> Any:
-    return load_vae(file, device="cpu", dtype="float32")
 
 
 def clip_of(frames: int, height: int = 32, width: int = 24) -> Tensor:
@@ -50,16 +35,6 @@ def latent(tmp_path: Path, vae: Any) -> Path:
     path = tmp_path / "clip.safetensors"
     write_latent(vae.encode(clip_of(FRAMES)[None]), path)
     return path
-
-
-@pytest.fixture
-def run(file: Path, capsys: pytest.CaptureFixture[str]) -> Any:
-    def call(command: str, *arguments: object) -> tuple[int, str, str]:
-        code = main([command, *map(str, arguments), "--vae", str(file), "--device", "cpu", "--dtype", "float32"])
-        printed = capsys.readouterr()
-        return code, printed.out, printed.err
-
-    return call
 
 
 @pytest.mark.parametrize("ending", ["mkv", "apng", "webp", "png"])

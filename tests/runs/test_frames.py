@@ -127,7 +127,11 @@ def test_a_program_without_frames_has_no_parts() -> None:
 
 @pytest.mark.parametrize("shape", [(3, 16, 11, 7), (1, 16, 7, 11)], ids=str)
 def test_the_plan_of_a_part_is_what_the_meter_sees(shape: Any) -> None:
-    program: Any = full_width()["decode"].continued
+    assert_part_predicted(full_width()["decode"].continued, shape)
+
+
+def assert_part_predicted(program: Any, shape: Any) -> None:
+    """A later part of a clip, with all that is wanted and with the least that does."""
     most = make_plan(program, shape, torch.float16, AMPLE, device_type="meta").peak_bytes
     with pytest.raises(MemoryBudgetError) as refused:
         make_plan(program, shape, torch.float16, 1, device_type="meta")

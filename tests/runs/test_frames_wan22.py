@@ -10,10 +10,11 @@ import pytest
 import torch
 from exact_vae import load_vae
 from exact_vae.benchmarks.meter import LiveTensorMeter
-from exact_vae.tests.exact.test_planner_prediction import AMPLE, META, assert_predicted
+from exact_vae.tests.exact.test_planner_prediction import AMPLE
 from exact_vae.tests.exactness import assert_exact
 from exact_vae.tests.families.test_wan22 import OVER_TIME, Z, model
 from exact_vae.tests.families.test_wan22_clips import clamped, clip, coder_of, full_width, of_theirs
+from exact_vae.tests.runs.test_frames import assert_part_predicted
 from exact_vae.vae_model.checkpoint.save import to_layout
 from exact_vae.vae_model.errors import MemoryBudgetError
 from exact_vae.vae_model.exact.memory.spill import Spill
@@ -105,13 +106,4 @@ def test_memory_does_not_grow_with_the_frames() -> None:
 
 @pytest.mark.parametrize("shape", [(3, 48, 11, 7), (1, 48, 7, 11)], ids=str)
 def test_the_plan_of_a_part_is_what_the_meter_sees(shape: Any) -> None:
-    program: Any = full_width()["decode"].continued
-    most = make_plan(program, shape, torch.float16, AMPLE, device_type="meta").peak_bytes
-    with pytest.raises(MemoryBudgetError) as refused:
-        make_plan(program, shape, torch.float16, 1, device_type="meta")
-    least = refused.value.needed_bytes or 0
-    for share in (1, 0):
-        plan = make_plan(program, shape, torch.float16, int(least + share * max(0, most - least)), device_type="meta")
-        past = Past(torch.float16, META)
-        past.continues, past.turned = True, plan.turned
-        assert_predicted(program, plan, shape, past)
+    assert_part_predicted(full_width()["decode"].continued, shape)
